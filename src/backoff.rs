@@ -1,0 +1,44 @@
+//! Pauses for the few cases in which there is nothing to block on.
+
+use std::time::{Duration, Instant};
+
+const FIRST: Duration = Duration::from_micros(50);
+const LONGEST: Duration = Duration::from_millis(20);
+
+/// Sleeps that double from 50 µs to 20 ms.
+///
+/// Three cases need it, all of them rare: an exit that is noticed before the child can be reaped (a
+/// zombie that is still held by its tracer, or a process in its last steps on a BSD), a reap by
+/// somebody else that the kernel has not finished, and a helper thread that could not be started.
+#[derive(Debug)]
+pub(crate) struct Backoff(Duration);
+
+impl Backoff {
+    pub(crate) const fn new() -> Self {
+        Self(FIRST)
+    }
+
+    /// The next pause, for those who sleep in a system call of their own.
+    pub(crate) fn next(&mut self) -> Duration {
+        let pause = self.0;
+        self.0 = (pause * 2).min(LONGEST);
+        pause
+    }
+
+    /// Sleeps, but not past the deadline. Says `false`, at once, if that has passed already.
+    pub(crate) fn sleep(&mut self, deadline: Option<Instant>) -> bool {
+        let mut pause = self.next();
+        if let Some(deadline) = deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            pause = pause.min(left);
+        }
+        #[cfg(all(test, loom))]
+        loom::thread::yield_now();
+        #[cfg(not(all(test, loom)))]
+        std::thread::sleep(pause);
+        true
+    }
+}

@@ -1,0 +1,355 @@
+//! `SharedChild`, the public face of a [`Lifecycle`].
+
+use crate::exit::{self, Backend, Notice};
+use crate::lifecycle::Lifecycle;
+use std::fmt;
+use std::io;
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+/// A child process that any number of threads can wait for, signal and kill at the same time.
+///
+/// Everything goes through `&self`, so put it in an [`Arc`](std::sync::Arc), or lend it to scoped
+/// threads. See the [crate documentation](crate) for how it works and what is promised.
+///
+/// Dropping the handle neither kills the child nor waits for it, and leaves no zombie behind: a child
+/// that still runs is reaped in the background when it exits. Pipes that have not been taken are closed.
+pub struct SharedChild {
+    id: u32,
+    lifecycle: Lifecycle<Child, Notice>,
+}
+
+impl SharedChild {
+    /// Spawns the command, like [`Command::spawn`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Command::spawn`], and no others: where a descriptor cannot be had for the exit
+    /// notice, something else serves.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use shared_child::SharedChild;
+    /// use std::process::Command;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let child = SharedChild::spawn(Command::new("rustc").arg("--version"))?;
+    /// assert!(child.wait()?.success());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn spawn(command: &mut Command) -> io::Result<Self> {
+        Self::spawn_on(Backend::Best, command)
+    }
+
+    pub(crate) fn spawn_on(backend: Backend, command: &mut Command) -> io::Result<Self> {
+        exit::sweep();
+        Ok(Self::unreaped(command.spawn()?, backend))
+    }
+
+    /// Shares a child that was spawned already. It may have exited, and may have been waited for.
+    ///
+    /// To find out whether it has been waited for, this asks [`Child::try_wait`]; if the child is a
+    /// zombie, that reaps it.
+    ///
+    /// Between the spawn and this call nothing guards the child: spawn with [`SharedChild::spawn`] in
+    /// programs where others reap.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Child::try_wait`], except that a child which somebody else has reaped is accepted:
+    /// its pipes can still be taken, and waiting for it says what happened.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use shared_child::SharedChild;
+    /// use std::process::Command;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut child = Command::new("rustc").arg("--version").spawn()?;
+    /// let status = child.wait()?;
+    /// assert_eq!(SharedChild::new(child)?.wait()?, status);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn new(child: Child) -> io::Result<Self> {
+        Self::new_on(Backend::Best, child)
+    }
+
+    pub(crate) fn new_on(backend: Backend, mut child: Child) -> io::Result<Self> {
+        use exit::{Reap, Reaped};
+        let id = child.id();
+        // Ask first and open the notice after: the ID of a child that was reaped may be anybody's.
+        let lifecycle = match child.reap()? {
+            Reaped::NotYet => return Ok(Self::unreaped(child, backend)),
+            Reaped::Status(status) => Lifecycle::exited(child, status),
+            Reaped::NoSuchChild => Lifecycle::lost(child),
+        };
+        Ok(Self { id, lifecycle })
+    }
+
+    fn unreaped(child: Child, backend: Backend) -> Self {
+        let id = child.id();
+        let lifecycle = match Notice::new(&child, backend) {
+            Some(notice) => Lifecycle::unreaped(child, notice),
+            None => Lifecycle::lost(child),
+        };
+        Self { id, lifecycle }
+    }
+
+    /// The process ID of the child.
+    ///
+    /// Once the child has exited it may belong to another process: use [`kill`](Self::kill) or, on
+    /// Unix, `send_signal` rather than this number.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::SharedChild, std::process::Command};
+    /// # fn main() -> std::io::Result<()> {
+    /// let child = SharedChild::spawn(Command::new("rustc").arg("--version"))?;
+    /// println!("started {}", child.id());
+    /// # child.wait()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Blocks until the child has exited, and returns its exit status.
+    ///
+    /// Any number of threads may wait at the same time; all get the same status. Unlike
+    /// [`Child::wait`], this does not close the child's standard input: a child that reads it to the
+    /// end wants whoever has [taken](Self::take_stdin) it to drop it.
+    ///
+    /// # Errors
+    ///
+    /// On Unix, [`ReapedElsewhere`](crate::unix::ReapedElsewhere) if another part of the program took
+    /// the exit status, and the system did not keep it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::SharedChild, std::process::Command};
+    /// # fn main() -> std::io::Result<()> {
+    /// let child = SharedChild::spawn(Command::new("rustc").arg("--version"))?;
+    /// std::thread::scope(|scope| {
+    ///     let one = scope.spawn(|| child.wait());
+    ///     let two = scope.spawn(|| child.wait());
+    ///     assert_eq!(one.join().unwrap()?, two.join().unwrap()?);
+    ///     Ok(())
+    /// })
+    /// # }
+    /// ```
+    pub fn wait(&self) -> io::Result<ExitStatus> {
+        loop {
+            if let Some(status) = self.lifecycle.wait(None)? {
+                return Ok(status);
+            }
+        }
+    }
+
+    /// Like [`wait`](Self::wait), but for no longer than `timeout`: `Ok(None)` if the child is still
+    /// running then.
+    ///
+    /// Looks at least once, so with a timeout of zero it says whether the child has exited. Any
+    /// timeout is fine, [`Duration::MAX`] included.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`wait`](Self::wait).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::SharedChild, std::process::Command, std::time::Duration};
+    /// # fn main() -> std::io::Result<()> {
+    /// let child = SharedChild::spawn(Command::new("rustc").arg("--version"))?;
+    /// match child.wait_timeout(Duration::from_secs(60))? {
+    ///     Some(status) => println!("{status}"),
+    ///     None => child.kill()?,
+    /// }
+    /// # child.wait()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn wait_timeout(&self, timeout: Duration) -> io::Result<Option<ExitStatus>> {
+        // A moment that no clock will ever show is as good as none.
+        self.lifecycle.wait(Instant::now().checked_add(timeout))
+    }
+
+    /// Like [`wait`](Self::wait), but until `deadline` at the latest: `Ok(None)` if the child is still
+    /// running then.
+    ///
+    /// Looks at least once, also if the deadline has passed.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`wait`](Self::wait).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::SharedChild, std::process::Command};
+    /// # use std::time::{Duration, Instant};
+    /// # fn main() -> std::io::Result<()> {
+    /// let deadline = Instant::now() + Duration::from_secs(60); // for both together
+    /// for _ in 0..2 {
+    ///     let child = SharedChild::spawn(Command::new("rustc").arg("--version"))?;
+    ///     if child.wait_deadline(deadline)?.is_none() {
+    ///         child.kill()?;
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn wait_deadline(&self, deadline: Instant) -> io::Result<Option<ExitStatus>> {
+        self.lifecycle.wait(Some(deadline))
+    }
+
+    /// The child's exit status if it has exited, `Ok(None)` if it is still running. Never blocks,
+    /// whatever other threads do.
+    ///
+    /// It never says `None` of a child that has exited, also while other threads are waiting.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`wait`](Self::wait).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::SharedChild, std::process::Command};
+    /// # fn main() -> std::io::Result<()> {
+    /// let child = SharedChild::spawn(Command::new("rustc").arg("--version"))?;
+    /// child.wait()?;
+    /// assert!(child.try_wait()?.is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn try_wait(&self) -> io::Result<Option<ExitStatus>> {
+        self.lifecycle.try_wait()
+    }
+
+    /// Kills the child: SIGKILL, or `TerminateProcess`. Does nothing, successfully, once it has
+    /// exited. Returns at once; [`wait`](Self::wait) for the exit if it matters.
+    ///
+    /// This is about the child alone, not about processes that it has started.
+    ///
+    /// # Errors
+    ///
+    /// The operating system's, such as a lack of permission for a child that now belongs to another
+    /// user.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::SharedChild, std::process::Command};
+    /// # fn main() -> std::io::Result<()> {
+    /// let child = SharedChild::spawn(Command::new("rustc").arg("--version"))?;
+    /// child.kill()?;
+    /// child.wait()?;
+    /// child.kill()?; // does nothing, also if the process ID has a new owner
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn kill(&self) -> io::Result<()> {
+        self.signal(Notice::kill)
+    }
+
+    pub(crate) fn signal(&self, send: impl FnOnce(&Notice) -> io::Result<()>) -> io::Result<()> {
+        self.lifecycle.signal(send)
+    }
+
+    /// Gives the [`Child`] back, which knows its status if it has been waited for here. If not, then
+    /// reaping it is up to the caller again.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::SharedChild, std::process::Command};
+    /// # fn main() -> std::io::Result<()> {
+    /// let child = SharedChild::spawn(Command::new("rustc").arg("--version"))?;
+    /// let status = child.wait()?;
+    /// assert_eq!(child.into_inner().try_wait()?, Some(status));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use = "a child that nobody waits for becomes a zombie"]
+    pub fn into_inner(self) -> Child {
+        self.lifecycle.into_inner()
+    }
+
+    /// Takes the writing end of the child's standard input: `Some` once, if it was piped.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::SharedChild, std::process::{Command, Stdio}, std::io::Write};
+    /// # fn main() -> std::io::Result<()> {
+    /// let child = SharedChild::spawn(
+    ///     Command::new("rustc").args(["-", "--crate-type", "lib", "--emit", "metadata=-"])
+    ///         .stdin(Stdio::piped()).stdout(Stdio::null()),
+    /// )?;
+    /// let mut stdin = child.take_stdin().expect("it was piped");
+    /// stdin.write_all(b"pub fn answer() -> u32 { 42 }")?;
+    /// drop(stdin); // end of file
+    /// assert!(child.wait()?.success());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn take_stdin(&self) -> Option<ChildStdin> {
+        self.lifecycle.with_child(|child| child.stdin.take())
+    }
+
+    /// Takes the reading end of the child's standard output: `Some` once, if it was piped.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::SharedChild, std::process::{Command, Stdio}};
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut command = Command::new("rustc");
+    /// let child = SharedChild::spawn(command.arg("--version").stdout(Stdio::piped()))?;
+    /// let stdout = child.take_stdout().expect("it was piped");
+    /// assert!(std::io::read_to_string(stdout)?.starts_with("rustc"));
+    /// # child.wait()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn take_stdout(&self) -> Option<ChildStdout> {
+        self.lifecycle.with_child(|child| child.stdout.take())
+    }
+
+    /// Takes the reading end of the child's standard error: `Some` once, if it was piped.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::SharedChild, std::process::{Command, Stdio}};
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut command = Command::new("rustc");
+    /// let child = SharedChild::spawn(command.arg("--no-such-flag").stderr(Stdio::piped()))?;
+    /// let stderr = child.take_stderr().expect("it was piped");
+    /// assert!(std::io::read_to_string(stderr)?.contains("no-such-flag"));
+    /// # child.wait()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn take_stderr(&self) -> Option<ChildStderr> {
+        self.lifecycle.with_child(|child| child.stderr.take())
+    }
+}
+
+impl fmt::Debug for SharedChild {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("SharedChild");
+        debug.field("id", &self.id);
+        self.lifecycle.describe(&mut debug);
+        debug.finish()
+    }
+}

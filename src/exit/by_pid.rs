@@ -1,0 +1,106 @@
+//! Asking about a child, signalling it and reaping it by its process ID.
+//!
+//! A process ID is the child's own until the child is reaped. Everything here is therefore called
+//! before our own reap and, because somebody else may have reaped the child, after asking its
+//! [`Identity`](super::identity::Identity). What is left is the moment between that question and the
+//! system call: a foreign reaper, and a new process on the same ID, both within it. Only a pidfd
+//! closes it, which is why Linux prefers that.
+
+use super::Look;
+use crate::backoff::Backoff;
+use std::ffi::c_int;
+use std::io;
+use std::mem::MaybeUninit;
+use std::process::ExitStatus;
+
+/// A process ID: positive, so it never means a group or "any".
+pub(super) type Pid = rustix::process::Pid;
+
+/// The ID as system calls want it. `None` for what cannot be a process ID.
+pub(super) fn pid(id: u32) -> Option<Pid> {
+    i32::try_from(id).ok().filter(|id| *id > 0).and_then(Pid::from_raw)
+}
+
+/// Sends a signal (kill(2)). To a process that has gone it does nothing, and that is fine.
+pub(super) fn signal(pid: Pid, signal: c_int) -> io::Result<()> {
+    // SAFETY: `kill` takes two integers and touches no memory of ours.
+    if unsafe { libc::kill(pid.as_raw_nonzero().get(), signal) } == 0 {
+        return Ok(());
+    }
+    gone_is_fine(io::Error::last_os_error())
+}
+
+/// A signal to a process that has gone does nothing, as `kill` and `send_signal` promise.
+pub(super) fn gone_is_fine(error: io::Error) -> io::Result<()> {
+    if error.raw_os_error() == Some(libc::ESRCH) { Ok(()) } else { Err(error) }
+}
+
+/// Reaps the child if it is a zombie, and forgets its status. Says whether it is gone. (waitpid(2).)
+pub(super) fn reap(pid: Pid) -> bool {
+    use rustix::process::{WaitOptions, waitpid};
+    // ECHILD means gone. Any other error is undocumented for these arguments, and trying again would
+    // gain nothing.
+    !matches!(waitpid(Some(pid), WaitOptions::NOHANG), Ok(None))
+}
+
+/// Where the child stands, without reaping it.
+pub(super) fn look(pid: Pid) -> io::Result<Look> {
+    waitid(libc::P_PID, pid.as_raw_nonzero().get().unsigned_abs(), libc::WNOHANG)
+}
+
+/// Blocks until the process has exited or is none of our children any more, without reaping it.
+pub(super) fn block(pid: Pid) {
+    let mut pause = Backoff::new();
+    // `Running` is macOS's stopped child (see below).
+    while let Ok(Look::Running) = waitid(libc::P_PID, pid.as_raw_nonzero().get().unsigned_abs(), 0)
+    {
+        pause.sleep(None);
+    }
+}
+
+/// waitid(2) with `WEXITED | WNOWAIT`: an exit is seen, and stays to be seen.
+pub(super) fn waitid(kind: libc::idtype_t, id: u32, options: c_int) -> io::Result<Look> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let options = options | libc::WEXITED | libc::WNOWAIT;
+    loop {
+        // SAFETY: `info` is a writable siginfo_t for the whole call, and nothing else is pointed to.
+        if unsafe { libc::waitid(kind, id as libc::id_t, info.as_mut_ptr(), options) } == 0 {
+            break;
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::EINTR) => {}
+            Some(libc::ECHILD) => return Ok(Look::ReapedElsewhere),
+            _ => return Err(error),
+        }
+    }
+    // SAFETY: it was zeroed, and a siginfo_t of zeroes is valid; where the kernel wrote, it wrote
+    // valid fields. POSIX leaves `si_signo` and `si_pid` zero where no child was to be reported.
+    let info = unsafe { info.assume_init() };
+    // `si_code` as well: macOS has been seen to report stopped children to those who asked for exits.
+    if info.si_signo != libc::SIGCHLD
+        || !matches!(info.si_code, libc::CLD_EXITED | libc::CLD_KILLED | libc::CLD_DUMPED)
+    {
+        return Ok(Look::Running);
+    }
+    Ok(Look::Exited(status(&info)))
+}
+
+/// The `wait` status that `waitid` tells in two fields.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn status(info: &libc::siginfo_t) -> Option<ExitStatus> {
+    use std::os::unix::process::ExitStatusExt;
+    // SAFETY: `si_status` is set for every SIGCHLD, and this is one.
+    let status = unsafe { info.si_status() };
+    Some(ExitStatus::from_raw(match info.si_code {
+        libc::CLD_EXITED => (status & 0xff) << 8,
+        libc::CLD_DUMPED => status | 0x80,
+        _ => status,
+    }))
+}
+
+/// Elsewhere the layout of a `wait` status is the system's own affair; the reap tells it.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn status(_: &libc::siginfo_t) -> Option<ExitStatus> {
+    None
+}

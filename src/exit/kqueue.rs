@@ -1,0 +1,177 @@
+//! macOS, iOS and the BSDs: a kqueue that holds one event, the child's exit.
+//!
+//! `EVFILT_PROC` with `NOTE_EXIT` is bound to the process, not to its ID: once registered it cannot
+//! fire for a stranger. The event is *left in the queue*. So the descriptor stays readable, and any
+//! number of threads can `poll` it, before and after the exit, without taking the event from each
+//! other.
+//!
+//! The states of the child, and what is seen of them:
+//!
+//! | child | registering | the descriptor | reaping by ID |
+//! |---|---|---|---|
+//! | runs | succeeds | not readable | not yet |
+//! | in its last steps | macOS: ESRCH; others fire at once | readable | not yet, then a zombie: the caller looks again |
+//! | zombie | the same | readable | its status |
+//! | reaped elsewhere, ID free | ESRCH | readable | ECHILD: [`Kqueue::recover`] |
+//! | reaped elsewhere, ID taken | not registered any more | readable | not tried: [`Identity`] says that it is another |
+//!
+//! On ESRCH there is no event to wait for: the child is as good as gone, and [`Kqueue::wait`] returns
+//! at once, for the caller to look and to pause.
+//!
+//! A kqueue is not inherited by a fork's child, and is closed by `exec`. Type-checked, not run.
+//!
+//! Sources: kqueue(2) of macOS, FreeBSD, NetBSD, OpenBSD and DragonFly.
+
+use super::by_pid::{self, Pid};
+use super::identity::{Identity, Same};
+use super::{Look, unix};
+use rustix::event::kqueue::{Event, EventFilter, EventFlags, ProcessEvents, kevent, kqueue};
+use std::ffi::c_int;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::ptr::null_mut;
+use std::time::{Duration, Instant};
+
+#[derive(Debug)]
+pub(crate) struct Kqueue {
+    queue: OwnedFd,
+    pid: Pid,
+    identity: Option<Identity>,
+    /// It was exiting, or gone, before it could be registered.
+    late: bool,
+}
+
+impl Kqueue {
+    /// The exit event of a child of this process. `None` without a descriptor to spare.
+    pub(crate) fn open(pid: Pid) -> Option<Self> {
+        let queue = new_queue()?;
+        let filter = EventFilter::Proc { pid, flags: exit_with_status() };
+        let event = Event::new(filter, EventFlags::ADD | EventFlags::ONESHOT, null_mut());
+        let late = match change(&queue, event) {
+            Ok(()) => false,
+            Err(rustix::io::Errno::SRCH) => true,
+            Err(_) => return None,
+        };
+        let identity = Identity::of(pid);
+        // Registered with a stranger? Only if somebody else has reaped the child already.
+        match by_pid::look(pid) {
+            Ok(Look::ReapedElsewhere) | Err(_) => None,
+            Ok(Look::Running | Look::Exited(_)) => Some(Self { queue, pid, identity, late }),
+        }
+    }
+
+    pub(crate) fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
+        if self.late { Ok(true) } else { unix::poll_readable(self.as_fd(), deadline) }
+    }
+
+    pub(crate) fn look(&self) -> io::Result<Look> {
+        if !self.late && !unix::poll_readable(self.as_fd(), Some(Instant::now()))? {
+            return Ok(Look::Running);
+        }
+        match self.identity.as_ref().map(Identity::check) {
+            Some(Same::No) => Ok(Look::ReapedElsewhere),
+            Some(Same::Yes | Same::Unknown) | None => Ok(Look::Exited(None)),
+        }
+    }
+
+    /// The status that came with the event. Takes the event out of the queue, so a waiter that is
+    /// about to poll could sleep for ever: hence the timer, which makes the queue readable again, and
+    /// for good since nobody takes it out.
+    pub(crate) fn recover(&self) -> Option<ExitStatus> {
+        if self.late {
+            return None;
+        }
+        let timer = EventFilter::Timer { ident: 1, timer: Some(Duration::from_millis(1)) };
+        let timer = Event::new(timer, EventFlags::ADD | EventFlags::ONESHOT, null_mut());
+        let mut taken = Vec::with_capacity(1);
+        // SAFETY: neither event refers to a descriptor.
+        unsafe {
+            kevent(
+                &self.queue,
+                &[timer],
+                rustix::buffer::spare_capacity(&mut taken),
+                Some(Duration::ZERO),
+            )
+        }
+        .ok()?;
+        let event = taken.first()?;
+        matches!(event.filter(), EventFilter::Proc { .. })
+            .then(|| ExitStatus::from_raw(event.data() as c_int))
+    }
+
+    pub(crate) fn signal(&self, signal: c_int) -> io::Result<()> {
+        match self.look()? {
+            Look::Running => by_pid::signal(self.pid, signal),
+            Look::Exited(_) | Look::ReapedElsewhere => Ok(()),
+        }
+    }
+
+    pub(crate) fn reap(&self) -> bool {
+        match self.look() {
+            Ok(Look::Running) => false,
+            Ok(Look::Exited(_)) => by_pid::reap(self.pid),
+            Ok(Look::ReapedElsewhere) | Err(_) => true,
+        }
+    }
+}
+
+impl AsFd for Kqueue {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.queue.as_fd()
+    }
+}
+
+/// Many of them in one: a kqueue is itself something to wait for.
+#[derive(Debug)]
+pub(crate) struct KqueueWatch(OwnedFd);
+
+impl KqueueWatch {
+    pub(crate) fn new() -> io::Result<Self> {
+        new_queue().map(Self).ok_or_else(io::Error::last_os_error)
+    }
+
+    /// Reports `key`, once, when the descriptor becomes readable.
+    pub(crate) fn add(&self, fd: BorrowedFd<'_>, key: u64) -> io::Result<()> {
+        let key = std::ptr::without_provenance_mut(key as usize);
+        let flags = EventFlags::ADD | EventFlags::ONESHOT;
+        let event = Event::new(EventFilter::Read(fd.as_raw_fd()), flags, key);
+        Ok(change(&self.0, event)?)
+    }
+
+    /// Once reported, an event is gone by itself.
+    pub(crate) fn remove(&self, _: BorrowedFd<'_>) {}
+
+    /// Blocks, and adds the keys of those that became readable.
+    pub(crate) fn wait(&self, keys: &mut Vec<u64>, timeout: Option<Duration>) -> io::Result<()> {
+        let mut events = Vec::with_capacity(64);
+        // SAFETY: no changes are made, so no descriptor is registered here.
+        unsafe { kevent(&self.0, &[], rustix::buffer::spare_capacity(&mut events), timeout) }?;
+        keys.extend(events.iter().map(|event| event.udata().addr() as u64));
+        Ok(())
+    }
+}
+
+/// rustix's `kqueue` sets no close-on-exec flag where the system call takes none, and std's children
+/// are made by `posix_spawn`, which closes what has it.
+fn new_queue() -> Option<OwnedFd> {
+    let queue = kqueue().ok()?;
+    rustix::io::fcntl_setfd(&queue, rustix::io::FdFlags::CLOEXEC).ok()?;
+    Some(queue)
+}
+
+fn change(queue: &OwnedFd, event: Event) -> rustix::io::Result<()> {
+    let mut none: [Event; 0] = [];
+    // SAFETY: where the event names a descriptor, the caller borrows it, and the kernel drops the
+    // event by itself when that is closed.
+    unsafe { kevent(queue, &[event], &mut none[..], Some(Duration::ZERO)) }.map(drop)
+}
+
+/// macOS tells the status only to those who ask for it.
+fn exit_with_status() -> ProcessEvents {
+    #[cfg(target_vendor = "apple")]
+    return ProcessEvents::EXIT | ProcessEvents::from_bits_retain(libc::NOTE_EXITSTATUS);
+    #[cfg(not(target_vendor = "apple"))]
+    return ProcessEvents::EXIT;
+}

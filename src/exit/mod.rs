@@ -1,0 +1,158 @@
+//! "Has it exited?", one file a mechanism.
+//!
+//! This is the interface between the platform-neutral [`lifecycle`](crate::lifecycle) and the
+//! backends. `Notice` is the platform's implementation of [`Exit`]; everything that is particular to
+//! an operating system stays on the other side of it.
+
+use crate::sync::Arc;
+use std::io;
+use std::process::{Child, ExitStatus};
+use std::time::Instant;
+
+#[cfg(unix)]
+mod by_pid;
+#[cfg(unix)]
+mod identity;
+#[cfg(unix)]
+mod thread;
+#[cfg(unix)]
+mod unix;
+#[cfg(unix)]
+pub(crate) use unix::{Backend, Notice, reaped_elsewhere, spawn_helper};
+
+#[cfg(unix)]
+pub(crate) use crate::reaper::sweep;
+
+// The descriptor that tells of an exit, and what watches many of them: one of these three.
+#[cfg(target_os = "linux")]
+mod epoll;
+#[cfg(target_os = "linux")]
+mod pidfd;
+#[cfg(target_os = "linux")]
+pub(crate) use {epoll::Epoll as Watch, pidfd::Pidfd as Descriptor};
+
+#[cfg(any(
+    target_vendor = "apple",
+    target_os = "freebsd",
+    target_os = "netbsd",
+    target_os = "openbsd",
+    target_os = "dragonfly"
+))]
+mod kqueue;
+#[cfg(any(
+    target_vendor = "apple",
+    target_os = "freebsd",
+    target_os = "netbsd",
+    target_os = "openbsd",
+    target_os = "dragonfly"
+))]
+pub(crate) use kqueue::{Kqueue as Descriptor, KqueueWatch as Watch};
+
+#[cfg(not(any(
+    windows,
+    target_os = "linux",
+    target_vendor = "apple",
+    target_os = "freebsd",
+    target_os = "netbsd",
+    target_os = "openbsd",
+    target_os = "dragonfly"
+)))]
+mod no_descriptor;
+#[cfg(not(any(
+    windows,
+    target_os = "linux",
+    target_vendor = "apple",
+    target_os = "freebsd",
+    target_os = "netbsd",
+    target_os = "openbsd",
+    target_os = "dragonfly"
+)))]
+pub(crate) use no_descriptor::{NoDescriptor as Descriptor, NoWatch as Watch};
+
+#[cfg(windows)]
+mod windows;
+#[cfg(windows)]
+pub(crate) use windows::{Backend, Notice, reaped_elsewhere, sweep};
+
+/// How the exit of one child is noticed, without reaping it.
+///
+/// `look`, `recover` and whatever signals are called under the lifecycle's lock and before its reap,
+/// so an implementation has to mind only two others: the threads in its own `wait`, and foreign
+/// reapers.
+pub(crate) trait Exit: Send + Sync + Sized + 'static {
+    /// Blocks until there is reason to look (`true`), or until the deadline (`false`). A deadline
+    /// that has passed is not an error; without a deadline the answer is always `true`.
+    ///
+    /// `true` does not promise that [`look`](Exit::look) will find an exit.
+    fn wait(&self, deadline: Option<Instant>) -> io::Result<bool>;
+
+    /// Where the child stands. Never blocks.
+    fn look(&self) -> io::Result<Look>;
+
+    /// The status of a child that somebody else has reaped, if the kernel kept it. Never blocks.
+    fn recover(&self) -> Option<ExitStatus>;
+
+    /// The child's fate is known now: nobody must be left blocking in [`wait`](Exit::wait) if the
+    /// exit itself does not wake them.
+    fn settled(&self);
+
+    /// The handle is gone and the child unreaped: reap it, now or when it exits. Never blocks.
+    fn abandon(this: &Arc<Self>);
+}
+
+/// What [`Exit::look`] sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// It has not exited, as far as can be told.
+    Running,
+    /// It has exited and can be reaped. The status is the kernel's own word on this very process,
+    /// where the mechanism gives one.
+    Exited(Option<ExitStatus>),
+    /// It was reaped, and not by us.
+    ReapedElsewhere,
+}
+
+/// The reaping end of a child: std's, or the model's.
+pub(crate) trait Reap {
+    /// Reaps the child if it is a zombie. Never blocks.
+    fn reap(&mut self) -> io::Result<Reaped>;
+
+    /// For messages.
+    fn id(&self) -> u32;
+}
+
+/// What [`Reap::reap`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reaped {
+    /// Reaped.
+    Status(ExitStatus),
+    /// A process with this ID is our child, and it is not a zombie.
+    NotYet,
+    /// No child of ours has this ID.
+    NoSuchChild,
+}
+
+impl Reap for Child {
+    fn reap(&mut self) -> io::Result<Reaped> {
+        match self.try_wait() {
+            Ok(Some(status)) => Ok(Reaped::Status(status)),
+            Ok(None) => Ok(Reaped::NotYet),
+            Err(error) if is_no_such_child(&error) => Ok(Reaped::NoSuchChild),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn id(&self) -> u32 {
+        Child::id(self)
+    }
+}
+
+#[cfg(unix)]
+fn is_no_such_child(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ECHILD)
+}
+
+#[cfg(windows)]
+fn is_no_such_child(_: &io::Error) -> bool {
+    false
+}

@@ -1,0 +1,66 @@
+//! Where no descriptor tells of an exit: [`thread`](super::thread) serves alone.
+
+use super::Look;
+use super::by_pid::Pid;
+use std::convert::Infallible;
+use std::ffi::c_int;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+#[derive(Debug)]
+pub(crate) struct NoDescriptor(Infallible);
+
+impl NoDescriptor {
+    pub(crate) fn open(_: Pid) -> Option<Self> {
+        None
+    }
+
+    pub(crate) fn wait(&self, _: Option<Instant>) -> io::Result<bool> {
+        match self.0 {}
+    }
+
+    pub(crate) fn look(&self) -> io::Result<Look> {
+        match self.0 {}
+    }
+
+    pub(crate) fn recover(&self) -> Option<ExitStatus> {
+        match self.0 {}
+    }
+
+    pub(crate) fn signal(&self, _: c_int) -> io::Result<()> {
+        match self.0 {}
+    }
+
+    pub(crate) fn reap(&self) -> bool {
+        match self.0 {}
+    }
+}
+
+impl AsFd for NoDescriptor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self.0 {}
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct NoWatch(Infallible);
+
+impl NoWatch {
+    pub(crate) fn new() -> io::Result<Self> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(crate) fn add(&self, _: BorrowedFd<'_>, _: u64) -> io::Result<()> {
+        match self.0 {}
+    }
+
+    pub(crate) fn remove(&self, _: BorrowedFd<'_>) {
+        match self.0 {}
+    }
+
+    pub(crate) fn wait(&self, _: &mut Vec<u64>, _: Option<Duration>) -> io::Result<()> {
+        match self.0 {}
+    }
+}

@@ -1,0 +1,173 @@
+//! Linux: a pidfd, a descriptor that means one process and never another.
+//!
+//! | what | since | fails with |
+//! |---|---|---|
+//! | `pidfd_send_signal` | 5.1 | ENOSYS; EPERM under some sandboxes |
+//! | `pidfd_open` | 5.3 | ENOSYS; EPERM under some sandboxes; EMFILE, ENFILE, ENOMEM |
+//! | `poll` on a pidfd | 5.3 | |
+//! | `waitid(P_PIDFD)` | 5.4 | EINVAL |
+//! | `PIDFD_GET_INFO` with `PIDFD_INFO_EXIT` | 6.15 | ENOTTY, EINVAL; ESRCH once reaped before 6.15 |
+//!
+//! Versions say little under seccomp, gVisor or a full descriptor table, so each is tried, and
+//! [`Pidfd::open`] answers `None` if the first, the second or the fourth row fails for any reason.
+//!
+//! Sources: pidfd_open(2), pidfd_send_signal(2), waitid(2), and `fs/pidfs.c` for the ioctl.
+
+use super::{Look, by_pid, by_pid::Pid, unix};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::ffi::c_int;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::time::Instant;
+
+#[derive(Debug)]
+pub(crate) struct Pidfd {
+    fd: OwnedFd,
+    pid: Pid,
+}
+
+impl Pidfd {
+    /// The pidfd of a child of this process, if pidfds serve here.
+    ///
+    /// What if somebody else reaps the child between its spawn and this call?
+    /// - The ID is free: ESRCH.
+    /// - It is taken by somebody else's process: the `waitid` says that this is no child of ours.
+    /// - It is taken by another child of ours: not to be told apart. IDs are handed out in turn, and
+    ///   this one was just handed out, so this takes a whole round of the ID space between two
+    ///   adjacent calls of this thread, *and* a foreign reaper. Only a pidfd from `clone` itself would
+    ///   close that, and std does not give one in a stable way.
+    pub(crate) fn open(pid: Pid) -> Option<Self> {
+        use rustix::process::{PidfdFlags, pidfd_open};
+        let fd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        let pidfd = Self { fd, pid };
+        match pidfd.waitid() {
+            Ok(Look::Running | Look::Exited(_)) => Some(pidfd),
+            Ok(Look::ReapedElsewhere) | Err(_) => None,
+        }
+    }
+
+    /// Blocks until the process is a zombie, or reaped, or until the deadline. Any number of threads
+    /// may do so at once; the kernel wakes those of this process only.
+    pub(crate) fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
+        unix::poll_readable(self.fd.as_fd(), deadline)
+    }
+
+    pub(crate) fn look(&self) -> io::Result<Look> {
+        match self.waitid()? {
+            Look::ReapedElsewhere => self.look_for_reap(),
+            look => Ok(look),
+        }
+    }
+
+    /// `waitid` has answered ECHILD. The states that it answers so in:
+    /// - It never was a child of *this* process, as in the child of a fork that copied the handle.
+    ///   Then it may well be running, and nothing is final.
+    /// - Another thread has decided to reap it and is not through yet. The exit status is not kept so
+    ///   far, and the task still exists: the ioctl succeeds, and does not set `PIDFD_INFO_EXIT`. That
+    ///   is over in microseconds unless the thread is preempted in the kernel. So yield, a bounded
+    ///   number of times, and then let the caller come back.
+    /// - It has been reaped.
+    fn look_for_reap(&self) -> io::Result<Look> {
+        if !self.has_exited()? {
+            return Err(io::Error::from_raw_os_error(libc::ECHILD));
+        }
+        for _ in 0..1000 {
+            match self.info() {
+                Ok(None) => std::thread::yield_now(),
+                Ok(Some(_)) | Err(_) => return Ok(Look::ReapedElsewhere),
+            }
+        }
+        Ok(Look::Running)
+    }
+
+    /// What the kernel keeps of a process that was reaped while a pidfd to it was open.
+    pub(crate) fn recover(&self) -> Option<ExitStatus> {
+        self.info().ok().flatten()
+    }
+
+    pub(crate) fn signal(&self, signal: c_int) -> io::Result<()> {
+        let error = match send(self.fd.as_raw_fd(), signal) {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        // EPERM may be the truth (a child that has changed its user) or a sandbox that does not know
+        // the call. On a descriptor that cannot exist, only the sandbox says EPERM.
+        let blocked = match error.raw_os_error() {
+            Some(libc::ENOSYS) => true,
+            Some(libc::EPERM) => {
+                send(-1, 0).is_err_and(|error| error.raw_os_error() == Some(libc::EPERM))
+            }
+            _ => false,
+        };
+        if !blocked {
+            return by_pid::gone_is_fine(error);
+        }
+        match self.look()? {
+            Look::Running => by_pid::signal(self.pid, signal),
+            Look::Exited(_) | Look::ReapedElsewhere => Ok(()),
+        }
+    }
+
+    /// Reaps it, and forgets its status. Says whether it is gone. Through the descriptor, so that no
+    /// other process can be meant.
+    pub(crate) fn reap(&self) -> bool {
+        use rustix::process::{WaitId, WaitIdOptions, waitid};
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        !matches!(waitid(WaitId::PidFd(self.fd.as_fd()), options), Ok(None))
+    }
+
+    fn waitid(&self) -> io::Result<Look> {
+        by_pid::waitid(libc::P_PIDFD, self.fd.as_raw_fd().unsigned_abs(), libc::WNOHANG)
+    }
+
+    fn has_exited(&self) -> io::Result<bool> {
+        let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        Ok(poll(&mut fds, Some(&now))? > 0)
+    }
+
+    /// The exit status, once the process has been reaped (`Ok(None)` before).
+    fn info(&self) -> rustix::io::Result<Option<ExitStatus>> {
+        use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
+        const GET_INFO: Opcode = opcode::read_write::<Info>(0xff, 11);
+        let mut info = Info { mask: INFO_EXIT, ..Info::default() };
+        // SAFETY: PIDFD_GET_INFO reads and writes a `struct pidfd_info` of the size that its opcode
+        // tells; `Info` is the first version of it, which later kernels still take.
+        unsafe { ioctl(&self.fd, Updater::<GET_INFO, Info>::new(&mut info)) }?;
+        let known = info.mask & INFO_EXIT != 0;
+        Ok(known.then(|| ExitStatus::from_raw(info.exit_code)))
+    }
+}
+
+impl AsFd for Pidfd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// pidfd_send_signal(2). rustix's takes named signals only: no 0, no real-time ones.
+fn send(fd: c_int, signal: c_int) -> io::Result<()> {
+    let info = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: a null `info` means the one that `kill` would make; nothing else is pointed to.
+    match unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, info, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+const INFO_EXIT: u64 = 1 << 3;
+
+/// `struct pidfd_info` of `linux/pidfd.h`, in its first version (64 bytes).
+#[repr(C)]
+#[derive(Default)]
+struct Info {
+    mask: u64,
+    cgroup_id: u64,
+    /// pid, tgid, ppid, and eight user and group IDs.
+    ids: [u32; 11],
+    exit_code: i32,
+}
+
+const _: () = assert!(size_of::<Info>() == 64);

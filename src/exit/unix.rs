@@ -1,0 +1,185 @@
+//! Unix: which mechanism serves a child, and what they share.
+
+use super::by_pid::{self, Pid};
+use super::thread::Thread;
+use super::{Descriptor, Exit, Look};
+use crate::reaper;
+use crate::sync::Arc;
+use crate::unix::ReapedElsewhere;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::ffi::c_int;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::process::{Child, ExitStatus};
+use std::time::{Duration, Instant};
+
+/// Which mechanism a child is to be served by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Backend {
+    /// A descriptor if there is one to be had, else the helper thread.
+    Best,
+    Thread,
+}
+
+impl Backend {
+    pub(crate) const ALL: &[Self] = &[Self::Best, Self::Thread];
+}
+
+/// How the exit of a child is noticed: by a descriptor that means the process, or failing that by a
+/// helper thread.
+#[derive(Debug)]
+pub(crate) enum Notice {
+    Descriptor(Descriptor),
+    Thread(Thread),
+}
+
+impl Notice {
+    /// The notice for a child that was not reaped by us. `None` if its ID cannot be one.
+    ///
+    /// Decided child by child, by trying: what works may change while the program runs (a full
+    /// descriptor table, a sandbox that closes).
+    pub(crate) fn new(child: &Child, backend: Backend) -> Option<Self> {
+        let pid = by_pid::pid(child.id())?;
+        Some(match backend {
+            Backend::Best => Self::best(pid),
+            Backend::Thread => Self::Thread(Thread::new(pid)),
+        })
+    }
+
+    fn best(pid: Pid) -> Self {
+        match Descriptor::open(pid) {
+            Some(descriptor) => Self::Descriptor(descriptor),
+            None => Self::Thread(Thread::new(pid)),
+        }
+    }
+
+    /// Sends any signal to the child, while it is unreaped.
+    pub(crate) fn signal(&self, signal: c_int) -> io::Result<()> {
+        match self {
+            Self::Descriptor(descriptor) => descriptor.signal(signal),
+            Self::Thread(thread) => thread.signal(signal),
+        }
+    }
+
+    pub(crate) fn kill(&self) -> io::Result<()> {
+        self.signal(libc::SIGKILL)
+    }
+
+    /// Reaps a child whose handle is gone, if it has exited. Says whether it is gone.
+    pub(crate) fn reap(&self) -> bool {
+        match self {
+            Self::Descriptor(descriptor) => descriptor.reap(),
+            Self::Thread(thread) => thread.reap(),
+        }
+    }
+
+    /// What the reaper can watch, if there is something.
+    pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Descriptor(descriptor) => Some(descriptor.as_fd()),
+            Self::Thread(_) => None,
+        }
+    }
+
+    /// Where there is nothing to watch: has a thread of its own reap the child. Says whether one will.
+    pub(crate) fn reap_by_helper(&self) -> bool {
+        match self {
+            Self::Descriptor(_) => false,
+            Self::Thread(thread) => thread.adopt(),
+        }
+    }
+}
+
+impl Exit for Notice {
+    fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
+        match self {
+            Self::Descriptor(descriptor) => descriptor.wait(deadline),
+            Self::Thread(thread) => thread.wait(deadline),
+        }
+    }
+
+    fn look(&self) -> io::Result<Look> {
+        match self {
+            Self::Descriptor(descriptor) => descriptor.look(),
+            Self::Thread(thread) => thread.look(),
+        }
+    }
+
+    fn recover(&self) -> Option<ExitStatus> {
+        match self {
+            Self::Descriptor(descriptor) => descriptor.recover(),
+            Self::Thread(_) => None,
+        }
+    }
+
+    fn settled(&self) {
+        match self {
+            // The exit itself makes a descriptor readable, for good.
+            Self::Descriptor(_) => {}
+            Self::Thread(thread) => thread.settled(),
+        }
+    }
+
+    fn abandon(this: &Arc<Self>) {
+        if !this.reap() {
+            reaper::adopt(Arc::clone(this));
+        }
+    }
+}
+
+/// The error for a child whose status somebody else has taken.
+pub(crate) fn reaped_elsewhere(id: u32) -> io::Error {
+    let error = io::Error::from_raw_os_error(libc::ECHILD);
+    io::Error::new(error.kind(), ReapedElsewhere::new(id, error))
+}
+
+/// Systems differ in how long a timeout they take; a day is within all limits.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// For how long to block at most. Zero means that the deadline has passed.
+pub(super) fn left(deadline: Option<Instant>) -> Duration {
+    deadline
+        .map_or(LONGEST, |deadline| deadline.saturating_duration_since(Instant::now()).min(LONGEST))
+}
+
+/// Blocks until the descriptor is readable, or until the deadline (`false`). Asks at least once.
+pub(super) fn poll_readable(fd: BorrowedFd<'_>, deadline: Option<Instant>) -> io::Result<bool> {
+    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+    loop {
+        let left = left(deadline);
+        // The conversion cannot fail for a day or less.
+        let timeout = Timespec::try_from(left).unwrap_or_default();
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(0) if left.is_zero() => return Ok(false),
+            Ok(0) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) if fds[0].revents().contains(PollFlags::NVAL) => {
+                return Err(io::Error::from_raw_os_error(libc::EBADF));
+            }
+            Ok(_) => return Ok(true),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Starts one of our own threads. It takes no signals, so that none which is meant for the program is
+/// handled on it.
+pub(crate) fn spawn_helper(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    /// It makes system calls, and little more.
+    const STACK: usize = 128 * 1024;
+    let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(STACK);
+    thread.spawn(move || {
+        block_signals();
+        run();
+    })?;
+    Ok(())
+}
+
+fn block_signals() {
+    let mut all = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: `sigfillset` initialises the set, which `pthread_sigmask` then reads. The mask is this
+    // thread's own.
+    unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_BLOCK, all.as_ptr(), std::ptr::null_mut());
+    }
+}

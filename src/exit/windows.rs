@@ -1,0 +1,113 @@
+//! Windows: the process handle.
+//!
+//! It means one process and never another, is signalled by the exit, and keeps the exit code for as
+//! long as it is open. So nobody can take the status away, there is no such thing as a zombie, and
+//! nothing is to be done when the handle is dropped. The exit code alone does not tell whether a
+//! process has exited (259, `STILL_ACTIVE`, is a legal one); waiting for no time does.
+//!
+//! Sources: WaitForSingleObject and TerminateProcess of the Win32 documentation.
+
+use super::{Exit, Look};
+use crate::sync::Arc;
+use std::io;
+use std::os::windows::io::AsRawHandle;
+use std::process::{Child, ExitStatus};
+use std::time::Instant;
+use windows_sys::Win32::Foundation::{HANDLE, WAIT_OBJECT_0, WAIT_TIMEOUT};
+use windows_sys::Win32::System::Threading::{INFINITE, TerminateProcess, WaitForSingleObject};
+
+/// How a child is to be served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Backend {
+    Best,
+    /// With no single wait longer than a few milliseconds, to show that waits longer than the
+    /// longest one (49.7 days) are put together rightly.
+    ShortWaits,
+}
+
+impl Backend {
+    pub(crate) const ALL: &[Self] = &[Self::Best, Self::ShortWaits];
+}
+
+/// The process handle, which belongs to std's `Child`.
+#[derive(Debug)]
+pub(crate) struct Notice {
+    process: HANDLE,
+    longest_wait: u32,
+}
+
+// SAFETY: a process handle is not bound to a thread, and the calls made with it here may be made by
+// several threads at once.
+unsafe impl Send for Notice {}
+// SAFETY: as above.
+unsafe impl Sync for Notice {}
+
+impl Notice {
+    /// The notice of a child. It must not be used after the child is gone; the lifecycle owns both,
+    /// and lends the notice only to calls that borrow the lifecycle.
+    pub(crate) fn new(child: &Child, backend: Backend) -> Option<Self> {
+        let longest_wait = match backend {
+            Backend::Best => INFINITE - 1,
+            Backend::ShortWaits => 3,
+        };
+        Some(Self { process: child.as_raw_handle(), longest_wait })
+    }
+
+    pub(crate) fn kill(&self) -> io::Result<()> {
+        // The exit code is the one that std's `Child::kill` gives.
+        // SAFETY: the handle is open (see `new`).
+        if unsafe { TerminateProcess(self.process, 1) } != 0 {
+            return Ok(());
+        }
+        // A process that has exited denies access.
+        let error = io::Error::last_os_error();
+        if self.has_exited_within(0)? { Ok(()) } else { Err(error) }
+    }
+
+    fn has_exited_within(&self, millis: u32) -> io::Result<bool> {
+        // SAFETY: the handle is open (see `new`).
+        match unsafe { WaitForSingleObject(self.process, millis) } {
+            WAIT_OBJECT_0 => Ok(true),
+            WAIT_TIMEOUT => Ok(false),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+impl Exit for Notice {
+    fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
+        loop {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            // Rounded up, so as not to spin through the last millisecond.
+            let millis = left.map_or(u128::MAX, |left| left.as_nanos().div_ceil(1_000_000));
+            let millis = u32::try_from(millis).unwrap_or(u32::MAX).min(self.longest_wait);
+            if self.has_exited_within(millis)? {
+                return Ok(true);
+            }
+            if left.is_some_and(|left| left.is_zero()) {
+                return Ok(false);
+            }
+        }
+    }
+
+    fn look(&self) -> io::Result<Look> {
+        // The exit code itself is read by std's `Child`, which remembers it.
+        Ok(if self.has_exited_within(0)? { Look::Exited(None) } else { Look::Running })
+    }
+
+    fn recover(&self) -> Option<ExitStatus> {
+        None
+    }
+
+    fn settled(&self) {}
+
+    fn abandon(_: &Arc<Self>) {}
+}
+
+/// Nobody can take the exit code away here; this completes the interface.
+pub(crate) fn reaped_elsewhere(id: u32) -> io::Error {
+    io::Error::other(format!("the exit status of child process {id} is gone"))
+}
+
+/// Nothing is ever left to be done.
+pub(crate) fn sweep() {}

@@ -1,0 +1,76 @@
+//! A child-process handle that any number of threads can share: it **cannot race, cannot hang and
+//! cannot leak**.
+//!
+//! [`std::process::Child`] takes `&mut self` to wait and to kill, because on Unix a process ID may
+//! be given to a stranger the moment a wait returns, and a signal sent then hits the stranger. So
+//! with the standard library nobody can kill a child while another thread waits for it.
+//! [`SharedChild`] takes `&self` everywhere: put it in an [`Arc`](std::sync::Arc), wait for it, with
+//! or without a deadline, on as many threads as you like, and kill it from any other.
+//!
+//! ```
+//! use shared_child::SharedChild;
+//! use std::{process::Command, sync::Arc, thread, time::Duration};
+//!
+//! # fn main() -> std::io::Result<()> {
+//! # let mut command = if cfg!(windows) { Command::new("ping") } else { Command::new("sleep") };
+//! # if cfg!(windows) { command.args(["-n", "1000", "127.0.0.1"]); } else { command.arg("1000"); }
+//! let child = Arc::new(SharedChild::spawn(&mut command)?);
+//!
+//! let waiter = thread::spawn({
+//!     let child = Arc::clone(&child);
+//!     move || child.wait()
+//! });
+//!
+//! assert!(child.wait_timeout(Duration::from_millis(10))?.is_none()); // still running…
+//! child.kill()?; // …so kill it, although another thread is waiting for it
+//! assert!(!waiter.join().unwrap()?.success());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # How it works
+//!
+//! Three steps, each of which happens once in a child's life:
+//!
+//! 1. **Notice.** Waiters learn that the child has exited from something that does not reap it: a
+//!    pidfd on Linux, a kqueue on macOS and the BSDs, the process handle on Windows, and otherwise a
+//!    helper thread in `waitid` with `WNOWAIT`. No lock is held meanwhile and no waiter depends on
+//!    another one.
+//! 2. **Reap.** Under a lock, and only if nobody has done it yet, the zombie is reaped. Signals are
+//!    sent under the same lock and only before that, so they cannot reach whoever gets the process
+//!    ID next.
+//! 3. **Remember.** Every later call answers from memory.
+//!
+//! There is no signal handler, no change of the signal mask and no other state that is shared with
+//! the rest of the program. The child may even be reaped by somebody else, a `waitpid(-1)` in some
+//! C library or an ignored `SIGCHLD`: nothing of ours then touches the process that gets its ID, and
+//! where the kernel keeps the exit status (Linux 6.15 and later) it is still returned.
+//!
+//! # Dropping
+//!
+//! Dropping a handle never blocks and never kills. A child that has exited by then is reaped on the
+//! spot; one that still runs is reaped by a background thread when it exits, so it leaves no zombie.
+//!
+//! # Coming from shared_child 1.1
+//!
+//! Every public item of 1.1.2 is here, with the same signature and meaning. The methods with
+//! timeouts no longer need the feature `timeout`, and [`wait_timeout`](SharedChild::wait_timeout) no
+//! longer panics for long timeouts.
+
+mod backoff;
+mod child;
+mod exit;
+mod lifecycle;
+#[cfg(unix)]
+mod reaper;
+#[doc(hidden)]
+pub mod seam;
+mod sync;
+
+#[cfg(unix)]
+pub mod unix;
+
+pub use child::SharedChild;
+
+#[cfg(all(test, loom))]
+mod model;

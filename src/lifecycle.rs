@@ -1,0 +1,193 @@
+//! Exit is noticed, then reaped once, then remembered.
+//!
+//! This is the whole argument why nothing here can race, and nothing here knows an operating system:
+//! the child and its exit notice are parameters, so that `model.rs` can check every interleaving.
+//!
+//! One mutex guards the state. It is never held over anything that blocks. What happens under it, in
+//! this order:
+//!
+//! - *signal*: only in `Unreaped`. We have not reaped the child, so unless somebody else has (which
+//!   the exit notice knows or finds out), its process ID is still its own.
+//! - *look*: has it exited? If so,
+//! - *reap*, last and once: after it, the kernel may give the process ID to a stranger. So the state
+//!   turns to `Exited` before the lock is released, and no signal, look or reap happens ever after.
+//!
+//! Waiters block outside the lock, in [`Exit::wait`], which does not reap. Each waits for itself: there
+//! is no leader whose fate the others share. A waiter holds an `Arc` of the notice, so the descriptor
+//! it blocks on stays open until it has left, although whoever reaps drops the state's own `Arc`.
+
+use crate::backoff::Backoff;
+use crate::exit::{Exit, Look, Reap, Reaped, reaped_elsewhere};
+use crate::sync::{Arc, Mutex};
+use std::io;
+use std::process::ExitStatus;
+use std::time::Instant;
+
+#[derive(Debug)]
+pub(crate) struct Lifecycle<C, E: Exit>(Mutex<State<C, E>>);
+
+#[derive(Debug)]
+struct State<C, E: Exit> {
+    child: C,
+    life: Life<E>,
+}
+
+#[derive(Debug)]
+enum Life<E: Exit> {
+    /// Not reaped by us. The leash makes sure that somebody will.
+    Unreaped(Leash<E>),
+    /// Reaped, and this was its status.
+    Exited(ExitStatus),
+    /// Somebody else reaped it, and its status is gone for good.
+    Lost,
+}
+
+/// The duty to reap: if it is dropped armed, the child is abandoned to the background reaper.
+#[derive(Debug)]
+struct Leash<E: Exit> {
+    exit: Arc<E>,
+    armed: bool,
+}
+
+impl<E: Exit> Drop for Leash<E> {
+    fn drop(&mut self) {
+        if self.armed {
+            E::abandon(&self.exit);
+        }
+    }
+}
+
+impl<E: Exit> Life<E> {
+    fn disarm(&mut self) {
+        if let Life::Unreaped(leash) = self {
+            leash.armed = false;
+            leash.exit.settled();
+        }
+    }
+}
+
+impl<C: Reap, E: Exit> Lifecycle<C, E> {
+    /// A child that nobody has reaped, as far as the caller knows.
+    pub(crate) fn unreaped(child: C, exit: E) -> Self {
+        let leash = Leash { exit: Arc::new(exit), armed: true };
+        Self(Mutex::new(State { child, life: Life::Unreaped(leash) }))
+    }
+
+    /// A child whose status is known already.
+    pub(crate) fn exited(child: C, status: ExitStatus) -> Self {
+        Self(Mutex::new(State { child, life: Life::Exited(status) }))
+    }
+
+    /// A child that somebody else has reaped.
+    pub(crate) fn lost(child: C) -> Self {
+        Self(Mutex::new(State { child, life: Life::Lost }))
+    }
+
+    /// Blocks until the child has exited, or until the deadline (`None`). Looks at least once.
+    pub(crate) fn wait(&self, deadline: Option<Instant>) -> io::Result<Option<ExitStatus>> {
+        let mut pause = Backoff::new();
+        loop {
+            let Some(exit) = self.notice() else {
+                return self.try_wait(); // from memory
+            };
+            let noticed = exit.wait(deadline)?;
+            drop(exit);
+            if let Some(status) = self.try_wait()? {
+                return Ok(Some(status));
+            }
+            // Noticed, and yet not to be had: the exit is still in the making (see `Backoff`). The
+            // notice would not block, so pause instead of spinning.
+            if !noticed || !pause.sleep(deadline) {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// What to block on while the child is unreaped.
+    fn notice(&self) -> Option<Arc<E>> {
+        match &self.0.lock().life {
+            Life::Unreaped(leash) => Some(Arc::clone(&leash.exit)),
+            Life::Exited(_) | Life::Lost => None,
+        }
+    }
+
+    /// The status, if the child has exited. Never blocks.
+    pub(crate) fn try_wait(&self) -> io::Result<Option<ExitStatus>> {
+        let mut state = self.0.lock();
+        let exit = match &state.life {
+            Life::Unreaped(leash) => &leash.exit,
+            Life::Exited(status) => return Ok(Some(*status)),
+            Life::Lost => return Err(reaped_elsewhere(state.child.id())),
+        };
+        let seen = match exit.look()? {
+            Look::Running => return Ok(None),
+            Look::Exited(seen) => seen,
+            Look::ReapedElsewhere => {
+                let kept = exit.recover();
+                return state.settle(kept).map(Some);
+            }
+        };
+        // What was seen is about this very process; what is reaped goes by its ID. They can differ
+        // only if a foreign reaper got in between these two steps and the ID has a new owner already:
+        // then what was seen is the truth.
+        let exit = Arc::clone(exit);
+        match state.child.reap()? {
+            Reaped::Status(status) => state.settle(Some(seen.unwrap_or(status))).map(Some),
+            Reaped::NotYet if seen.is_none() => Ok(None),
+            Reaped::NotYet | Reaped::NoSuchChild => {
+                state.settle(seen.or_else(|| exit.recover())).map(Some)
+            }
+        }
+    }
+
+    /// Hands the notice to `send` if the child may still be signalled; otherwise there is nothing to
+    /// do, which is fine.
+    pub(crate) fn signal(&self, send: impl FnOnce(&E) -> io::Result<()>) -> io::Result<()> {
+        // The lock is held until the signal is sent: nobody can reap before that.
+        match &self.0.lock().life {
+            Life::Unreaped(leash) => send(&leash.exit),
+            Life::Exited(_) | Life::Lost => Ok(()),
+        }
+    }
+
+    /// Gives the child to `f`, for what is not about its exit (its pipes, say).
+    pub(crate) fn with_child<T>(&self, f: impl FnOnce(&mut C) -> T) -> T {
+        f(&mut self.0.lock().child)
+    }
+
+    /// The child as it is. Whoever gets it has the duty to reap it.
+    pub(crate) fn into_inner(self) -> C {
+        let mut state = self.0.into_inner();
+        state.life.disarm();
+        state.child
+    }
+
+    /// What is known, in a word or two.
+    pub(crate) fn describe(&self, f: &mut std::fmt::DebugStruct<'_, '_>)
+    where
+        E: std::fmt::Debug,
+    {
+        match &self.0.lock().life {
+            Life::Unreaped(leash) => f.field("notice", &leash.exit),
+            Life::Exited(status) => f.field("status", status),
+            Life::Lost => f.field("status", &"reaped elsewhere"),
+        };
+    }
+}
+
+impl<C: Reap, E: Exit> State<C, E> {
+    /// The child has been reaped, by whomever: remember what there is to know.
+    fn settle(&mut self, status: Option<ExitStatus>) -> io::Result<ExitStatus> {
+        self.life.disarm();
+        match status {
+            Some(status) => {
+                self.life = Life::Exited(status);
+                Ok(status)
+            }
+            None => {
+                self.life = Life::Lost;
+                Err(reaped_elsewhere(self.child.id()))
+            }
+        }
+    }
+}

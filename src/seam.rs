@@ -1,0 +1,38 @@
+//! For this crate's own tests and benchmarks, which must be able to force each backend. Not part of
+//! the public interface: it may change or go in any release.
+
+#![allow(missing_docs)]
+
+use crate::SharedChild;
+use crate::exit;
+use std::io;
+use std::process::{Child, Command};
+
+/// How the exit of a child is noticed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backend(exit::Backend);
+
+impl Backend {
+    /// All that this system has, the one that is used by default first.
+    pub const ALL: &[Self] = {
+        const N: usize = exit::Backend::ALL.len();
+        const ALL: [Backend; N] = {
+            let mut all = [Backend(exit::Backend::Best); N];
+            let mut i = 0;
+            while i < N {
+                all[i] = Backend(exit::Backend::ALL[i]);
+                i += 1;
+            }
+            all
+        };
+        &ALL
+    };
+
+    pub fn spawn(self, command: &mut Command) -> io::Result<SharedChild> {
+        SharedChild::spawn_on(self.0, command)
+    }
+
+    pub fn share(self, child: Child) -> io::Result<SharedChild> {
+        SharedChild::new_on(self.0, child)
+    }
+}

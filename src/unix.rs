@@ -1,0 +1,94 @@
+//! Unix-only extensions.
+
+use crate::SharedChild;
+use std::error::Error;
+use std::ffi::c_int;
+use std::fmt;
+use std::io;
+
+/// Sending signals other than the one that [`SharedChild::kill`] sends.
+pub trait SharedChildExt {
+    /// Sends a signal to the child. Does nothing, successfully, once the child has exited.
+    ///
+    /// The signal reaches the child or nobody, also when its process ID has a new owner. Signal 0
+    /// sends nothing, as with kill(2).
+    ///
+    /// # Errors
+    ///
+    /// The operating system's, of pidfd_send_signal(2) or kill(2): EINVAL for what is no signal, EPERM
+    /// for a child that now belongs to another user.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use shared_child::{SharedChild, unix::SharedChildExt};
+    /// use std::os::unix::process::ExitStatusExt;
+    /// use std::process::Command;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let child = SharedChild::spawn(Command::new("sleep").arg("1000"))?;
+    /// child.send_signal(libc::SIGTERM)?;
+    /// assert_eq!(child.wait()?.signal(), Some(libc::SIGTERM));
+    /// # Ok(())
+    /// # }
+    /// ```
+    fn send_signal(&self, signal: c_int) -> io::Result<()>;
+}
+
+impl SharedChildExt for SharedChild {
+    fn send_signal(&self, signal: c_int) -> io::Result<()> {
+        self.signal(|notice| notice.signal(signal))
+    }
+}
+
+/// What is inside the [`io::Error`] of a wait whose answer somebody else has taken: another part of
+/// the program reaped the child (by `waitpid(-1)`, or by ignoring SIGCHLD), and the system has not
+/// kept the exit status.
+///
+/// The error has the kind of the operating system's ECHILD, which is also its
+/// [source](Error::source). Once it has occurred, every later wait for the child answers it at once,
+/// and signals do nothing.
+///
+/// # Platforms
+///
+/// It does not occur on Linux 6.15 and later where pidfds can be used, since there the kernel keeps
+/// the status; save for a child that was reaped before its pidfd could be opened.
+///
+/// # Examples
+///
+/// ```
+/// use shared_child::unix::ReapedElsewhere;
+///
+/// fn was_reaped_elsewhere(error: &std::io::Error) -> bool {
+///     error.get_ref().is_some_and(|inner| inner.is::<ReapedElsewhere>())
+/// }
+/// # assert!(!was_reaped_elsewhere(&std::io::ErrorKind::Other.into()));
+/// ```
+#[derive(Debug)]
+pub struct ReapedElsewhere {
+    id: u32,
+    os: io::Error,
+}
+
+impl ReapedElsewhere {
+    pub(crate) fn new(id: u32, os: io::Error) -> Self {
+        Self { id, os }
+    }
+}
+
+impl fmt::Display for ReapedElsewhere {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "child process {} has ended, but another part of this program took its exit status (by \
+             waitpid(-1), or by ignoring SIGCHLD): {}",
+            self.id, self.os
+        )
+    }
+}
+
+impl Error for ReapedElsewhere {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.os)
+    }
+}

@@ -1,0 +1,2 @@
+//! The helper program of the tests.
+fn main() {}
