@@ -109,6 +109,7 @@ pub(crate) enum Look {
     /// where the mechanism gives one.
     Exited(Option<ExitStatus>),
     /// It was reaped, and not by us.
+    #[cfg_attr(windows, expect(dead_code, reason = "nobody can, there"))]
     ReapedElsewhere,
 }
 

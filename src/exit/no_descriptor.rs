@@ -1,7 +1,7 @@
 //! Where no descriptor tells of an exit: [`thread`](super::thread) serves alone.
 
-use super::Look;
 use super::by_pid::Pid;
+use super::{Look, unix};
 use std::convert::Infallible;
 use std::ffi::c_int;
 use std::io;
@@ -17,8 +17,8 @@ impl NoDescriptor {
         None
     }
 
-    pub(crate) fn wait(&self, _: Option<Instant>) -> io::Result<bool> {
-        match self.0 {}
+    pub(crate) fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
+        unix::poll_readable(self.as_fd(), deadline)
     }
 
     pub(crate) fn look(&self) -> io::Result<Look> {

@@ -9,7 +9,7 @@
 //! there, another thread may reap, the ID may go to another child of this program, and the waiter
 //! blocks until *that* exits. The helper can be held up in the same way, but nobody depends on it:
 //! whoever reaps calls [`Thread::settled`], and that wakes every waiter. A helper that is late sees a
-//! stranger at worst, does nothing to it, and goes when that exits.
+//! stranger at worst, does nothing to it (it does not reap), and goes when that exits.
 
 use super::identity::{Identity, Same};
 use super::{Look, by_pid, by_pid::Pid, unix};
@@ -60,8 +60,9 @@ impl Thread {
                 // report.
                 return Ok(false);
             }
-            if !helper.running && !shared.start(&mut helper) {
-                // No thread is to be had. The caller looks, pauses, and comes back.
+            // Look before sending a helper: if somebody else has reaped the child, the ID may mean a
+            // stranger, who runs on. And if no thread is to be had, the caller pauses and comes back.
+            if !helper.running && (shared.look()? != Look::Running || !shared.start(&mut helper)) {
                 return Ok(true);
             }
             let woken = shared.left.wait_timeout(helper, left);
@@ -116,7 +117,9 @@ impl Shared {
     fn run(&self) {
         let mut pause = crate::backoff::Backoff::new();
         loop {
-            by_pid::block(self.pid);
+            if let Ok(Look::Running) = self.look() {
+                by_pid::block(self.pid);
+            }
             let mut helper = self.helper();
             if !helper.orphan || self.reap() {
                 helper.running = false;

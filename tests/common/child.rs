@@ -1,2 +1,97 @@
-//! The helper program of the tests.
-fn main() {}
+//! The helper program: it plays every child of the tests, on every platform.
+//!
+//! `shared_child_test_child [PART [ARGUMENT]]…` plays the parts one after the other, and exits with 0
+//! unless a part says otherwise. Nothing it does outlives ten minutes.
+
+use std::io::{Read, Write};
+use std::time::Duration;
+
+fn main() {
+    #[cfg(unix)]
+    unix::end_with_parent();
+    let mut arguments = std::env::args().skip(1);
+    while let Some(part) = arguments.next() {
+        let mut argument = || arguments.next().expect("the part wants an argument");
+        match part.as_str() {
+            // Says that it got this far.
+            "say" => {
+                let mut stdout = std::io::stdout();
+                writeln!(stdout, "{}", argument()).expect("to say");
+                stdout.flush().expect("to say");
+            }
+            // Runs until its standard input is closed.
+            "read" => {
+                let _ = std::io::stdin().read_to_end(&mut Vec::new());
+            }
+            // Echoes its standard input.
+            "echo" => {
+                std::io::copy(&mut std::io::stdin(), &mut std::io::stdout()).expect("to echo");
+            }
+            // Runs until it is killed.
+            "sleep" => std::thread::sleep(Duration::from_secs(600)),
+            "exit" => std::process::exit(argument().parse().expect("an exit code")),
+            "complain" => eprintln!("{}", argument()),
+            #[cfg(unix)]
+            "signal" => unix::signal_self(argument().parse().expect("a signal")),
+            #[cfg(unix)]
+            "ignore" => unix::ignore(argument().parse().expect("a signal")),
+            #[cfg(target_os = "linux")]
+            "inherited" => linux::inherited(),
+            other => panic!("unknown part: {other}"),
+        }
+    }
+}
+
+#[cfg(unix)]
+mod unix {
+    use std::ffi::c_int;
+    use std::os::unix::process::parent_id;
+
+    /// A test that fails leaves nobody behind.
+    pub(crate) fn end_with_parent() {
+        let parent = parent_id();
+        std::thread::spawn(move || {
+            while parent_id() == parent {
+                std::thread::sleep(std::time::Duration::from_secs(1));
+            }
+            std::process::exit(99);
+        });
+    }
+
+    pub(crate) fn signal_self(signal: c_int) {
+        // No core files from the tests.
+        let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: both calls take integers, or a struct that outlives them.
+        unsafe {
+            libc::setrlimit(libc::RLIMIT_CORE, &raw const none);
+            libc::kill(libc::getpid(), signal);
+        }
+    }
+
+    pub(crate) fn ignore(signal: c_int) {
+        // SAFETY: SIG_IGN runs no code.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    /// Lists what it got from its parent without being told so: descriptors, and signals that are
+    /// blocked or ignored.
+    pub(crate) fn inherited() {
+        let directory = std::fs::read_dir("/proc/self/fd").expect("/proc");
+        let mut descriptors: Vec<u32> = directory
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            // The one that lists them is closed by now.
+            .filter(|fd| std::fs::metadata(format!("/proc/self/fd/{fd}")).is_ok())
+            .collect();
+        descriptors.sort_unstable();
+        println!("descriptors {descriptors:?}");
+        let status = std::fs::read_to_string("/proc/self/status").expect("/proc");
+        for line in
+            status.lines().filter(|line| line.starts_with("SigBlk") || line.starts_with("SigIgn"))
+        {
+            println!("{line}");
+        }
+    }
+}

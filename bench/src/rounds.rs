@@ -1,0 +1,114 @@
+//! Interleaving, and what is computed from it.
+
+use crate::cli::Result;
+use crate::contender::Who;
+use crate::report::{Compare, Figure, Interval, Row};
+
+/// The samples of every contender, round by round.
+pub(crate) struct Rounds(Vec<(Who, Vec<Vec<f64>>)>);
+
+impl Rounds {
+    /// Runs every contender once a round, each time in another order, so that none always follows the
+    /// same one. A first round goes uncounted: it warms caches.
+    pub(crate) fn run(
+        contenders: &[Who],
+        rounds: usize,
+        mut run: impl FnMut(Who) -> Result<Vec<f64>>,
+    ) -> Result<Self> {
+        let mut all: Vec<_> = contenders.iter().map(|who| (*who, Vec::new())).collect();
+        let mut shuffle = Shuffle(0x9e37_79b9_7f4a_7c15);
+        for round in 0..=rounds {
+            let mut order: Vec<usize> = (0..all.len()).collect();
+            shuffle.shuffle(&mut order);
+            for contender in order {
+                let (who, samples) = &mut all[contender];
+                let samples_of_round = run(*who)?;
+                if round > 0 {
+                    samples.push(samples_of_round);
+                }
+            }
+        }
+        Ok(Self(all))
+    }
+
+    /// All contenders beside the reference. The bar is for this crate.
+    pub(crate) fn row(&self, name: &str, unit: &'static str, reference: Who) -> Row {
+        let figures = self.0.iter().map(|(who, rounds)| {
+            let all: Vec<f64> = rounds.iter().flatten().copied().collect();
+            Figure {
+                who: *who,
+                median: quantile(&all, 0.5),
+                min: quantile(&all, 0.0),
+                p95: quantile(&all, 0.95),
+                against: (*who != reference).then(|| self.ratio(*who, reference)),
+            }
+        });
+        let figures = figures.collect();
+        Row::new(name, unit, Compare::Ratio, reference, figures)
+    }
+
+    /// The median, over the rounds, of the ratio of the two in the same round.
+    fn ratio(&self, who: Who, reference: Who) -> Interval {
+        let of = |who| self.0.iter().find(|(it, _)| *it == who).map_or(&[][..], |(_, it)| it);
+        let pairs = of(who).iter().zip(of(reference));
+        let ratios: Vec<f64> =
+            pairs.map(|(one, other)| quantile(one, 0.5) / quantile(other, 0.5)).collect();
+        // The ranks between which the true median lies with a probability of 95 %.
+        let spread = 0.98 / (ratios.len() as f64).sqrt();
+        Interval {
+            low: quantile(&ratios, 0.5 - spread),
+            mid: quantile(&ratios, 0.5),
+            high: quantile(&ratios, 0.5 + spread),
+        }
+    }
+}
+
+/// The value that a share of the others is below, between two neighbours if need be.
+fn quantile(values: &[f64], share: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
+    let place = share.clamp(0.0, 1.0) * last as f64;
+    let (below, above) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
+    below + (above - below) * place.fract()
+}
+
+/// Xorshift: the same orders in every run.
+struct Shuffle(u64);
+
+impl Shuffle {
+    fn shuffle(&mut self, items: &mut [usize]) {
+        for i in (1..items.len()).rev() {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            items.swap(i, (self.0 >> 32) as usize % (i + 1));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles() {
+        let values = [4.0, 1.0, 3.0, 2.0];
+        assert_eq!(quantile(&values, 0.0), 1.0);
+        assert_eq!(quantile(&values, 0.5), 2.5);
+        assert_eq!(quantile(&values, 1.0), 4.0);
+        assert!(quantile(&[], 0.5).is_nan());
+    }
+
+    #[test]
+    fn ratios_are_of_the_same_round() {
+        // The machine gets slower and slower, and one contender is always twice as slow.
+        let mut time = 0.0;
+        let rounds = Rounds::run(&[Who::Std, Who::Ours], 9, |who| {
+            time += 1.0;
+            Ok(vec![(time / 2.0_f64).ceil() * if who == Who::Ours { 2.0 } else { 1.0 }])
+        });
+        let ratio = rounds.unwrap().ratio(Who::Ours, Who::Std);
+        assert_eq!((ratio.low, ratio.mid, ratio.high), (2.0, 2.0, 2.0));
+    }
+}

@@ -1,0 +1,260 @@
+//! Linux: looking at processes from outside, and making system calls fail.
+
+use std::ffi::c_int;
+use std::fs;
+
+/// The state letter of a process in `/proc/PID/stat`; `None` if there is no such process.
+pub(crate) fn state(pid: u32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, after_name) = stat.rsplit_once(") ")?;
+    after_name.chars().next()
+}
+
+pub(crate) fn is_zombie(pid: u32) -> bool {
+    state(pid) == Some('Z')
+}
+
+/// Blocks until the child is a zombie, without reaping it.
+pub(crate) fn wait_for_zombie(pid: u32) {
+    // SAFETY: the siginfo outlives the call.
+    let result = unsafe {
+        let mut info = std::mem::zeroed::<libc::siginfo_t>();
+        libc::waitid(libc::P_PID, pid, &raw mut info, libc::WEXITED | libc::WNOWAIT)
+    };
+    assert_eq!(result, 0, "waitid: {}", std::io::Error::last_os_error());
+}
+
+/// What a foreign reaper does.
+pub(crate) fn reap(pid: u32) -> c_int {
+    let mut status = 0;
+    // SAFETY: the status outlives the call.
+    let reaped = unsafe { libc::waitpid(pid.cast_signed(), &raw mut status, 0) };
+    assert_eq!(reaped, pid.cast_signed(), "waitpid: {}", std::io::Error::last_os_error());
+    status
+}
+
+/// The zombies among the children of this process.
+pub(crate) fn zombies() -> Vec<u32> {
+    children().into_iter().filter(|pid| is_zombie(*pid)).collect()
+}
+
+/// All children of this process, of all its threads.
+pub(crate) fn children() -> Vec<u32> {
+    let mut children = Vec::new();
+    for task in fs::read_dir("/proc/self/task").expect("/proc").flatten() {
+        let list = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        children.extend(list.split_whitespace().map(|pid| pid.parse::<u32>().expect("a pid")));
+    }
+    children
+}
+
+pub(crate) fn descriptors() -> usize {
+    fs::read_dir("/proc/self/fd").expect("/proc").count() - 1
+}
+
+/// The names of our own threads that are running.
+pub(crate) fn helper_threads() -> Vec<String> {
+    let tasks = fs::read_dir("/proc/self/task").expect("/proc").flatten();
+    let names = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
+    names.map(|name| name.trim_end().to_owned()).filter(|name| name.starts_with("child-")).collect()
+}
+
+/// Makes the system calls of this thread, and of what it starts, fail: each with the errno that is
+/// named, if the condition on one of its arguments holds.
+pub(crate) fn deny(rules: &[Deny]) {
+    // seccomp(2): on x86-64, 64-bit ARM and RISC-V the arguments lie at 16 + 8 n, low half first.
+    let statement = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
+    let jump =
+        |code: u32, k: u32, jt: u8, jf: u8| libc::sock_filter { code: code as u16, jt, jf, k };
+    let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    let equals = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    let has_bits = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
+    let mut program = Vec::new();
+    for rule in rules {
+        program.push(statement(load, 0));
+        let number = u32::try_from(rule.call).expect("a system call");
+        let deny =
+            statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | rule.errno as u32);
+        match rule.when {
+            When::Always => program.extend([jump(equals, number, 0, 1), deny]),
+            When::Is(index, value) => program.extend([
+                jump(equals, number, 0, 3),
+                statement(load, 16 + 8 * index),
+                jump(equals, value, 0, 1),
+                deny,
+            ]),
+            When::Has(index, bits) => program.extend([
+                jump(equals, number, 0, 3),
+                statement(load, 16 + 8 * index),
+                jump(has_bits, bits, 0, 1),
+                deny,
+            ]),
+        }
+    }
+    program.push(statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW));
+    let program = libc::sock_fprog {
+        len: u16::try_from(program.len()).expect("a short program"),
+        filter: program.as_mut_ptr(),
+    };
+    // SAFETY: the program outlives the calls, which copy it.
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        let result =
+            libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program);
+        assert_eq!(result, 0, "seccomp: {}", std::io::Error::last_os_error());
+    }
+}
+
+pub(crate) struct Deny {
+    pub(crate) call: libc::c_long,
+    pub(crate) when: When,
+    pub(crate) errno: c_int,
+}
+
+pub(crate) enum When {
+    Always,
+    /// The argument with this index has this value.
+    Is(u32, u32),
+    /// The argument with this index has all or some of these bits.
+    Has(u32, u32),
+}
+
+impl Deny {
+    pub(crate) const fn always(call: libc::c_long, errno: c_int) -> Self {
+        Self { call, when: When::Always, errno }
+    }
+
+    /// No thread can be started; processes can.
+    pub(crate) fn threads() -> Vec<Self> {
+        let thread = When::Has(0, libc::CLONE_THREAD.cast_unsigned());
+        vec![
+            // glibc falls back to `clone`, whose flags a filter can see.
+            Self::always(libc::SYS_clone3, libc::ENOSYS),
+            Self { call: libc::SYS_clone, when: thread, errno: libc::EAGAIN },
+        ]
+    }
+}
+
+/// Fills the descriptor table, and empties it when dropped.
+pub(crate) struct NoDescriptors(Vec<fs::File>, libc::rlimit);
+
+impl NoDescriptors {
+    pub(crate) fn left() -> Self {
+        // A low limit, so that this is quick.
+        let mut old = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: the struct outlives the call.
+        assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut old) }, 0);
+        limit_descriptors(libc::rlimit { rlim_cur: 200, ..old });
+        let mut files = Vec::new();
+        while let Ok(file) = fs::File::open("/dev/null") {
+            files.push(file);
+        }
+        Self(files, old)
+    }
+}
+
+impl Drop for NoDescriptors {
+    fn drop(&mut self) {
+        self.0.clear();
+        limit_descriptors(self.1);
+    }
+}
+
+fn limit_descriptors(limit: libc::rlimit) {
+    // SAFETY: the struct outlives the call.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+}
+
+/// Sets what this process does on SIGCHLD.
+pub(crate) fn on_sigchld(handler: libc::sighandler_t) {
+    // SAFETY: the handlers of these tests do nothing, or are SIG_IGN or SIG_DFL.
+    assert_ne!(unsafe { libc::signal(libc::SIGCHLD, handler) }, libc::SIG_ERR);
+}
+
+pub(crate) fn is_root() -> bool {
+    // SAFETY: it cannot fail.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// Asks until a thread of this process sleeps.
+pub(crate) fn until_asleep(thread: i32) {
+    super::until("asleep", || {
+        let stat = fs::read_to_string(format!("/proc/self/task/{thread}/stat")).expect("/proc");
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('S'))
+    });
+}
+
+/// Whether a pidfd tells the exit status of a process that was reaped (Linux 6.15). Found out here
+/// without the library, so that the tests know what it must be able to do.
+pub(crate) fn keeps_status_of_reaped() -> bool {
+    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+    static ANSWER: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        let (mut child, stdin) = {
+            let mut child = super::stoppable_command(7).spawn().expect("to spawn");
+            let stdin = child.stdin.take();
+            (child, stdin)
+        };
+        // SAFETY: plain integers; the descriptor is new and belongs to nobody else.
+        let pidfd = unsafe {
+            let fd = libc::syscall(libc::SYS_pidfd_open, child.id(), 0);
+            let Ok(fd @ 0..) = i32::try_from(fd) else { return false };
+            OwnedFd::from_raw_fd(fd)
+        };
+        drop(stdin);
+        // An error means that somebody else reaps it.
+        let _ = child.wait();
+        let get_info = libc::_IOWR::<[u64; 8]>(0xff, 11);
+        loop {
+            let mut info = [0_u64; 8];
+            info[0] = 1 << 3;
+            // SAFETY: the 64 bytes that the number tells are there.
+            match unsafe { libc::ioctl(pidfd.as_raw_fd(), get_info, info.as_mut_ptr()) } {
+                0 if info[0] & (1 << 3) != 0 => return true,
+                // That somebody is not through yet.
+                0 => std::thread::yield_now(),
+                _ => return false,
+            }
+        }
+    })
+}
+
+/// Runs this in the child of a fork, and gives its answer.
+pub(crate) fn in_a_fork(run: impl FnOnce() -> u8) -> u8 {
+    // SAFETY: the test runs alone and nearly single-threaded, and what it runs here takes no lock that
+    // another thread may hold. The child leaves by `_exit`, whatever happens.
+    unsafe {
+        match libc::fork() {
+            -1 => panic!("fork: {}", std::io::Error::last_os_error()),
+            0 => {
+                let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+                libc::_exit(result.map_or(255, i32::from));
+            }
+            pid => {
+                let status = reap(pid.cast_unsigned());
+                assert!(libc::WIFEXITED(status), "the fork died: {status:#x}");
+                u8::try_from(libc::WEXITSTATUS(status)).expect("eight bits")
+            }
+        }
+    }
+}
+
+impl NoDescriptors {
+    pub(crate) fn free_one(&mut self) {
+        self.0.pop().expect("one to free");
+    }
+}
+
+/// Runs this on a thread that has given up root for the time being.
+pub(crate) fn as_nobody<T: Send>(run: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            // The bare system call: glibc's would change the user of all threads.
+            // SAFETY: plain integers.
+            let result = unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
+            assert_eq!(result, 0, "setresuid: {}", std::io::Error::last_os_error());
+            run()
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}

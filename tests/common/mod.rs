@@ -1,0 +1,170 @@
+//! What the tests share.
+
+#![allow(dead_code, unused_imports)] // each test file uses its part of it
+
+use shared_child::SharedChild;
+use shared_child::seam::Backend;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+#[cfg(target_os = "linux")]
+pub(crate) mod linux;
+
+/// Longer than any stall of a machine, shorter than any patience.
+pub(crate) const LONG: Duration = Duration::from_secs(60);
+
+/// Fails the whole test process, with this test's name, if the test takes too long.
+pub(crate) struct Watchdog(Option<mpsc::Sender<()>>);
+
+pub(crate) fn watchdog(test: &'static str) -> Watchdog {
+    let (alive, dropped) = mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        if dropped.recv_timeout(2 * LONG) == Err(mpsc::RecvTimeoutError::Timeout) {
+            eprintln!("{test} hangs");
+            std::process::exit(101);
+        }
+    });
+    Watchdog(Some(alive))
+}
+
+/// Guards a test by its own name.
+#[macro_export]
+macro_rules! watchdog {
+    () => {
+        let _watchdog = $crate::common::watchdog($crate::function_name!());
+    };
+}
+
+/// The path of the function that this is in, without the crate.
+#[macro_export]
+macro_rules! function_name {
+    () => {{
+        fn here() {}
+        let name = std::any::type_name_of_val(&here);
+        let name = name.strip_suffix("::here").unwrap_or(name);
+        name.split_once("::").map_or(name, |(_, name)| name)
+    }};
+}
+
+/// The helper program, about to play these parts.
+pub(crate) fn helper(parts: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shared_child_test_child"));
+    command.args(parts).stdin(Stdio::null());
+    command
+}
+
+/// A child that runs until its `Stopper` is dropped, and then exits with this code.
+pub(crate) fn stoppable(backend: Backend, code: i32) -> (SharedChild, ChildStdin) {
+    let child = backend.spawn(&mut stoppable_command(code)).expect("to spawn");
+    let stdin = child.take_stdin().expect("a pipe");
+    (child, stdin)
+}
+
+pub(crate) fn stoppable_command(code: i32) -> Command {
+    let mut command = helper(&["read", "exit", &code.to_string()]);
+    command.stdin(Stdio::piped());
+    command
+}
+
+/// A child that runs until it is killed.
+pub(crate) fn sleeper(backend: Backend) -> SharedChild {
+    backend.spawn(&mut helper(&["sleep"])).expect("to spawn")
+}
+
+/// A child that exits at once.
+pub(crate) fn quick(backend: Backend, code: i32) -> SharedChild {
+    backend.spawn(&mut helper(&["exit", &code.to_string()])).expect("to spawn")
+}
+
+/// Waits, but not for ever.
+#[track_caller]
+pub(crate) fn wait(child: &SharedChild) -> ExitStatus {
+    child.wait_timeout(LONG).expect("to wait").expect("it to exit")
+}
+
+#[track_caller]
+pub(crate) fn kill_and_wait(child: &SharedChild) {
+    child.kill().expect("to kill");
+    wait(child);
+}
+
+/// Runs a test on every backend that this system has.
+pub(crate) fn on_every_backend(test: impl Fn(Backend)) {
+    for backend in Backend::ALL {
+        eprintln!("on {backend:?}");
+        test(*backend);
+    }
+}
+
+/// Asks again and again, for what nothing can be blocked on.
+#[track_caller]
+pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LONG;
+    while !condition() {
+        assert!(Instant::now() < deadline, "still not: {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// Runs the rest of a test in a process of its own: the same test binary, with this test alone. Says
+/// `true` in there.
+#[track_caller]
+pub(crate) fn isolated(test: &str, wrapper: &[&str]) -> bool {
+    const MARK: &str = "SHARED_CHILD_TEST_ALONE";
+    if std::env::var_os(MARK).is_some_and(|name| name == test) {
+        return true;
+    }
+    let me = std::env::current_exe().expect("a path");
+    let mut command = match wrapper {
+        [] => Command::new(me),
+        [program, arguments @ ..] => {
+            let mut command = Command::new(program);
+            command.args(arguments).arg(me);
+            command
+        }
+    };
+    // Into a file: what a failed test leaves behind would hold a pipe open.
+    let name = format!("{}-{}.log", test.replace("::", "-"), std::process::id());
+    let log = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let file = std::fs::File::create(&log).expect("a log file");
+    command.args(["--exact", test, "--nocapture", "--test-threads", "1"]).env(MARK, test);
+    command.stdin(Stdio::null()).stdout(file.try_clone().expect("a copy")).stderr(file);
+    let mut child = command.spawn().expect("to start the test alone");
+    let deadline = Instant::now() + 3 * LONG;
+    let status = loop {
+        match child.try_wait().expect("to wait") {
+            Some(status) => break status,
+            None if Instant::now() > deadline => {
+                child.kill().expect("to kill");
+                break child.wait().expect("to wait");
+            }
+            None => std::thread::sleep(Duration::from_millis(2)),
+        }
+    };
+    let said = String::from_utf8_lossy(&std::fs::read(&log).expect("the log")).into_owned();
+    std::fs::remove_file(&log).expect("to remove the log");
+    eprintln!("{said}");
+    assert!(status.success(), "{test} failed on its own: {status}");
+    assert!(said.contains("1 passed"), "{test} did not run on its own");
+    false
+}
+
+/// Leaves the test here unless it runs in a process of its own; starts that process if need be.
+#[macro_export]
+macro_rules! alone {
+    () => {
+        $crate::alone!(&[])
+    };
+    ($wrapper:expr) => {
+        if !$crate::common::isolated($crate::function_name!(), $wrapper) {
+            return;
+        }
+    };
+}
+
+/// How often to do what finds races by repetition: more often where somebody asks for torture.
+pub(crate) fn rounds(usual: usize) -> usize {
+    if std::env::var_os("SHARED_CHILD_TORTURE").is_some() { usual * 10 } else { usual }
+}

@@ -1,0 +1,303 @@
+//! Promise: what the system refuses (pidfds, descriptors, threads, `/proc`) makes things slower at
+//! worst. Every fallback is forced here, by a seccomp filter or a limit.
+
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use common::linux::{Deny, NoDescriptors, When, deny};
+use common::*;
+use shared_child::SharedChild;
+use shared_child::seam::Backend;
+use shared_child::unix::{ReapedElsewhere, SharedChildExt};
+use std::os::unix::process::ExitStatusExt;
+use std::process::Stdio;
+use std::time::Duration;
+
+const BEST: Backend = Backend::ALL[0];
+
+#[track_caller]
+fn assert_served_by(child: &SharedChild, mechanism: &str) {
+    let debug = format!("{child:?}");
+    assert!(debug.contains(mechanism), "{debug}");
+}
+
+/// The promises, in short.
+fn exercise(backend: Backend) {
+    // Waits of every kind.
+    let (child, stdin) = stoppable(backend, 7);
+    assert_eq!(child.try_wait().unwrap(), None);
+    assert_eq!(child.wait_timeout(Duration::ZERO).unwrap(), None);
+    assert_eq!(child.wait_timeout(Duration::from_millis(5)).unwrap(), None);
+    std::thread::scope(|scope| {
+        let timed: Vec<_> = (0..5).map(|_| scope.spawn(|| wait(&child))).collect();
+        let untimed = scope.spawn(|| child.wait().unwrap());
+        drop(stdin);
+        assert!(timed.into_iter().all(|waiter| waiter.join().unwrap().code() == Some(7)));
+        assert_eq!(untimed.join().unwrap().code(), Some(7));
+    });
+    assert_eq!(child.into_inner().try_wait().unwrap().unwrap().code(), Some(7));
+    // Signals.
+    let child = sleeper(backend);
+    child.send_signal(libc::SIGTERM).unwrap();
+    assert_eq!(wait(&child).signal(), Some(libc::SIGTERM));
+    let child = sleeper(backend);
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| wait(&child));
+        child.kill().unwrap();
+        assert_eq!(waiter.join().unwrap().signal(), Some(libc::SIGKILL));
+    });
+    child.kill().unwrap();
+    // Drops, before and after the exit.
+    let (child, stdin) = stoppable(backend, 0);
+    drop(stdin);
+    linux::wait_for_zombie(child.id());
+    drop(child);
+    assert_eq!(linux::zombies(), [], "a child that had exited was not reaped by the drop");
+    drop(stoppable(backend, 0));
+    // If no thread is to be had, then it is a later spawn that reaps.
+    until("reaped", || {
+        wait(&quick(backend, 0));
+        linux::children().is_empty()
+    });
+}
+
+#[test]
+fn with_nothing_refused() {
+    alone!();
+    watchdog!();
+    assert_served_by(&sleeper_killed_on_drop(BEST), "Pidfd");
+    on_every_backend(exercise);
+}
+
+/// Every failure of `pidfd_open` brings the fallback, whatever it means.
+macro_rules! without_pidfd_open {
+    ($($name:ident: $errno:ident),*) => {$(
+        #[test]
+        fn $name() {
+            alone!();
+            watchdog!();
+            deny(&[Deny::always(libc::SYS_pidfd_open, libc::$errno)]);
+            assert_served_by(&sleeper_killed_on_drop(BEST), "Thread");
+            exercise(BEST);
+        }
+    )*};
+}
+
+without_pidfd_open! {
+    pidfd_open_not_implemented: ENOSYS,
+    pidfd_open_not_permitted: EPERM,
+    pidfd_open_out_of_descriptors: EMFILE,
+    pidfd_open_out_of_files: ENFILE,
+    pidfd_open_out_of_memory: ENOMEM,
+    pidfd_open_invalid: EINVAL,
+    pidfd_open_no_device: ENODEV
+}
+
+/// A handle whose child is killed when it goes out of scope, so that no test leaves one.
+struct Killed(SharedChild);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        kill_and_wait(&self.0);
+    }
+}
+
+impl std::ops::Deref for Killed {
+    type Target = SharedChild;
+    fn deref(&self) -> &SharedChild {
+        &self.0
+    }
+}
+
+fn sleeper_killed_on_drop(backend: Backend) -> Killed {
+    Killed(sleeper(backend))
+}
+
+#[test]
+fn waitid_does_not_know_pidfds() {
+    // As on Linux 5.3.
+    alone!();
+    watchdog!();
+    let rule = When::Is(0, libc::P_PIDFD);
+    deny(&[Deny { call: libc::SYS_waitid, when: rule, errno: libc::EINVAL }]);
+    assert_served_by(&sleeper_killed_on_drop(BEST), "Thread");
+    exercise(BEST);
+}
+
+#[test]
+fn pidfd_send_signal_not_implemented() {
+    alone!();
+    watchdog!();
+    deny(&[Deny::always(libc::SYS_pidfd_send_signal, libc::ENOSYS)]);
+    assert_served_by(&sleeper_killed_on_drop(BEST), "Pidfd");
+    exercise(BEST);
+}
+
+#[test]
+fn pidfd_send_signal_not_permitted_by_a_sandbox() {
+    alone!();
+    watchdog!();
+    deny(&[Deny::always(libc::SYS_pidfd_send_signal, libc::EPERM)]);
+    assert_served_by(&sleeper_killed_on_drop(BEST), "Pidfd");
+    exercise(BEST);
+    // And after a foreign reap there is still nobody to signal.
+    let (child, stdin) = stoppable(BEST, 7);
+    drop(stdin);
+    linux::reap(child.id());
+    child.kill().unwrap();
+}
+
+/// EPERM can also be the truth; then it is the answer, and nothing else is tried.
+#[test]
+fn a_signal_to_a_child_that_has_changed_its_user() {
+    alone!();
+    watchdog!();
+    if !linux::is_root() {
+        eprintln!("{} skipped: it takes root", function_name!());
+        return;
+    }
+    on_every_backend(|backend| {
+        let child = sleeper_killed_on_drop(backend);
+        let refused = linux::as_nobody(|| child.send_signal(libc::SIGTERM).unwrap_err());
+        assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
+        assert_eq!(child.try_wait().unwrap(), None);
+    });
+}
+
+#[test]
+fn a_kernel_that_keeps_no_status() {
+    // As before Linux 6.15.
+    alone!();
+    watchdog!();
+    let get_info = u32::try_from(libc::_IOWR::<[u64; 8]>(0xff, 11)).unwrap();
+    deny(&[Deny { call: libc::SYS_ioctl, when: When::Is(1, get_info), errno: libc::ENOTTY }]);
+    exercise(BEST);
+    let (child, stdin) = stoppable(BEST, 7);
+    drop(stdin);
+    linux::reap(child.id());
+    for _ in 0..2 {
+        let error = child.wait().unwrap_err();
+        assert!(error.get_ref().unwrap().is::<ReapedElsewhere>(), "{error:?}");
+    }
+}
+
+#[test]
+fn no_proc() {
+    alone!();
+    watchdog!();
+    let path_only = When::Has(2, libc::O_PATH.cast_unsigned());
+    deny(&[
+        Deny::always(libc::SYS_pidfd_open, libc::ENOSYS),
+        Deny { call: libc::SYS_openat, when: path_only, errno: libc::ENOENT },
+    ]);
+    let child = sleeper_killed_on_drop(BEST);
+    assert_served_by(&child, "identity: None");
+    drop(child);
+    exercise(BEST);
+    // Without a new owner of the ID, a foreign reap is noticed all the same.
+    let (child, stdin) = stoppable(BEST, 7);
+    drop(stdin);
+    linux::reap(child.id());
+    child.kill().unwrap();
+    assert!(child.wait().unwrap_err().get_ref().unwrap().is::<ReapedElsewhere>());
+}
+
+#[test]
+fn no_threads() {
+    alone!();
+    watchdog!();
+    // The watchdog's own thread, and the waiters of `exercise`, are started before the filter is
+    // installed; so here is a shorter exercise, of this thread alone.
+    deny(&Deny::threads());
+    assert!(std::thread::Builder::new().spawn(|| ()).is_err(), "the filter works");
+    on_every_backend(|backend| {
+        let (child, stdin) = stoppable(backend, 7);
+        assert_eq!(child.wait_timeout(Duration::from_millis(30)).unwrap(), None);
+        drop(stdin);
+        assert_eq!(wait(&child).code(), Some(7));
+        let child = sleeper(backend);
+        child.kill().unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
+        // Nobody can reap these in the background, so later spawns and drops do.
+        for _ in 0..20 {
+            drop(stoppable(backend, 0));
+        }
+        until("reaped", || {
+            wait(&quick(backend, 0));
+            linux::children().is_empty()
+        });
+        drop(stoppable(backend, 0));
+        until("reaped", || {
+            let (child, stdin) = stoppable(backend, 0);
+            drop(stdin);
+            linux::wait_for_zombie(child.id());
+            drop(child);
+            linux::children().len() < 2
+        });
+        wait(&quick(backend, 0));
+    });
+}
+
+#[test]
+fn no_descriptors() {
+    alone!();
+    watchdog!();
+    // One of those that have a descriptor already, and one that exits meanwhile.
+    let before = sleeper(BEST);
+    let (exits_meanwhile, stdin) = stoppable(BEST, 7);
+    let dropped_meanwhile = sleeper(BEST);
+    let full = NoDescriptors::left();
+    let spawn = |parts: &[&str]| BEST.spawn(helper(parts).stdin(Stdio::inherit())).unwrap();
+    // A live child: a timed wait, and a kill.
+    let child = spawn(&["sleep"]);
+    assert_served_by(&child, "Thread");
+    assert_eq!(child.wait_timeout(Duration::from_millis(5)).unwrap(), None);
+    kill_and_wait(&child);
+    // One that has exited.
+    let child = spawn(&["exit", "7"]);
+    assert_eq!(wait(&child).code(), Some(7));
+    assert_eq!(child.wait_timeout(Duration::ZERO).unwrap().unwrap().code(), Some(7));
+    // Those from before.
+    assert_eq!(before.wait_timeout(Duration::from_millis(5)).unwrap(), None);
+    kill_and_wait(&before);
+    drop(stdin);
+    assert_eq!(wait(&exits_meanwhile).code(), Some(7));
+    // Dropped while nothing can be opened: `before` has freed a descriptor, so fill up first.
+    drop((before, exits_meanwhile));
+    let full_again = NoDescriptors::left();
+    let helped = spawn(&["sleep"]);
+    let pids = [helped.id(), dropped_meanwhile.id()];
+    drop((helped, dropped_meanwhile));
+    for pid in pids {
+        // SAFETY: both are children of this process, and unreaped.
+        unsafe { libc::kill(pid.cast_signed(), libc::SIGKILL) };
+    }
+    drop((full, full_again));
+    until("reaped", || {
+        wait(&spawn(&["exit", "0"]));
+        linux::children().is_empty()
+    });
+}
+
+/// With so and so many free descriptors, either both can spawn or none.
+#[test]
+fn spawning_needs_no_more_descriptors_than_std_does() {
+    alone!();
+    watchdog!();
+    let command = || {
+        let mut command = helper(&["exit", "0"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    };
+    let mut full = NoDescriptors::left();
+    let mut spawned = 0;
+    for free in 0..20 {
+        let of_std = command().spawn().map(|mut child| child.wait().unwrap());
+        let ours = SharedChild::spawn(&mut command()).map(|child| child.wait().unwrap());
+        assert_eq!(ours.is_ok(), of_std.is_ok(), "{free} free: {ours:?}, {of_std:?}");
+        spawned += usize::from(ours.is_ok());
+        full.free_one();
+    }
+    assert!((1..20).contains(&spawned), "the limit was never met, or always: {spawned}");
+}
