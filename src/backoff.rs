@@ -35,10 +35,7 @@ impl Backoff {
             }
             pause = pause.min(left);
         }
-        #[cfg(all(test, loom))]
-        loom::thread::yield_now();
-        #[cfg(not(all(test, loom)))]
-        std::thread::sleep(pause);
+        crate::sync::sleep(pause);
         true
     }
 }

@@ -115,29 +115,14 @@ impl<C: Reap, E: Exit> Lifecycle<C, E> {
     pub(crate) fn try_wait(&self) -> io::Result<Option<ExitStatus>> {
         let mut state = self.0.lock();
         let exit = match &state.life {
-            Life::Unreaped(leash) => &leash.exit,
+            Life::Unreaped(leash) => Arc::clone(&leash.exit),
             Life::Exited(status) => return Ok(Some(*status)),
             Life::Lost => return Err(reaped_elsewhere(state.child.id())),
         };
-        let seen = match exit.look()? {
-            Look::Running => return Ok(None),
-            Look::Exited(seen) => seen,
-            Look::ReapedElsewhere => {
-                let kept = exit.recover();
-                return state.settle(kept).map(Some);
-            }
-        };
-        // What was seen is about this very process; what is reaped goes by its ID. They can differ
-        // only if a foreign reaper got in between these two steps and the ID has a new owner already:
-        // then what was seen is the truth.
-        let exit = Arc::clone(exit);
-        match state.child.reap()? {
-            Reaped::Status(status) => state.settle(Some(seen.unwrap_or(status))).map(Some),
-            Reaped::NotYet if seen.is_none() => Ok(None),
-            Reaped::NotYet | Reaped::NoSuchChild => {
-                state.settle(seen.or_else(|| exit.recover())).map(Some)
-            }
-        }
+        let answer = state.reap_if_exited(&exit);
+        // Unlock before `exit` goes: the last of it closes a descriptor, and nobody need wait for that.
+        drop(state);
+        answer
     }
 
     /// Hands the notice to `send` if the child may still be signalled; otherwise there is nothing to
@@ -176,6 +161,22 @@ impl<C: Reap, E: Exit> Lifecycle<C, E> {
 }
 
 impl<C: Reap, E: Exit> State<C, E> {
+    fn reap_if_exited(&mut self, exit: &E) -> io::Result<Option<ExitStatus>> {
+        // What is seen is about this very process; what is reaped goes by its ID. They can differ only
+        // if a foreign reaper got in between these two steps and the ID has a new owner already: then
+        // what was seen is the truth.
+        let status = match exit.look()? {
+            Look::Running => return Ok(None),
+            Look::Exited(seen) => match self.child.reap()? {
+                Reaped::Status(status) => Some(seen.unwrap_or(status)),
+                Reaped::NotYet if seen.is_none() => return Ok(None),
+                Reaped::NotYet | Reaped::NoSuchChild => seen.or_else(|| exit.recover()),
+            },
+            Look::ReapedElsewhere => exit.recover(),
+        };
+        self.settle(status).map(Some)
+    }
+
     /// The child has been reaped, by whomever: remember what there is to know.
     fn settle(&mut self, status: Option<ExitStatus>) -> io::Result<ExitStatus> {
         self.life.disarm();

@@ -1,1 +1,295 @@
+//! Every interleaving of the lifecycle, by loom: `ci/model` runs this, and shows that it finds the
+//! faults which it is there to find.
+//!
+//! The child and its exit notice are mocked at their most treacherous: the process ID has a new owner
+//! the moment the child is reaped, a signal goes to whoever owns the ID, and a reap takes what it gets.
 
+use crate::exit::{Exit, Look, Reap, Reaped};
+use crate::lifecycle::Lifecycle;
+use loom::sync::{Arc, Condvar, Mutex, MutexGuard};
+use loom::thread;
+use std::io;
+use std::process::ExitStatus;
+use std::time::Instant;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Running,
+    Zombie,
+    /// The ID means a stranger now.
+    Reaped,
+}
+
+#[derive(Debug)]
+struct Process {
+    phase: Phase,
+    status: i32,
+    /// Reaps by the lifecycle.
+    reaps: usize,
+    /// Handed to the background reaper.
+    abandoned: usize,
+}
+
+/// What there is outside the program: one process, and who has its ID.
+#[derive(Debug)]
+struct World {
+    process: Mutex<Process>,
+    exited: Condvar,
+    /// Whether the kernel keeps the status of what was reaped elsewhere.
+    keeps_status: bool,
+}
+
+const BY_ITSELF: i32 = 7 << 8;
+const KILLED: i32 = 9;
+
+impl World {
+    fn new(keeps_status: bool) -> Arc<Self> {
+        let process = Process { phase: Phase::Running, status: 0, reaps: 0, abandoned: 0 };
+        Arc::new(Self { process: Mutex::new(process), exited: Condvar::new(), keeps_status })
+    }
+
+    fn process(&self) -> MutexGuard<'_, Process> {
+        self.process.lock().unwrap()
+    }
+
+    /// Says whether it was this that ended it.
+    fn exit(&self, status: i32) -> bool {
+        let mut process = self.process();
+        let running = process.phase == Phase::Running;
+        if running {
+            process.phase = Phase::Zombie;
+            process.status = status;
+            self.exited.notify_all();
+        }
+        running
+    }
+
+    /// What a `waitpid(-1)` somewhere does.
+    fn reap_elsewhere(&self) {
+        self.process().phase = Phase::Reaped;
+    }
+}
+
+fn status(raw: i32) -> ExitStatus {
+    std::os::unix::process::ExitStatusExt::from_raw(raw)
+}
+
+#[derive(Debug)]
+struct MockChild(Arc<World>);
+
+impl Reap for MockChild {
+    fn reap(&mut self) -> io::Result<Reaped> {
+        let mut process = self.0.process();
+        match process.phase {
+            Phase::Running => Ok(Reaped::NotYet),
+            Phase::Zombie => {
+                process.phase = Phase::Reaped;
+                process.reaps += 1;
+                Ok(Reaped::Status(status(process.status)))
+            }
+            Phase::Reaped => Ok(Reaped::NoSuchChild),
+        }
+    }
+
+    fn id(&self) -> u32 {
+        1
+    }
+}
+
+/// An exit notice, by ID: of a stranger it knows no better than to signal it.
+#[derive(Debug)]
+struct MockExit(Arc<World>);
+
+impl MockExit {
+    fn kill(&self) -> io::Result<()> {
+        // A foreign reap is for the notice to find out; our own is for the lifecycle to prevent.
+        assert!(self.0.process().reaps == 0, "a stranger was signalled");
+        self.0.exit(KILLED);
+        Ok(())
+    }
+
+    fn kill_what_is_left(&self) -> io::Result<()> {
+        panic!("settled, and yet signalled");
+    }
+}
+
+impl Exit for MockExit {
+    fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
+        let mut process = self.0.process();
+        while process.phase == Phase::Running {
+            if deadline.is_some() {
+                // It has passed: any deadline may have, when the scheduler says so.
+                return Ok(false);
+            }
+            process = self.0.exited.wait(process).unwrap();
+        }
+        Ok(true)
+    }
+
+    fn look(&self) -> io::Result<Look> {
+        let process = self.0.process();
+        assert!(process.reaps == 0, "asked about a stranger");
+        Ok(match process.phase {
+            Phase::Running => Look::Running,
+            Phase::Zombie => Look::Exited(None),
+            Phase::Reaped => Look::ReapedElsewhere,
+        })
+    }
+
+    fn recover(&self) -> Option<ExitStatus> {
+        let process = self.0.process();
+        assert!(process.phase == Phase::Reaped);
+        self.0.keeps_status.then(|| status(process.status))
+    }
+
+    fn settled(&self) {}
+
+    fn abandon(this: &crate::sync::Arc<Self>) {
+        let mut process = this.0.process();
+        assert!(process.reaps == 0, "a reaped child was abandoned");
+        process.abandoned += 1;
+    }
+}
+
+type Shared = Arc<Lifecycle<MockChild, MockExit>>;
+
+fn spawn(world: &Arc<World>) -> Shared {
+    let (child, exit) = (MockChild(Arc::clone(world)), MockExit(Arc::clone(world)));
+    Arc::new(Lifecycle::unreaped(child, exit))
+}
+
+fn on_a_thread<T: 'static>(
+    child: &Shared,
+    run: impl FnOnce(&Lifecycle<MockChild, MockExit>) -> T + 'static,
+) -> thread::JoinHandle<T> {
+    let child = Arc::clone(child);
+    thread::spawn(move || run(&child))
+}
+
+fn exit_on_a_thread(world: &Arc<World>) -> thread::JoinHandle<bool> {
+    let world = Arc::clone(world);
+    thread::spawn(move || world.exit(BY_ITSELF))
+}
+
+#[test]
+fn waiters_and_a_kill() {
+    loom::model(|| {
+        let world = World::new(false);
+        let child = spawn(&world);
+        let waiter = on_a_thread(&child, |child| child.wait(None).unwrap().unwrap());
+        let poller = on_a_thread(&child, |child| child.try_wait().unwrap());
+        child.signal(MockExit::kill).unwrap();
+        let seen = waiter.join().unwrap();
+        assert_eq!(seen, status(KILLED));
+        assert!(poller.join().unwrap().is_none_or(|polled| polled == seen));
+        assert_eq!(child.try_wait().unwrap(), Some(seen));
+        assert_eq!(world.process().reaps, 1);
+    });
+}
+
+#[test]
+fn a_kill_against_an_exit_against_a_wait() {
+    loom::model(|| {
+        let world = World::new(false);
+        let child = spawn(&world);
+        let exit = exit_on_a_thread(&world);
+        let waiter = on_a_thread(&child, |child| child.wait(None).unwrap().unwrap());
+        child.signal(MockExit::kill).unwrap();
+        let seen = waiter.join().unwrap();
+        let by_itself = exit.join().unwrap();
+        assert_eq!(seen, status(if by_itself { BY_ITSELF } else { KILLED }));
+        assert_eq!(world.process().reaps, 1);
+    });
+}
+
+#[test]
+fn a_kill_after_a_wait_in_another_thread() {
+    loom::model(|| {
+        let world = World::new(false);
+        world.exit(BY_ITSELF);
+        let child = spawn(&world);
+        let poller = on_a_thread(&child, |child| child.try_wait().unwrap());
+        let killer = on_a_thread(&child, |child| child.signal(MockExit::kill));
+        killer.join().unwrap().unwrap();
+        assert_eq!(poller.join().unwrap(), Some(status(BY_ITSELF)), "it had exited");
+        assert_eq!(child.wait(None).unwrap(), Some(status(BY_ITSELF)));
+    });
+}
+
+#[test]
+fn a_wait_that_gives_up_beside_one_that_does_not() {
+    loom::model(|| {
+        let world = World::new(false);
+        let child = spawn(&world);
+        let exit = exit_on_a_thread(&world);
+        let brief = on_a_thread(&child, |child| child.wait(Some(Instant::now())).unwrap());
+        let seen = child.wait(None).unwrap().unwrap();
+        assert!(brief.join().unwrap().is_none_or(|brief| brief == seen));
+        exit.join().unwrap();
+        assert_eq!(world.process().reaps, 1);
+    });
+}
+
+#[test]
+fn a_drop_against_an_exit_against_a_wait() {
+    loom::model(|| {
+        let world = World::new(false);
+        let child = spawn(&world);
+        let exit = exit_on_a_thread(&world);
+        let brief = on_a_thread(&child, |child| child.wait(Some(Instant::now())).unwrap());
+        drop(child);
+        let seen = brief.join().unwrap();
+        exit.join().unwrap();
+        let process = world.process();
+        assert_eq!(process.reaps, usize::from(seen.is_some()));
+        assert_eq!(process.reaps + process.abandoned, 1, "exactly one has the duty to reap");
+    });
+}
+
+#[test]
+fn into_inner_abandons_nothing() {
+    loom::model(|| {
+        let world = World::new(false);
+        let child = spawn(&world);
+        let exit = exit_on_a_thread(&world);
+        on_a_thread(&child, |child| child.try_wait().unwrap()).join().unwrap();
+        let child = Arc::try_unwrap(child).expect("the only one").into_inner();
+        exit.join().unwrap();
+        drop(child);
+        assert_eq!(world.process().abandoned, 0);
+    });
+}
+
+/// Whoever reaps, all waiters agree, and what is settled stays.
+fn a_foreign_reaper(keeps_status: bool) {
+    loom::model(move || {
+        let world = World::new(keeps_status);
+        world.exit(BY_ITSELF);
+        let child = spawn(&world);
+        let foreign = {
+            let world = Arc::clone(&world);
+            thread::spawn(move || world.reap_elsewhere())
+        };
+        let poller = on_a_thread(&child, |child| child.try_wait().map(Option::unwrap));
+        let answer = child.wait(None).map(Option::unwrap);
+        foreign.join().unwrap();
+        child.signal(MockExit::kill_what_is_left).unwrap();
+        let answers = [answer, poller.join().unwrap(), child.try_wait().map(Option::unwrap)];
+        let ours = world.process().reaps == 1;
+        for answer in answers {
+            assert_eq!(answer.ok(), (ours || keeps_status).then(|| status(BY_ITSELF)));
+        }
+        drop(child);
+        assert_eq!(world.process().abandoned, 0);
+    });
+}
+
+#[test]
+fn a_foreign_reaper_and_a_kernel_that_forgets() {
+    a_foreign_reaper(false);
+}
+
+#[test]
+fn a_foreign_reaper_and_a_kernel_that_remembers() {
+    a_foreign_reaper(true);
+}

@@ -34,3 +34,12 @@ impl<T> Mutex<T> {
         self.0.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
+
+/// Sleeps; under the model there is no time, and another thread runs.
+#[cfg(not(all(test, loom)))]
+pub(crate) use std::thread::sleep;
+
+#[cfg(all(test, loom))]
+pub(crate) fn sleep(_: std::time::Duration) {
+    loom::thread::yield_now();
+}

@@ -4,7 +4,7 @@ use shared_child::SharedChild;
 use shared_child::seam::Backend;
 use std::io;
 use std::ops::{Deref, DerefMut};
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,9 +161,10 @@ pub(crate) fn short_lived() -> Command {
     Command::new("/bin/true")
 }
 
-/// A program that outlives a measurement, and not by much.
+/// A program that outlives a measurement, and not by much. It holds no pipe of its parent's: should
+/// that be killed, whoever reads from it hears of it.
 pub(crate) fn long_lived() -> Command {
     let mut command = Command::new("sleep");
-    command.arg("1000");
+    command.arg("1000").stdin(Stdio::null()).stdout(Stdio::null());
     command
 }

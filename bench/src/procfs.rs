@@ -13,8 +13,8 @@ pub(crate) fn threads() -> io::Result<usize> {
     Ok(fs::read_dir("/proc/self/task")?.count())
 }
 
-/// Returns when all threads but this one have been found blocked twice in a row. Gives up after half a
-/// minute.
+/// Returns when all threads but this one have been found blocked twice in a row. Gives up after
+/// half a minute.
 pub(crate) fn until_others_sleep() -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(30);
     let mut found = 0;

@@ -8,8 +8,8 @@ use crate::report::{Compare, Figure, Interval, Row};
 pub(crate) struct Rounds(Vec<(Who, Vec<Vec<f64>>)>);
 
 impl Rounds {
-    /// Runs every contender once a round, each time in another order, so that none always follows the
-    /// same one. A first round goes uncounted: it warms caches.
+    /// Runs every contender once a round, each time in another order, so that none always follows
+    /// the same one. A first round goes uncounted: it warms caches.
     pub(crate) fn run(
         contenders: &[Who],
         rounds: usize,

@@ -1,8 +1,8 @@
 //! 800 timed waits: what they cost while other children come and go.
 //!
 //! Every contender's 800 threads wait in one process, each for a child of its own that lives on.
-//! Meanwhile the process spawns other children, one after the other, with std. The CPU time that the
-//! process spends on each is set against the same without any waiters.
+//! Meanwhile the process spawns other children, one after the other, with std. The CPU time that
+//! the process spends on each is set against the same without any waiters.
 
 use crate::cli::{Effort, Result};
 use crate::contender::{Who, long_lived, short_lived};

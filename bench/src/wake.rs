@@ -5,8 +5,8 @@
 //! all. It is released by another thread, once the waiting one, and any helper, is blocked in the
 //! kernel.
 //!
-//! The main thread is the one that waits: Linux prefers it for the delivery of SIGCHLD, so that is the
-//! best case for shared_child 1.1.2. All but std wait with a timeout.
+//! The main thread is the one that waits: Linux prefers it for the delivery of SIGCHLD, so that is
+//! the best case for shared_child 1.1.2. All but std wait with a timeout.
 
 use crate::cli::{Effort, Result};
 use crate::contender::{Fallback, Handle, Killed, Ours, Peer, Who};
@@ -25,14 +25,14 @@ pub(crate) const CHILD: &str = "__child";
 
 pub(crate) const KIND: &str = "wake";
 
-/// Samples a round, after two that go uncounted. Each round has a fresh process, so that what luck it
-/// has with its memory does not last.
+/// Samples a round, after two that go uncounted. Each round has a fresh process, so that what luck
+/// it has with its memory does not last.
 const SAMPLES: usize = 10;
 const WARM_UP: usize = 2;
 
 pub(crate) fn measure(effort: Effort) -> Result<Vec<Row>> {
     let contenders = [Who::Std, Who::Ours, Who::Fallback, Who::Peer];
-    let rounds = Rounds::run(&contenders, effort.pick(6, 60), |who| {
+    let rounds = Rounds::run(&contenders, effort.pick(6, 120), |who| {
         let samples = Worker::start(KIND, who)?.ask(WARM_UP + SAMPLES)?;
         Ok(samples[WARM_UP..].to_vec())
     })?;

@@ -1,9 +1,9 @@
 //! Contenders in processes of their own.
 //!
-//! shared_child 1.1.2 installs a SIGCHLD handler at its first timed wait, and leaves it there. In one
-//! process with the others it would interrupt their waits too. So where timed waits are measured, each
-//! contender runs in a worker process: this program, started again. Asked for so many samples, it takes
-//! them while the others sleep.
+//! shared_child 1.1.2 installs a SIGCHLD handler at its first timed wait, and leaves it there. In
+//! one process with the others it would interrupt their waits too. So where timed waits are
+//! measured, each contender runs in a worker process: this program, started again. Asked for so
+//! many samples, it takes them while the others sleep.
 
 use crate::cli::Result;
 use crate::contender::Who;
@@ -70,8 +70,8 @@ pub(crate) fn serve(kind: &str, who: &str) -> Result<()> {
     Ok(())
 }
 
-/// The last resort against hanging: ends this process if it does not call this again, or end, within
-/// the time that any measurement needs several times over.
+/// The last resort against hanging: ends this process if it does not call this again, or end,
+/// within the time that any measurement needs several times over.
 pub(crate) fn limit_time() {
     // SAFETY: `alarm` takes an integer. Nothing here handles SIGALRM, which then ends the process.
     unsafe { libc::alarm(900) };

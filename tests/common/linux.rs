@@ -258,3 +258,45 @@ pub(crate) fn as_nobody<T: Send>(run: impl FnOnce() -> T + Send) -> T {
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
+
+/// Has another process trace this one, and returns once it does. What it returns lets the process go,
+/// dead or alive.
+pub(crate) fn trace_from_a_fork(pid: u32) -> impl FnOnce() {
+    let (attached, says_attached) = std::io::pipe().expect("a pipe");
+    let (waits_for_release, release) = std::io::pipe().expect("a pipe");
+    // SAFETY: the child makes system calls only, none of which needs a lock, and leaves by `_exit`.
+    let tracer = unsafe {
+        match libc::fork() {
+            -1 => panic!("fork: {}", std::io::Error::last_os_error()),
+            0 => {
+                drop(release);
+                // PTRACE_SEIZE does not stop it. A tracer that ends lets go of all that it traces.
+                if libc::ptrace(libc::PTRACE_SEIZE, pid.cast_signed(), 0, 0) == 0 {
+                    drop(says_attached);
+                    let _ = std::io::Read::read(&mut &waits_for_release, &mut [0]);
+                }
+                libc::_exit(0)
+            }
+            pid => pid.cast_unsigned(),
+        }
+    };
+    drop(says_attached);
+    let _ = std::io::read_to_string(attached);
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("/proc");
+    assert!(status.contains(&format!("TracerPid:\t{tracer}")), "not traced: {status}");
+    move || {
+        drop(release);
+        reap(tracer);
+    }
+}
+
+/// The CPU time that this process has used.
+pub(crate) fn cpu_time() -> std::time::Duration {
+    // SAFETY: the struct outlives the call.
+    let time = unsafe {
+        let mut time = std::mem::zeroed();
+        assert_eq!(libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time), 0);
+        time
+    };
+    std::time::Duration::new(time.tv_sec.cast_unsigned(), time.tv_nsec.cast_unsigned() as u32)
+}
