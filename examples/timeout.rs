@@ -7,16 +7,16 @@
 //! - a waiting thread is blocked in [`SharedChild::wait`] and reports the exit;
 //! - a signal thread reports the signals that are meant for the command;
 //! - the main thread waits for either, or for the deadline, and is the only one that decides. It
-//!   signals the command through the same [`SharedChild`] that the other thread is waiting for. That
-//!   is safe at any time: a signal that comes too late for the command reaches nobody at all,
+//!   signals the command through the same [`SharedChild`] that the other thread waits for. That is
+//!   safe at any time: a signal that comes too late for the command reaches nobody at all,
 //!   whereas with a bare process ID it could reach a stranger.
 //!
 //! Known differences from GNU: no hexadecimal durations; the command always starts with SIGPIPE at
 //! its default and no signal blocked, and with `/dev/null` for a standard stream that was closed
 //! (all three are what the standard library does); a script without `#!` runs only if it is named
-//! by a path. Like coreutils since 9.9, but unlike earlier ones, this leaves alone signals that it
-//! was started with ignored (`nohup timeout …`), and passes on SIGUSR1 and SIGUSR2 as well. On
-//! Windows there are no signals: the command is terminated, and only the command.
+//! by a path. Unlike coreutils 9.1, this leaves alone signals that it was started with ignored
+//! (`nohup timeout …`), and passes on SIGUSR1 and SIGUSR2 as well. On Windows
+//! there are no signals: the command is terminated, and only the command.
 
 use lexopt::{Arg, Parser};
 use platform::Signal;
@@ -175,6 +175,7 @@ fn parse_duration(text: &str) -> Option<Duration> {
 
 enum Event {
     Exited(io::Result<ExitStatus>),
+    #[allow(dead_code)] // on Windows
     Received(Signal),
     TimeIsUp,
 }
@@ -248,8 +249,8 @@ impl Monitor {
             Some(at) => self.events.recv_timeout(at.saturating_duration_since(Instant::now())).ok(),
             None => self.events.recv().ok(),
         };
-        // A command that is done has not timed out, even if on a busy machine the waiting thread has
-        // not come round to saying so.
+        // A command that is done has not timed out, even if on a busy machine the waiting thread
+        // has not come round to saying so.
         event.unwrap_or_else(|| match self.child.try_wait() {
             Ok(None) => Event::TimeIsUp,
             exited => Event::Exited(exited.map(|status| status.expect("None is handled above"))),
@@ -396,14 +397,14 @@ mod platform {
         }
         // Ignored, it would be so in the command too, and take the status of its own children away.
         set_action(libc::SIGCHLD, libc::SIG_DFL);
-        // Signals that somebody has had ignored (nohup, a shell's background job) stay so, for us and
-        // for the command. All the others are caught, not ignored: exec makes caught signals default
-        // again, so that the command starts with clean ones.
+        // Signals that somebody has had ignored (nohup, a shell's background job) stay so, for us
+        // and for the command. All the others are caught, not ignored: exec makes caught signals
+        // default again, so that the command starts with clean ones.
         let mut caught: Vec<c_int> = PASSED_ON.to_vec();
         caught.extend([libc::SIGALRM, options.signal.0]);
         caught.retain(|signal| !is_ignored(*signal));
-        // The command may read from or write to the terminal as a background process. The signal for
-        // that goes to the whole group: it is to stop the command, but not us and our clock.
+        // The command may read from or write to the terminal as a background process. The signal
+        // for that goes to the whole group: it is to stop the command, but not us and our clock.
         caught.extend([libc::SIGTTIN, libc::SIGTTOU]);
         // SIGCHLD also means that the command has stopped: to pass it on would wake the command up.
         caught.retain(|signal| !FORBIDDEN.contains(signal) && ![0, libc::SIGCHLD].contains(signal));
@@ -460,8 +461,8 @@ mod platform {
     /// Signals the group, which we are in ourselves: KILL ends us as well, and that is the status
     /// our parent sees.
     fn send_to_group(signal: c_int) {
-        // Ignored before it is sent, lest we pass it on to the group for ever; and for good, lest we
-        // play ping-pong with a command that does the same (`trap 'kill 0' TERM` in a shell).
+        // Ignored before it is sent, lest we pass it on to the group for ever; and for good, lest
+        // we play ping-pong with a command that does the same (`trap 'kill 0' TERM` in a shell).
         if signal != libc::SIGCHLD {
             set_action(signal, libc::SIG_IGN);
         }
@@ -473,8 +474,8 @@ mod platform {
     /// Does nothing for what cannot be set, such as SIGKILL.
     fn set_action(signal: c_int, action: libc::sighandler_t) {
         debug_assert!([libc::SIG_DFL, libc::SIG_IGN].contains(&action));
-        // SAFETY: neither default nor ignored is a function, so nothing of ours comes to run inside a
-        // signal handler. An invalid signal is refused with EINVAL.
+        // SAFETY: neither default nor ignored is a function, so nothing of ours comes to run inside
+        // a signal handler. An invalid signal is refused with EINVAL.
         unsafe { libc::signal(signal, action) };
     }
 

@@ -1,9 +1,10 @@
 //! The example `timeout`, as its users meet it: every option, every exit status, every signal, and
 //! side by side with the `timeout` of GNU coreutils where that is installed.
 //!
-//! No test relies on speed. A command that is to time out runs for ever; one that is not to time out
-//! is quick and has (practically) for ever. A command says when it is ready. All that a test starts
-//! is in one process group and holds the test's pipes, so that their end proves that nobody is left.
+//! No test relies on speed. A command that is to time out runs for ever; one that is not to time
+//! out is quick and has (practically) for ever. A command says when it is ready. All that a test
+//! starts is in one process group and holds the test's pipes, so that their end proves that nobody
+//! is left.
 #![cfg(unix)]
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process_group, setrlimit};
@@ -368,9 +369,11 @@ fn signals_are_passed_on() {
     assert_eq!(running.finish().status.signal(), Some(Signal::PROF.as_raw()));
 }
 
+// These two run in circles rather than wait for a `sleep`: what a shell with a trap forks loses a
+// signal that comes before it has taken the trap away.
 #[test]
 fn command_that_handles_the_signal() {
-    let script = "trap 'echo got; exit 9' TERM; echo ready; sleep 1000 & wait";
+    let script = "trap 'echo got; exit 9' TERM; echo ready; while :; do :; done";
     let (running, _) = ready(&["1000"], script);
     running.signal(Signal::TERM);
     let outcome = running.finish();
@@ -379,7 +382,7 @@ fn command_that_handles_the_signal() {
 
 #[test]
 fn command_that_signals_the_group_in_turn() {
-    let script = "trap 'trap \"\" TERM; kill 0; exit 9' TERM; echo ready; sleep 1000 & wait";
+    let script = "trap 'trap \"\" TERM; kill 0; exit 9' TERM; echo ready; while :; do :; done";
     let (running, _) = ready(&["1000"], script);
     running.signal(Signal::TERM);
     assert_eq!(running.finish().code(), 9);
@@ -592,18 +595,8 @@ fn same_statuses_as_gnu() {
         let (theirs, own) = (start(&gnu, args).finish(), timeout(args));
         assert_eq!(own.status, theirs.status, "timeout {args:?}: {}{}", own.err, theirs.err);
     }
-    for (options, signal) in
-        [("-v", Signal::TERM), ("-k1000", Signal::INT), ("-k.05", Signal::TERM)]
-    {
-        let script = if options == "-k.05" { IGNORES_TERM } else { FOREVER };
-        let end = |program: PathBuf| {
-            let running = start(program, [options, "1000", "sh", "-c", script]);
-            running.line();
-            running.signal(signal);
-            running.finish().status
-        };
-        assert_eq!(end(ours()), end(gnu.clone()), "{options} {signal:?}");
-    }
+    // Nothing here signals timeout itself: that of coreutils 9.1 ends at once, and its command
+    // lives on, if the signal comes before fork(2) has told it the process ID.
 }
 
 fn gnu_timeout() -> Option<PathBuf> {
