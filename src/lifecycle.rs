@@ -12,6 +12,9 @@
 //! - *reap*, last and once: after it, the kernel may give the process ID to a stranger. So the state
 //!   turns to `Exited` before the lock is released, and no signal, look or reap happens ever after.
 //!
+//! A mechanism that goes by the process ID has waiters that rely on it while they block. As long as
+//! there are any, an exit is told but not reaped; each looks again on its way out, and the last reaps.
+//!
 //! Waiters block outside the lock, in [`Exit::wait`], which does not reap. Each waits for itself: there
 //! is no leader whose fate the others share. A waiter holds an `Arc` of the notice, so the descriptor
 //! it blocks on stays open until it has left, although whoever reaps drops the state's own `Arc`.
@@ -30,6 +33,8 @@ pub(crate) struct Lifecycle<C, E: Exit>(Mutex<State<C, E>>);
 struct State<C, E: Exit> {
     child: C,
     life: Life<E>,
+    /// The status of a child that could not be reaped yet. It has been told, so it stands.
+    held: Option<ExitStatus>,
 }
 
 #[derive(Debug)]
@@ -69,18 +74,21 @@ impl<E: Exit> Life<E> {
 impl<C: Reap, E: Exit> Lifecycle<C, E> {
     /// A child that nobody has reaped, as far as the caller knows.
     pub(crate) fn unreaped(child: C, exit: E) -> Self {
-        let leash = Leash { exit: Arc::new(exit), armed: true };
-        Self(Mutex::new(State { child, life: Life::Unreaped(leash) }))
+        Self::with(child, Life::Unreaped(Leash { exit: Arc::new(exit), armed: true }))
     }
 
     /// A child whose status is known already.
     pub(crate) fn exited(child: C, status: ExitStatus) -> Self {
-        Self(Mutex::new(State { child, life: Life::Exited(status) }))
+        Self::with(child, Life::Exited(status))
     }
 
     /// A child that somebody else has reaped.
     pub(crate) fn lost(child: C) -> Self {
-        Self(Mutex::new(State { child, life: Life::Lost }))
+        Self::with(child, Life::Lost)
+    }
+
+    fn with(child: C, life: Life<E>) -> Self {
+        Self(Mutex::new(State { child, life, held: None }))
     }
 
     /// Blocks until the child has exited, or until the deadline (`None`). Looks at least once.
@@ -172,7 +180,11 @@ impl<C: Reap, E: Exit> State<C, E> {
                 Reaped::NotYet if seen.is_none() => return Ok(None),
                 Reaped::NotYet | Reaped::NoSuchChild => seen.or_else(|| exit.recover()),
             },
-            Look::ReapedElsewhere => exit.recover(),
+            Look::Held(status) => {
+                self.held = Some(status);
+                return Ok(Some(status));
+            }
+            Look::ReapedElsewhere => exit.recover().or(self.held),
         };
         self.settle(status).map(Some)
     }

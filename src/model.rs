@@ -28,6 +28,8 @@ struct Process {
     reaps: usize,
     /// Handed to the background reaper.
     abandoned: usize,
+    /// Waiters that rely on the process ID. (None are counted where there is a descriptor.)
+    inside: usize,
 }
 
 /// What there is outside the program: one process, and who has its ID.
@@ -44,7 +46,8 @@ const KILLED: i32 = 9;
 
 impl World {
     fn new(keeps_status: bool) -> Arc<Self> {
-        let process = Process { phase: Phase::Running, status: 0, reaps: 0, abandoned: 0 };
+        let process =
+            Process { phase: Phase::Running, status: 0, reaps: 0, abandoned: 0, inside: 0 };
         Arc::new(Self { process: Mutex::new(process), exited: Condvar::new(), keeps_status })
     }
 
@@ -116,13 +119,22 @@ impl MockExit {
 impl Exit for MockExit {
     fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
         let mut process = self.0.process();
+        if process.phase != Phase::Running {
+            return Ok(true);
+        }
+        if deadline.is_some() {
+            // It has passed: any deadline may have, when the scheduler says so.
+            return Ok(false);
+        }
+        process.inside += 1;
+        drop(process);
+        // Here it is held up, on its way into the system call.
+        let mut process = self.0.process();
         while process.phase == Phase::Running {
-            if deadline.is_some() {
-                // It has passed: any deadline may have, when the scheduler says so.
-                return Ok(false);
-            }
             process = self.0.exited.wait(process).unwrap();
         }
+        assert!(process.reaps == 0, "reaped while somebody relied on its ID");
+        process.inside -= 1;
         Ok(true)
     }
 
@@ -131,6 +143,7 @@ impl Exit for MockExit {
         assert!(process.reaps == 0, "asked about a stranger");
         Ok(match process.phase {
             Phase::Running => Look::Running,
+            Phase::Zombie if process.inside > 0 => Look::Held(status(process.status)),
             Phase::Zombie => Look::Exited(None),
             Phase::Reaped => Look::ReapedElsewhere,
         })
@@ -257,6 +270,22 @@ fn into_inner_abandons_nothing() {
         exit.join().unwrap();
         drop(child);
         assert_eq!(world.process().abandoned, 0);
+    });
+}
+
+/// A status that was told while a waiter relied on the process ID stands, even if somebody else reaps
+/// before that waiter is out.
+#[test]
+fn a_status_that_was_told_stands() {
+    loom::model(|| {
+        let world = World::new(false);
+        let child = spawn(&world);
+        let waiter = on_a_thread(&child, |child| child.wait(None));
+        world.exit(BY_ITSELF);
+        assert_eq!(child.try_wait().unwrap(), Some(status(BY_ITSELF)));
+        world.reap_elsewhere();
+        assert_eq!(waiter.join().unwrap().unwrap(), Some(status(BY_ITSELF)));
+        assert_eq!(child.try_wait().unwrap(), Some(status(BY_ITSELF)));
     });
 }
 

@@ -186,7 +186,7 @@ fn a_kernel_that_keeps_no_status() {
 fn no_proc() {
     alone!();
     watchdog!();
-    let path_only = When::Has(2, libc::O_PATH.cast_unsigned());
+    let path_only = When::Has(2, libc::O_PATH as u32);
     deny(&[
         Deny::always(libc::SYS_pidfd_open, libc::ENOSYS),
         Deny { call: libc::SYS_openat, when: path_only, errno: libc::ENOENT },
@@ -271,7 +271,7 @@ fn no_descriptors() {
     drop((helped, dropped_meanwhile));
     for pid in pids {
         // SAFETY: both are children of this process, and unreaped.
-        unsafe { libc::kill(pid.cast_signed(), libc::SIGKILL) };
+        unsafe { libc::kill(linux::pid_t(pid), libc::SIGKILL) };
     }
     drop((full, full_again));
     until("reaped", || {

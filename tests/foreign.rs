@@ -252,7 +252,7 @@ fn no_handler_and_no_mask_is_changed_and_nobody_is_interrupted() {
     alone!();
     watchdog!();
     let before = signals();
-    let (read, write) = io::pipe().unwrap();
+    let (read, write) = std::os::unix::net::UnixStream::pair().unwrap();
     thread::scope(|scope| {
         let reader = scope.spawn(move || {
             use std::os::fd::AsRawFd;

@@ -83,24 +83,20 @@ pub(super) fn waitid(kind: libc::idtype_t, id: u32, options: c_int) -> io::Resul
     {
         return Ok(Look::Running);
     }
-    Ok(Look::Exited(status(&info)))
+    Ok(Look::Exited(Some(status(&info))))
 }
 
-/// The `wait` status that `waitid` tells in two fields.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn status(info: &libc::siginfo_t) -> Option<ExitStatus> {
+/// The `wait` status that `waitid` tells in two fields. All systems put it together in the same way,
+/// but for Haiku.
+fn status(info: &libc::siginfo_t) -> ExitStatus {
     use std::os::unix::process::ExitStatusExt;
     // SAFETY: `si_status` is set for every SIGCHLD, and this is one.
     let status = unsafe { info.si_status() };
-    Some(ExitStatus::from_raw(match info.si_code {
-        libc::CLD_EXITED => (status & 0xff) << 8,
-        libc::CLD_DUMPED => status | 0x80,
-        _ => status,
-    }))
-}
-
-/// Elsewhere the layout of a `wait` status is the system's own affair; the reap tells it.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn status(_: &libc::siginfo_t) -> Option<ExitStatus> {
-    None
+    let (of_code, of_signal, core) =
+        if cfg!(target_os = "haiku") { (0, 8, 0x1_0000) } else { (8, 0, 0x80) };
+    ExitStatus::from_raw(match info.si_code {
+        libc::CLD_EXITED => (status & 0xff) << of_code,
+        libc::CLD_DUMPED => status << of_signal | core,
+        _ => status << of_signal,
+    })
 }

@@ -58,7 +58,7 @@ impl Kqueue {
         // Registered with a stranger? Only if somebody else has reaped the child already.
         match by_pid::look(pid) {
             Ok(Look::ReapedElsewhere) | Err(_) => None,
-            Ok(Look::Running | Look::Exited(_)) => Some(Self { queue, pid, identity, late }),
+            Ok(_) => Some(Self { queue, pid, identity, late }),
         }
     }
 
@@ -104,14 +104,14 @@ impl Kqueue {
     pub(crate) fn signal(&self, signal: c_int) -> io::Result<()> {
         match self.look()? {
             Look::Running => by_pid::signal(self.pid, signal),
-            Look::Exited(_) | Look::ReapedElsewhere => Ok(()),
+            Look::Exited(_) | Look::Held(_) | Look::ReapedElsewhere => Ok(()),
         }
     }
 
     pub(crate) fn reap(&self) -> bool {
         match self.look() {
             Ok(Look::Running) => false,
-            Ok(Look::Exited(_)) => by_pid::reap(self.pid),
+            Ok(Look::Exited(_) | Look::Held(_)) => by_pid::reap(self.pid),
             Ok(Look::ReapedElsewhere) | Err(_) => true,
         }
     }

@@ -108,6 +108,10 @@ pub(crate) enum Look {
     /// It has exited and can be reaped. The status is the kernel's own word on this very process,
     /// where the mechanism gives one.
     Exited(Option<ExitStatus>),
+    /// It has exited with this status, but must not be reaped yet: somebody in [`wait`](Exit::wait)
+    /// relies on its process ID, and will look again on the way out.
+    #[cfg_attr(windows, expect(dead_code, reason = "nobody relies on the ID, there"))]
+    Held(ExitStatus),
     /// It was reaped, and not by us.
     #[cfg_attr(windows, expect(dead_code, reason = "nobody can, there"))]
     ReapedElsewhere,

@@ -43,8 +43,8 @@ impl Pidfd {
         let fd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
         let pidfd = Self { fd, pid };
         match pidfd.waitid() {
-            Ok(Look::Running | Look::Exited(_)) => Some(pidfd),
             Ok(Look::ReapedElsewhere) | Err(_) => None,
+            Ok(_) => Some(pidfd),
         }
     }
 
@@ -106,7 +106,7 @@ impl Pidfd {
         }
         match self.look()? {
             Look::Running => by_pid::signal(self.pid, signal),
-            Look::Exited(_) | Look::ReapedElsewhere => Ok(()),
+            _ => Ok(()),
         }
     }
 

@@ -1,15 +1,23 @@
-//! Where nothing better serves: a helper thread in `waitid(WNOWAIT)`, and a condvar.
+//! Where nothing better serves: `waitid(WNOWAIT)`, by the process ID.
 //!
 //! It serves illumos, Solaris, Android, Haiku and others, Linux before 5.4 or in a sandbox without
-//! pidfds, and every Unix whose descriptor table is full. The thread is started by the first wait that
-//! has to block, one for all waiters of the child, and ends when the child has exited.
+//! pidfds, and every Unix whose descriptor table is full.
 //!
-//! Why does no waiter enter `waitid` itself, not even one without a deadline? Because it would have to
-//! do so after releasing the lock under which it learnt that the child is unreaped. If it is held up
-//! there, another thread may reap, the ID may go to another child of this program, and the waiter
-//! blocks until *that* exits. The helper can be held up in the same way, but nobody depends on it:
-//! whoever reaps calls [`Thread::settled`], and that wakes every waiter. A helper that is late sees a
-//! stranger at worst, does nothing to it (it does not reap), and goes when that exits.
+//! A wait without a deadline blocks in `waitid` itself. `waitid` takes no deadline, so a wait with one
+//! blocks on a condvar, while a helper thread, one for all of them, blocks in `waitid`; it is started
+//! by the first of them and ends when the child has exited.
+//!
+//! Both block after releasing the lock under which they learnt that the child is unreaped. What if they
+//! are held up there, another thread reaps, and the ID goes to another child of this program?
+//!
+//! - A *waiter* would then block until that one exits. So it counts itself in first, and as long as
+//!   anyone is counted in, an exit is [`Look::Held`]: told, but not reaped. From the moment that it is
+//!   to be reaped nobody is let in any more (`closed`). Both under the same lock.
+//! - The *helper* is not counted in: it would put off the reap until it is through, and nobody depends
+//!   on it, since whoever reaps calls [`Thread::settled`], which wakes all that are on the condvar. A
+//!   helper that is late sees a stranger at worst, does nothing to it, and goes when that exits.
+//!
+//! Against foreign reapers, who heed no lock, there is only the [`Identity`], asked right before.
 
 use super::identity::{Identity, Same};
 use super::{Look, by_pid, by_pid::Pid, unix};
@@ -25,66 +33,61 @@ pub(crate) struct Thread(Arc<Shared>);
 struct Shared {
     pid: Pid,
     identity: Option<Identity>,
-    helper: Mutex<Helper>,
+    waiting: Mutex<Waiting>,
     /// The helper has left, or there is nothing left to wait for.
-    left: Condvar,
+    changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct Helper {
-    /// One is in `waitid`, or on its way there or back.
-    running: bool,
-    /// How many have left. Waiters watch it change.
+struct Waiting {
+    /// How many are in `waitid`, or on their way there or back; not the helper.
+    inside: usize,
+    /// The child has been, or is about to be, reaped: nobody must block any more.
+    closed: bool,
+    /// The helper is in `waitid`, or on its way there or back.
+    helper: bool,
+    /// How many helpers have left. Those on the condvar watch it change.
     rounds: u64,
-    /// The child's fate is known: nobody must wait any more.
-    settled: bool,
-    /// The handle has been dropped: reap when it exits.
+    /// The handle has been dropped: the helper is to reap.
     orphan: bool,
 }
 
 impl Thread {
     pub(crate) fn new(pid: Pid) -> Self {
-        let helper = Mutex::default();
         let identity = Identity::of(pid);
-        Self(Arc::new(Shared { pid, identity, helper, left: Condvar::new() }))
+        let (waiting, changed) = (Mutex::default(), Condvar::new());
+        Self(Arc::new(Shared { pid, identity, waiting, changed }))
     }
 
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
-        let shared = &self.0;
-        let mut helper = shared.helper();
-        let round = helper.rounds;
-        while !helper.settled && helper.rounds == round {
-            let left = unix::left(deadline);
-            if left.is_zero() {
-                // The caller looks once more: that answers for an exit which the helper has yet to
-                // report.
-                return Ok(false);
-            }
-            // Look before sending a helper: if somebody else has reaped the child, the ID may mean a
-            // stranger, who runs on. And if no thread is to be had, the caller pauses and comes back.
-            if !helper.running && (shared.look()? != Look::Running || !shared.start(&mut helper)) {
-                return Ok(true);
-            }
-            let woken = shared.left.wait_timeout(helper, left);
-            helper = woken.unwrap_or_else(PoisonError::into_inner).0;
+        match deadline {
+            None => self.0.block(),
+            Some(deadline) => self.0.block_until(deadline),
         }
-        Ok(true)
     }
 
     pub(crate) fn look(&self) -> io::Result<Look> {
-        self.0.look()
+        let mut waiting = self.0.waiting();
+        match self.0.look()? {
+            Look::Exited(Some(status)) if waiting.inside > 0 => Ok(Look::Held(status)),
+            look @ Look::Exited(_) => {
+                waiting.closed = true;
+                Ok(look)
+            }
+            look => Ok(look),
+        }
     }
 
     pub(crate) fn signal(&self, signal: c_int) -> io::Result<()> {
-        match self.look()? {
+        match self.0.look()? {
             Look::Running => by_pid::signal(self.0.pid, signal),
-            Look::Exited(_) | Look::ReapedElsewhere => Ok(()),
+            Look::Exited(_) | Look::Held(_) | Look::ReapedElsewhere => Ok(()),
         }
     }
 
     pub(crate) fn settled(&self) {
-        self.0.helper().settled = true;
-        self.0.left.notify_all();
+        self.0.waiting().closed = true;
+        self.0.changed.notify_all();
     }
 
     /// Reaps it if it has exited, and forgets its status. Says whether it is gone.
@@ -94,41 +97,78 @@ impl Thread {
 
     /// Has the helper reap the child when it exits. Says whether there is a helper.
     pub(crate) fn adopt(&self) -> bool {
-        let mut helper = self.0.helper();
-        helper.orphan = helper.running || self.0.start(&mut helper);
-        helper.orphan
+        let mut waiting = self.0.waiting();
+        waiting.orphan = waiting.helper || self.0.start_helper(&mut waiting);
+        waiting.orphan
     }
 }
 
 impl Shared {
     /// Never held over anything that blocks.
-    fn helper(&self) -> MutexGuard<'_, Helper> {
-        self.helper.lock().unwrap_or_else(PoisonError::into_inner)
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn start(self: &Arc<Self>, helper: &mut Helper) -> bool {
+    /// Without a deadline.
+    fn block(&self) -> io::Result<bool> {
+        let mut waiting = self.waiting();
+        // Look first: if somebody else has reaped the child, the ID may mean a stranger, who runs on.
+        if waiting.closed || self.look()? != Look::Running {
+            return Ok(true);
+        }
+        waiting.inside += 1;
+        drop(waiting);
+        by_pid::block(self.pid);
+        self.waiting().inside -= 1;
+        Ok(true)
+    }
+
+    /// With a deadline.
+    fn block_until(self: &Arc<Self>, deadline: Instant) -> io::Result<bool> {
+        let mut waiting = self.waiting();
+        let round = waiting.rounds;
+        while !waiting.closed && waiting.rounds == round {
+            let left = unix::left(Some(deadline));
+            if left.is_zero() {
+                // The caller looks once more: that answers for an exit which the helper has yet to
+                // report.
+                return Ok(false);
+            }
+            // Look first, as above. And if no thread is to be had, the caller pauses and comes back.
+            if !waiting.helper
+                && (self.look()? != Look::Running || !self.start_helper(&mut waiting))
+            {
+                return Ok(true);
+            }
+            let woken = self.changed.wait_timeout(waiting, left);
+            waiting = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Ok(true)
+    }
+
+    fn start_helper(self: &Arc<Self>, waiting: &mut Waiting) -> bool {
         let shared = Arc::clone(self);
-        let started = unix::spawn_helper("child-waiter", move || shared.run());
-        helper.running = started.is_ok();
-        helper.running
+        let started = unix::spawn_helper("child-waiter", move || shared.help());
+        waiting.helper = started.is_ok();
+        waiting.helper
     }
 
     /// The helper's whole life.
-    fn run(&self) {
+    fn help(&self) {
         let mut pause = crate::backoff::Backoff::new();
         loop {
             if let Ok(Look::Running) = self.look() {
                 by_pid::block(self.pid);
             }
-            let mut helper = self.helper();
-            if !helper.orphan || self.reap() {
-                helper.running = false;
-                helper.rounds += 1;
-                self.left.notify_all();
+            let mut waiting = self.waiting();
+            if !waiting.orphan || self.reap() {
+                waiting.helper = false;
+                waiting.rounds += 1;
+                self.changed.notify_all();
                 return;
             }
             // An orphan that `waitid` does not block for and that cannot be reaped (see `Backoff`).
-            drop(helper);
+            drop(waiting);
             pause.sleep(None);
         }
     }
@@ -143,7 +183,7 @@ impl Shared {
     fn reap(&self) -> bool {
         match self.look() {
             Ok(Look::Running) => false,
-            Ok(Look::Exited(_)) => by_pid::reap(self.pid),
+            Ok(Look::Exited(_) | Look::Held(_)) => by_pid::reap(self.pid),
             Ok(Look::ReapedElsewhere) | Err(_) => true,
         }
     }

@@ -7,8 +7,6 @@ use std::io::{Read, Write};
 use std::time::Duration;
 
 fn main() {
-    #[cfg(unix)]
-    unix::end_with_parent();
     let mut arguments = std::env::args().skip(1);
     while let Some(part) = arguments.next() {
         let mut argument = || arguments.next().expect("the part wants an argument");
@@ -28,7 +26,7 @@ fn main() {
                 std::io::copy(&mut std::io::stdin(), &mut std::io::stdout()).expect("to echo");
             }
             // Runs until it is killed.
-            "sleep" => std::thread::sleep(Duration::from_secs(600)),
+            "sleep" => sleep(),
             "exit" => std::process::exit(argument().parse().expect("an exit code")),
             "complain" => eprintln!("{}", argument()),
             #[cfg(unix)]
@@ -42,23 +40,24 @@ fn main() {
     }
 }
 
+/// Not beyond the end of its parent: a test that fails leaves nobody behind. (Those who read have a
+/// pipe that then ends.) And without a second thread: the first of several may look like a zombie
+/// while the process has yet to exit.
+fn sleep() {
+    #[cfg(unix)]
+    let parent = std::os::unix::process::parent_id();
+    for _ in 0..600 {
+        std::thread::sleep(Duration::from_secs(1));
+        #[cfg(unix)]
+        if std::os::unix::process::parent_id() != parent {
+            break;
+        }
+    }
+}
+
 #[cfg(unix)]
 mod unix {
     use std::ffi::c_int;
-    use std::os::unix::process::parent_id;
-
-    /// A test that fails leaves nobody behind.
-    pub(crate) fn end_with_parent() {
-        let parent = parent_id();
-        // Some tests allow no threads; they go without.
-        let _ = std::thread::Builder::new().spawn(move || {
-            while parent_id() == parent {
-                std::thread::sleep(std::time::Duration::from_secs(1));
-            }
-            std::process::exit(99);
-        });
-    }
-
     pub(crate) fn signal_self(signal: c_int) {
         // No core files from the tests.
         let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

@@ -2,6 +2,7 @@
 
 use std::ffi::c_int;
 use std::fs;
+use std::os::unix::net::UnixStream;
 
 /// The state letter of a process in `/proc/PID/stat`; `None` if there is no such process.
 pub(crate) fn state(pid: u32) -> Option<char> {
@@ -12,6 +13,10 @@ pub(crate) fn state(pid: u32) -> Option<char> {
 
 pub(crate) fn is_zombie(pid: u32) -> bool {
     state(pid) == Some('Z')
+}
+
+pub(crate) fn pid_t(pid: u32) -> libc::pid_t {
+    pid.try_into().expect("a process ID")
 }
 
 /// Blocks until the child is a zombie, without reaping it.
@@ -28,8 +33,8 @@ pub(crate) fn wait_for_zombie(pid: u32) {
 pub(crate) fn reap(pid: u32) -> c_int {
     let mut status = 0;
     // SAFETY: the status outlives the call.
-    let reaped = unsafe { libc::waitpid(pid.cast_signed(), &raw mut status, 0) };
-    assert_eq!(reaped, pid.cast_signed(), "waitpid: {}", std::io::Error::last_os_error());
+    let reaped = unsafe { libc::waitpid(pid_t(pid), &raw mut status, 0) };
+    assert_eq!(reaped, pid_t(pid), "waitpid: {}", std::io::Error::last_os_error());
     status
 }
 
@@ -57,6 +62,21 @@ pub(crate) fn helper_threads() -> Vec<String> {
     let tasks = fs::read_dir("/proc/self/task").expect("/proc").flatten();
     let names = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
     names.map(|name| name.trim_end().to_owned()).filter(|name| name.starts_with("child-")).collect()
+}
+
+/// Whether each of our own threads has ended or sleeps.
+pub(crate) fn helper_threads_rest() -> bool {
+    let tasks = fs::read_dir("/proc/self/task").expect("/proc").flatten();
+    let stats = tasks.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
+    stats.filter(|stat| stat.contains("(child-")).all(|stat| stat.contains(") S "))
+}
+
+/// How many threads of this process are in a system call that waits for an exit.
+pub(crate) fn threads_blocked_for_exits() -> usize {
+    let tasks = fs::read_dir("/proc/self/task").expect("/proc").flatten();
+    let calls = tasks.filter_map(|task| fs::read_to_string(task.path().join("syscall")).ok());
+    let numbers = calls.filter_map(|call| call.split_whitespace().next()?.parse::<i64>().ok());
+    numbers.filter(|number| [libc::SYS_waitid, libc::SYS_ppoll].contains(number)).count()
 }
 
 /// Makes the system calls of this thread, and of what it starts, fail: each with the errno that is
@@ -126,7 +146,7 @@ impl Deny {
 
     /// No thread can be started; processes can.
     pub(crate) fn threads() -> Vec<Self> {
-        let thread = When::Has(0, libc::CLONE_THREAD.cast_unsigned());
+        let thread = When::Has(0, libc::CLONE_THREAD as u32);
         vec![
             // glibc falls back to `clone`, whose flags a filter can see.
             Self::always(libc::SYS_clone3, libc::ENOSYS),
@@ -231,7 +251,7 @@ pub(crate) fn in_a_fork(run: impl FnOnce() -> u8) -> u8 {
                 libc::_exit(result.map_or(255, i32::from));
             }
             pid => {
-                let status = reap(pid.cast_unsigned());
+                let status = reap(pid as u32);
                 assert!(libc::WIFEXITED(status), "the fork died: {status:#x}");
                 u8::try_from(libc::WEXITSTATUS(status)).expect("eight bits")
             }
@@ -262,8 +282,8 @@ pub(crate) fn as_nobody<T: Send>(run: impl FnOnce() -> T + Send) -> T {
 /// Has another process trace this one, and returns once it does. What it returns lets the process go,
 /// dead or alive.
 pub(crate) fn trace_from_a_fork(pid: u32) -> impl FnOnce() {
-    let (attached, says_attached) = std::io::pipe().expect("a pipe");
-    let (waits_for_release, release) = std::io::pipe().expect("a pipe");
+    let (attached, says_attached) = UnixStream::pair().expect("a pair");
+    let (waits_for_release, release) = UnixStream::pair().expect("a pair");
     // SAFETY: the child makes system calls only, none of which needs a lock, and leaves by `_exit`.
     let tracer = unsafe {
         match libc::fork() {
@@ -271,13 +291,13 @@ pub(crate) fn trace_from_a_fork(pid: u32) -> impl FnOnce() {
             0 => {
                 drop(release);
                 // PTRACE_SEIZE does not stop it. A tracer that ends lets go of all that it traces.
-                if libc::ptrace(libc::PTRACE_SEIZE, pid.cast_signed(), 0, 0) == 0 {
+                if libc::ptrace(libc::PTRACE_SEIZE, pid_t(pid), 0, 0) == 0 {
                     drop(says_attached);
                     let _ = std::io::Read::read(&mut &waits_for_release, &mut [0]);
                 }
                 libc::_exit(0)
             }
-            pid => pid.cast_unsigned(),
+            pid => pid as u32,
         }
     };
     drop(says_attached);
@@ -298,5 +318,5 @@ pub(crate) fn cpu_time() -> std::time::Duration {
         assert_eq!(libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time), 0);
         time
     };
-    std::time::Duration::new(time.tv_sec.cast_unsigned(), time.tv_nsec.cast_unsigned() as u32)
+    std::time::Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
