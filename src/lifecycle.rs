@@ -175,10 +175,11 @@ impl<C: Reap, E: Exit> State<C, E> {
         // what was seen is the truth.
         let status = match exit.look()? {
             Look::Running => return Ok(None),
-            Look::Exited(seen) => match self.child.reap()? {
-                Reaped::Status(status) => Some(seen.unwrap_or(status)),
-                Reaped::NotYet if seen.is_none() => return Ok(None),
-                Reaped::NotYet | Reaped::NoSuchChild => seen.or_else(|| exit.recover()),
+            Look::Exited(seen) => match (self.child.reap()?, seen.or(self.held)) {
+                (_, Some(seen)) => Some(seen),
+                (Reaped::Status(status), None) => Some(status),
+                (Reaped::NotYet, None) => return Ok(None),
+                (Reaped::NoSuchChild, None) => exit.recover(),
             },
             Look::Held(status) => {
                 self.held = Some(status);
