@@ -214,7 +214,9 @@ impl SharedChild {
     /// The child's exit status if it has exited, `Ok(None)` if it is still running. Never blocks,
     /// whatever other threads do.
     ///
-    /// It never says `None` of a child that has exited, also while other threads are waiting.
+    /// It never says `None` of a child that has exited, also while other threads are waiting. (A
+    /// debugger that is attached to the child sees its end first; until it lets go, the system shows
+    /// that to nobody else.)
     ///
     /// # Errors
     ///

@@ -14,6 +14,8 @@ use crate::exit::{Notice, Watch, spawn_helper};
 use crate::sync::Arc;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, DefaultHasher};
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::process;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -89,27 +91,27 @@ impl Reaper {
     /// Has the thread watch the child's descriptor. Says whether it does.
     fn watch(&mut self, child: &Arc<Notice>) -> bool {
         let Some(descriptor) = child.descriptor() else { return false };
-        let Some(watch) = self.running() else { return false };
         let key = self.next_key;
         self.next_key += 1;
         // The thread may hear of it at once; it then waits for the lock, and finds it in the map.
-        let added = watch.add(descriptor, key).is_ok();
-        if added {
+        let watched = match &self.watch {
+            Some(watch) => watch.add(descriptor, key),
+            None => start(descriptor, key).map(|watch| self.watch = Some(watch)),
+        };
+        if watched.is_ok() {
             self.watched.insert(key, Arc::clone(child));
         }
-        added
+        watched.is_ok()
     }
+}
 
-    /// The watch of a running thread, started if need be.
-    fn running(&mut self) -> Option<Arc<Watch>> {
-        if self.watch.is_none() {
-            let watch = Arc::new(Watch::new().ok()?);
-            let its = Arc::clone(&watch);
-            spawn_helper("child-reaper", move || run(&its)).ok()?;
-            self.watch = Some(watch);
-        }
-        self.watch.clone()
-    }
+/// Starts the thread, with something to watch: it ends only when that is reaped.
+fn start(descriptor: BorrowedFd<'_>, key: u64) -> io::Result<Arc<Watch>> {
+    let watch = Arc::new(Watch::new()?);
+    watch.add(descriptor, key)?;
+    let its = Arc::clone(&watch);
+    spawn_helper("child-reaper", move || run(&its))?;
+    Ok(watch)
 }
 
 /// The thread.

@@ -280,6 +280,25 @@ fn no_descriptors() {
     });
 }
 
+/// `poll` refuses even one descriptor then. Some sandboxes do that to themselves.
+#[test]
+fn no_descriptor_allowed_at_all() {
+    alone!();
+    watchdog!();
+    on_every_backend(|backend| {
+        let (child, stdin) = stoppable(backend, 7);
+        let elsewhere = stoppable(backend, 7);
+        let none = linux::DescriptorLimit::zero();
+        assert_eq!(child.wait_timeout(Duration::from_millis(30)).unwrap(), None);
+        drop(stdin);
+        assert_eq!(wait(&child).code(), Some(7));
+        drop(elsewhere.1);
+        linux::reap(elsewhere.0.id());
+        drop(elsewhere.0.wait());
+        drop(none);
+    });
+}
+
 /// With so and so many free descriptors, either both can spawn or none.
 #[test]
 fn spawning_needs_no_more_descriptors_than_std_does() {

@@ -63,11 +63,11 @@ impl Kqueue {
     }
 
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
-        if self.late { Ok(true) } else { unix::poll_readable(self.as_fd(), deadline) }
+        Ok(self.late || unix::poll_readable(self.as_fd(), deadline))
     }
 
     pub(crate) fn look(&self) -> io::Result<Look> {
-        if !self.late && !unix::poll_readable(self.as_fd(), Some(Instant::now()))? {
+        if !self.late && !unix::poll_readable(self.as_fd(), Some(Instant::now())) {
             return Ok(Look::Running);
         }
         match self.identity.as_ref().map(Identity::check) {

@@ -18,7 +18,7 @@ impl NoDescriptor {
     }
 
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
-        unix::poll_readable(self.as_fd(), deadline)
+        Ok(unix::poll_readable(self.as_fd(), deadline))
     }
 
     pub(crate) fn look(&self) -> io::Result<Look> {

@@ -14,7 +14,6 @@
 //! Sources: pidfd_open(2), pidfd_send_signal(2), waitid(2), and `fs/pidfs.c` for the ioctl.
 
 use super::{Look, by_pid, by_pid::Pid, unix};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::ffi::c_int;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -51,7 +50,7 @@ impl Pidfd {
     /// Blocks until the process is a zombie, or reaped, or until the deadline. Any number of threads
     /// may do so at once; the kernel wakes those of this process only.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
-        unix::poll_readable(self.fd.as_fd(), deadline)
+        Ok(unix::poll_readable(self.fd.as_fd(), deadline))
     }
 
     pub(crate) fn look(&self) -> io::Result<Look> {
@@ -70,7 +69,7 @@ impl Pidfd {
     ///   number of times, and then let the caller come back.
     /// - It has been reaped.
     fn look_for_reap(&self) -> io::Result<Look> {
-        if !self.has_exited()? {
+        if !unix::poll_readable(self.fd.as_fd(), Some(Instant::now())) {
             return Err(io::Error::from_raw_os_error(libc::ECHILD));
         }
         for _ in 0..1000 {
@@ -120,12 +119,6 @@ impl Pidfd {
 
     fn waitid(&self) -> io::Result<Look> {
         by_pid::waitid(libc::P_PIDFD, self.fd.as_raw_fd().unsigned_abs(), libc::WNOHANG)
-    }
-
-    fn has_exited(&self) -> io::Result<bool> {
-        let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        Ok(poll(&mut fds, Some(&now))? > 0)
     }
 
     /// The exit status, once the process has been reaped (`Ok(None)` before).

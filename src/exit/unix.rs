@@ -143,20 +143,20 @@ pub(super) fn left(deadline: Option<Instant>) -> Duration {
 }
 
 /// Blocks until the descriptor is readable, or until the deadline (`false`). Asks at least once.
-pub(super) fn poll_readable(fd: BorrowedFd<'_>, deadline: Option<Instant>) -> io::Result<bool> {
+///
+/// Where `poll` is refused (EINVAL where RLIMIT_NOFILE is 0, as some sandboxes set it; ENOMEM), this
+/// says `true`: the caller looks, and pauses. So do errors that belong to the descriptor, which the
+/// look then meets.
+pub(super) fn poll_readable(fd: BorrowedFd<'_>, deadline: Option<Instant>) -> bool {
     let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
     loop {
         let left = left(deadline);
         // The conversion cannot fail for a day or less.
         let timeout = Timespec::try_from(left).unwrap_or_default();
         match poll(&mut fds, Some(&timeout)) {
-            Ok(0) if left.is_zero() => return Ok(false),
+            Ok(0) if left.is_zero() => return false,
             Ok(0) | Err(rustix::io::Errno::INTR) => {}
-            Ok(_) if fds[0].revents().contains(PollFlags::NVAL) => {
-                return Err(io::Error::from_raw_os_error(libc::EBADF));
-            }
-            Ok(_) => return Ok(true),
-            Err(error) => return Err(error.into()),
+            Ok(_) | Err(_) => return true,
         }
     }
 }

@@ -155,34 +155,51 @@ impl Deny {
     }
 }
 
-/// Fills the descriptor table, and empties it when dropped.
-pub(crate) struct NoDescriptors(Vec<fs::File>, libc::rlimit);
+/// A limit on descriptors, until it is dropped.
+pub(crate) struct DescriptorLimit(libc::rlimit);
+
+impl DescriptorLimit {
+    pub(crate) fn zero() -> Self {
+        Self::of(0)
+    }
+
+    fn of(limit: libc::rlim_t) -> Self {
+        let mut old = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: the struct outlives the call.
+        assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut old) }, 0);
+        Self::set(libc::rlimit { rlim_cur: limit, ..old });
+        Self(old)
+    }
+
+    fn set(limit: libc::rlimit) {
+        // SAFETY: the struct outlives the call.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+    }
+}
+
+impl Drop for DescriptorLimit {
+    fn drop(&mut self) {
+        Self::set(self.0);
+    }
+}
+
+/// A full descriptor table, until it is dropped.
+pub(crate) struct NoDescriptors(Vec<fs::File>, #[allow(dead_code)] DescriptorLimit);
 
 impl NoDescriptors {
     pub(crate) fn left() -> Self {
         // A low limit, so that this is quick.
-        let mut old = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        // SAFETY: the struct outlives the call.
-        assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut old) }, 0);
-        limit_descriptors(libc::rlimit { rlim_cur: 200, ..old });
+        let limit = DescriptorLimit::of(200);
         let mut files = Vec::new();
         while let Ok(file) = fs::File::open("/dev/null") {
             files.push(file);
         }
-        Self(files, old)
+        Self(files, limit)
     }
-}
 
-impl Drop for NoDescriptors {
-    fn drop(&mut self) {
-        self.0.clear();
-        limit_descriptors(self.1);
+    pub(crate) fn free_one(&mut self) {
+        self.0.pop().expect("one to free");
     }
-}
-
-fn limit_descriptors(limit: libc::rlimit) {
-    // SAFETY: the struct outlives the call.
-    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
 }
 
 /// Sets what this process does on SIGCHLD.
@@ -256,12 +273,6 @@ pub(crate) fn in_a_fork(run: impl FnOnce() -> u8) -> u8 {
                 u8::try_from(libc::WEXITSTATUS(status)).expect("eight bits")
             }
         }
-    }
-}
-
-impl NoDescriptors {
-    pub(crate) fn free_one(&mut self) {
-        self.0.pop().expect("one to free");
     }
 }
 
