@@ -120,7 +120,7 @@ mod start {
     fn started(pid: Pid) -> Option<(i64, i64)> {
         let name = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, raw(pid)];
         let info: libc::kinfo_proc = sysctl(&name)?;
-        known(info.ki_start.tv_sec.into(), info.ki_start.tv_usec.into())
+        known(info.ki_start.tv_sec, info.ki_start.tv_usec)
     }
 
     /// sysctl(3), `KERN_PROC_PID`.
@@ -128,7 +128,7 @@ mod start {
     fn started(pid: Pid) -> Option<(i64, i64)> {
         let name = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, raw(pid)];
         let info: libc::kinfo_proc = sysctl(&name)?;
-        known(info.kp_start.tv_sec.into(), info.kp_start.tv_usec.into())
+        known(info.kp_start.tv_sec, info.kp_start.tv_usec)
     }
 
     /// sysctl(2), `KERN_PROC_PID`.
@@ -137,7 +137,7 @@ mod start {
         let size = size_of::<libc::kinfo_proc>() as std::ffi::c_int;
         let name = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, raw(pid), size, 1];
         let info: libc::kinfo_proc = sysctl(&name)?;
-        known(info.p_ustart_sec as i64, info.p_ustart_usec.into())
+        known(info.p_ustart_sec as i64, info.p_ustart_usec)
     }
 
     /// sysctl(7), `KERN_PROC2`.
@@ -146,7 +146,7 @@ mod start {
         let size = size_of::<libc::kinfo_proc2>() as std::ffi::c_int;
         let name = [libc::CTL_KERN, libc::KERN_PROC2, libc::KERN_PROC_PID, raw(pid), size, 1];
         let info: libc::kinfo_proc2 = sysctl(&name)?;
-        known(info.p_ustart_sec.into(), info.p_ustart_usec.into())
+        known(info.p_ustart_sec, info.p_ustart_usec)
     }
 
     #[cfg(not(any(
@@ -176,7 +176,8 @@ mod start {
         }
 
         /// A time of zero means that it is not told (as of a zombie, on some systems).
-        pub(super) fn known(seconds: i64, micros: i64) -> Option<(i64, i64)> {
+        pub(super) fn known(seconds: impl Into<i64>, micros: impl Into<i64>) -> Option<(i64, i64)> {
+            let (seconds, micros) = (seconds.into(), micros.into());
             (seconds != 0).then_some((seconds, micros))
         }
 
