@@ -294,7 +294,10 @@ fn no_descriptor_allowed_at_all() {
         assert_eq!(wait(&child).code(), Some(7));
         drop(elsewhere.1);
         linux::reap(elsewhere.0.id());
-        drop(elsewhere.0.wait());
+        match elsewhere.0.wait() {
+            Ok(status) => assert_eq!(status.code(), Some(7)),
+            Err(error) => assert!(error.get_ref().unwrap().is::<ReapedElsewhere>(), "{error:?}"),
+        }
         drop(none);
     });
 }
