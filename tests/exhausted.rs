@@ -125,6 +125,36 @@ fn waitid_does_not_know_pidfds() {
     exercise(BEST);
 }
 
+/// Not even the fallback can block then; it polls with `waitpid`, as std does.
+#[test]
+fn waitid_not_implemented() {
+    alone!();
+    watchdog!();
+    deny(&[Deny::always(libc::SYS_waitid, libc::ENOSYS)]);
+    on_every_backend(|backend| {
+        let (child, stdin) = stoppable(backend, 7);
+        assert_eq!(child.try_wait().unwrap(), None);
+        assert_eq!(child.wait_timeout(Duration::from_millis(30)).unwrap(), None);
+        std::thread::scope(|scope| {
+            let waiters = [scope.spawn(|| wait(&child)), scope.spawn(|| child.wait().unwrap())];
+            drop(stdin);
+            assert!(waiters.into_iter().all(|waiter| waiter.join().unwrap().code() == Some(7)));
+        });
+        child.kill().unwrap();
+        let child = sleeper(backend);
+        child.send_signal(libc::SIGTERM).unwrap();
+        assert_eq!(wait(&child).signal(), Some(libc::SIGTERM));
+        drop(stoppable(backend, 0));
+        until("reaped", || linux::children().is_empty());
+        // A foreign reap is told from the reap that finds nobody.
+        let (child, stdin) = stoppable(backend, 7);
+        drop(stdin);
+        linux::reap(child.id());
+        child.kill().unwrap();
+        assert!(child.wait().unwrap_err().get_ref().unwrap().is::<ReapedElsewhere>());
+    });
+}
+
 #[test]
 fn pidfd_send_signal_not_implemented() {
     alone!();
@@ -162,6 +192,13 @@ fn a_signal_to_a_child_that_has_changed_its_user() {
         let refused = linux::as_nobody(|| child.send_signal(libc::SIGTERM).unwrap_err());
         assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
         assert_eq!(child.try_wait().unwrap(), None);
+        // Once it has exited there is nothing to refuse.
+        let (child, stdin) = stoppable(backend, 7);
+        drop(stdin);
+        linux::wait_for_zombie(child.id());
+        linux::as_nobody(|| child.send_signal(libc::SIGTERM)).unwrap();
+        linux::as_nobody(|| child.kill()).unwrap();
+        assert_eq!(wait(&child).code(), Some(7));
     });
 }
 

@@ -62,8 +62,8 @@ impl Kqueue {
         }
     }
 
-    pub(crate) fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
-        Ok(self.late || unix::poll_readable(self.as_fd(), deadline))
+    pub(crate) fn wait(&self, deadline: Option<Instant>) -> bool {
+        self.late || unix::poll_readable(self.as_fd(), deadline)
     }
 
     pub(crate) fn look(&self) -> io::Result<Look> {
@@ -97,8 +97,13 @@ impl Kqueue {
         }
         .ok()?;
         let event = taken.first()?;
-        matches!(event.filter(), EventFilter::Proc { .. })
-            .then(|| ExitStatus::from_raw(event.data() as c_int))
+        match event.filter() {
+            // macOS says by a flag whether there is a status.
+            EventFilter::Proc { flags, .. } if flags.contains(exit_with_status()) => {
+                Some(ExitStatus::from_raw(event.data() as c_int))
+            }
+            _ => None,
+        }
     }
 
     pub(crate) fn signal(&self, signal: c_int) -> io::Result<()> {
@@ -147,7 +152,12 @@ impl KqueueWatch {
     pub(crate) fn wait(&self, keys: &mut Vec<u64>, timeout: Option<Duration>) -> io::Result<()> {
         let mut events = Vec::with_capacity(64);
         // SAFETY: no changes are made, so no descriptor is registered here.
-        unsafe { kevent(&self.0, &[], rustix::buffer::spare_capacity(&mut events), timeout) }?;
+        let waited =
+            unsafe { kevent(&self.0, &[], rustix::buffer::spare_capacity(&mut events), timeout) };
+        match waited {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
         keys.extend(events.iter().map(|event| event.udata().addr() as u64));
         Ok(())
     }

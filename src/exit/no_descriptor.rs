@@ -17,8 +17,8 @@ impl NoDescriptor {
         None
     }
 
-    pub(crate) fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
-        Ok(unix::poll_readable(self.as_fd(), deadline))
+    pub(crate) fn wait(&self, deadline: Option<Instant>) -> bool {
+        unix::poll_readable(self.as_fd(), deadline)
     }
 
     pub(crate) fn look(&self) -> io::Result<Look> {

@@ -49,8 +49,8 @@ impl Pidfd {
 
     /// Blocks until the process is a zombie, or reaped, or until the deadline. Any number of threads
     /// may do so at once; the kernel wakes those of this process only.
-    pub(crate) fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
-        Ok(unix::poll_readable(self.fd.as_fd(), deadline))
+    pub(crate) fn wait(&self, deadline: Option<Instant>) -> bool {
+        unix::poll_readable(self.fd.as_fd(), deadline)
     }
 
     pub(crate) fn look(&self) -> io::Result<Look> {
@@ -91,6 +91,10 @@ impl Pidfd {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
+        // Too late for any error to matter? (A zombie of another user answers EPERM as well.)
+        if self.look()? != Look::Running {
+            return Ok(());
+        }
         // EPERM may be the truth (a child that has changed its user) or a sandbox that does not know
         // the call. On a descriptor that cannot exist, only the sandbox says EPERM.
         let blocked = match error.raw_os_error() {
@@ -100,13 +104,7 @@ impl Pidfd {
             }
             _ => false,
         };
-        if !blocked {
-            return by_pid::gone_is_fine(error);
-        }
-        match self.look()? {
-            Look::Running => by_pid::signal(self.pid, signal),
-            _ => Ok(()),
-        }
+        if blocked { by_pid::signal(self.pid, signal) } else { by_pid::gone_is_fine(error) }
     }
 
     /// Reaps it, and forgets its status. Says whether it is gone. Through the descriptor, so that no

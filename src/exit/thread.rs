@@ -59,29 +59,31 @@ impl Thread {
         Self(Arc::new(Shared { pid, identity, waiting, changed }))
     }
 
-    pub(crate) fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
+    pub(crate) fn wait(&self, deadline: Option<Instant>) -> bool {
         match deadline {
             None => self.0.block(),
             Some(deadline) => self.0.block_until(deadline),
         }
     }
 
-    pub(crate) fn look(&self) -> io::Result<Look> {
+    pub(crate) fn look(&self) -> Look {
         let mut waiting = self.0.waiting();
-        match self.0.look()? {
-            Look::Exited(Some(status)) if waiting.inside > 0 => Ok(Look::Held(status)),
-            look @ Look::Exited(_) => {
+        match self.0.look() {
+            Ok(Look::Exited(Some(status))) if waiting.inside > 0 => Look::Held(status),
+            Ok(look @ Look::Exited(_)) => {
                 waiting.closed = true;
-                Ok(look)
+                look
             }
-            look => Ok(look),
+            Ok(look) => look,
+            // No `waitid`: try the reap, which goes by `waitpid`. (Nobody is inside, then.)
+            Err(_) => Look::Exited(None),
         }
     }
 
     pub(crate) fn signal(&self, signal: c_int) -> io::Result<()> {
-        match self.0.look()? {
-            Look::Running => by_pid::signal(self.0.pid, signal),
-            Look::Exited(_) | Look::Held(_) | Look::ReapedElsewhere => Ok(()),
+        match self.0.look() {
+            Ok(Look::Running) | Err(_) => by_pid::signal(self.0.pid, signal),
+            Ok(Look::Exited(_) | Look::Held(_) | Look::ReapedElsewhere) => Ok(()),
         }
     }
 
@@ -110,21 +112,21 @@ impl Shared {
     }
 
     /// Without a deadline.
-    fn block(&self) -> io::Result<bool> {
+    fn block(&self) -> bool {
         let mut waiting = self.waiting();
         // Look first: if somebody else has reaped the child, the ID may mean a stranger, who runs on.
-        if waiting.closed || self.look()? != Look::Running {
-            return Ok(true);
+        if waiting.closed || !self.runs() {
+            return true;
         }
         waiting.inside += 1;
         drop(waiting);
         by_pid::block(self.pid);
         self.waiting().inside -= 1;
-        Ok(true)
+        true
     }
 
     /// With a deadline.
-    fn block_until(self: &Arc<Self>, deadline: Instant) -> io::Result<bool> {
+    fn block_until(self: &Arc<Self>, deadline: Instant) -> bool {
         let mut waiting = self.waiting();
         let round = waiting.rounds;
         while !waiting.closed && waiting.rounds == round {
@@ -132,18 +134,16 @@ impl Shared {
             if left.is_zero() {
                 // The caller looks once more: that answers for an exit which the helper has yet to
                 // report.
-                return Ok(false);
+                return false;
             }
             // Look first, as above. And if no thread is to be had, the caller pauses and comes back.
-            if !waiting.helper
-                && (self.look()? != Look::Running || !self.start_helper(&mut waiting))
-            {
-                return Ok(true);
+            if !waiting.helper && (!self.runs() || !self.start_helper(&mut waiting)) {
+                return true;
             }
             let woken = self.changed.wait_timeout(waiting, left);
             waiting = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
-        Ok(true)
+        true
     }
 
     fn start_helper(self: &Arc<Self>, waiting: &mut Waiting) -> bool {
@@ -157,7 +157,7 @@ impl Shared {
     fn help(&self) {
         let mut pause = crate::backoff::Backoff::new();
         loop {
-            if let Ok(Look::Running) = self.look() {
+            if self.runs() {
                 by_pid::block(self.pid);
             }
             let mut waiting = self.waiting();
@@ -173,6 +173,8 @@ impl Shared {
         }
     }
 
+    /// An error means that there is no `waitid` (a sandbox), and that nobody else is known to have
+    /// reaped.
     fn look(&self) -> io::Result<Look> {
         match self.identity.as_ref().map(Identity::check) {
             Some(Same::No) => Ok(Look::ReapedElsewhere),
@@ -180,11 +182,16 @@ impl Shared {
         }
     }
 
+    /// Whether there is something to block for. Without `waitid` there is not, and callers poll.
+    fn runs(&self) -> bool {
+        matches!(self.look(), Ok(Look::Running))
+    }
+
     fn reap(&self) -> bool {
         match self.look() {
             Ok(Look::Running) => false,
-            Ok(Look::Exited(_) | Look::Held(_)) => by_pid::reap(self.pid),
-            Ok(Look::ReapedElsewhere) | Err(_) => true,
+            Ok(Look::Exited(_) | Look::Held(_)) | Err(_) => by_pid::reap(self.pid),
+            Ok(Look::ReapedElsewhere) => true,
         }
     }
 }

@@ -92,16 +92,16 @@ impl Notice {
 
 impl Exit for Notice {
     fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
-        match self {
+        Ok(match self {
             Self::Descriptor(descriptor) => descriptor.wait(deadline),
             Self::Thread(thread) => thread.wait(deadline),
-        }
+        })
     }
 
     fn look(&self) -> io::Result<Look> {
         match self {
             Self::Descriptor(descriptor) => descriptor.look(),
-            Self::Thread(thread) => thread.look(),
+            Self::Thread(thread) => Ok(thread.look()),
         }
     }
 
