@@ -17,7 +17,7 @@ pub(crate) enum Who {
     Std,
     /// This crate.
     Ours,
-    /// This crate where it must do without a pidfd: a helper thread for each child waited for.
+    /// This crate where it must do without a pidfd: timed waits take a helper thread a child.
     Fallback,
     /// shared_child 1.1.2.
     Peer,
