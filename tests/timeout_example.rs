@@ -377,7 +377,9 @@ fn command_that_handles_the_signal() {
     let (running, _) = ready(&["1000"], script);
     running.signal(Signal::TERM);
     let outcome = running.finish();
-    assert_eq!((outcome.code(), outcome.out.as_str()), (9, "got\n"));
+    // The signal is sent to the command and to its group. If the shell is quick it gets two.
+    assert_eq!(outcome.code(), 9, "{}", outcome.out);
+    assert!(outcome.out.starts_with("got\n"), "{}", outcome.out);
 }
 
 #[test]
