@@ -26,10 +26,8 @@ use std::io;
 use std::process::ExitStatus;
 use std::time::Instant;
 
-#[derive(Debug)]
 pub(crate) struct Lifecycle<C, E: Exit>(Mutex<State<C, E>>);
 
-#[derive(Debug)]
 struct State<C, E: Exit> {
     child: C,
     life: Life<E>,
@@ -37,7 +35,6 @@ struct State<C, E: Exit> {
     held: Option<ExitStatus>,
 }
 
-#[derive(Debug)]
 enum Life<E: Exit> {
     /// Not reaped by us. The leash makes sure that somebody will.
     Unreaped(Leash<E>),
@@ -48,7 +45,6 @@ enum Life<E: Exit> {
 }
 
 /// The duty to reap: if it is dropped armed, the child is abandoned to the background reaper.
-#[derive(Debug)]
 struct Leash<E: Exit> {
     exit: Arc<E>,
     armed: bool,
@@ -160,10 +156,19 @@ impl<C: Reap, E: Exit> Lifecycle<C, E> {
     where
         E: std::fmt::Debug,
     {
-        match &self.0.lock().life {
-            Life::Unreaped(leash) => f.field("notice", &leash.exit),
-            Life::Exited(status) => f.field("status", status),
-            Life::Lost => f.field("status", &"reaped elsewhere"),
+        // Formatting runs the caller's code, which may block, or use this very handle: not under the lock.
+        let (exit, status) = {
+            let state = self.0.lock();
+            match &state.life {
+                Life::Unreaped(leash) => (Some(Arc::clone(&leash.exit)), None),
+                Life::Exited(status) => (None, Some(*status)),
+                Life::Lost => (None, None),
+            }
+        };
+        match (exit, status) {
+            (Some(exit), _) => f.field("notice", &exit),
+            (None, Some(status)) => f.field("status", &status),
+            (None, None) => f.field("status", &"reaped elsewhere"),
         };
     }
 }

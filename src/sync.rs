@@ -12,7 +12,6 @@ pub(crate) use imp::{Arc, MutexGuard};
 ///
 /// Nothing that this crate does under a lock can panic half-way through a change, so a poisoned lock
 /// tells us only that a thread of the caller died. The others must not suffer for it.
-#[derive(Debug)]
 pub(crate) struct Mutex<T>(imp::Mutex<T>);
 
 impl<T> Mutex<T> {

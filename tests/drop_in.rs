@@ -214,3 +214,43 @@ fn debug_tells_the_state() {
         assert!(format!("{child:?}").contains("status"), "{child:?}");
     });
 }
+
+/// What takes the text may be slow, or be about this very child: no lock is held meanwhile.
+#[test]
+fn debug_holds_nobody_up() {
+    use std::fmt::Write;
+    struct Sink<'a>(&'a shared_child::SharedChild, usize);
+    impl Write for Sink<'_> {
+        fn write_str(&mut self, _: &str) -> std::fmt::Result {
+            self.0.try_wait().expect("to look");
+            self.0.kill().expect("to kill");
+            self.1 += 1;
+            Ok(())
+        }
+    }
+    watchdog!();
+    on_every_backend(|backend| {
+        let child = sleeper(backend);
+        for _ in 0..2 {
+            let mut sink = Sink(&child, 0);
+            write!(sink, "{child:?}").unwrap();
+            assert!(sink.1 > 0);
+            wait(&child);
+        }
+    });
+}
+
+#[test]
+fn kills_in_a_row_are_fine() {
+    watchdog!();
+    on_every_backend(|backend| {
+        for _ in 0..rounds(20) {
+            let child = sleeper(backend);
+            // Of a child that runs, one that is being killed, and one that is dead.
+            while child.try_wait().unwrap().is_none() {
+                child.kill().unwrap();
+            }
+            child.kill().unwrap();
+        }
+    });
+}

@@ -22,14 +22,13 @@
 use super::identity::{Identity, Same};
 use super::{Look, by_pid, by_pid::Pid, unix};
 use std::ffi::c_int;
+use std::fmt;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-#[derive(Debug)]
 pub(crate) struct Thread(Arc<Shared>);
 
-#[derive(Debug)]
 struct Shared {
     pid: Pid,
     identity: Option<Identity>,
@@ -38,7 +37,7 @@ struct Shared {
     changed: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Waiting {
     /// How many are in `waitid`, or on their way there or back; not the helper.
     inside: usize,
@@ -102,6 +101,15 @@ impl Thread {
         let mut waiting = self.0.waiting();
         waiting.orphan = waiting.helper || self.0.start_helper(&mut waiting);
         waiting.orphan
+    }
+}
+
+/// Nothing of what is behind the lock: formatting runs the caller's code, and derived code would hold
+/// the lock meanwhile.
+impl fmt::Debug for Thread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Shared { pid, identity, .. } = &*self.0;
+        f.debug_struct("Thread").field("pid", pid).field("identity", identity).finish()
     }
 }
 
