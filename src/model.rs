@@ -18,6 +18,8 @@ enum Phase {
     Zombie,
     /// The ID means a stranger now.
     Reaped,
+    /// Reaped by somebody else, and the stranger is a child of ours, and a zombie.
+    Recycled,
 }
 
 #[derive(Debug)]
@@ -37,18 +39,27 @@ struct Process {
 struct World {
     process: Mutex<Process>,
     exited: Condvar,
-    /// Whether the kernel keeps the status of what was reaped elsewhere.
+    kernel: Kernel,
+}
+
+/// What the exit notice can learn.
+#[derive(Debug, Clone, Copy, Default)]
+struct Kernel {
+    /// The status of a zombie.
+    shows_status: bool,
+    /// The status of what was reaped elsewhere.
     keeps_status: bool,
 }
 
 const BY_ITSELF: i32 = 7 << 8;
 const KILLED: i32 = 9;
+const OF_A_STRANGER: i32 = 77 << 8;
 
 impl World {
-    fn new(keeps_status: bool) -> Arc<Self> {
+    fn new(kernel: Kernel) -> Arc<Self> {
         let process =
             Process { phase: Phase::Running, status: 0, reaps: 0, abandoned: 0, inside: 0 };
-        Arc::new(Self { process: Mutex::new(process), exited: Condvar::new(), keeps_status })
+        Arc::new(Self { process: Mutex::new(process), exited: Condvar::new(), kernel })
     }
 
     fn process(&self) -> MutexGuard<'_, Process> {
@@ -71,6 +82,14 @@ impl World {
     fn reap_elsewhere(&self) {
         self.process().phase = Phase::Reaped;
     }
+
+    /// And another child of ours gets the ID, and exits.
+    fn recycle(&self) {
+        let mut process = self.process();
+        if process.phase == Phase::Zombie {
+            process.phase = Phase::Recycled;
+        }
+    }
 }
 
 fn status(raw: i32) -> ExitStatus {
@@ -91,6 +110,10 @@ impl Reap for MockChild {
                 Ok(Reaped::Status(status(process.status)))
             }
             Phase::Reaped => Ok(Reaped::NoSuchChild),
+            Phase::Recycled => {
+                process.phase = Phase::Reaped;
+                Ok(Reaped::Status(status(OF_A_STRANGER)))
+            }
         }
     }
 
@@ -144,15 +167,17 @@ impl Exit for MockExit {
         Ok(match process.phase {
             Phase::Running => Look::Running,
             Phase::Zombie if process.inside > 0 => Look::Held(status(process.status)),
-            Phase::Zombie => Look::Exited(None),
-            Phase::Reaped => Look::ReapedElsewhere,
+            Phase::Zombie => {
+                Look::Exited(self.0.kernel.shows_status.then(|| status(process.status)))
+            }
+            Phase::Reaped | Phase::Recycled => Look::ReapedElsewhere,
         })
     }
 
     fn recover(&self) -> Option<ExitStatus> {
         let process = self.0.process();
-        assert!(process.phase == Phase::Reaped);
-        self.0.keeps_status.then(|| status(process.status))
+        assert!(matches!(process.phase, Phase::Reaped | Phase::Recycled));
+        self.0.kernel.keeps_status.then(|| status(process.status))
     }
 
     fn settled(&self) {}
@@ -187,7 +212,7 @@ fn exit_on_a_thread(world: &Arc<World>) -> thread::JoinHandle<bool> {
 #[test]
 fn waiters_and_a_kill() {
     loom::model(|| {
-        let world = World::new(false);
+        let world = World::new(Kernel::default());
         let child = spawn(&world);
         let waiter = on_a_thread(&child, |child| child.wait(None).unwrap().unwrap());
         let poller = on_a_thread(&child, |child| child.try_wait().unwrap());
@@ -203,7 +228,7 @@ fn waiters_and_a_kill() {
 #[test]
 fn a_kill_against_an_exit_against_a_wait() {
     loom::model(|| {
-        let world = World::new(false);
+        let world = World::new(Kernel::default());
         let child = spawn(&world);
         let exit = exit_on_a_thread(&world);
         let waiter = on_a_thread(&child, |child| child.wait(None).unwrap().unwrap());
@@ -218,7 +243,7 @@ fn a_kill_against_an_exit_against_a_wait() {
 #[test]
 fn a_kill_after_a_wait_in_another_thread() {
     loom::model(|| {
-        let world = World::new(false);
+        let world = World::new(Kernel::default());
         world.exit(BY_ITSELF);
         let child = spawn(&world);
         let poller = on_a_thread(&child, |child| child.try_wait().unwrap());
@@ -232,7 +257,7 @@ fn a_kill_after_a_wait_in_another_thread() {
 #[test]
 fn a_wait_that_gives_up_beside_one_that_does_not() {
     loom::model(|| {
-        let world = World::new(false);
+        let world = World::new(Kernel::default());
         let child = spawn(&world);
         let exit = exit_on_a_thread(&world);
         let brief = on_a_thread(&child, |child| child.wait(Some(Instant::now())).unwrap());
@@ -246,7 +271,7 @@ fn a_wait_that_gives_up_beside_one_that_does_not() {
 #[test]
 fn a_drop_against_an_exit_against_a_wait() {
     loom::model(|| {
-        let world = World::new(false);
+        let world = World::new(Kernel::default());
         let child = spawn(&world);
         let exit = exit_on_a_thread(&world);
         let brief = on_a_thread(&child, |child| child.wait(Some(Instant::now())).unwrap());
@@ -262,7 +287,7 @@ fn a_drop_against_an_exit_against_a_wait() {
 #[test]
 fn into_inner_abandons_nothing() {
     loom::model(|| {
-        let world = World::new(false);
+        let world = World::new(Kernel::default());
         let child = spawn(&world);
         let exit = exit_on_a_thread(&world);
         on_a_thread(&child, |child| child.try_wait().unwrap()).join().unwrap();
@@ -278,7 +303,7 @@ fn into_inner_abandons_nothing() {
 #[test]
 fn a_status_that_was_told_stands() {
     loom::model(|| {
-        let world = World::new(false);
+        let world = World::new(Kernel::default());
         let child = spawn(&world);
         let waiter = on_a_thread(&child, |child| child.wait(None));
         world.exit(BY_ITSELF);
@@ -292,7 +317,7 @@ fn a_status_that_was_told_stands() {
 /// Whoever reaps, all waiters agree, and what is settled stays.
 fn a_foreign_reaper(keeps_status: bool) {
     loom::model(move || {
-        let world = World::new(keeps_status);
+        let world = World::new(Kernel { keeps_status, shows_status: false });
         world.exit(BY_ITSELF);
         let child = spawn(&world);
         let foreign = {
@@ -321,4 +346,25 @@ fn a_foreign_reaper_and_a_kernel_that_forgets() {
 #[test]
 fn a_foreign_reaper_and_a_kernel_that_remembers() {
     a_foreign_reaper(true);
+}
+
+/// If somebody else reaps between our look and our reap, and another child of ours has the ID by then,
+/// that is reaped: by ID, nothing can prevent it. But its status is never taken for the child's.
+#[test]
+fn a_foreign_reaper_and_a_new_owner_that_is_ours() {
+    loom::model(|| {
+        let world = World::new(Kernel { shows_status: true, keeps_status: false });
+        world.exit(BY_ITSELF);
+        let child = spawn(&world);
+        let foreign = {
+            let world = Arc::clone(&world);
+            thread::spawn(move || world.recycle())
+        };
+        let poller = on_a_thread(&child, |child| child.try_wait().map(Option::unwrap).ok());
+        let answer = child.wait(None).map(Option::unwrap).ok();
+        foreign.join().unwrap();
+        assert_eq!(poller.join().unwrap(), answer);
+        assert!(answer.is_none_or(|answer| answer == status(BY_ITSELF)));
+        assert_eq!(child.try_wait().map(Option::unwrap).ok(), answer);
+    });
 }
