@@ -1,34 +1,37 @@
-//! The one background thread, and the only one: it reaps the children whose handles are gone.
+//! The one background thread: it reaps the children whose handles are gone.
 //!
 //! It is started when the first child is abandoned, sleeps until one exits, and ends when none is
 //! left. Handing it a child and reaping one cost the same however many there are.
 //!
-//! Where it cannot be had (no descriptor, no thread), children are *stranded*: they are tried again at
-//! every later spawn and drop. Where a child has no descriptor to watch, its own helper thread reaps
-//! it.
+//! A child that it cannot watch (the child has no descriptor, or there is none left for the watch) is
+//! reaped by a helper thread of its own. Where no thread can be had either, it is *stranded*: it is
+//! tried again at every later spawn and drop.
 //!
 //! A fork without exec copies the state but not the thread. The copy's children are not its own, and
-//! its epoll is the parent's; so the first to come by after a fork starts afresh.
+//! its epoll is the parent's; so the child of a fork has a state of its own.
 
-use crate::exit::{Notice, Watch, spawn_helper};
+use crate::exit::{Notice, PerProcess, Watch, spawn_helper};
 use crate::sync::Arc;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::process;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-static REAPER: Mutex<Reaper> = Mutex::new(Reaper::new(0));
+static SHARED: PerProcess<Shared> = PerProcess::new();
 
-/// How many are stranded; so that a spawn, usually, costs one load.
-static STRANDED: AtomicUsize = AtomicUsize::new(0);
+#[derive(Default)]
+struct Shared {
+    /// How many are stranded; so that a spawn, usually, costs one load.
+    stranded: AtomicUsize,
+    /// Never held over anything that blocks.
+    reaper: Mutex<Reaper>,
+}
 
+#[derive(Default)]
 struct Reaper {
-    /// The process that this state belongs to.
-    process: u32,
     /// What the thread sleeps on. There is a thread if and only if there is this.
     watch: Option<Arc<Watch>>,
     next_key: u64,
@@ -36,46 +39,50 @@ struct Reaper {
     stranded: Vec<Arc<Notice>>,
 }
 
-/// Never held over anything that blocks.
-fn lock() -> MutexGuard<'static, Reaper> {
-    let mut reaper = REAPER.lock().unwrap_or_else(PoisonError::into_inner);
-    let me = process::id();
-    if reaper.process != me {
-        *reaper = Reaper::new(me);
-        STRANDED.store(0, Ordering::Relaxed);
-    }
-    reaper
-}
-
 /// Takes on a child that was not gone a moment ago. Never blocks, never fails.
 pub(crate) fn adopt(child: Arc<Notice>) {
-    let mut reaper = lock();
-    reaper.retry_stranded();
-    reaper.adopt(child);
+    shared().with_reaper(|reaper| {
+        reaper.retry_stranded();
+        reaper.adopt(child);
+    });
 }
 
 /// Tries again what could not be done at its time.
 pub(crate) fn sweep() {
-    if STRANDED.load(Ordering::Relaxed) > 0 {
-        lock().retry_stranded();
+    let shared = shared();
+    if shared.stranded.load(Ordering::Relaxed) > 0 {
+        shared.with_reaper(Reaper::retry_stranded);
+    }
+}
+
+fn shared() -> &'static Shared {
+    SHARED.get(|inherited| {
+        // Close the copies of the parent's descriptors. If a thread of the parent was at work just then,
+        // they stay open in here: nobody can tell what it has left half done.
+        if let Ok(mut reaper) = inherited.reaper.try_lock() {
+            *reaper = Reaper::default();
+        }
+    })
+}
+
+/// Runs this while the reaper seems to be at work.
+pub(crate) fn busy<T>(run: impl FnOnce() -> T) -> T {
+    shared().with_reaper(|_| run())
+}
+
+impl Shared {
+    fn with_reaper<T>(&self, run: impl FnOnce(&mut Reaper) -> T) -> T {
+        let mut reaper = self.reaper.lock().unwrap_or_else(PoisonError::into_inner);
+        let answer = run(&mut reaper);
+        self.stranded.store(reaper.stranded.len(), Ordering::Relaxed);
+        answer
     }
 }
 
 impl Reaper {
-    const fn new(process: u32) -> Self {
-        Self {
-            process,
-            watch: None,
-            next_key: 0,
-            watched: HashMap::with_hasher(BuildHasherDefault::new()),
-            stranded: Vec::new(),
-        }
-    }
-
     fn adopt(&mut self, child: Arc<Notice>) {
-        if !self.watch(&child) && !child.reap_by_helper() {
+        if !self.watch(&child) && !Notice::reap_by_helper(&child) {
             self.stranded.push(child);
-            STRANDED.store(self.stranded.len(), Ordering::Relaxed);
         }
     }
 
@@ -85,7 +92,6 @@ impl Reaper {
                 self.adopt(child);
             }
         }
-        STRANDED.store(self.stranded.len(), Ordering::Relaxed);
     }
 
     /// Has the thread watch the child's descriptor. Says whether it does.
@@ -103,6 +109,31 @@ impl Reaper {
         }
         watched.is_ok()
     }
+
+    /// Reaps those that have been noticed, and leaves the keys of those that cannot be reaped yet.
+    fn reap(&mut self, watch: &Watch, keys: &mut Vec<u64>) {
+        keys.retain(|key| match self.watched.get(key) {
+            Some(child) if child.reap() => {
+                if let Some(descriptor) = child.descriptor() {
+                    watch.remove(descriptor);
+                }
+                self.watched.remove(key);
+                false
+            }
+            Some(_) => true,
+            None => false,
+        });
+    }
+
+    /// Says whether there is anything left to wait for.
+    fn goes_on(&mut self) -> bool {
+        let goes_on = !self.watched.is_empty();
+        if !goes_on {
+            // Under the lock: whoever adopts next starts a new thread.
+            self.watch = None;
+        }
+        goes_on
+    }
 }
 
 /// Starts the thread, with something to watch: it ends only when that is reaped.
@@ -119,31 +150,17 @@ fn run(watch: &Watch) {
     /// For zombies that cannot be reaped yet, since their tracer still holds them.
     const RETRY: Duration = Duration::from_millis(100);
     let mut keys = Vec::new();
-    loop {
+    let mut goes_on = true;
+    while goes_on {
         let timeout = (!keys.is_empty()).then_some(RETRY);
         let waited = watch.wait(&mut keys, timeout);
-        let mut reaper = lock();
-        keys.retain(|key| match reaper.watched.get(key) {
-            Some(child) if child.reap() => {
-                if let Some(descriptor) = child.descriptor() {
-                    watch.remove(descriptor);
-                }
-                reaper.watched.remove(key);
-                false
+        goes_on = shared().with_reaper(|reaper| {
+            reaper.reap(watch, &mut keys);
+            if waited.is_err() {
+                // Somebody has closed our descriptor. Leave what is left to later spawns and drops.
+                reaper.stranded.extend(std::mem::take(&mut reaper.watched).into_values());
             }
-            Some(_) => true,
-            None => false,
+            reaper.goes_on()
         });
-        if waited.is_err() {
-            // Somebody has closed our descriptor. Leave what is left to later spawns and drops.
-            let left = std::mem::take(&mut reaper.watched).into_values();
-            reaper.stranded.extend(left);
-            STRANDED.store(reaper.stranded.len(), Ordering::Relaxed);
-        }
-        if reaper.watched.is_empty() {
-            // Under the lock: whoever adopts next starts a new thread.
-            reaper.watch = None;
-            return;
-        }
     }
 }

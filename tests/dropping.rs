@@ -27,7 +27,7 @@ fn pipes_are_closed() {
 mod linux_only {
     use super::*;
     use shared_child::SharedChild;
-    use shared_child::seam::Backend;
+    use shared_child::seam::{self, Backend};
 
     fn nothing_left() -> bool {
         linux::children().is_empty() && linux::helper_threads().is_empty()
@@ -178,6 +178,30 @@ mod linux_only {
             assert_eq!(linux::children().len(), 1);
             drop(stdin);
             until("nothing is left", nothing_left);
+        });
+    }
+
+    /// A lock that a thread of the parent held at the fork is held in the copy for ever.
+    #[test]
+    fn after_a_fork_while_the_reaper_is_at_work() {
+        alone!();
+        watchdog!();
+        on_every_backend(|backend| {
+            let (child, stdin) = stoppable(backend, 7);
+            let mut child = Some(child);
+            let in_the_fork = || {
+                drop(child.take());
+                let (own, stdin) = stoppable(backend, 0);
+                drop(own);
+                drop(stdin);
+                until("reaped in the fork", || linux::children().is_empty());
+                0
+            };
+            let failed = seam::while_the_reaper_works(|| linux::in_a_fork(in_the_fork));
+            assert_eq!(failed, 0);
+            drop(stdin);
+            let child = child.expect("only the fork has dropped it");
+            assert_eq!(wait(&child).code(), Some(7));
         });
     }
 

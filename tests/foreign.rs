@@ -300,3 +300,28 @@ fn a_handle_that_a_fork_has_copied() {
         assert_eq!(wait(&child).code(), Some(7));
     });
 }
+
+/// A fork copies one thread only: in there, no wait must count on a helper that the parent has.
+#[test]
+fn a_handle_that_a_fork_has_copied_while_threads_wait() {
+    alone!();
+    watchdog!();
+    let (child, stdin) = stoppable(Backend::ALL[1], 7);
+    thread::scope(|scope| {
+        let (tells, thread) = std::sync::mpsc::channel();
+        let child = &child;
+        let timed = scope.spawn(move || {
+            // SAFETY: it cannot fail.
+            tells.send(unsafe { libc::gettid() }).unwrap();
+            wait(child)
+        });
+        let untimed = scope.spawn(|| child.wait().unwrap());
+        until("the helper and one of them are blocked", || linux::threads_blocked_for_exits() == 2);
+        linux::until_asleep(thread.recv().unwrap());
+        let code = linux::in_a_fork(|| u8::from(child.wait_timeout(Duration::MAX).is_err()));
+        assert_eq!(code, 1, "it is not a child of the fork");
+        drop(stdin);
+        assert_eq!(timed.join().unwrap().code(), Some(7));
+        assert_eq!(untimed.join().unwrap().code(), Some(7));
+    });
+}

@@ -14,11 +14,16 @@ mod by_pid;
 #[cfg(unix)]
 mod identity;
 #[cfg(unix)]
+mod per_process;
+#[cfg(unix)]
 mod thread;
 #[cfg(unix)]
 mod unix;
 #[cfg(unix)]
-pub(crate) use unix::{Backend, Notice, reaped_elsewhere, spawn_helper};
+pub(crate) use {
+    per_process::PerProcess,
+    unix::{Backend, Notice, reaped_elsewhere, spawn_helper},
+};
 
 #[cfg(unix)]
 pub(crate) use crate::reaper::sweep;

@@ -24,6 +24,7 @@ use super::{Look, by_pid, by_pid::Pid, unix};
 use std::ffi::c_int;
 use std::fmt;
 use std::io;
+use std::process;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -43,8 +44,9 @@ struct Waiting {
     inside: usize,
     /// The child has been, or is about to be, reaped: nobody must block any more.
     closed: bool,
-    /// The helper is in `waitid`, or on its way there or back.
-    helper: bool,
+    /// The process whose helper is in `waitid`, or on its way there or back; 0 if there is none. (The
+    /// child of a fork gets a copy of this, but no helper.)
+    helper: u32,
     /// How many helpers have left. Those on the condvar watch it change.
     rounds: u64,
     /// The handle has been dropped: the helper is to reap.
@@ -99,7 +101,7 @@ impl Thread {
     /// Has the helper reap the child when it exits. Says whether there is a helper.
     pub(crate) fn adopt(&self) -> bool {
         let mut waiting = self.0.waiting();
-        waiting.orphan = waiting.helper || self.0.start_helper(&mut waiting);
+        waiting.orphan = waiting.has_helper() || self.0.start_helper(&mut waiting);
         waiting.orphan
     }
 }
@@ -110,6 +112,12 @@ impl fmt::Debug for Thread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Shared { pid, identity, .. } = &*self.0;
         f.debug_struct("Thread").field("pid", pid).field("identity", identity).finish()
+    }
+}
+
+impl Waiting {
+    fn has_helper(&self) -> bool {
+        self.helper == process::id()
     }
 }
 
@@ -145,7 +153,7 @@ impl Shared {
                 return false;
             }
             // Look first, as above. And if no thread is to be had, the caller pauses and comes back.
-            if !waiting.helper && (!self.runs() || !self.start_helper(&mut waiting)) {
+            if !waiting.has_helper() && (!self.runs() || !self.start_helper(&mut waiting)) {
                 return true;
             }
             let woken = self.changed.wait_timeout(waiting, left);
@@ -157,8 +165,8 @@ impl Shared {
     fn start_helper(self: &Arc<Self>, waiting: &mut Waiting) -> bool {
         let shared = Arc::clone(self);
         let started = unix::spawn_helper("child-waiter", move || shared.help());
-        waiting.helper = started.is_ok();
-        waiting.helper
+        waiting.helper = if started.is_ok() { process::id() } else { 0 };
+        started.is_ok()
     }
 
     /// The helper's whole life.
@@ -170,7 +178,7 @@ impl Shared {
             }
             let mut waiting = self.waiting();
             if !waiting.orphan || self.reap() {
-                waiting.helper = false;
+                waiting.helper = 0;
                 waiting.rounds += 1;
                 self.changed.notify_all();
                 return;

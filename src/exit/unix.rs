@@ -3,6 +3,7 @@
 use super::by_pid::{self, Pid};
 use super::thread::Thread;
 use super::{Descriptor, Exit, Look};
+use crate::backoff::Backoff;
 use crate::reaper;
 use crate::sync::Arc;
 use crate::unix::ReapedElsewhere;
@@ -81,11 +82,27 @@ impl Notice {
         }
     }
 
-    /// Where there is nothing to watch: has a thread of its own reap the child. Says whether one will.
-    pub(crate) fn reap_by_helper(&self) -> bool {
-        match self {
-            Self::Descriptor(_) => false,
+    /// Where it cannot be watched: has a thread of its own reap the child. Says whether one will.
+    pub(crate) fn reap_by_helper(this: &Arc<Self>) -> bool {
+        match &**this {
+            Self::Descriptor(_) => {
+                let child = Arc::clone(this);
+                spawn_helper("child-waiter", move || child.wait_and_reap()).is_ok()
+            }
             Self::Thread(thread) => thread.adopt(),
+        }
+    }
+
+    fn wait_and_reap(&self) {
+        let mut pause = Backoff::new();
+        loop {
+            // On Unix this does not fail.
+            let _ = self.wait(None);
+            if self.reap() {
+                return;
+            }
+            // Noticed before it can be reaped.
+            pause.sleep(None);
         }
     }
 }

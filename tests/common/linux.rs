@@ -264,6 +264,7 @@ pub(crate) fn in_a_fork(run: impl FnOnce() -> u8) -> u8 {
         match libc::fork() {
             -1 => panic!("fork: {}", std::io::Error::last_os_error()),
             0 => {
+                libc::alarm(2 * super::LONG.as_secs() as u32);
                 let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
                 libc::_exit(result.map_or(255, i32::from));
             }
