@@ -125,6 +125,33 @@ fn waitid_does_not_know_pidfds() {
     exercise(BEST);
 }
 
+/// A sandbox may close while children run.
+#[test]
+fn waitid_does_not_know_pidfds_any_more() {
+    alone!();
+    watchdog!();
+    let [waited, killed, reaped, orphan, zombie] = [(); 5].map(|()| stoppable(BEST, 7));
+    let elsewhere = reaped.0.id();
+    let rule = When::Is(0, libc::P_PIDFD);
+    deny(&[Deny { call: libc::SYS_waitid, when: rule, errno: libc::EPERM }]);
+    assert_eq!(waited.0.try_wait().unwrap(), None);
+    assert_eq!(waited.0.wait_timeout(Duration::from_millis(5)).unwrap(), None);
+    drop(waited.1);
+    assert_eq!(wait(&waited.0).code(), Some(7));
+    killed.0.kill().unwrap();
+    assert_eq!(killed.0.wait().unwrap().signal(), Some(libc::SIGKILL));
+    drop(reaped.1);
+    linux::reap(elsewhere);
+    reaped.0.kill().unwrap();
+    let answer = reaped.0.wait();
+    assert_eq!(answer.is_ok(), linux::keeps_status_of_reaped(), "{answer:?}");
+    drop(orphan);
+    drop(zombie.1);
+    linux::wait_for_zombie(zombie.0.id());
+    drop(zombie.0);
+    until("reaped", || linux::children().is_empty());
+}
+
 /// Not even the fallback can block then; it polls with `waitpid`, as std does.
 #[test]
 fn waitid_not_implemented() {

@@ -54,10 +54,19 @@ impl Pidfd {
     }
 
     pub(crate) fn look(&self) -> io::Result<Look> {
-        match self.waitid()? {
-            Look::ReapedElsewhere => self.look_for_reap(),
-            look => Ok(look),
+        match self.waitid() {
+            Ok(Look::ReapedElsewhere) => self.look_for_reap(),
+            Ok(look) => Ok(look),
+            // It worked once: a sandbox has closed since then. What is left tells as much.
+            Err(_) if !self.has_ended() => Ok(Look::Running),
+            Err(_) if self.recover().is_some() => Ok(Look::ReapedElsewhere),
+            Err(_) => Ok(Look::Exited(None)),
         }
+    }
+
+    /// A zombie, or reaped.
+    fn has_ended(&self) -> bool {
+        unix::poll_readable(self.fd.as_fd(), Some(Instant::now()))
     }
 
     /// `waitid` has answered ECHILD. The states that it answers so in:
@@ -69,7 +78,7 @@ impl Pidfd {
     ///   number of times, and then let the caller come back.
     /// - It has been reaped.
     fn look_for_reap(&self) -> io::Result<Look> {
-        if !unix::poll_readable(self.fd.as_fd(), Some(Instant::now())) {
+        if !self.has_ended() {
             return Err(io::Error::from_raw_os_error(libc::ECHILD));
         }
         for _ in 0..1000 {
@@ -107,12 +116,17 @@ impl Pidfd {
         if blocked { by_pid::signal(self.pid, signal) } else { by_pid::gone_is_fine(error) }
     }
 
-    /// Reaps it, and forgets its status. Says whether it is gone. Through the descriptor, so that no
-    /// other process can be meant.
+    /// Reaps it, and forgets its status. Says whether it is gone. Through the descriptor if possible, so
+    /// that no other process can be meant.
     pub(crate) fn reap(&self) -> bool {
         use rustix::process::{WaitId, WaitIdOptions, waitid};
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-        !matches!(waitid(WaitId::PidFd(self.fd.as_fd()), options), Ok(None))
+        match waitid(WaitId::PidFd(self.fd.as_fd()), options) {
+            Ok(None) => false,
+            Ok(Some(_)) | Err(rustix::io::Errno::CHILD) => true,
+            // A sandbox has closed, as above.
+            Err(_) => self.recover().is_some() || by_pid::reap(self.pid),
+        }
     }
 
     fn waitid(&self) -> io::Result<Look> {
