@@ -1,6 +1,6 @@
 //! `SharedChild`, the public face of a [`Lifecycle`].
 
-use crate::exit::{self, Backend, Notice};
+use crate::exit::{self, Backend, Notice, Opened, Reap, Reaped};
 use crate::lifecycle::Lifecycle;
 use std::fmt;
 use std::io;
@@ -79,22 +79,28 @@ impl SharedChild {
     }
 
     pub(crate) fn new_on(backend: Backend, mut child: Child) -> io::Result<Self> {
-        use exit::{Reap, Reaped};
         let id = child.id();
-        // Ask first and open the notice after: the ID of a child that was reaped may be anybody's.
+        // A child that was waited for answers this from memory; its ID may be anybody's.
         let lifecycle = match child.reap()? {
-            Reaped::NotYet => return Ok(Self::unreaped(child, backend)),
             Reaped::Status(status) => Lifecycle::exited(child, status),
             Reaped::NoSuchChild => Lifecycle::lost(child),
+            Reaped::NotYet => return Ok(Self::unreaped(child, backend)),
         };
         Ok(Self { id, lifecycle })
     }
 
-    fn unreaped(child: Child, backend: Backend) -> Self {
+    /// A child that we have not reaped.
+    fn unreaped(mut child: Child, backend: Backend) -> Self {
         let id = child.id();
-        let lifecycle = match Notice::new(&child, backend) {
-            Some(notice) => Lifecycle::unreaped(child, notice),
-            None => Lifecycle::lost(child),
+        let lifecycle = match Notice::open(&child, backend) {
+            Opened::Unreaped(notice) => Lifecycle::unreaped(child, notice),
+            Opened::ReapedElsewhere => Lifecycle::lost(child),
+            Opened::Unverified(notice) => match child.reap() {
+                Ok(Reaped::Status(status)) => Lifecycle::exited(child, status),
+                Ok(Reaped::NoSuchChild) => Lifecycle::lost(child),
+                // Where there is no answer either, it was ours a moment ago.
+                Ok(Reaped::NotYet) | Err(_) => Lifecycle::unreaped(child, notice),
+            },
         };
         Self { id, lifecycle }
     }

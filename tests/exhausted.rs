@@ -179,6 +179,9 @@ fn waitid_not_implemented() {
         linux::reap(child.id());
         child.kill().unwrap();
         assert!(child.wait().unwrap_err().get_ref().unwrap().is::<ReapedElsewhere>());
+        // And the ID is not used at all if that reap came first.
+        let child = linux::spawn_reaped(backend);
+        assert!(format!("{child:?}").contains("reaped elsewhere"), "{child:?}");
     });
 }
 

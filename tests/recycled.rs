@@ -126,6 +126,21 @@ fn after_a_foreign_reap() {
     });
 }
 
+/// Somebody else was faster than the handle. Nothing that it could open by the ID would mean the child.
+#[test]
+fn after_a_foreign_reap_before_the_handle_was_made() {
+    in_a_namespace!();
+    on_every_backend(|backend| {
+        for state in [Victim::Running, Victim::Zombie] {
+            for round in 0..rounds(100) {
+                let child = linux::spawn_reaped(backend);
+                assert!(format!("{child:?}").contains("reaped elsewhere"), "{child:?}");
+                a_round(child, &state, round);
+            }
+        }
+    });
+}
+
 /// Threads have been waiting since before the foreign reap.
 ///
 /// While they are on their way from seeing the exit to reaping it, the helper-thread backend has only

@@ -105,6 +105,19 @@ pub(crate) trait Exit: Send + Sync + Sized + 'static {
     fn abandon(this: &Arc<Self>);
 }
 
+/// What opening a notice for a child finds, if that was not reaped by us.
+#[derive(Debug)]
+pub(crate) enum Opened {
+    /// It means the child, which is unreaped.
+    Unreaped(Notice),
+    /// It means whoever has the child's process ID, and only a reap can tell whether that is the child.
+    #[cfg_attr(windows, expect(dead_code, reason = "a handle means the child, there"))]
+    Unverified(Notice),
+    /// The child was reaped, and not by us: its process ID may be anybody's.
+    #[cfg_attr(windows, expect(dead_code, reason = "nobody can, there"))]
+    ReapedElsewhere,
+}
+
 /// What [`Exit::look`] sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Look {

@@ -28,15 +28,9 @@ pub(crate) struct Pidfd {
 }
 
 impl Pidfd {
-    /// The pidfd of a child of this process, if pidfds serve here.
-    ///
-    /// What if somebody else reaps the child between its spawn and this call?
-    /// - The ID is free: ESRCH.
-    /// - It is taken by somebody else's process: the `waitid` says that this is no child of ours.
-    /// - It is taken by another child of ours: not to be told apart. IDs are handed out in turn, and
-    ///   this one was just handed out, so this takes a whole round of the ID space between two
-    ///   adjacent calls of this thread, *and* a foreign reaper. Only a pidfd from `clone` itself would
-    ///   close that, and std does not give one in a stable way.
+    /// The pidfd of a child of this process. `None` if pidfds do not serve here, or if the child has
+    /// been reaped already: then the ID is free (ESRCH), or it means a process that is no child of ours
+    /// (ECHILD).
     pub(crate) fn open(pid: Pid) -> Option<Self> {
         use rustix::process::{PidfdFlags, pidfd_open};
         let fd = pidfd_open(pid, PidfdFlags::empty()).ok()?;

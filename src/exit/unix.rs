@@ -2,7 +2,7 @@
 
 use super::by_pid::{self, Pid};
 use super::thread::Thread;
-use super::{Descriptor, Exit, Look};
+use super::{Descriptor, Exit, Look, Opened};
 use crate::backoff::Backoff;
 use crate::reaper;
 use crate::sync::Arc;
@@ -35,22 +35,39 @@ pub(crate) enum Notice {
 }
 
 impl Notice {
-    /// The notice for a child that was not reaped by us. `None` if its ID cannot be one.
+    /// The notice for a child that was not reaped by us.
     ///
     /// Decided child by child, by trying: what works may change while the program runs (a full
     /// descriptor table, a sandbox that closes).
-    pub(crate) fn new(child: &Child, backend: Backend) -> Option<Self> {
-        let pid = by_pid::pid(child.id())?;
-        Some(match backend {
-            Backend::Best => Self::best(pid),
-            Backend::Thread => Self::Thread(Thread::new(pid)),
-        })
+    ///
+    /// Somebody else may reap the child before this is through, and then the ID is anybody's. So
+    /// whatever is opened by ID is opened *first*, and `waitid` is asked *after* whether the ID means a
+    /// child of ours: if it does, and nobody else had the ID meanwhile, then what was opened means the
+    /// child. If it does not, the child is lost, at once: nothing may ever be done to that ID.
+    ///
+    /// What that does not tell apart is another child of ours on the same ID. IDs are handed out in
+    /// turn, and this one was just handed out, so it takes a whole round of the ID space between two
+    /// adjacent calls of this thread, *and* a foreign reaper. Only a pidfd from `clone` itself would
+    /// close that, and std does not give one in a stable way.
+    pub(crate) fn open(child: &Child, backend: Backend) -> Opened {
+        // What cannot be a process ID cannot be a child.
+        let Some(pid) = by_pid::pid(child.id()) else { return Opened::ReapedElsewhere };
+        let descriptor = match backend {
+            Backend::Best => Descriptor::open(pid),
+            Backend::Thread => None,
+        };
+        match descriptor {
+            Some(descriptor) => Opened::Unreaped(Self::Descriptor(descriptor)),
+            None => Self::open_thread(pid),
+        }
     }
 
-    fn best(pid: Pid) -> Self {
-        match Descriptor::open(pid) {
-            Some(descriptor) => Self::Descriptor(descriptor),
-            None => Self::Thread(Thread::new(pid)),
+    fn open_thread(pid: Pid) -> Opened {
+        let thread = Self::Thread(Thread::new(pid));
+        match by_pid::look(pid) {
+            Ok(Look::ReapedElsewhere) => Opened::ReapedElsewhere,
+            Ok(_) => Opened::Unreaped(thread),
+            Err(_) => Opened::Unverified(thread),
         }
     }
 

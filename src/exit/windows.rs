@@ -7,7 +7,7 @@
 //!
 //! Sources: WaitForSingleObject and TerminateProcess of the Win32 documentation.
 
-use super::{Exit, Look};
+use super::{Exit, Look, Opened};
 use crate::sync::Arc;
 use std::io;
 use std::os::windows::io::AsRawHandle;
@@ -45,17 +45,17 @@ unsafe impl Sync for Notice {}
 impl Notice {
     /// The notice of a child. It must not be used after the child is gone; the lifecycle owns both,
     /// and lends the notice only to calls that borrow the lifecycle.
-    pub(crate) fn new(child: &Child, backend: Backend) -> Option<Self> {
+    pub(crate) fn open(child: &Child, backend: Backend) -> Opened {
         let longest_wait = match backend {
             Backend::Best => INFINITE - 1,
             Backend::ShortWaits => 3,
         };
-        Some(Self { process: child.as_raw_handle(), longest_wait })
+        Opened::Unreaped(Self { process: child.as_raw_handle(), longest_wait })
     }
 
     pub(crate) fn kill(&self) -> io::Result<()> {
         // The exit code is the one that std's `Child::kill` gives.
-        // SAFETY: the handle is open (see `new`).
+        // SAFETY: the handle is open (see `open`).
         if unsafe { TerminateProcess(self.process, 1) } != 0 {
             return Ok(());
         }
@@ -65,7 +65,7 @@ impl Notice {
     }
 
     fn has_exited_within(&self, millis: u32) -> io::Result<bool> {
-        // SAFETY: the handle is open (see `new`).
+        // SAFETY: the handle is open (see `open`).
         match unsafe { WaitForSingleObject(self.process, millis) } {
             WAIT_OBJECT_0 => Ok(true),
             WAIT_TIMEOUT => Ok(false),

@@ -1,5 +1,7 @@
 //! Linux: looking at processes from outside, and making system calls fail.
 
+use shared_child::SharedChild;
+use shared_child::seam::Backend;
 use std::ffi::c_int;
 use std::fs;
 use std::os::unix::net::UnixStream;
@@ -254,6 +256,33 @@ pub(crate) fn keeps_status_of_reaped() -> bool {
             }
         }
     })
+}
+
+/// A child that dies, and is reaped by somebody else, before the spawn has returned.
+pub(crate) fn spawn_reaped(backend: Backend) -> SharedChild {
+    use std::os::unix::process::CommandExt;
+    let mut command = super::helper(&[]);
+    // SAFETY: these are system calls that take integers. A fork's child may make them.
+    unsafe {
+        command.pre_exec(|| {
+            let child = libc::getpid();
+            if libc::fork() == 0 {
+                // The spawn goes on when nobody is left who might report an error to it. That is us.
+                for _ in 0..super::LONG.as_millis() {
+                    if libc::kill(child, 0) != 0 {
+                        break;
+                    }
+                    libc::poll(std::ptr::null_mut(), 0, 1);
+                }
+            }
+            libc::_exit(0)
+        });
+    }
+    on_sigchld(libc::SIG_IGN);
+    let child = backend.spawn(&mut command).expect("to spawn");
+    on_sigchld(libc::SIG_DFL);
+    assert_eq!(state(child.id()), None, "it was to be reaped");
+    child
 }
 
 /// Runs this in the child of a fork, and gives its answer.
