@@ -83,20 +83,23 @@ pub(super) fn waitid(kind: libc::idtype_t, id: u32, options: c_int) -> io::Resul
     {
         return Ok(Look::Running);
     }
-    Ok(Look::Exited(Some(status(&info))))
+    Ok(Look::Exited(status(&info)))
 }
 
 /// The `wait` status that `waitid` tells in two fields. All systems put it together in the same way,
-/// but for Haiku.
-fn status(info: &libc::siginfo_t) -> ExitStatus {
+/// but for Haiku. `None` where the field does not say which signal it was (older macOS).
+fn status(info: &libc::siginfo_t) -> Option<ExitStatus> {
     use std::os::unix::process::ExitStatusExt;
     // SAFETY: `si_status` is set for every SIGCHLD, and this is one.
     let status = unsafe { info.si_status() };
+    if info.si_code != libc::CLD_EXITED && status == 0 {
+        return None;
+    }
     let (of_code, of_signal, core) =
         if cfg!(target_os = "haiku") { (0, 8, 0x1_0000) } else { (8, 0, 0x80) };
-    ExitStatus::from_raw(match info.si_code {
+    Some(ExitStatus::from_raw(match info.si_code {
         libc::CLD_EXITED => (status & 0xff) << of_code,
         libc::CLD_DUMPED => status << of_signal | core,
         _ => status << of_signal,
-    })
+    }))
 }

@@ -71,6 +71,9 @@ impl Thread {
         let mut waiting = self.0.waiting();
         match self.0.look() {
             Ok(Look::Exited(Some(status))) if waiting.inside > 0 => Look::Held(status),
+            // A status that only the reap will tell. Those inside have been woken by the exit and are
+            // about to leave, so this is over at once.
+            Ok(Look::Exited(None)) if waiting.inside > 0 => Look::Running,
             Ok(look @ Look::Exited(_)) => {
                 waiting.closed = true;
                 look
