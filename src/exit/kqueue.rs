@@ -15,10 +15,12 @@
 //! | reaped elsewhere, ID free | ESRCH | readable | ECHILD: [`Kqueue::recover`] |
 //! | reaped elsewhere, ID taken | not registered any more | readable | not tried: [`Identity`] says that it is another |
 //!
-//! On ESRCH there is no event to wait for: the child is as good as gone, and [`Kqueue::wait`] returns
-//! at once, for the caller to look and to pause.
+//! On ESRCH there is no event to wait for, since the child is as good as gone. So that the descriptor
+//! tells that as well, to a poll and to the reaper's watch, a timer is put in the event's place.
 //!
-//! A kqueue is not inherited by a fork's child, and is closed by `exec`. Type-checked, not run.
+//! A kqueue is closed by `exec` and *not inherited by a fork's child*: there the number may mean
+//! anything. So a [`Queue`] knows the process that it belongs to, and in any other is neither used nor
+//! closed. Type-checked, not run.
 //!
 //! Sources: kqueue(2) of macOS, FreeBSD, NetBSD, OpenBSD and DragonFly.
 
@@ -28,15 +30,16 @@ use super::{Look, unix};
 use rustix::event::kqueue::{Event, EventFilter, EventFlags, ProcessEvents, kevent, kqueue};
 use std::ffi::c_int;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
-use std::process::ExitStatus;
+use std::process::{self, ExitStatus};
 use std::ptr::null_mut;
 use std::time::{Duration, Instant};
 
 #[derive(Debug)]
 pub(crate) struct Kqueue {
-    queue: OwnedFd,
+    queue: Queue,
     pid: Pid,
     identity: Option<Identity>,
     /// It was exiting, or gone, before it could be registered.
@@ -44,14 +47,18 @@ pub(crate) struct Kqueue {
 }
 
 impl Kqueue {
-    /// The exit event of a child of this process. `None` without a descriptor to spare.
+    /// The exit event of a child of this process. `None` without a descriptor to spare, or if the child
+    /// has been reaped already.
     pub(crate) fn open(pid: Pid) -> Option<Self> {
-        let queue = new_queue()?;
+        let queue = Queue::new().ok()?;
         let filter = EventFilter::Proc { pid, flags: exit_with_status() };
         let event = Event::new(filter, EventFlags::ADD | EventFlags::ONESHOT, null_mut());
-        let late = match change(&queue, event) {
+        let late = match queue.change(event) {
             Ok(()) => false,
-            Err(rustix::io::Errno::SRCH) => true,
+            Err(rustix::io::Errno::SRCH) => {
+                queue.change(soon()).ok()?;
+                true
+            }
             Err(_) => return None,
         };
         let identity = Identity::of(pid);
@@ -63,10 +70,14 @@ impl Kqueue {
     }
 
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> bool {
-        self.late || unix::poll_readable(self.as_fd(), deadline)
+        // In a fork there is nothing to wait for: the look says so.
+        self.queue.inherited() || unix::poll_readable(self.as_fd(), deadline)
     }
 
     pub(crate) fn look(&self) -> io::Result<Look> {
+        if self.queue.inherited() {
+            return Err(io::Error::from_raw_os_error(libc::ECHILD)); // not a child of this process
+        }
         if !self.late && !unix::poll_readable(self.as_fd(), Some(Instant::now())) {
             return Ok(Look::Running);
         }
@@ -80,22 +91,13 @@ impl Kqueue {
     /// about to poll could sleep for ever: hence the timer, which makes the queue readable again, and
     /// for good since nobody takes it out.
     pub(crate) fn recover(&self) -> Option<ExitStatus> {
-        if self.late {
+        if self.queue.inherited() {
             return None;
         }
-        let timer = EventFilter::Timer { ident: 1, timer: Some(Duration::from_millis(1)) };
-        let timer = Event::new(timer, EventFlags::ADD | EventFlags::ONESHOT, null_mut());
         let mut taken = Vec::with_capacity(1);
+        let room = rustix::buffer::spare_capacity(&mut taken);
         // SAFETY: neither event refers to a descriptor.
-        unsafe {
-            kevent(
-                &self.queue,
-                &[timer],
-                rustix::buffer::spare_capacity(&mut taken),
-                Some(Duration::ZERO),
-            )
-        }
-        .ok()?;
+        unsafe { kevent(&self.queue, &[soon()], room, Some(Duration::ZERO)) }.ok()?;
         let event = taken.first()?;
         match event.filter() {
             // macOS says by a flag whether there is a status.
@@ -130,11 +132,11 @@ impl AsFd for Kqueue {
 
 /// Many of them in one: a kqueue is itself something to wait for.
 #[derive(Debug)]
-pub(crate) struct KqueueWatch(OwnedFd);
+pub(crate) struct KqueueWatch(Queue);
 
 impl KqueueWatch {
     pub(crate) fn new() -> io::Result<Self> {
-        new_queue().map(Self).ok_or_else(io::Error::last_os_error)
+        Ok(Self(Queue::new()?))
     }
 
     /// Reports `key`, once, when the descriptor becomes readable.
@@ -142,7 +144,7 @@ impl KqueueWatch {
         let key = std::ptr::without_provenance_mut(key as usize);
         let flags = EventFlags::ADD | EventFlags::ONESHOT;
         let event = Event::new(EventFilter::Read(fd.as_raw_fd()), flags, key);
-        Ok(change(&self.0, event)?)
+        Ok(self.0.change(event)?)
     }
 
     /// Once reported, an event is gone by itself.
@@ -163,19 +165,52 @@ impl KqueueWatch {
     }
 }
 
-/// rustix's `kqueue` sets no close-on-exec flag where the system call takes none, and std's children
-/// are made by `posix_spawn`, which closes what has it.
-fn new_queue() -> Option<OwnedFd> {
-    let queue = kqueue().ok()?;
-    rustix::io::fcntl_setfd(&queue, rustix::io::FdFlags::CLOEXEC).ok()?;
-    Some(queue)
+/// A kqueue, in the process that has it.
+#[derive(Debug)]
+struct Queue(ManuallyDrop<OwnedFd>, u32);
+
+impl Queue {
+    /// rustix's `kqueue` sets no close-on-exec flag where the system call takes none, and std's
+    /// children are made by `posix_spawn`, which closes what has it.
+    fn new() -> rustix::io::Result<Self> {
+        let queue = kqueue()?;
+        rustix::io::fcntl_setfd(&queue, rustix::io::FdFlags::CLOEXEC)?;
+        Ok(Self(ManuallyDrop::new(queue), process::id()))
+    }
+
+    /// This is a fork's child, and the descriptor is not ours.
+    fn inherited(&self) -> bool {
+        self.1 != process::id()
+    }
+
+    fn change(&self, event: Event) -> rustix::io::Result<()> {
+        let mut none: [Event; 0] = [];
+        // SAFETY: where the event names a descriptor, the caller borrows it, and the kernel drops the
+        // event by itself when that is closed.
+        unsafe { kevent(self, &[event], &mut none[..], Some(Duration::ZERO)) }.map(drop)
+    }
 }
 
-fn change(queue: &OwnedFd, event: Event) -> rustix::io::Result<()> {
-    let mut none: [Event; 0] = [];
-    // SAFETY: where the event names a descriptor, the caller borrows it, and the kernel drops the
-    // event by itself when that is closed.
-    unsafe { kevent(queue, &[event], &mut none[..], Some(Duration::ZERO)) }.map(drop)
+impl AsFd for Queue {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        if !self.inherited() {
+            // SAFETY: this is the only place that drops it, and nothing uses it afterwards.
+            unsafe { ManuallyDrop::drop(&mut self.0) }
+        }
+    }
+}
+
+/// An event that comes at once, as good as, and stays since nobody takes it out. (Events that one can
+/// trigger oneself are not everywhere.)
+fn soon() -> Event {
+    let timer = EventFilter::Timer { ident: 1, timer: Some(Duration::from_millis(1)) };
+    Event::new(timer, EventFlags::ADD | EventFlags::ONESHOT, null_mut())
 }
 
 /// macOS tells the status only to those who ask for it.
