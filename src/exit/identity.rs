@@ -6,11 +6,29 @@
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) use proc::Identity;
 
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[cfg(any(
+    target_os = "macos",
+    target_os = "freebsd",
+    target_os = "dragonfly",
+    target_os = "openbsd",
+    target_os = "netbsd"
+))]
 pub(super) use start::Identity;
+
+#[cfg(not(any(
+    target_os = "linux",
+    target_os = "android",
+    target_os = "macos",
+    target_os = "freebsd",
+    target_os = "dragonfly",
+    target_os = "openbsd",
+    target_os = "netbsd"
+)))]
+pub(super) use unknown::Identity;
 
 /// What [`Identity::check`] finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(dead_code, reason = "some systems never tell")]
 pub(super) enum Same {
     /// The ID means the child, living or zombie.
     Yes,
@@ -65,8 +83,20 @@ mod proc {
     }
 }
 
-/// Elsewhere: the time when the process started, where the system tells it, to the microsecond.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
+/// macOS and the BSDs: the time when the process started.
+///
+/// It is a time of day, and what happens to it when somebody sets the clock differs. macOS, NetBSD and
+/// DragonFly note the time of day at the start, and that stands. FreeBSD and OpenBSD note how long the
+/// system had been up, and add the time of day at which it booted, which moves with the clock. So there
+/// the time since boot is remembered as well, and whichever stays the same shows that it is the same
+/// process.
+#[cfg(any(
+    target_os = "macos",
+    target_os = "freebsd",
+    target_os = "dragonfly",
+    target_os = "openbsd",
+    target_os = "netbsd"
+))]
 mod start {
     use super::Same;
     use crate::exit::by_pid::Pid;
@@ -74,11 +104,33 @@ mod start {
     #[derive(Debug)]
     pub(in super::super) struct Identity {
         pid: Pid,
-        started: (i64, i64),
+        started: Started,
+    }
+
+    /// In microseconds.
+    #[derive(Debug, Clone, Copy)]
+    struct Started {
+        time_of_day: i64,
+        /// Where that is what the system knows.
+        since_boot: Option<i64>,
+    }
+
+    impl Started {
+        fn same_as(self, other: Self) -> bool {
+            /// Where nanoseconds are added and then rounded.
+            const ROUNDING: u64 = 2;
+            let since_boot = self.since_boot.zip(other.since_boot);
+            self.time_of_day == other.time_of_day
+                || since_boot.is_some_and(|(a, b)| a.abs_diff(b) <= ROUNDING)
+        }
+    }
+
+    fn micros(seconds: impl Into<i64>, micros: impl Into<i64>) -> i64 {
+        seconds.into() * 1_000_000 + micros.into()
     }
 
     impl Identity {
-        /// `None` where the system does not tell.
+        /// `None` if the process is gone.
         pub(in super::super) fn of(pid: Pid) -> Option<Self> {
             let started = started(pid)?;
             Some(Self { pid, started })
@@ -86,7 +138,7 @@ mod start {
 
         pub(in super::super) fn check(&self) -> Same {
             match started(self.pid) {
-                Some(started) if started == self.started => Same::Yes,
+                Some(started) if started.same_as(self.started) => Same::Yes,
                 Some(_) => Same::No,
                 // Free, or a zombie of which this is not told any more.
                 None => Same::Unknown,
@@ -96,7 +148,7 @@ mod start {
 
     /// `proc_pidinfo` of libproc.
     #[cfg(target_os = "macos")]
-    fn started(pid: Pid) -> Option<(i64, i64)> {
+    fn started(pid: Pid) -> Option<Started> {
         let mut info = std::mem::MaybeUninit::<libc::proc_bsdinfo>::zeroed();
         let size = size_of::<libc::proc_bsdinfo>() as std::ffi::c_int;
         let with_zombies = 1;
@@ -112,20 +164,23 @@ mod start {
         };
         // SAFETY: it was zeroed, and zeroes are valid integers.
         let info = unsafe { info.assume_init() };
-        (written == size).then_some((info.pbi_start_tvsec as i64, info.pbi_start_tvusec as i64))
+        let time_of_day = micros(info.pbi_start_tvsec as i64, info.pbi_start_tvusec as i64);
+        (written == size).then_some(Started { time_of_day, since_boot: None })
     }
 
     /// sysctl(3), `KERN_PROC_PID`.
     #[cfg(target_os = "freebsd")]
-    fn started(pid: Pid) -> Option<(i64, i64)> {
+    fn started(pid: Pid) -> Option<Started> {
         let name = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, raw(pid)];
-        let info: libc::kinfo_proc = sysctl(&name)?;
-        known(info.ki_start.tv_sec, info.ki_start.tv_usec)
+        with_boot_time(|| {
+            let info: libc::kinfo_proc = sysctl(&name)?;
+            known(info.ki_start.tv_sec, info.ki_start.tv_usec)
+        })
     }
 
     /// sysctl(3), `KERN_PROC_PID`.
     #[cfg(target_os = "dragonfly")]
-    fn started(pid: Pid) -> Option<(i64, i64)> {
+    fn started(pid: Pid) -> Option<Started> {
         let name = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, raw(pid)];
         let info: libc::kinfo_proc = sysctl(&name)?;
         known(info.kp_start.tv_sec, info.kp_start.tv_usec)
@@ -133,31 +188,22 @@ mod start {
 
     /// sysctl(2), `KERN_PROC_PID`.
     #[cfg(target_os = "openbsd")]
-    fn started(pid: Pid) -> Option<(i64, i64)> {
+    fn started(pid: Pid) -> Option<Started> {
         let size = size_of::<libc::kinfo_proc>() as std::ffi::c_int;
         let name = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, raw(pid), size, 1];
-        let info: libc::kinfo_proc = sysctl(&name)?;
-        known(info.p_ustart_sec as i64, info.p_ustart_usec)
+        with_boot_time(|| {
+            let info: libc::kinfo_proc = sysctl(&name)?;
+            known(info.p_ustart_sec as i64, info.p_ustart_usec)
+        })
     }
 
     /// sysctl(7), `KERN_PROC2`.
     #[cfg(target_os = "netbsd")]
-    fn started(pid: Pid) -> Option<(i64, i64)> {
+    fn started(pid: Pid) -> Option<Started> {
         let size = size_of::<libc::kinfo_proc2>() as std::ffi::c_int;
         let name = [libc::CTL_KERN, libc::KERN_PROC2, libc::KERN_PROC_PID, raw(pid), size, 1];
         let info: libc::kinfo_proc2 = sysctl(&name)?;
         known(info.p_ustart_sec, info.p_ustart_usec)
-    }
-
-    #[cfg(not(any(
-        target_os = "macos",
-        target_os = "freebsd",
-        target_os = "dragonfly",
-        target_os = "openbsd",
-        target_os = "netbsd"
-    )))]
-    fn started(_: Pid) -> Option<(i64, i64)> {
-        None
     }
 
     #[cfg(any(
@@ -167,7 +213,7 @@ mod start {
         target_os = "netbsd"
     ))]
     mod kern_proc {
-        use super::Pid;
+        use super::{Pid, Started, micros};
         use std::ffi::{c_int, c_uint};
         use std::mem::MaybeUninit;
 
@@ -176,9 +222,29 @@ mod start {
         }
 
         /// A time of zero means that it is not told (as of a zombie, on some systems).
-        pub(super) fn known(seconds: impl Into<i64>, micros: impl Into<i64>) -> Option<(i64, i64)> {
-            let (seconds, micros) = (seconds.into(), micros.into());
-            (seconds != 0).then_some((seconds, micros))
+        pub(super) fn known(seconds: impl Into<i64>, rest: impl Into<i64>) -> Option<Started> {
+            let time_of_day = micros(seconds, rest);
+            (time_of_day != 0).then_some(Started { time_of_day, since_boot: None })
+        }
+
+        /// Adds the time since boot, by the boot time that held when the kernel added it: the same
+        /// before and after. If the clock is set that often, the time of day must do.
+        #[cfg(any(target_os = "freebsd", target_os = "openbsd"))]
+        pub(super) fn with_boot_time(started: impl Fn() -> Option<Started>) -> Option<Started> {
+            fn booted() -> Option<i64> {
+                let time: libc::timeval = sysctl(&[libc::CTL_KERN, libc::KERN_BOOTTIME])?;
+                Some(micros(time.tv_sec, time.tv_usec))
+            }
+            let mut boot = booted();
+            for _ in 0..10 {
+                let started = started()?;
+                let before = std::mem::replace(&mut boot, booted());
+                if let Some(boot) = boot.filter(|_| boot == before) {
+                    let since_boot = Some(started.time_of_day - boot);
+                    return Some(Started { since_boot, ..started });
+                }
+            }
+            started()
         }
 
         /// Reads one record of integers, pointers and arrays of them.
@@ -213,4 +279,36 @@ mod start {
         target_os = "netbsd"
     ))]
     use kern_proc::{known, raw, sysctl};
+
+    #[cfg(any(target_os = "freebsd", target_os = "openbsd"))]
+    use kern_proc::with_boot_time;
+}
+
+/// Elsewhere the system does not tell.
+#[cfg(not(any(
+    target_os = "linux",
+    target_os = "android",
+    target_os = "macos",
+    target_os = "freebsd",
+    target_os = "dragonfly",
+    target_os = "openbsd",
+    target_os = "netbsd"
+)))]
+mod unknown {
+    use super::Same;
+    use crate::exit::by_pid::Pid;
+    use std::convert::Infallible;
+
+    #[derive(Debug)]
+    pub(in super::super) struct Identity(Infallible);
+
+    impl Identity {
+        pub(in super::super) fn of(_: Pid) -> Option<Self> {
+            None
+        }
+
+        pub(in super::super) fn check(&self) -> Same {
+            match self.0 {}
+        }
+    }
 }
