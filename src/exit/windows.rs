@@ -13,7 +13,7 @@ use std::io;
 use std::os::windows::io::AsRawHandle;
 use std::process::{Child, ExitStatus};
 use std::time::Instant;
-use windows_sys::Win32::Foundation::{HANDLE, WAIT_OBJECT_0, WAIT_TIMEOUT};
+use windows_sys::Win32::Foundation::{ERROR_ACCESS_DENIED, HANDLE, WAIT_OBJECT_0, WAIT_TIMEOUT};
 use windows_sys::Win32::System::Threading::{INFINITE, TerminateProcess, WaitForSingleObject};
 
 /// How a child is to be served.
@@ -59,9 +59,14 @@ impl Notice {
         if unsafe { TerminateProcess(self.process, 1) } != 0 {
             return Ok(());
         }
-        // A process that has exited denies access.
         let error = io::Error::last_os_error();
-        if self.has_exited_within(0)? { Ok(()) } else { Err(error) }
+        if error.raw_os_error() != Some(ERROR_ACCESS_DENIED as i32) {
+            return Err(error);
+        }
+        // Our handle came with all access, so this is a process that has exited, or one that is being
+        // terminated and not signalled yet. Either way there is nothing left to do. (That the handle
+        // can still be asked shows that it is in order.)
+        self.has_exited_within(0).map(drop)
     }
 
     fn has_exited_within(&self, millis: u32) -> io::Result<bool> {
