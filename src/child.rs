@@ -276,6 +276,9 @@ impl SharedChild {
     /// Gives the [`Child`] back, which knows its status if it has been waited for here. If not, then
     /// reaping it is up to the caller again.
     ///
+    /// A `Child` learns its status by reaping, so it does not know one that another part of the program
+    /// has taken, also where [`wait`](Self::wait) could still tell it.
+    ///
     /// # Examples
     ///
     /// ```

@@ -41,15 +41,15 @@
 //!    ID next.
 //! 3. **Remember.** Every later call answers from memory.
 //!
-//! There is no signal handler, no change of the signal mask and no other state that is shared with
-//! the rest of the program. The child may even be reaped by somebody else, a `waitpid(-1)` in some
+//! There is no signal handler and no change of the signal mask. The child may even be reaped by somebody else, a `waitpid(-1)` in some
 //! C library or an ignored `SIGCHLD`: nothing of ours then touches the process that gets its ID, and
 //! where the kernel keeps the exit status (Linux 6.15 and later) it is still returned.
 //!
 //! # Dropping
 //!
 //! Dropping a handle never blocks and never kills. A child that has exited by then is reaped on the
-//! spot; one that still runs is reaped by a background thread when it exits, so it leaves no zombie.
+//! spot; one that still runs is reaped by a background thread when it exits, so it leaves no zombie. The
+//! thread is there only while there are such children.
 //!
 //! # Coming from shared_child 1.1
 //!

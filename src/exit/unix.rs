@@ -195,8 +195,8 @@ pub(super) fn poll_readable(fd: BorrowedFd<'_>, deadline: Option<Instant>) -> bo
     }
 }
 
-/// Starts one of our own threads. It takes no signals, so that none which is meant for the program is
-/// handled on it.
+/// Starts one of our own threads. It takes no signals, but for its first instants: to spare it those the
+/// mask of the thread that calls us would have to be changed, and that is not ours.
 pub(crate) fn spawn_helper(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     /// It makes system calls, and little more.
     const STACK: usize = 128 * 1024;
