@@ -149,7 +149,7 @@ impl Shared {
         let mut waiting = self.waiting();
         let round = waiting.rounds;
         while !waiting.closed && waiting.rounds == round {
-            let left = unix::left(Some(deadline));
+            let left = unix::left(deadline);
             if left.is_zero() {
                 // The caller looks once more: that answers for an exit which the helper has yet to
                 // report.

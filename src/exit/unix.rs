@@ -171,9 +171,8 @@ pub(crate) fn reaped_elsewhere(id: u32) -> io::Error {
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// For how long to block at most. Zero means that the deadline has passed.
-pub(super) fn left(deadline: Option<Instant>) -> Duration {
-    deadline
-        .map_or(LONGEST, |deadline| deadline.saturating_duration_since(Instant::now()).min(LONGEST))
+pub(super) fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now()).min(LONGEST)
 }
 
 /// Blocks until the descriptor is readable, or until the deadline (`false`). Asks at least once.
@@ -184,11 +183,11 @@ pub(super) fn left(deadline: Option<Instant>) -> Duration {
 pub(super) fn poll_readable(fd: BorrowedFd<'_>, deadline: Option<Instant>) -> bool {
     let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
     loop {
-        let left = left(deadline);
+        let left = deadline.map(left);
         // The conversion cannot fail for a day or less.
-        let timeout = Timespec::try_from(left).unwrap_or_default();
-        match poll(&mut fds, Some(&timeout)) {
-            Ok(0) if left.is_zero() => return false,
+        let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(0) if left.is_some_and(|left| left.is_zero()) => return false,
             Ok(0) | Err(rustix::io::Errno::INTR) => {}
             Ok(_) | Err(_) => return true,
         }
