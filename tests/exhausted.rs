@@ -270,6 +270,27 @@ fn no_proc() {
     assert!(child.wait().unwrap_err().get_ref().unwrap().is::<ReapedElsewhere>());
 }
 
+/// In a PID namespace whose `/proc` is that of another one, which numbers processes differently.
+#[test]
+fn the_proc_of_somebody_else() {
+    const WRAPPER: &[&str] = &["unshare", "--fork", "--pid"];
+    if !linux::is_root() {
+        eprintln!("{} skipped: it takes root", function_name!());
+        return;
+    }
+    alone!(WRAPPER);
+    watchdog!();
+    deny(&[Deny::always(libc::SYS_pidfd_open, libc::ENOSYS)]);
+    let (child, stdin) = stoppable(BEST, 7);
+    assert_served_by(&child, "identity: None");
+    assert_eq!(child.wait_timeout(Duration::from_millis(5)).unwrap(), None);
+    drop(stdin);
+    assert_eq!(wait(&child).code(), Some(7));
+    let child = sleeper(BEST);
+    child.kill().unwrap();
+    assert_eq!(wait(&child).signal(), Some(libc::SIGKILL));
+}
+
 #[test]
 fn no_threads() {
     alone!();

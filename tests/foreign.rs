@@ -70,6 +70,41 @@ fn the_true_status_or_a_clear_error() {
     });
 }
 
+/// A process may outlive its first thread, whose end is not the process's, and whose exit code is not
+/// either.
+#[test]
+fn a_child_that_has_outlived_its_first_thread() {
+    alone!();
+    watchdog!();
+    let start = |backend: Backend| {
+        let mut command = helper(&["thread", "read", "exit", "7"]);
+        let child = backend.spawn(command.stdin(std::process::Stdio::piped())).unwrap();
+        let stdin = child.take_stdin().unwrap();
+        until("the first thread has ended", || linux::is_zombie(child.id()));
+        assert_eq!(child.try_wait().unwrap(), None);
+        assert_eq!(child.wait_timeout(Duration::from_millis(5)).unwrap(), None);
+        (child, stdin)
+    };
+    on_every_backend(|backend| {
+        let (child, stdin) = start(backend);
+        drop(stdin);
+        assert_eq!(wait(&child).code(), Some(7));
+        let (child, stdin) = start(backend);
+        drop(stdin);
+        linux::reap(child.id());
+        assert_true_or_lost(backend, child.wait(), 7);
+        let (child, stdin) = start(backend);
+        child.kill().unwrap();
+        assert_eq!(
+            std::os::unix::process::ExitStatusExt::signal(&wait(&child)),
+            Some(libc::SIGKILL)
+        );
+        drop(stdin);
+        drop(start(backend).0);
+        until("nothing is left", || linux::children().is_empty());
+    });
+}
+
 #[test]
 fn signals_do_nothing_after_it_even_if_nobody_has_waited() {
     alone!();
@@ -286,9 +321,10 @@ fn a_handle_that_a_fork_has_copied() {
     on_every_backend(|backend| {
         let (child, stdin) = stoppable(backend, 7);
         let code = linux::in_a_fork(|| {
-            let refused = child.try_wait().is_err();
+            let error = child.try_wait().unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::ECHILD), "{error}");
             drop(child);
-            u8::from(refused)
+            1
         });
         assert_eq!(code, 1, "it is not a child of the fork");
         drop(stdin);
@@ -296,8 +332,11 @@ fn a_handle_that_a_fork_has_copied() {
     on_every_backend(|backend| {
         let (child, stdin) = stoppable(backend, 7);
         assert_eq!(linux::in_a_fork(|| u8::from(child.try_wait().is_err())), 1);
+        let mut child = Some(child);
+        let into_inner = || u8::from(child.take().unwrap().into_inner().try_wait().is_err());
+        assert_eq!(linux::in_a_fork(into_inner), 1);
         drop(stdin);
-        assert_eq!(wait(&child).code(), Some(7));
+        assert_eq!(wait(&child.unwrap()).code(), Some(7));
     });
 }
 
@@ -318,8 +357,12 @@ fn a_handle_that_a_fork_has_copied_while_threads_wait() {
         let untimed = scope.spawn(|| child.wait().unwrap());
         until("the helper and one of them are blocked", || linux::threads_blocked_for_exits() == 2);
         linux::until_asleep(thread.recv().unwrap());
-        let code = linux::in_a_fork(|| u8::from(child.wait_timeout(Duration::MAX).is_err()));
+        let code = linux::in_a_fork(|| {
+            let waits = [child.wait_timeout(Duration::MAX).map(|_| ()), child.wait().map(|_| ())];
+            u8::from(child.kill().is_err() && waits.iter().all(Result::is_err))
+        });
         assert_eq!(code, 1, "it is not a child of the fork");
+        assert_eq!(child.try_wait().unwrap(), None, "and was not killed by it");
         drop(stdin);
         assert_eq!(timed.join().unwrap().code(), Some(7));
         assert_eq!(untimed.join().unwrap().code(), Some(7));

@@ -21,6 +21,11 @@ pub(super) fn pid(id: u32) -> Option<Pid> {
     i32::try_from(id).ok().filter(|id| *id > 0).and_then(Pid::from_raw)
 }
 
+/// What the child of a fork gets for a handle that it has copied.
+pub(super) fn no_child() -> io::Error {
+    io::Error::from_raw_os_error(libc::ECHILD)
+}
+
 /// Sends a signal (kill(2)). To a process that has gone it does nothing, and that is fine.
 pub(super) fn signal(pid: Pid, signal: c_int) -> io::Result<()> {
     // SAFETY: `kill` takes two integers and touches no memory of ours.

@@ -3,6 +3,10 @@
 //! Only where a process is known by its ID alone, and only because of foreign reapers: as long as we
 //! have not reaped the child and nobody else has, the ID cannot have a new owner.
 
+use super::Look;
+use super::by_pid::{self, Pid};
+use std::io;
+
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) use proc::Identity;
 
@@ -10,7 +14,6 @@ pub(super) use proc::Identity;
     target_os = "macos",
     target_os = "freebsd",
     target_os = "dragonfly",
-    target_os = "openbsd",
     target_os = "netbsd"
 ))]
 pub(super) use start::Identity;
@@ -21,10 +24,25 @@ pub(super) use start::Identity;
     target_os = "macos",
     target_os = "freebsd",
     target_os = "dragonfly",
-    target_os = "openbsd",
     target_os = "netbsd"
 )))]
 pub(super) use unknown::Identity;
+
+/// Where the child stands, by its process ID as far as that still means the child.
+///
+/// An error means that there is no `waitid` (a sandbox), and that nobody else is known to have reaped.
+pub(super) fn look(identity: Option<&Identity>, pid: Pid) -> io::Result<Look> {
+    match identity.map(Identity::check) {
+        Some(Same::No) => Ok(Look::ReapedElsewhere),
+        Some(Same::Yes) => match by_pid::look(pid)? {
+            // There it is, and is not to be waited for: on some systems a debugger that has attached to
+            // it is its parent meanwhile, and gives it back. Or somebody else's reap is not through yet.
+            Look::ReapedElsewhere => Ok(Look::Running),
+            look => Ok(look),
+        },
+        Some(Same::Unknown) | None => by_pid::look(pid),
+    }
+}
 
 /// What [`Identity::check`] finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +62,7 @@ pub(super) enum Same {
 mod proc {
     use super::Same;
     use crate::exit::by_pid::Pid;
-    use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, accessat, openat};
+    use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, accessat, openat, readlinkat};
     use std::os::fd::{AsFd, OwnedFd};
 
     #[derive(Debug)]
@@ -54,8 +72,13 @@ mod proc {
     }
 
     impl Identity {
-        /// `None` without `/proc`, or without a descriptor to spare.
+        /// `None` without `/proc`, or without a descriptor to spare; or if this is the `/proc` of another
+        /// PID namespace, which means other processes by the same IDs.
         pub(in super::super) fn of(pid: Pid) -> Option<Self> {
+            let me = readlinkat(CWD, "/proc/self", Vec::new()).ok()?;
+            if me.to_str().ok()?.parse() != Ok(std::process::id()) {
+                return None;
+            }
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let directory = openat(CWD, path(pid), flags, Mode::empty()).ok()?;
             Some(Self { directory, pid })
@@ -83,18 +106,14 @@ mod proc {
     }
 }
 
-/// macOS and the BSDs: the time when the process started.
+/// macOS and most BSDs: the time when the process started, in microseconds.
 ///
-/// It is a time of day, and what happens to it when somebody sets the clock differs. macOS, NetBSD and
-/// DragonFly note the time of day at the start, and that stands. FreeBSD and OpenBSD note how long the
-/// system had been up, and add the time of day at which it booted, which moves with the clock. So there
-/// the time since boot is remembered as well, and whichever stays the same shows that it is the same
-/// process.
+/// It must not move when somebody sets the clock. macOS, NetBSD and DragonFly note the time of day at the
+/// start, and that stands; of FreeBSD see below.
 #[cfg(any(
     target_os = "macos",
     target_os = "freebsd",
     target_os = "dragonfly",
-    target_os = "openbsd",
     target_os = "netbsd"
 ))]
 mod start {
@@ -104,33 +123,11 @@ mod start {
     #[derive(Debug)]
     pub(in super::super) struct Identity {
         pid: Pid,
-        started: Started,
-    }
-
-    /// In microseconds.
-    #[derive(Debug, Clone, Copy)]
-    struct Started {
-        time_of_day: i64,
-        /// Where that is what the system knows.
-        since_boot: Option<i64>,
-    }
-
-    impl Started {
-        fn same_as(self, other: Self) -> bool {
-            /// Where nanoseconds are added and then rounded.
-            const ROUNDING: u64 = 2;
-            let since_boot = self.since_boot.zip(other.since_boot);
-            self.time_of_day == other.time_of_day
-                || since_boot.is_some_and(|(a, b)| a.abs_diff(b) <= ROUNDING)
-        }
-    }
-
-    fn micros(seconds: impl Into<i64>, micros: impl Into<i64>) -> i64 {
-        seconds.into() * 1_000_000 + micros.into()
+        started: i64,
     }
 
     impl Identity {
-        /// `None` if the process is gone.
+        /// `None` if the process is gone, or if this program may not ask.
         pub(in super::super) fn of(pid: Pid) -> Option<Self> {
             let started = started(pid)?;
             Some(Self { pid, started })
@@ -138,7 +135,7 @@ mod start {
 
         pub(in super::super) fn check(&self) -> Same {
             match started(self.pid) {
-                Some(started) if started.same_as(self.started) => Same::Yes,
+                Some(started) if started == self.started => Same::Yes,
                 Some(_) => Same::No,
                 // Free, or a zombie of which this is not told any more.
                 None => Same::Unknown,
@@ -146,9 +143,13 @@ mod start {
         }
     }
 
+    fn micros(seconds: impl Into<i64>, rest: impl Into<i64>) -> i64 {
+        seconds.into() * 1_000_000 + rest.into()
+    }
+
     /// `proc_pidinfo` of libproc.
     #[cfg(target_os = "macos")]
-    fn started(pid: Pid) -> Option<Started> {
+    fn started(pid: Pid) -> Option<i64> {
         let mut info = std::mem::MaybeUninit::<libc::proc_bsdinfo>::zeroed();
         let size = size_of::<libc::proc_bsdinfo>() as std::ffi::c_int;
         let with_zombies = 1;
@@ -164,56 +165,48 @@ mod start {
         };
         // SAFETY: it was zeroed, and zeroes are valid integers.
         let info = unsafe { info.assume_init() };
-        let time_of_day = micros(info.pbi_start_tvsec as i64, info.pbi_start_tvusec as i64);
-        (written == size).then_some(Started { time_of_day, since_boot: None })
+        (written == size).then(|| micros(info.pbi_start_tvsec as i64, info.pbi_start_tvusec as i64))
     }
 
-    /// sysctl(3), `KERN_PROC_PID`.
+    /// sysctl(3), `KERN_PROC_PID`. It tells the boot time plus the uptime at the start, and the boot time
+    /// moves when the clock is set. So take away the one that was added: the same before and after.
     #[cfg(target_os = "freebsd")]
-    fn started(pid: Pid) -> Option<Started> {
+    fn started(pid: Pid) -> Option<i64> {
         let name = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, raw(pid)];
-        with_boot_time(|| {
+        let booted = || {
+            let time: libc::timeval = sysctl(&[libc::CTL_KERN, libc::KERN_BOOTTIME])?;
+            Some(micros(time.tv_sec, time.tv_usec))
+        };
+        for _ in 0..10 {
+            let before = booted()?;
             let info: libc::kinfo_proc = sysctl(&name)?;
-            known(info.ki_start.tv_sec, info.ki_start.tv_usec)
-        })
+            if booted()? == before {
+                return Some(known(info.ki_start.tv_sec, info.ki_start.tv_usec)? - before);
+            }
+        }
+        None
     }
 
     /// sysctl(3), `KERN_PROC_PID`.
     #[cfg(target_os = "dragonfly")]
-    fn started(pid: Pid) -> Option<Started> {
+    fn started(pid: Pid) -> Option<i64> {
         let name = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, raw(pid)];
         let info: libc::kinfo_proc = sysctl(&name)?;
         known(info.kp_start.tv_sec, info.kp_start.tv_usec)
     }
 
-    /// sysctl(2), `KERN_PROC_PID`.
-    #[cfg(target_os = "openbsd")]
-    fn started(pid: Pid) -> Option<Started> {
-        let size = size_of::<libc::kinfo_proc>() as std::ffi::c_int;
-        let name = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, raw(pid), size, 1];
-        with_boot_time(|| {
-            let info: libc::kinfo_proc = sysctl(&name)?;
-            known(info.p_ustart_sec as i64, info.p_ustart_usec)
-        })
-    }
-
     /// sysctl(7), `KERN_PROC2`.
     #[cfg(target_os = "netbsd")]
-    fn started(pid: Pid) -> Option<Started> {
+    fn started(pid: Pid) -> Option<i64> {
         let size = size_of::<libc::kinfo_proc2>() as std::ffi::c_int;
         let name = [libc::CTL_KERN, libc::KERN_PROC2, libc::KERN_PROC_PID, raw(pid), size, 1];
         let info: libc::kinfo_proc2 = sysctl(&name)?;
         known(info.p_ustart_sec, info.p_ustart_usec)
     }
 
-    #[cfg(any(
-        target_os = "freebsd",
-        target_os = "dragonfly",
-        target_os = "openbsd",
-        target_os = "netbsd"
-    ))]
+    #[cfg(any(target_os = "freebsd", target_os = "dragonfly", target_os = "netbsd"))]
     mod kern_proc {
-        use super::{Pid, Started, micros};
+        use super::{Pid, micros};
         use std::ffi::{c_int, c_uint};
         use std::mem::MaybeUninit;
 
@@ -222,29 +215,8 @@ mod start {
         }
 
         /// A time of zero means that it is not told (as of a zombie, on some systems).
-        pub(super) fn known(seconds: impl Into<i64>, rest: impl Into<i64>) -> Option<Started> {
-            let time_of_day = micros(seconds, rest);
-            (time_of_day != 0).then_some(Started { time_of_day, since_boot: None })
-        }
-
-        /// Adds the time since boot, by the boot time that held when the kernel added it: the same
-        /// before and after. If the clock is set that often, the time of day must do.
-        #[cfg(any(target_os = "freebsd", target_os = "openbsd"))]
-        pub(super) fn with_boot_time(started: impl Fn() -> Option<Started>) -> Option<Started> {
-            fn booted() -> Option<i64> {
-                let time: libc::timeval = sysctl(&[libc::CTL_KERN, libc::KERN_BOOTTIME])?;
-                Some(micros(time.tv_sec, time.tv_usec))
-            }
-            let mut boot = booted();
-            for _ in 0..10 {
-                let started = started()?;
-                let before = std::mem::replace(&mut boot, booted());
-                if let Some(boot) = boot.filter(|_| boot == before) {
-                    let since_boot = Some(started.time_of_day - boot);
-                    return Some(Started { since_boot, ..started });
-                }
-            }
-            started()
+        pub(super) fn known(seconds: impl Into<i64>, rest: impl Into<i64>) -> Option<i64> {
+            Some(micros(seconds, rest)).filter(|time| *time != 0)
         }
 
         /// Reads one record of integers, pointers and arrays of them.
@@ -272,26 +244,18 @@ mod start {
         }
     }
 
-    #[cfg(any(
-        target_os = "freebsd",
-        target_os = "dragonfly",
-        target_os = "openbsd",
-        target_os = "netbsd"
-    ))]
+    #[cfg(any(target_os = "freebsd", target_os = "dragonfly", target_os = "netbsd"))]
     use kern_proc::{known, raw, sysctl};
-
-    #[cfg(any(target_os = "freebsd", target_os = "openbsd"))]
-    use kern_proc::with_boot_time;
 }
 
-/// Elsewhere the system does not tell.
+/// Elsewhere the system does not tell; or it must not be asked: OpenBSD's sysctl(2) would end a program
+/// that has pledged no `ps`, which nothing else here needs.
 #[cfg(not(any(
     target_os = "linux",
     target_os = "android",
     target_os = "macos",
     target_os = "freebsd",
     target_os = "dragonfly",
-    target_os = "openbsd",
     target_os = "netbsd"
 )))]
 mod unknown {

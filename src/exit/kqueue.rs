@@ -12,6 +12,7 @@
 //! | runs | succeeds | not readable | not yet |
 //! | in its last steps | macOS: ESRCH; others fire at once | readable | not yet, then a zombie: the caller looks again |
 //! | zombie | the same | readable | its status |
+//! | zombie that a debugger holds | the same | readable | ECHILD, and yet there by its [`Identity`]: the caller looks again |
 //! | reaped elsewhere, ID free | ESRCH | readable | ECHILD: [`Kqueue::recover`] |
 //! | reaped elsewhere, ID taken | not registered any more | readable | not tried: [`Identity`] says that it is another |
 //!
@@ -25,7 +26,7 @@
 //! Sources: kqueue(2) of macOS, FreeBSD, NetBSD, OpenBSD and DragonFly.
 
 use super::by_pid::{self, Pid};
-use super::identity::{Identity, Same};
+use super::identity::{self, Identity};
 use super::{Look, unix};
 use rustix::event::kqueue::{Event, EventFilter, EventFlags, ProcessEvents, kevent, kqueue};
 use std::ffi::c_int;
@@ -56,7 +57,7 @@ impl Kqueue {
         let late = match queue.change(event) {
             Ok(()) => false,
             Err(rustix::io::Errno::SRCH) => {
-                queue.change(soon()).ok()?;
+                queue.fire_soon()?;
                 true
             }
             Err(_) => return None,
@@ -70,21 +71,20 @@ impl Kqueue {
     }
 
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> bool {
-        // In a fork there is nothing to wait for: the look says so.
-        self.queue.inherited() || unix::poll_readable(self.as_fd(), deadline)
+        // In a fork there is nothing to wait for: the look says so. And to one that was late it is said at
+        // once, since not every system fires a timer when one would like it to.
+        self.queue.inherited() || self.late || unix::poll_readable(self.as_fd(), deadline)
     }
 
     pub(crate) fn look(&self) -> io::Result<Look> {
         if self.queue.inherited() {
-            return Err(io::Error::from_raw_os_error(libc::ECHILD)); // not a child of this process
+            return Err(by_pid::no_child());
         }
         if !self.late && !unix::poll_readable(self.as_fd(), Some(Instant::now())) {
             return Ok(Look::Running);
         }
-        match self.identity.as_ref().map(Identity::check) {
-            Some(Same::No) => Ok(Look::ReapedElsewhere),
-            Some(Same::Yes | Same::Unknown) | None => Ok(Look::Exited(None)),
-        }
+        // Without `waitid`, std's reap tells.
+        Ok(identity::look(self.identity.as_ref(), self.pid).unwrap_or(Look::Exited(None)))
     }
 
     /// The status that came with the event. Takes the event out of the queue, so a waiter that is
@@ -94,10 +94,12 @@ impl Kqueue {
         if self.queue.inherited() {
             return None;
         }
+        // Before the event goes: a waiter that comes in between must not find nothing and stay.
+        self.queue.fire_soon()?;
         let mut taken = Vec::with_capacity(1);
         let room = rustix::buffer::spare_capacity(&mut taken);
-        // SAFETY: neither event refers to a descriptor.
-        unsafe { kevent(&self.queue, &[soon()], room, Some(Duration::ZERO)) }.ok()?;
+        // SAFETY: no changes are made, so no descriptor is registered here.
+        unsafe { kevent(&self.queue, &[], room, Some(Duration::ZERO)) }.ok()?;
         let event = taken.first()?;
         match event.filter() {
             // macOS says by a flag whether there is a status.
@@ -189,6 +191,24 @@ impl Queue {
         // event by itself when that is closed.
         unsafe { kevent(self, &[event], &mut none[..], Some(Duration::ZERO)) }.map(drop)
     }
+
+    /// Has an event come at once, as good as, and stay since nobody takes it out: a timer of 1 ms. (Events
+    /// that one can trigger oneself are not everywhere.) In plain C, since milliseconds are what all
+    /// systems mean if no unit is named, and rustix names one, which NetBSD before 10 would not heed.
+    fn fire_soon(&self) -> Option<()> {
+        // SAFETY: integers and pointers, for which zeroes are valid.
+        let mut timer: libc::kevent = unsafe { std::mem::zeroed() };
+        timer.ident = 1;
+        timer.filter = libc::EVFILT_TIMER;
+        timer.flags = libc::EV_ADD | libc::EV_ONESHOT;
+        timer.data = 1;
+        let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: one change is given, no event is asked for, and both structs outlive the call.
+        let result = unsafe {
+            libc::kevent(self.0.as_raw_fd(), &raw const timer, 1, null_mut(), 0, &raw const now)
+        };
+        (result == 0).then_some(())
+    }
 }
 
 impl AsFd for Queue {
@@ -204,13 +224,6 @@ impl Drop for Queue {
             unsafe { ManuallyDrop::drop(&mut self.0) }
         }
     }
-}
-
-/// An event that comes at once, as good as, and stays since nobody takes it out. (Events that one can
-/// trigger oneself are not everywhere.)
-fn soon() -> Event {
-    let timer = EventFilter::Timer { ident: 1, timer: Some(Duration::from_millis(1)) };
-    Event::new(timer, EventFlags::ADD | EventFlags::ONESHOT, null_mut())
 }
 
 /// macOS tells the status only to those who ask for it.

@@ -19,7 +19,7 @@
 //!
 //! Against foreign reapers, who heed no lock, there is only the [`Identity`], asked right before.
 
-use super::identity::{Identity, Same};
+use super::identity::{self, Identity};
 use super::{Look, by_pid, by_pid::Pid, unix};
 use std::ffi::c_int;
 use std::fmt;
@@ -28,7 +28,10 @@ use std::process;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-pub(crate) struct Thread(Arc<Shared>);
+pub(crate) struct Thread {
+    shared: Arc<Shared>,
+    process: u32,
+}
 
 struct Shared {
     pid: Pid,
@@ -44,9 +47,8 @@ struct Waiting {
     inside: usize,
     /// The child has been, or is about to be, reaped: nobody must block any more.
     closed: bool,
-    /// The process whose helper is in `waitid`, or on its way there or back; 0 if there is none. (The
-    /// child of a fork gets a copy of this, but no helper.)
-    helper: u32,
+    /// The helper is in `waitid`, or on its way there or back.
+    helper: bool,
     /// How many helpers have left. Those on the condvar watch it change.
     rounds: u64,
     /// The handle has been dropped: the helper is to reap.
@@ -57,19 +59,29 @@ impl Thread {
     pub(crate) fn new(pid: Pid) -> Self {
         let identity = Identity::of(pid);
         let (waiting, changed) = (Mutex::default(), Condvar::new());
-        Self(Arc::new(Shared { pid, identity, waiting, changed }))
+        let shared = Arc::new(Shared { pid, identity, waiting, changed });
+        Self { shared, process: process::id() }
+    }
+
+    /// An error in the child of a fork. It gets a copy of all this, but the child is not its own, there is
+    /// no helper, and the lock may be held for ever.
+    fn shared(&self) -> io::Result<&Arc<Shared>> {
+        if self.process == process::id() { Ok(&self.shared) } else { Err(by_pid::no_child()) }
     }
 
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> bool {
-        match deadline {
-            None => self.0.block(),
-            Some(deadline) => self.0.block_until(deadline),
+        match (self.shared(), deadline) {
+            (Ok(shared), None) => shared.block(),
+            (Ok(shared), Some(deadline)) => shared.block_until(deadline),
+            // The look tells.
+            (Err(_), _) => true,
         }
     }
 
-    pub(crate) fn look(&self) -> Look {
-        let mut waiting = self.0.waiting();
-        match self.0.look() {
+    pub(crate) fn look(&self) -> io::Result<Look> {
+        let shared = self.shared()?;
+        let mut waiting = shared.waiting();
+        Ok(match shared.look() {
             Ok(Look::Exited(Some(status))) if waiting.inside > 0 => Look::Held(status),
             // A status that only the reap will tell. Those inside have been woken by the exit and are
             // about to leave, so this is over at once.
@@ -81,30 +93,34 @@ impl Thread {
             Ok(look) => look,
             // No `waitid`: try the reap, which goes by `waitpid`. (Nobody is inside, then.)
             Err(_) => Look::Exited(None),
-        }
+        })
     }
 
     pub(crate) fn signal(&self, signal: c_int) -> io::Result<()> {
-        match self.0.look() {
-            Ok(Look::Running) | Err(_) => by_pid::signal(self.0.pid, signal),
+        let shared = self.shared()?;
+        match shared.look() {
+            Ok(Look::Running) | Err(_) => by_pid::signal(shared.pid, signal),
             Ok(Look::Exited(_) | Look::Held(_) | Look::ReapedElsewhere) => Ok(()),
         }
     }
 
     pub(crate) fn settled(&self) {
-        self.0.waiting().closed = true;
-        self.0.changed.notify_all();
+        if let Ok(shared) = self.shared() {
+            shared.waiting().closed = true;
+            shared.changed.notify_all();
+        }
     }
 
-    /// Reaps it if it has exited, and forgets its status. Says whether it is gone.
+    /// Reaps it if it has exited, and forgets its status. Says whether it is gone, or none of ours.
     pub(crate) fn reap(&self) -> bool {
-        self.0.reap()
+        self.shared().map_or(true, |shared| shared.reap())
     }
 
     /// Has the helper reap the child when it exits. Says whether there is a helper.
     pub(crate) fn adopt(&self) -> bool {
-        let mut waiting = self.0.waiting();
-        waiting.orphan = waiting.has_helper() || self.0.start_helper(&mut waiting);
+        let Ok(shared) = self.shared() else { return false };
+        let mut waiting = shared.waiting();
+        waiting.orphan = waiting.helper || shared.start_helper(&mut waiting);
         waiting.orphan
     }
 }
@@ -113,14 +129,8 @@ impl Thread {
 /// the lock meanwhile.
 impl fmt::Debug for Thread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Shared { pid, identity, .. } = &*self.0;
+        let Shared { pid, identity, .. } = &*self.shared;
         f.debug_struct("Thread").field("pid", pid).field("identity", identity).finish()
-    }
-}
-
-impl Waiting {
-    fn has_helper(&self) -> bool {
-        self.helper == process::id()
     }
 }
 
@@ -156,7 +166,7 @@ impl Shared {
                 return false;
             }
             // Look first, as above. And if no thread is to be had, the caller pauses and comes back.
-            if !waiting.has_helper() && (!self.runs() || !self.start_helper(&mut waiting)) {
+            if !waiting.helper && (!self.runs() || !self.start_helper(&mut waiting)) {
                 return true;
             }
             let woken = self.changed.wait_timeout(waiting, left);
@@ -168,8 +178,8 @@ impl Shared {
     fn start_helper(self: &Arc<Self>, waiting: &mut Waiting) -> bool {
         let shared = Arc::clone(self);
         let started = unix::spawn_helper("child-waiter", move || shared.help());
-        waiting.helper = if started.is_ok() { process::id() } else { 0 };
-        started.is_ok()
+        waiting.helper = started.is_ok();
+        waiting.helper
     }
 
     /// The helper's whole life.
@@ -181,7 +191,7 @@ impl Shared {
             }
             let mut waiting = self.waiting();
             if !waiting.orphan || self.reap() {
-                waiting.helper = 0;
+                waiting.helper = false;
                 waiting.rounds += 1;
                 self.changed.notify_all();
                 return;
@@ -192,13 +202,8 @@ impl Shared {
         }
     }
 
-    /// An error means that there is no `waitid` (a sandbox), and that nobody else is known to have
-    /// reaped.
     fn look(&self) -> io::Result<Look> {
-        match self.identity.as_ref().map(Identity::check) {
-            Some(Same::No) => Ok(Look::ReapedElsewhere),
-            Some(Same::Yes | Same::Unknown) | None => by_pid::look(self.pid),
-        }
+        identity::look(self.identity.as_ref(), self.pid)
     }
 
     /// Whether there is something to block for. Without `waitid` there is not, and callers poll.

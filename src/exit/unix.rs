@@ -135,7 +135,7 @@ impl Exit for Notice {
     fn look(&self) -> io::Result<Look> {
         match self {
             Self::Descriptor(descriptor) => descriptor.look(),
-            Self::Thread(thread) => Ok(thread.look()),
+            Self::Thread(thread) => thread.look(),
         }
     }
 

@@ -7,7 +7,10 @@ use std::io::{Read, Write};
 use std::time::Duration;
 
 fn main() {
-    let mut arguments = std::env::args().skip(1);
+    play(std::env::args().skip(1));
+}
+
+fn play(mut arguments: impl Iterator<Item = String>) {
     while let Some(part) = arguments.next() {
         let mut argument = || arguments.next().expect("the part wants an argument");
         match part.as_str() {
@@ -35,6 +38,9 @@ fn main() {
             "ignore" => unix::ignore(argument().parse().expect("a signal")),
             #[cfg(target_os = "linux")]
             "inherited" => linux::inherited(),
+            // Goes on in a second thread, and ends the first.
+            #[cfg(target_os = "linux")]
+            "thread" => linux::go_on_in_a_thread(arguments.by_ref().collect()),
             other => panic!("unknown part: {other}"),
         }
     }
@@ -76,6 +82,15 @@ mod unix {
 
 #[cfg(target_os = "linux")]
 mod linux {
+    pub(crate) fn go_on_in_a_thread(parts: Vec<String>) {
+        std::thread::spawn(|| {
+            super::play(parts.into_iter());
+            std::process::exit(0);
+        });
+        // SAFETY: ends this thread only. What is on its stack is never used again.
+        unsafe { libc::syscall(libc::SYS_exit, 0) };
+    }
+
     /// Lists what it got from its parent without being told so: descriptors, and signals that are
     /// blocked or ignored.
     pub(crate) fn inherited() {
