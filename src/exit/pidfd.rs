@@ -68,16 +68,16 @@ impl Pidfd {
     ///   Then it may well be running, and nothing is final.
     /// - Another thread has decided to reap it and is not through yet. The exit status is not kept so
     ///   far, and the task still exists: the ioctl succeeds, and does not set `PIDFD_INFO_EXIT`. That
-    ///   is over in microseconds unless the thread is preempted in the kernel. So yield, a bounded
-    ///   number of times, and then let the caller come back.
+    ///   is over in microseconds unless the thread is preempted in the kernel. So ask for as long as
+    ///   that usually takes, and then let the caller come back: there is a lock that others wait for.
     /// - It has been reaped.
     fn look_for_reap(&self) -> io::Result<Look> {
         if !self.has_ended() {
-            return Err(io::Error::from_raw_os_error(libc::ECHILD));
+            return Err(by_pid::no_child());
         }
-        for _ in 0..1000 {
+        for _ in 0..100 {
             match self.info() {
-                Ok(None) => std::thread::yield_now(),
+                Ok(None) => std::hint::spin_loop(),
                 Ok(Some(_)) | Err(_) => return Ok(Look::ReapedElsewhere),
             }
         }
