@@ -41,7 +41,7 @@ struct Reaper {
 
 /// Takes on a child that was not gone a moment ago. Never blocks, never fails.
 pub(crate) fn adopt(child: Arc<Notice>) {
-    shared().with_reaper(|reaper| {
+    SHARED.get().with_reaper(|reaper| {
         reaper.retry_stranded();
         reaper.adopt(child);
     });
@@ -49,25 +49,15 @@ pub(crate) fn adopt(child: Arc<Notice>) {
 
 /// Tries again what could not be done at its time.
 pub(crate) fn sweep() {
-    let shared = shared();
+    let shared = SHARED.get();
     if shared.stranded.load(Ordering::Relaxed) > 0 {
         shared.with_reaper(Reaper::retry_stranded);
     }
 }
 
-fn shared() -> &'static Shared {
-    SHARED.get(|inherited| {
-        // Close the copies of the parent's descriptors. If a thread of the parent was at work just then,
-        // they stay open in here: nobody can tell what it has left half done.
-        if let Ok(mut reaper) = inherited.reaper.try_lock() {
-            *reaper = Reaper::default();
-        }
-    })
-}
-
 /// Runs this while the reaper seems to be at work.
 pub(crate) fn busy<T>(run: impl FnOnce() -> T) -> T {
-    shared().with_reaper(|_| run())
+    SHARED.get().with_reaper(|_| run())
 }
 
 impl Shared {
@@ -154,7 +144,7 @@ fn run(watch: &Watch) {
     while goes_on {
         let timeout = (!keys.is_empty()).then_some(RETRY);
         let waited = watch.wait(&mut keys, timeout);
-        goes_on = shared().with_reaper(|reaper| {
+        goes_on = SHARED.get().with_reaper(|reaper| {
             reaper.reap(watch, &mut keys);
             if waited.is_err() {
                 // Somebody has closed our descriptor. Leave what is left to later spawns and drops.

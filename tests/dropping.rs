@@ -205,6 +205,34 @@ mod linux_only {
         });
     }
 
+    /// As a daemon does. The numbers of the parent's descriptors then mean something else.
+    #[test]
+    fn after_a_fork_that_has_closed_all_descriptors() {
+        alone!();
+        watchdog!();
+        on_every_backend(|backend| {
+            let (child, stdin) = stoppable(backend, 0);
+            drop(child);
+            let open = linux::in_a_fork(|| {
+                // SAFETY: plain integers. What is closed here is used no more in the fork, which ends by
+                // `_exit`; `stdin` is the parent's to close.
+                unsafe {
+                    libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0);
+                    assert!((3..100).all(|fd| libc::dup(0) == fd));
+                }
+                let (own, own_stdin) = stoppable(backend, 0);
+                drop(own);
+                drop(own_stdin);
+                until("reaped in the fork", || linux::children().is_empty());
+                // SAFETY: plain integers.
+                (3..100).filter(|fd| unsafe { libc::fcntl(*fd, libc::F_GETFD) } != -1).count() as u8
+            });
+            assert_eq!(open, 97, "some were closed behind its back");
+            drop(stdin);
+            until("nothing is left", nothing_left);
+        });
+    }
+
     #[test]
     fn thousands_of_children_leave_nothing() {
         alone!();

@@ -24,9 +24,10 @@ impl<T: Default + Send + Sync> PerProcess<T> {
         Self(AtomicPtr::new(ptr::null_mut()))
     }
 
-    /// The value of this process. If it has to be made, `inherited` gets what a fork has copied from the
-    /// parent, whose locks may be held for ever.
-    pub(crate) fn get(&self, inherited: impl FnOnce(&T)) -> &'static T {
+    /// The value of this process. What a fork has copied from the parent is left alone, for ever: its locks
+    /// may be held, and the descriptors that it names may have been closed (`closefrom`) and be others by
+    /// now.
+    pub(crate) fn get(&self) -> &'static T {
         let me = process::id();
         let current = self.0.load(Ordering::Acquire);
         // SAFETY: null, or from the `Box` below, which is not freed once it has got here.
@@ -36,13 +37,8 @@ impl<T: Default + Send + Sync> PerProcess<T> {
         }
         let new = Box::into_raw(Box::new(Of { process: me, value: T::default() }));
         match self.0.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => {
-                if let Some(of) = old {
-                    inherited(&of.value);
-                }
-                // SAFETY: it has got here now, so it is never freed, and nobody has it mutably.
-                unsafe { &(*new).value }
-            }
+            // SAFETY: it has got here now, so it is never freed, and nobody has it mutably.
+            Ok(_) => unsafe { &(*new).value },
             Err(theirs) => {
                 // SAFETY: it has not got here, so nobody else knows of it.
                 drop(unsafe { Box::from_raw(new) });
@@ -64,11 +60,10 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
-                    let value = VALUE.get(|_| panic!("there was no fork"));
-                    value.fetch_add(1, Ordering::Relaxed);
+                    VALUE.get().fetch_add(1, Ordering::Relaxed);
                 });
             }
         });
-        assert_eq!(VALUE.get(|_| ()).load(Ordering::Relaxed), 8);
+        assert_eq!(VALUE.get().load(Ordering::Relaxed), 8);
     }
 }
