@@ -51,6 +51,12 @@
 //! spot; one that still runs is reaped by a background thread when it exits, so it leaves no zombie. The
 //! thread is there only while there are such children.
 //!
+//! # Forking
+//!
+//! The child of a fork that does not exec may drop the handles that it has copied, and spawn its own. The
+//! copies are about processes that are not its children: waiting for them is an error, or, if another
+//! thread was using the handle at the moment of the fork, never ends.
+//!
 //! # Coming from shared_child 1.1
 //!
 //! Every public item of 1.1.2 is here, with the same signature and meaning. The methods with
