@@ -313,7 +313,9 @@ fn say(message: fmt::Arguments) {
 mod platform {
     use super::{Event, Options};
     use libc::c_int;
-    use rustix::process::{Resource, Rlimit, setpgid, setrlimit};
+    use rustix::process::setpgid;
+    #[cfg(not(target_os = "haiku"))]
+    use rustix::process::{Resource, Rlimit, setrlimit};
     use shared_child::{SharedChild, unix::SharedChildExt};
     use signal_hook::{consts::FORBIDDEN, iterator::Signals, low_level};
     use std::ffi::{OsStr, OsString};
@@ -326,7 +328,7 @@ mod platform {
     pub(super) struct Signal(c_int);
 
     #[rustfmt::skip]
-    const NAMES: [(&str, c_int); 32] = [
+    const NAMES: &[(&str, c_int)] = &[
         ("EXIT", 0), ("HUP", libc::SIGHUP), ("INT", libc::SIGINT), ("QUIT", libc::SIGQUIT),
         ("ILL", libc::SIGILL), ("TRAP", libc::SIGTRAP), ("ABRT", libc::SIGABRT),
         ("IOT", libc::SIGABRT), ("BUS", libc::SIGBUS), ("FPE", libc::SIGFPE),
@@ -336,8 +338,9 @@ mod platform {
         ("CONT", libc::SIGCONT), ("STOP", libc::SIGSTOP), ("TSTP", libc::SIGTSTP),
         ("TTIN", libc::SIGTTIN), ("TTOU", libc::SIGTTOU), ("URG", libc::SIGURG),
         ("XCPU", libc::SIGXCPU), ("XFSZ", libc::SIGXFSZ), ("VTALRM", libc::SIGVTALRM),
-        ("PROF", libc::SIGPROF), ("WINCH", libc::SIGWINCH), ("IO", libc::SIGIO),
-        ("SYS", libc::SIGSYS),
+        ("PROF", libc::SIGPROF), ("WINCH", libc::SIGWINCH), ("SYS", libc::SIGSYS),
+        #[cfg(not(target_os = "haiku"))]
+        ("IO", libc::SIGIO),
     ];
 
     /// Sent to us, these are meant for the command.
@@ -503,6 +506,7 @@ mod platform {
     /// Returns only if it cannot be done.
     pub(super) fn die_of(signal: Signal) {
         // One core dump is enough, and ours would replace the one that is of interest.
+        #[cfg(not(target_os = "haiku"))]
         if setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).is_err() {
             return;
         }

@@ -7,7 +7,9 @@
 //! is left.
 #![cfg(unix)]
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process_group, setrlimit};
+use rustix::process::{Pid, Signal, kill_process_group};
+#[cfg(not(target_os = "haiku"))]
+use rustix::process::{Resource, Rlimit, setrlimit};
 use shared_child::{SharedChild, unix::SharedChildExt};
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
@@ -54,6 +56,7 @@ fn start<A: AsRef<OsStr>>(
     args: impl IntoIterator<Item = A>,
 ) -> Running {
     // Some of the signals would leave a core file each.
+    #[cfg(not(target_os = "haiku"))]
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).expect("setrlimit");
     let mut command = Command::new(program);
     command.args(args).process_group(0);

@@ -8,7 +8,6 @@ mod common;
 use common::*;
 use shared_child::seam::Backend;
 use std::io::Read;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use windows_sys::Win32::Foundation::{CloseHandle, ERROR_INVALID_PARAMETER, GetLastError};
@@ -146,7 +145,7 @@ fn handles_are_not_leaked() {
 fn the_example() {
     watchdog!();
     let timeout = |arguments: &[&str]| {
-        let mut path = PathBuf::from(std::env::current_exe().unwrap());
+        let mut path = std::env::current_exe().unwrap();
         path.pop();
         let mut command = Command::new(path.join("..").join("examples").join("timeout.exe"));
         let child = env!("CARGO_BIN_EXE_shared_child_test_child");

@@ -77,7 +77,7 @@ pub(crate) fn helper_threads_rest() -> bool {
 pub(crate) fn threads_blocked_for_exits() -> usize {
     let tasks = fs::read_dir("/proc/self/task").expect("/proc").flatten();
     let calls = tasks.filter_map(|task| fs::read_to_string(task.path().join("syscall")).ok());
-    let numbers = calls.filter_map(|call| call.split_whitespace().next()?.parse::<i64>().ok());
+    let numbers = calls.filter_map(|call| call.split_whitespace().next()?.parse().ok());
     numbers.filter(|number| [libc::SYS_waitid, libc::SYS_ppoll].contains(number)).count()
 }
 
@@ -237,8 +237,10 @@ pub(crate) fn keeps_status_of_reaped() -> bool {
         // SAFETY: plain integers; the descriptor is new and belongs to nobody else.
         let pidfd = unsafe {
             let fd = libc::syscall(libc::SYS_pidfd_open, child.id(), 0);
-            let Ok(fd @ 0..) = i32::try_from(fd) else { return false };
-            OwnedFd::from_raw_fd(fd)
+            if fd < 0 {
+                return false;
+            }
+            OwnedFd::from_raw_fd(fd as c_int)
         };
         drop(stdin);
         // An error means that somebody else reaps it.
