@@ -1,5 +1,5 @@
-//! Every interleaving of the lifecycle, by loom: `ci/model` runs this, and shows that it finds the
-//! faults which it is there to find.
+//! Every interleaving of the lifecycle, and of the fallback under it (with up to three preemptions), by
+//! loom: `ci/model` runs this, and shows that it finds the faults which it is there to find.
 //!
 //! The child and its exit notice are mocked at their most treacherous: the process ID has a new owner
 //! the moment the child is reaped, a signal goes to whoever owns the ID, and a reap takes what it gets.
@@ -32,6 +32,7 @@ struct Process {
     abandoned: usize,
     /// Waiters that rely on the process ID. (None are counted where there is a descriptor.)
     inside: usize,
+    stranger_exited: bool,
 }
 
 /// What there is outside the program: one process, and who has its ID.
@@ -57,8 +58,14 @@ const OF_A_STRANGER: i32 = 77 << 8;
 
 impl World {
     fn new(kernel: Kernel) -> Arc<Self> {
-        let process =
-            Process { phase: Phase::Running, status: 0, reaps: 0, abandoned: 0, inside: 0 };
+        let process = Process {
+            phase: Phase::Running,
+            status: 0,
+            reaps: 0,
+            abandoned: 0,
+            inside: 0,
+            stranger_exited: false,
+        };
         Arc::new(Self { process: Mutex::new(process), exited: Condvar::new(), kernel })
     }
 
@@ -81,6 +88,12 @@ impl World {
     /// What a `waitpid(-1)` somewhere does.
     fn reap_elsewhere(&self) {
         self.process().phase = Phase::Reaped;
+    }
+
+    /// Whoever has the ID after a reap.
+    fn stranger_exits(&self) {
+        self.process().stranger_exited = true;
+        self.exited.notify_all();
     }
 
     /// And another child of ours gets the ID, and exits.
@@ -367,4 +380,159 @@ fn a_foreign_reaper_and_a_new_owner_that_is_ours() {
         assert!(answer.is_none_or(|answer| answer == status(BY_ITSELF)));
         assert_eq!(child.try_wait().map(Option::unwrap).ok(), answer);
     });
+}
+
+/// The fallback, whose waiters rely on the process ID, in the lifecycle that it is made for.
+mod fallback {
+    use super::{BY_ITSELF, Kernel, MockChild, Phase, World, status};
+    use crate::exit::thread::{ById, Thread};
+    use crate::exit::{Exit, Look};
+    use crate::lifecycle::Lifecycle;
+    use crate::sync::Arc;
+    use loom::thread;
+    use std::io;
+    use std::process::ExitStatus;
+    use std::time::{Duration, Instant};
+
+    /// Known by its ID alone. After a reap that means another child of ours, which runs on: whoever blocks
+    /// for that, blocks until the test lets it exit.
+    #[derive(Debug)]
+    struct MockProcess(Arc<World>);
+
+    impl ById for MockProcess {
+        fn look(&self) -> io::Result<Look> {
+            let process = self.0.process();
+            Ok(match process.phase {
+                Phase::Running | Phase::Reaped => Look::Running,
+                Phase::Zombie => Look::Exited(Some(status(process.status))),
+                Phase::Recycled => Look::ReapedElsewhere,
+            })
+        }
+
+        fn block(&self) {
+            let mut process = self.0.process();
+            while matches!(process.phase, Phase::Running | Phase::Reaped)
+                && !process.stranger_exited
+            {
+                process = self.0.exited.wait(process).unwrap();
+            }
+        }
+
+        fn reap(&self) -> bool {
+            let mut process = self.0.process();
+            assert!(process.phase == Phase::Zombie, "only a zombie is reaped");
+            process.phase = Phase::Reaped;
+            process.reaps += 1;
+            true
+        }
+    }
+
+    impl Drop for MockProcess {
+        fn drop(&mut self) {
+            if !std::thread::panicking() {
+                assert_eq!(self.0.process().reaps, 1, "the last to know of it leaves a zombie");
+            }
+        }
+    }
+
+    #[derive(Debug)]
+    struct Notice(Thread<MockProcess>);
+
+    impl Exit for Notice {
+        fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
+            Ok(self.0.wait(deadline))
+        }
+
+        fn look(&self) -> io::Result<Look> {
+            self.0.look()
+        }
+
+        fn recover(&self) -> Option<ExitStatus> {
+            None
+        }
+
+        fn settled(&self) {
+            self.0.settled();
+        }
+
+        fn abandon(this: &Arc<Self>) {
+            assert!(this.0.reap() || this.0.adopt());
+        }
+    }
+
+    type Shared = Arc<Lifecycle<MockChild, Notice>>;
+
+    /// Two threads that do this with the same child, while it exits on a third.
+    fn while_it_exits(
+        one: fn(&Lifecycle<MockChild, Notice>),
+        another: fn(&Lifecycle<MockChild, Notice>),
+    ) {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(move || {
+            let world = World::new(Kernel::default());
+            let notice = Notice(Thread::of(MockProcess(Arc::clone(&world))));
+            let child: Shared =
+                Arc::new(Lifecycle::unreaped(MockChild(Arc::clone(&world)), notice));
+            let exit = super::exit_on_a_thread(&world);
+            let first = thread::spawn({
+                let child = Arc::clone(&child);
+                move || one(&child)
+            });
+            another(&child);
+            drop(child);
+            first.join().unwrap();
+            exit.join().unwrap();
+            // A helper that is late may be waiting for the stranger. Nobody else does.
+            world.stranger_exits();
+        });
+    }
+
+    fn wait(child: &Lifecycle<MockChild, Notice>) {
+        assert_eq!(child.wait(None).unwrap(), Some(status(BY_ITSELF)));
+        assert_eq!(child.try_wait().unwrap(), Some(status(BY_ITSELF)));
+    }
+
+    fn wait_with_a_deadline(child: &Lifecycle<MockChild, Notice>) {
+        let deadline = Instant::now() + Duration::from_secs(24 * 60 * 60);
+        assert_eq!(child.wait(Some(deadline)).unwrap(), Some(status(BY_ITSELF)));
+    }
+
+    fn try_wait(child: &Lifecycle<MockChild, Notice>) {
+        if let Some(seen) = child.try_wait().unwrap() {
+            assert_eq!(seen, status(BY_ITSELF));
+            assert_eq!(child.try_wait().unwrap(), Some(seen), "what was told stands");
+        }
+    }
+
+    #[test]
+    fn waits_without_a_deadline() {
+        while_it_exits(wait, wait);
+    }
+
+    #[test]
+    fn a_wait_with_a_deadline_beside_one_without() {
+        while_it_exits(wait_with_a_deadline, wait);
+    }
+
+    #[test]
+    fn waits_with_deadlines() {
+        while_it_exits(wait_with_a_deadline, wait_with_a_deadline);
+    }
+
+    #[test]
+    fn a_wait_beside_a_poll() {
+        while_it_exits(wait, try_wait);
+    }
+
+    #[test]
+    fn a_wait_with_a_deadline_beside_a_poll() {
+        while_it_exits(wait_with_a_deadline, try_wait);
+    }
+
+    /// The helper takes on what is dropped while it runs.
+    #[test]
+    fn a_drop_beside_a_poll() {
+        while_it_exits(try_wait, |_| ());
+    }
 }

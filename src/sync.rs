@@ -34,6 +34,27 @@ impl<T> Mutex<T> {
     }
 }
 
+/// The condition variable for that mutex. (The model knows no time: in it, nobody times out.)
+pub(crate) struct Condvar(imp::Condvar);
+
+impl Condvar {
+    pub(crate) fn new() -> Self {
+        Self(imp::Condvar::new())
+    }
+
+    pub(crate) fn wait_timeout<'a, T>(
+        &self,
+        guard: MutexGuard<'a, T>,
+        timeout: std::time::Duration,
+    ) -> MutexGuard<'a, T> {
+        self.0.wait_timeout(guard, timeout).unwrap_or_else(std::sync::PoisonError::into_inner).0
+    }
+
+    pub(crate) fn notify_all(&self) {
+        self.0.notify_all();
+    }
+}
+
 /// Sleeps; under the model there is no time, and another thread runs.
 #[cfg(not(all(test, loom)))]
 pub(crate) use std::thread::sleep;

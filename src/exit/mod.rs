@@ -16,7 +16,7 @@ mod identity;
 #[cfg(unix)]
 mod per_process;
 #[cfg(unix)]
-mod thread;
+pub(crate) mod thread;
 #[cfg(unix)]
 mod unix;
 #[cfg(unix)]

@@ -18,24 +18,60 @@
 //!   helper that is late sees a stranger at worst, does nothing to it, and goes when that exits.
 //!
 //! Against foreign reapers, who heed no lock, there is only the [`Identity`], asked right before.
+//!
+//! The process is a parameter, so that `model.rs` can check every interleaving.
 
 use super::identity::{self, Identity};
 use super::{Look, by_pid, by_pid::Pid, unix};
+use crate::sync::{Arc, Condvar, Mutex};
 use std::ffi::c_int;
 use std::fmt;
 use std::io;
 use std::process;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-pub(crate) struct Thread {
-    shared: Arc<Shared>,
-    process: u32,
+/// A process that is known by its ID alone.
+pub(crate) trait ById: Send + Sync + 'static {
+    /// Where it stands. An error means that the system does not tell without reaping.
+    fn look(&self) -> io::Result<Look>;
+
+    /// Blocks until it has exited, or is none of our children any more.
+    fn block(&self);
+
+    /// Reaps it if it is a zombie. Says whether it is gone.
+    fn reap(&self) -> bool;
 }
 
-struct Shared {
+/// A real one.
+#[derive(Debug)]
+pub(crate) struct Process {
     pid: Pid,
     identity: Option<Identity>,
+}
+
+impl ById for Process {
+    fn look(&self) -> io::Result<Look> {
+        identity::look(self.identity.as_ref(), self.pid)
+    }
+
+    fn block(&self) {
+        by_pid::block(self.pid);
+    }
+
+    fn reap(&self) -> bool {
+        by_pid::reap(self.pid)
+    }
+}
+
+pub(crate) struct Thread<P = Process> {
+    shared: Arc<Shared<P>>,
+    /// The one whose child it is.
+    parent: u32,
+}
+
+struct Shared<P> {
+    process: P,
+    /// Never held over anything that blocks.
     waiting: Mutex<Waiting>,
     /// The helper has left, or there is nothing left to wait for.
     changed: Condvar,
@@ -57,22 +93,34 @@ struct Waiting {
 
 impl Thread {
     pub(crate) fn new(pid: Pid) -> Self {
-        let identity = Identity::of(pid);
-        let (waiting, changed) = (Mutex::default(), Condvar::new());
-        let shared = Arc::new(Shared { pid, identity, waiting, changed });
-        Self { shared, process: process::id() }
+        Self::of(Process { pid, identity: Identity::of(pid) })
+    }
+
+    pub(crate) fn signal(&self, signal: c_int) -> io::Result<()> {
+        let shared = self.shared()?;
+        match shared.process.look() {
+            Ok(Look::Running) | Err(_) => by_pid::signal(shared.process.pid, signal),
+            Ok(Look::Exited(_) | Look::Held(_) | Look::ReapedElsewhere) => Ok(()),
+        }
+    }
+}
+
+impl<P: ById> Thread<P> {
+    pub(crate) fn of(process: P) -> Self {
+        let (waiting, changed) = (Mutex::new(Waiting::default()), Condvar::new());
+        Self { shared: Arc::new(Shared { process, waiting, changed }), parent: process::id() }
     }
 
     /// An error in the child of a fork. It gets a copy of all this, but the child is not its own, there is
     /// no helper, and the lock may be held for ever.
-    fn shared(&self) -> io::Result<&Arc<Shared>> {
-        if self.process == process::id() { Ok(&self.shared) } else { Err(by_pid::no_child()) }
+    fn shared(&self) -> io::Result<&Arc<Shared<P>>> {
+        if self.parent == process::id() { Ok(&self.shared) } else { Err(by_pid::no_child()) }
     }
 
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> bool {
         match (self.shared(), deadline) {
             (Ok(shared), None) => shared.block(),
-            (Ok(shared), Some(deadline)) => shared.block_until(deadline),
+            (Ok(shared), Some(deadline)) => Shared::block_until(shared, deadline),
             // The look tells.
             (Err(_), _) => true,
         }
@@ -80,8 +128,8 @@ impl Thread {
 
     pub(crate) fn look(&self) -> io::Result<Look> {
         let shared = self.shared()?;
-        let mut waiting = shared.waiting();
-        Ok(match shared.look() {
+        let mut waiting = shared.waiting.lock();
+        Ok(match shared.process.look() {
             Ok(Look::Exited(Some(status))) if waiting.inside > 0 => Look::Held(status),
             // A status that only the reap will tell. Those inside have been woken by the exit and are
             // about to leave, so this is over at once.
@@ -96,17 +144,9 @@ impl Thread {
         })
     }
 
-    pub(crate) fn signal(&self, signal: c_int) -> io::Result<()> {
-        let shared = self.shared()?;
-        match shared.look() {
-            Ok(Look::Running) | Err(_) => by_pid::signal(shared.pid, signal),
-            Ok(Look::Exited(_) | Look::Held(_) | Look::ReapedElsewhere) => Ok(()),
-        }
-    }
-
     pub(crate) fn settled(&self) {
         if let Ok(shared) = self.shared() {
-            shared.waiting().closed = true;
+            shared.waiting.lock().closed = true;
             shared.changed.notify_all();
         }
     }
@@ -119,44 +159,38 @@ impl Thread {
     /// Has the helper reap the child when it exits. Says whether there is a helper.
     pub(crate) fn adopt(&self) -> bool {
         let Ok(shared) = self.shared() else { return false };
-        let mut waiting = shared.waiting();
-        waiting.orphan = waiting.helper || shared.start_helper(&mut waiting);
+        let mut waiting = shared.waiting.lock();
+        waiting.orphan = waiting.helper || Shared::start_helper(shared, &mut waiting);
         waiting.orphan
     }
 }
 
 /// Nothing of what is behind the lock: formatting runs the caller's code, and derived code would hold
 /// the lock meanwhile.
-impl fmt::Debug for Thread {
+impl<P: fmt::Debug> fmt::Debug for Thread<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Shared { pid, identity, .. } = &*self.shared;
-        f.debug_struct("Thread").field("pid", pid).field("identity", identity).finish()
+        f.debug_tuple("Thread").field(&self.shared.process).finish()
     }
 }
 
-impl Shared {
-    /// Never held over anything that blocks.
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
+impl<P: ById> Shared<P> {
     /// Without a deadline.
     fn block(&self) -> bool {
-        let mut waiting = self.waiting();
+        let mut waiting = self.waiting.lock();
         // Look first: if somebody else has reaped the child, the ID may mean a stranger, who runs on.
         if waiting.closed || !self.runs() {
             return true;
         }
         waiting.inside += 1;
         drop(waiting);
-        by_pid::block(self.pid);
-        self.waiting().inside -= 1;
+        self.process.block();
+        self.waiting.lock().inside -= 1;
         true
     }
 
     /// With a deadline.
-    fn block_until(self: &Arc<Self>, deadline: Instant) -> bool {
-        let mut waiting = self.waiting();
+    fn block_until(this: &Arc<Self>, deadline: Instant) -> bool {
+        let mut waiting = this.waiting.lock();
         let round = waiting.rounds;
         while !waiting.closed && waiting.rounds == round {
             let left = unix::left(deadline);
@@ -166,17 +200,16 @@ impl Shared {
                 return false;
             }
             // Look first, as above. And if no thread is to be had, the caller pauses and comes back.
-            if !waiting.helper && (!self.runs() || !self.start_helper(&mut waiting)) {
+            if !waiting.helper && (!this.runs() || !Self::start_helper(this, &mut waiting)) {
                 return true;
             }
-            let woken = self.changed.wait_timeout(waiting, left);
-            waiting = woken.unwrap_or_else(PoisonError::into_inner).0;
+            waiting = this.changed.wait_timeout(waiting, left);
         }
         true
     }
 
-    fn start_helper(self: &Arc<Self>, waiting: &mut Waiting) -> bool {
-        let shared = Arc::clone(self);
+    fn start_helper(this: &Arc<Self>, waiting: &mut Waiting) -> bool {
+        let shared = Arc::clone(this);
         let started = unix::spawn_helper("child-waiter", move || shared.help());
         waiting.helper = started.is_ok();
         waiting.helper
@@ -187,9 +220,9 @@ impl Shared {
         let mut pause = crate::backoff::Backoff::new();
         loop {
             if self.runs() {
-                by_pid::block(self.pid);
+                self.process.block();
             }
-            let mut waiting = self.waiting();
+            let mut waiting = self.waiting.lock();
             if !waiting.orphan || self.reap() {
                 waiting.helper = false;
                 waiting.rounds += 1;
@@ -202,19 +235,15 @@ impl Shared {
         }
     }
 
-    fn look(&self) -> io::Result<Look> {
-        identity::look(self.identity.as_ref(), self.pid)
-    }
-
     /// Whether there is something to block for. Without `waitid` there is not, and callers poll.
     fn runs(&self) -> bool {
-        matches!(self.look(), Ok(Look::Running))
+        matches!(self.process.look(), Ok(Look::Running))
     }
 
     fn reap(&self) -> bool {
-        match self.look() {
+        match self.process.look() {
             Ok(Look::Running) => false,
-            Ok(Look::Exited(_) | Look::Held(_)) | Err(_) => by_pid::reap(self.pid),
+            Ok(Look::Exited(_) | Look::Held(_)) | Err(_) => self.process.reap(),
             Ok(Look::ReapedElsewhere) => true,
         }
     }

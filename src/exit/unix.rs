@@ -196,6 +196,7 @@ pub(super) fn poll_readable(fd: BorrowedFd<'_>, deadline: Option<Instant>) -> bo
 
 /// Starts one of our own threads. It takes no signals, but for its first instants: to spare it those the
 /// mask of the thread that calls us would have to be changed, and that is not ours.
+#[cfg(not(all(test, loom)))]
 pub(crate) fn spawn_helper(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     /// It makes system calls, and little more.
     const STACK: usize = 128 * 1024;
@@ -207,6 +208,13 @@ pub(crate) fn spawn_helper(name: &str, run: impl FnOnce() + Send + 'static) -> i
     Ok(())
 }
 
+#[cfg(all(test, loom))]
+pub(crate) fn spawn_helper(_: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    loom::thread::spawn(run);
+    Ok(())
+}
+
+#[cfg(not(all(test, loom)))]
 fn block_signals() {
     let mut all = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
     // SAFETY: `sigfillset` initialises the set, which `pthread_sigmask` then reads. The mask is this
