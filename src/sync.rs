@@ -35,8 +35,10 @@ impl<T> Mutex<T> {
 }
 
 /// The condition variable for that mutex. (The model knows no time: in it, nobody times out.)
+#[cfg(unix)]
 pub(crate) struct Condvar(imp::Condvar);
 
+#[cfg(unix)]
 impl Condvar {
     pub(crate) fn new() -> Self {
         Self(imp::Condvar::new())
