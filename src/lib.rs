@@ -41,9 +41,10 @@
 //!    ID next.
 //! 3. **Remember.** Every later call answers from memory.
 //!
-//! There is no signal handler and no change of the signal mask. The child may even be reaped by somebody else, a `waitpid(-1)` in some
-//! C library or an ignored `SIGCHLD`: nothing of ours then touches the process that gets its ID, and
-//! where the kernel keeps the exit status (Linux 6.15 and later) it is still returned.
+//! There is no signal handler and no change of the signal mask. The child may even be reaped by
+//! somebody else, a `waitpid(-1)` in some C library or an ignored `SIGCHLD`: nothing of ours then
+//! touches the process that gets its ID, and where the kernel keeps the exit status (Linux 6.15 and
+//! later) it is still returned.
 //!
 //! # Dropping
 //!
@@ -53,9 +54,10 @@
 //!
 //! # Forking
 //!
-//! The child of a fork that does not exec may drop the handles that it has copied, and spawn its own. The
-//! copies are about processes that are not its children: waiting for them is an error, or, if another
-//! thread was using the handle at the moment of the fork, never ends.
+//! The child of a fork that does not exec may drop the handles that it has copied, and spawn its own.
+//! It must do nothing else with the copies, which are about processes that are not its children: a
+//! wait fails at best, and if another thread was using the handle at the moment of the fork, it never
+//! ends.
 //!
 //! # Coming from shared_child 1.1
 //!

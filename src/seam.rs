@@ -14,9 +14,8 @@ pub struct Backend(exit::Backend);
 
 /// Runs this while the background reaper seems to be at work, for as long as that takes. In there, no
 /// handle must be dropped and no child spawned, except in the child of a fork.
-#[cfg(unix)]
 pub fn while_the_reaper_works<T>(run: impl FnOnce() -> T) -> T {
-    crate::reaper::busy(run)
+    exit::busy(run)
 }
 
 impl Backend {

@@ -1,10 +1,10 @@
 //! The primitives under [`lifecycle`](crate::lifecycle): std's, or loom's when it is model-checked.
 
 #[cfg(not(all(test, loom)))]
-use std::sync as imp;
+pub(crate) use std::sync as imp;
 
 #[cfg(all(test, loom))]
-use loom::sync as imp;
+pub(crate) use loom::sync as imp;
 
 pub(crate) use imp::{Arc, MutexGuard};
 
@@ -31,29 +31,6 @@ impl<T> Mutex<T> {
 
     pub(crate) fn into_inner(self) -> T {
         self.0.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-}
-
-/// The condition variable for that mutex. (The model knows no time: in it, nobody times out.)
-#[cfg(unix)]
-pub(crate) struct Condvar(imp::Condvar);
-
-#[cfg(unix)]
-impl Condvar {
-    pub(crate) fn new() -> Self {
-        Self(imp::Condvar::new())
-    }
-
-    pub(crate) fn wait_timeout<'a, T>(
-        &self,
-        guard: MutexGuard<'a, T>,
-        timeout: std::time::Duration,
-    ) -> MutexGuard<'a, T> {
-        self.0.wait_timeout(guard, timeout).unwrap_or_else(std::sync::PoisonError::into_inner).0
-    }
-
-    pub(crate) fn notify_all(&self) {
-        self.0.notify_all();
     }
 }
 

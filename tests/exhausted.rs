@@ -185,6 +185,53 @@ fn waitid_not_implemented() {
     });
 }
 
+/// A spawn is no less possible where there is no way at all to wait, and the child is no less killed.
+#[test]
+fn no_wait_of_any_kind() {
+    alone!();
+    watchdog!();
+    deny(&[
+        Deny::always(libc::SYS_waitid, libc::EPERM),
+        Deny::always(libc::SYS_wait4, libc::EPERM),
+    ]);
+    on_every_backend(|backend| {
+        let (child, stdin) = stoppable(backend, 7);
+        child.kill().unwrap();
+        drop(stdin);
+        until("dead", || linux::is_zombie(child.id()));
+        for answer in [child.try_wait().map(drop), child.wait().map(drop)] {
+            assert_eq!(answer.unwrap_err().raw_os_error(), Some(libc::EPERM));
+        }
+        // And a drop does not block. (What cannot be reaped is left to whoever reaps after this process.)
+    });
+}
+
+/// On some systems a child has another parent while a debugger is attached to it: it is there, and is not
+/// to be waited for. Here, a filter on one thread says so.
+#[test]
+fn a_child_that_is_somebody_elses_for_a_while() {
+    alone!();
+    watchdog!();
+    let backend = Backend::ALL[1];
+    let ([child, killed], stdin) = {
+        let (child, stdin) = stoppable(backend, 7);
+        ([child, sleeper(backend)], stdin)
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            deny(&[Deny::always(libc::SYS_waitid, libc::ECHILD)]);
+            assert_eq!(child.try_wait().unwrap(), None);
+            assert_eq!(child.wait_timeout(Duration::from_millis(5)).unwrap(), None);
+            drop(stdin);
+            until("dead", || linux::is_zombie(child.id()));
+            assert_eq!(child.try_wait().unwrap(), None, "it is not lost");
+            killed.kill().unwrap();
+        });
+    });
+    assert_eq!(wait(&child).code(), Some(7));
+    assert_eq!(wait(&killed).signal(), Some(libc::SIGKILL));
+}
+
 #[test]
 fn pidfd_send_signal_not_implemented() {
     alone!();

@@ -26,7 +26,7 @@ pub(crate) use {
 };
 
 #[cfg(unix)]
-pub(crate) use crate::reaper::sweep;
+pub(crate) use crate::reaper::{busy, sweep};
 
 // The descriptor that tells of an exit, and what watches many of them: one of these three.
 #[cfg(target_os = "linux")]
@@ -77,7 +77,7 @@ pub(crate) use no_descriptor::{NoDescriptor as Descriptor, NoWatch as Watch};
 #[cfg(windows)]
 mod windows;
 #[cfg(windows)]
-pub(crate) use windows::{Backend, Notice, reaped_elsewhere, sweep};
+pub(crate) use windows::{Backend, Notice, busy, reaped_elsewhere, sweep};
 
 /// How the exit of one child is noticed, without reaping it.
 ///

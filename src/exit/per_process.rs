@@ -5,8 +5,9 @@
 //! that is about to be released; the copy has to get along without it. So the first to come by in
 //! another process than the one that made the value makes a new one, and finding it takes no lock.
 //!
-//! Processes are told apart by their ID. It takes three generations of forks without exec, and a death
-//! in the right order, for one to have an ancestor's.
+//! Processes are told apart by their ID. For one to have an ancestor's, it takes three generations of
+//! forks without exec and a death in the right order, or a fork into a new PID namespace by a process
+//! that is the first of its own.
 
 use std::process;
 use std::ptr;

@@ -8,8 +8,10 @@
 //! | `waitid(P_PIDFD)` | 5.4 | EINVAL |
 //! | `PIDFD_GET_INFO` with `PIDFD_INFO_EXIT` | 6.15 | ENOTTY, EINVAL; ESRCH once reaped before 6.15 |
 //!
-//! Versions say little under seccomp, gVisor or a full descriptor table, so each is tried, and
-//! [`Pidfd::open`] answers `None` if the first, the second or the fourth row fails for any reason.
+//! Versions say little under seccomp, gVisor or a full descriptor table, so each is tried. Where
+//! `pidfd_open` or `waitid` fails for any reason, [`Pidfd::open`] answers `None`; where only the signal
+//! does, signals go by the process ID; where only the ioctl does, a status that somebody else has taken is
+//! lost.
 //!
 //! Sources: pidfd_open(2), pidfd_send_signal(2), waitid(2), and `fs/pidfs.c` for the ioctl.
 

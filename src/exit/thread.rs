@@ -23,11 +23,12 @@
 
 use super::identity::{self, Identity};
 use super::{Look, by_pid, by_pid::Pid, unix};
-use crate::sync::{Arc, Condvar, Mutex};
+use crate::sync::{Arc, Mutex, imp::Condvar};
 use std::ffi::c_int;
 use std::fmt;
 use std::io;
 use std::process;
+use std::sync::PoisonError;
 use std::time::Instant;
 
 /// A process that is known by its ID alone.
@@ -203,7 +204,9 @@ impl<P: ById> Shared<P> {
             if !waiting.helper && (!this.runs() || !Self::start_helper(this, &mut waiting)) {
                 return true;
             }
-            waiting = this.changed.wait_timeout(waiting, left);
+            // (In the model there is no time, and nobody times out.)
+            let woken = this.changed.wait_timeout(waiting, left);
+            waiting = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
         true
     }

@@ -46,8 +46,9 @@ impl Notice {
     /// child. If it does not, the child is lost, at once: nothing may ever be done to that ID.
     ///
     /// What that does not tell apart is another child of ours on the same ID. IDs are handed out in
-    /// turn, and this one was just handed out, so it takes a whole round of the ID space between two
-    /// adjacent calls of this thread, *and* a foreign reaper. Only a pidfd from `clone` itself would
+    /// turn (on some BSDs at random), and this one was just handed out, so it takes a whole round of the
+    /// ID space (or a great coincidence) between two adjacent calls of this thread, *and* a foreign
+    /// reaper. Only a pidfd from `clone` itself would
     /// close that, and std does not give one in a stable way.
     pub(crate) fn open(child: &Child, backend: Backend) -> Opened {
         // What cannot be a process ID cannot be a child.

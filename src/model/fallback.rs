@@ -1,0 +1,156 @@
+//! The fallback, whose waiters rely on the process ID, in the lifecycle that it is made for.
+
+use super::{BY_ITSELF, Kernel, MockChild, Phase, World, status};
+use crate::exit::thread::{ById, Thread};
+use crate::exit::{Exit, Look};
+use crate::lifecycle::Lifecycle;
+use crate::sync::Arc;
+use loom::thread;
+use std::io;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+/// Known by its ID alone. After a reap that means another child of ours, which runs on: whoever blocks
+/// for that, blocks until the test lets it exit.
+#[derive(Debug)]
+struct MockProcess(Arc<World>);
+
+impl ById for MockProcess {
+    fn look(&self) -> io::Result<Look> {
+        let process = self.0.process();
+        Ok(match process.phase {
+            Phase::Running | Phase::Reaped => Look::Running,
+            Phase::Zombie => {
+                Look::Exited(self.0.kernel.shows_status.then(|| status(process.status)))
+            }
+            Phase::Recycled => Look::ReapedElsewhere,
+        })
+    }
+
+    fn block(&self) {
+        let mut process = self.0.process();
+        while matches!(process.phase, Phase::Running | Phase::Reaped) && !process.stranger_exited {
+            process = self.0.exited.wait(process).unwrap();
+        }
+    }
+
+    fn reap(&self) -> bool {
+        let mut process = self.0.process();
+        assert!(process.phase == Phase::Zombie, "only a zombie is reaped");
+        process.phase = Phase::Reaped;
+        process.reaps += 1;
+        true
+    }
+}
+
+impl Drop for MockProcess {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            assert_eq!(self.0.process().reaps, 1, "the last to know of it leaves a zombie");
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Notice(Thread<MockProcess>);
+
+impl Exit for Notice {
+    fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
+        Ok(self.0.wait(deadline))
+    }
+
+    fn look(&self) -> io::Result<Look> {
+        self.0.look()
+    }
+
+    fn recover(&self) -> Option<ExitStatus> {
+        None
+    }
+
+    fn settled(&self) {
+        self.0.settled();
+    }
+
+    fn abandon(this: &Arc<Self>) {
+        assert!(this.0.reap() || this.0.adopt());
+    }
+}
+
+type Shared = Arc<Lifecycle<MockChild, Notice>>;
+
+/// Two threads that do this with the same child, while it exits on a third; whether or not the system
+/// shows the status of a zombie.
+fn while_it_exits(
+    one: fn(&Lifecycle<MockChild, Notice>),
+    another: fn(&Lifecycle<MockChild, Notice>),
+) {
+    for shows_status in [true, false] {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(move || {
+            let world = World::new(Kernel { shows_status, keeps_status: false });
+            let notice = Notice(Thread::of(MockProcess(Arc::clone(&world))));
+            let child = MockChild(Arc::clone(&world));
+            let child: Shared = Arc::new(Lifecycle::unreaped(child, notice));
+            let exit = super::exit_on_a_thread(&world);
+            let first = thread::spawn({
+                let child = Arc::clone(&child);
+                move || one(&child)
+            });
+            another(&child);
+            drop(child);
+            first.join().unwrap();
+            exit.join().unwrap();
+            // A helper that is late may be waiting for the stranger. Nobody else does.
+            world.stranger_exits();
+        });
+    }
+}
+
+fn wait(child: &Lifecycle<MockChild, Notice>) {
+    assert_eq!(child.wait(None).unwrap(), Some(status(BY_ITSELF)));
+    assert_eq!(child.try_wait().unwrap(), Some(status(BY_ITSELF)));
+}
+
+fn wait_with_a_deadline(child: &Lifecycle<MockChild, Notice>) {
+    let deadline = Instant::now() + Duration::from_secs(24 * 60 * 60);
+    assert_eq!(child.wait(Some(deadline)).unwrap(), Some(status(BY_ITSELF)));
+}
+
+fn try_wait(child: &Lifecycle<MockChild, Notice>) {
+    if let Some(seen) = child.try_wait().unwrap() {
+        assert_eq!(seen, status(BY_ITSELF));
+        assert_eq!(child.try_wait().unwrap(), Some(seen), "what was told stands");
+    }
+}
+
+#[test]
+fn waits_without_a_deadline() {
+    while_it_exits(wait, wait);
+}
+
+#[test]
+fn a_wait_with_a_deadline_beside_one_without() {
+    while_it_exits(wait_with_a_deadline, wait);
+}
+
+#[test]
+fn waits_with_deadlines() {
+    while_it_exits(wait_with_a_deadline, wait_with_a_deadline);
+}
+
+#[test]
+fn a_wait_beside_a_poll() {
+    while_it_exits(wait, try_wait);
+}
+
+#[test]
+fn a_wait_with_a_deadline_beside_a_poll() {
+    while_it_exits(wait_with_a_deadline, try_wait);
+}
+
+/// The helper takes on what is dropped while it runs.
+#[test]
+fn a_drop_beside_a_poll() {
+    while_it_exits(try_wait, |_| ());
+}
