@@ -55,6 +55,12 @@ fn start<A: AsRef<OsStr>>(
     program: impl AsRef<OsStr>,
     args: impl IntoIterator<Item = A>,
 ) -> Running {
+    // Whoever runs the tests may have had these ignored (nohup, a shell's background job), and what is
+    // ignored is inherited.
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+        // SAFETY: SIG_DFL runs no code.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
     // Some of the signals would leave a core file each.
     #[cfg(not(target_os = "haiku"))]
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).expect("setrlimit");
