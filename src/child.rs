@@ -1,10 +1,13 @@
 //! `SharedChild`, the public face of a [`Lifecycle`].
 
-use crate::exit::{self, Backend, Notice, Opened, Reap, Reaped};
+use crate::exit::{self, Ask, Backend, Exit, Notice, Opened, Reap, Reaped};
 use crate::lifecycle::Lifecycle;
+use crate::stop::{self, Stopping};
+use crate::tree::{Leader, Owned, Spawned, Tree};
 use std::fmt;
 use std::io;
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// A child process that any number of threads can wait for, signal and kill at the same time.
@@ -12,11 +15,19 @@ use std::time::{Duration, Instant};
 /// Everything goes through `&self`, so put it in an [`Arc`](std::sync::Arc), or lend it to scoped
 /// threads. See the [crate documentation](crate) for how it works and what is promised.
 ///
-/// Dropping the handle neither kills the child nor waits for it, and leaves no zombie behind: a child
-/// that still runs is reaped in the background when it exits. Pipes that have not been taken are closed.
+/// Dropping the handle does not wait for the child, and kills it only if that was
+/// [asked for](crate::SpawnOptions::kill_on_drop). It leaves no zombie behind: a child that still runs is
+/// reaped in the background when it exits. Pipes that have not been taken are closed.
 pub struct SharedChild {
     id: u32,
-    lifecycle: Lifecycle<Child, Notice>,
+    body: Body,
+    /// Only a few children are ever asked to stop.
+    stopping: OnceLock<Box<Stopping>>,
+}
+
+enum Body {
+    Alone(Leader),
+    Tree(Owned),
 }
 
 impl SharedChild {
@@ -45,7 +56,24 @@ impl SharedChild {
 
     pub(crate) fn spawn_on(backend: Backend, command: &mut Command) -> io::Result<Self> {
         exit::sweep();
-        Ok(Self::unreaped(command.spawn()?, backend))
+        Ok(Self::alone(unreaped(command.spawn()?, backend)))
+    }
+
+    /// What [`SpawnOptions`](crate::SpawnOptions) has spawned.
+    pub(crate) fn spawned(spawned: Spawned, backend: Backend, kill_on_drop: bool) -> Self {
+        let Spawned { child, members, is_tree } = spawned;
+        let id = child.id();
+        let leader = unreaped(child, backend);
+        let body = match members {
+            None => {
+                leader.kill_on_drop(kill_on_drop);
+                Body::Alone(leader)
+            }
+            Some(members) => {
+                Body::Tree(Owned::new(Tree::new(leader, members, is_tree), kill_on_drop))
+            }
+        };
+        Self { id, body, stopping: OnceLock::new() }
     }
 
     /// Shares a child that was spawned already. It may have exited, and may have been waited for.
@@ -79,30 +107,36 @@ impl SharedChild {
     }
 
     pub(crate) fn new_on(backend: Backend, mut child: Child) -> io::Result<Self> {
-        let id = child.id();
         // A child that was waited for answers this from memory; its ID may be anybody's.
-        let lifecycle = match child.reap()? {
+        Ok(Self::alone(match child.reap()? {
             Reaped::Status(status) => Lifecycle::exited(child, status),
             Reaped::NoSuchChild => Lifecycle::lost(child),
-            Reaped::NotYet => return Ok(Self::unreaped(child, backend)),
-        };
-        Ok(Self { id, lifecycle })
+            Reaped::NotYet => unreaped(child, backend),
+        }))
     }
 
-    /// A child that we have not reaped.
-    fn unreaped(mut child: Child, backend: Backend) -> Self {
-        let id = child.id();
-        let lifecycle = match Notice::open(&child, backend) {
-            Opened::Unreaped(notice) => Lifecycle::unreaped(child, notice),
-            Opened::ReapedElsewhere => Lifecycle::lost(child),
-            Opened::Unverified(notice) => match child.reap() {
-                Ok(Reaped::Status(status)) => Lifecycle::exited(child, status),
-                Ok(Reaped::NoSuchChild) => Lifecycle::lost(child),
-                // Where there is no answer either, it was ours a moment ago.
-                Ok(Reaped::NotYet) | Err(_) => Lifecycle::unreaped(child, notice),
-            },
-        };
-        Self { id, lifecycle }
+    fn alone(leader: Leader) -> Self {
+        let id = leader.with_child(|child| child.id());
+        Self { id, body: Body::Alone(leader), stopping: OnceLock::new() }
+    }
+
+    fn leader(&self) -> &Leader {
+        match &self.body {
+            Body::Alone(leader) => leader,
+            Body::Tree(tree) => tree.leader(),
+        }
+    }
+
+    /// A wait, of whatever kind, and what is due once the status has been told.
+    fn waited(
+        &self,
+        wait: impl FnOnce(&Leader) -> io::Result<Option<ExitStatus>>,
+    ) -> io::Result<Option<ExitStatus>> {
+        let status = wait(self.leader())?;
+        if let (Some(_), Body::Tree(tree)) = (status, &self.body) {
+            tree.told();
+        }
+        Ok(status)
     }
 
     /// The process ID of the child.
@@ -153,7 +187,7 @@ impl SharedChild {
     /// ```
     pub fn wait(&self) -> io::Result<ExitStatus> {
         loop {
-            if let Some(status) = self.lifecycle.wait(None)? {
+            if let Some(status) = self.waited(|leader| leader.wait(None))? {
                 return Ok(status);
             }
         }
@@ -185,7 +219,8 @@ impl SharedChild {
     /// ```
     pub fn wait_timeout(&self, timeout: Duration) -> io::Result<Option<ExitStatus>> {
         // A moment that no clock will ever show is as good as none.
-        self.lifecycle.wait(Instant::now().checked_add(timeout))
+        let deadline = Instant::now().checked_add(timeout);
+        self.waited(|leader| leader.wait(deadline))
     }
 
     /// Like [`wait`](Self::wait), but until `deadline` at the latest: `Ok(None)` if the child is still
@@ -214,7 +249,7 @@ impl SharedChild {
     /// # }
     /// ```
     pub fn wait_deadline(&self, deadline: Instant) -> io::Result<Option<ExitStatus>> {
-        self.lifecycle.wait(Some(deadline))
+        self.waited(|leader| leader.wait(Some(deadline)))
     }
 
     /// The child's exit status if it has exited, `Ok(None)` if it is still running. Never blocks,
@@ -240,13 +275,14 @@ impl SharedChild {
     /// # }
     /// ```
     pub fn try_wait(&self) -> io::Result<Option<ExitStatus>> {
-        self.lifecycle.try_wait()
+        self.waited(Leader::try_wait)
     }
 
     /// Kills the child: SIGKILL, or `TerminateProcess`. Does nothing, successfully, once it has
     /// exited. Returns at once; [`wait`](Self::wait) for the exit if it matters.
     ///
-    /// This is about the child alone, not about processes that it has started.
+    /// This is about the child alone, not about processes that it has started: for those, see
+    /// [`Tree::kill`].
     ///
     /// # Errors
     ///
@@ -270,11 +306,128 @@ impl SharedChild {
     }
 
     pub(crate) fn signal(&self, send: impl FnOnce(&Notice) -> io::Result<()>) -> io::Result<()> {
-        self.lifecycle.signal(send)
+        self.leader().signal(send)
+    }
+
+    /// The child and all that it has started, if it was spawned as a
+    /// [tree](crate::SpawnOptions::tree).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::{SharedChild, SpawnOptions}, std::process::Command};
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut command = Command::new("rustc");
+    /// command.arg("--version");
+    /// let child = SpawnOptions::new().tree(true).spawn(&mut command)?;
+    /// child.tree().expect("it was asked for").kill()?;
+    /// assert!(SharedChild::spawn(&mut command)?.tree().is_none());
+    /// # child.wait()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn tree(&self) -> Option<&Tree> {
+        match &self.body {
+            Body::Tree(tree) if tree.is_public() => Some(tree),
+            _ => None,
+        }
+    }
+
+    /// Stops the child gracefully: asks it to end, waits for up to `grace`, then kills it. The whole
+    /// [tree](Self::tree), if it is one. Returns the child's exit status.
+    ///
+    /// It returns as soon as the child has exited, or as the tree is empty: a child that obeys but leaves
+    /// somebody behind is not done, and whoever is left when the grace is over is killed. Where the system
+    /// does not tell when a tree is empty, the grace ends with the child.
+    ///
+    /// Any number of threads may stop a child, each with a grace of its own: the shortest counts. A
+    /// later one may shorten what is left, never lengthen it, and does not ask again. Others may wait, poll,
+    /// signal and kill meanwhile. For a child that has exited, this returns its status.
+    ///
+    /// # Platforms
+    ///
+    /// - **Unix**: SIGTERM, and SIGCONT after it, since a stopped process does nothing; then SIGKILL.
+    ///   `unix::SharedChildExt::stop_with` takes another signal.
+    /// - **Windows**: CTRL_BREAK, which only a child with a console group of its own can be sent (as the leader of
+    ///   a tree is, or one with the flag `CREATE_NEW_PROCESS_GROUP`), and only over a console that it
+    ///   shares with this process. Where that cannot be, it is killed at once.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`wait`](Self::wait) and [`kill`](Self::kill).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::SpawnOptions, std::process::Command, std::time::Duration};
+    /// # fn main() -> std::io::Result<()> {
+    /// let child = SpawnOptions::new().tree(true).spawn(Command::new("rustc").arg("--version"))?;
+    /// let status = child.stop(Duration::from_secs(5))?;
+    /// println!("it ended with {status}");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stop(&self, grace: Duration) -> io::Result<ExitStatus> {
+        stop::stop(self, Ask::DEFAULT, grace)
+    }
+
+    pub(crate) fn stopping(&self) -> &Stopping {
+        self.stopping.get_or_init(|| Box::new(Stopping::new()))
+    }
+
+    /// Whether all that is to be stopped has ended by then.
+    pub(crate) fn is_gone_by(&self, deadline: Option<Instant>) -> io::Result<bool> {
+        if let Some(tree) = self.tree() {
+            match tree.wait_empty(deadline) {
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
+                answer => return answer,
+            }
+        }
+        Ok(self.waited(|leader| leader.wait(deadline))?.is_some())
+    }
+
+    /// Says whether it can have been asked.
+    pub(crate) fn ask(&self, ask: Ask) -> io::Result<bool> {
+        match self.tree() {
+            Some(tree) => tree.ask(ask),
+            None => exit::ask(self.leader(), self.id, ask),
+        }
+    }
+
+    pub(crate) fn kill_all(&self) -> io::Result<()> {
+        match self.tree() {
+            Some(tree) => tree.kill(),
+            None => self.kill(),
+        }
+    }
+
+    /// Lets the child, or the tree, outlive the handle: disarms
+    /// [`kill_on_drop`](crate::SpawnOptions::kill_on_drop).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::SpawnOptions, std::process::Command};
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut command = Command::new("rustc");
+    /// let child = SpawnOptions::new().kill_on_drop(true).spawn(command.arg("--version"))?;
+    /// // …killed if we return early, up to here:
+    /// child.detach();
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn detach(&self) {
+        match &self.body {
+            Body::Alone(leader) => leader.kill_on_drop(false),
+            Body::Tree(tree) => tree.detach(),
+        }
     }
 
     /// Gives the [`Child`] back, which knows its status if it has been waited for here. If not, then
     /// reaping it is up to the caller again.
+    ///
+    /// Whatever the child was spawned with is disarmed: nothing is killed when the `Child` is dropped, or, where
+    /// that can be taken back, when this process dies; and its tree is no longer known.
     ///
     /// A `Child` learns its status by reaping, so it does not know one that another part of the program
     /// has taken, also where [`wait`](Self::wait) could still tell it.
@@ -292,7 +445,11 @@ impl SharedChild {
     /// ```
     #[must_use = "a child that nobody waits for becomes a zombie"]
     pub fn into_inner(self) -> Child {
-        self.lifecycle.into_inner()
+        match self.body {
+            Body::Alone(leader) => leader,
+            Body::Tree(tree) => tree.into_leader(),
+        }
+        .into_inner()
     }
 
     /// Takes the writing end of the child's standard input: `Some` once, if it was piped.
@@ -314,7 +471,7 @@ impl SharedChild {
     /// # }
     /// ```
     pub fn take_stdin(&self) -> Option<ChildStdin> {
-        self.lifecycle.with_child(|child| child.stdin.take())
+        self.leader().with_child(|child| child.stdin.take())
     }
 
     /// Takes the reading end of the child's standard output: `Some` once, if it was piped.
@@ -333,7 +490,7 @@ impl SharedChild {
     /// # }
     /// ```
     pub fn take_stdout(&self) -> Option<ChildStdout> {
-        self.lifecycle.with_child(|child| child.stdout.take())
+        self.leader().with_child(|child| child.stdout.take())
     }
 
     /// Takes the reading end of the child's standard error: `Some` once, if it was piped.
@@ -352,7 +509,7 @@ impl SharedChild {
     /// # }
     /// ```
     pub fn take_stderr(&self) -> Option<ChildStderr> {
-        self.lifecycle.with_child(|child| child.stderr.take())
+        self.leader().with_child(|child| child.stderr.take())
     }
 }
 
@@ -360,7 +517,24 @@ impl fmt::Debug for SharedChild {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("SharedChild");
         debug.field("id", &self.id);
-        self.lifecycle.describe(&mut debug);
+        self.leader().describe(&mut debug);
+        if let Some(tree) = self.tree() {
+            debug.field("tree", tree);
+        }
         debug.finish()
+    }
+}
+
+/// A child that we have not reaped.
+fn unreaped(mut child: Child, backend: Backend) -> Leader {
+    match Notice::open(&child, backend) {
+        Opened::Unreaped(notice) => Lifecycle::unreaped(child, notice),
+        Opened::ReapedElsewhere => Lifecycle::lost(child),
+        Opened::Unverified(notice) => match child.reap() {
+            Ok(Reaped::Status(status)) => Lifecycle::exited(child, status),
+            Ok(Reaped::NoSuchChild) => Lifecycle::lost(child),
+            // Where there is no answer either, it was ours a moment ago.
+            Ok(Reaped::NotYet) | Err(_) => Lifecycle::unreaped(child, notice),
+        },
     }
 }

@@ -73,12 +73,21 @@ mod lifecycle;
 mod reaper;
 #[doc(hidden)]
 pub mod seam;
+mod spawn;
+mod stop;
 mod sync;
+mod tree;
 
+#[cfg(target_os = "linux")]
+pub mod linux;
 #[cfg(unix)]
 pub mod unix;
+#[cfg(windows)]
+pub mod windows;
 
 pub use child::SharedChild;
+pub use spawn::SpawnOptions;
+pub use tree::{Containment, Mechanism, Tree};
 
 #[cfg(all(test, loom))]
 mod model;

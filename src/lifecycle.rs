@@ -14,6 +14,8 @@
 //!
 //! A mechanism that goes by the process ID has waiters that rely on it while they block. As long as
 //! there are any, an exit is told but not reaped; each looks again on its way out, and the last reaps.
+//! The same holds while the child is *pinned*, because something else goes by its process ID: a process
+//! group has the ID of its leader, and both stay taken for as long as the zombie is there.
 //!
 //! Waiters block outside the lock, in [`Exit::wait`], which does not reap. Each waits for itself: there
 //! is no leader whose fate the others share. A waiter holds an `Arc` of the notice, so the descriptor
@@ -29,10 +31,13 @@ use std::time::Instant;
 pub(crate) struct Lifecycle<C, E: Exit>(Mutex<State<C, E>>);
 
 struct State<C, E: Exit> {
-    child: C,
+    /// Before the child, on whose resources a notice may rely until it is abandoned.
     life: Life<E>,
+    child: C,
     /// The status of a child that could not be reaped yet. It has been told, so it stands.
     held: Option<ExitStatus>,
+    /// Not to be reaped though it may have exited, for the sake of its process ID.
+    pinned: bool,
 }
 
 enum Life<E: Exit> {
@@ -48,13 +53,21 @@ enum Life<E: Exit> {
 struct Leash<E: Exit> {
     exit: Arc<E>,
     armed: bool,
+    /// The process that wants the child killed when this is dropped. What a fork has copied is not its
+    /// own to kill.
+    killed_by: Option<u32>,
 }
 
 impl<E: Exit> Drop for Leash<E> {
     fn drop(&mut self) {
-        if self.armed {
-            E::abandon(&self.exit);
+        if !self.armed {
+            return;
         }
+        // Before it may be reaped. If it cannot be killed there is nobody left to tell.
+        if self.killed_by.is_some_and(|process| process == std::process::id()) {
+            let _ = self.exit.kill();
+        }
+        E::abandon(&self.exit);
     }
 }
 
@@ -70,7 +83,10 @@ impl<E: Exit> Life<E> {
 impl<C: Reap, E: Exit> Lifecycle<C, E> {
     /// A child that nobody has reaped, as far as the caller knows.
     pub(crate) fn unreaped(child: C, exit: E) -> Self {
-        Self::with(child, Life::Unreaped(Leash { exit: Arc::new(exit), armed: true }))
+        Self::with(
+            child,
+            Life::Unreaped(Leash { exit: Arc::new(exit), armed: true, killed_by: None }),
+        )
     }
 
     /// A child whose status is known already.
@@ -84,7 +100,29 @@ impl<C: Reap, E: Exit> Lifecycle<C, E> {
     }
 
     fn with(child: C, life: Life<E>) -> Self {
-        Self(Mutex::new(State { child, life, held: None }))
+        Self(Mutex::new(State { life, child, held: None, pinned: false }))
+    }
+
+    /// From here on an exit is told, but the child not reaped: its process ID stays taken.
+    pub(crate) fn pin(&self) {
+        self.0.lock().pinned = true;
+    }
+
+    /// The process ID is not needed any more. Reaps the child if it has exited.
+    pub(crate) fn unpin(&self) {
+        let mut state = self.0.lock();
+        if std::mem::take(&mut state.pinned) {
+            drop(state);
+            // Whatever is wrong, the next to wait is told.
+            let _ = self.try_wait();
+        }
+    }
+
+    /// Whether the child is to be killed when this is dropped.
+    pub(crate) fn kill_on_drop(&self, kill: bool) {
+        if let Life::Unreaped(leash) = &mut self.0.lock().life {
+            leash.killed_by = kill.then(std::process::id);
+        }
     }
 
     /// Blocks until the child has exited, or until the deadline (`None`). Looks at least once.
@@ -146,6 +184,7 @@ impl<C: Reap, E: Exit> Lifecycle<C, E> {
 
     /// The child as it is. Whoever gets it has the duty to reap it.
     pub(crate) fn into_inner(self) -> C {
+        self.unpin();
         let mut state = self.0.into_inner();
         state.life.disarm();
         state.child
@@ -180,6 +219,11 @@ impl<C: Reap, E: Exit> State<C, E> {
         // what was seen is the truth.
         let status = match exit.look()? {
             Look::Running => return Ok(None),
+            // (Where only the reap tells the status, it goes before the pin.)
+            Look::Exited(Some(seen)) if self.pinned => {
+                self.held = Some(seen);
+                return Ok(Some(seen));
+            }
             Look::Exited(seen) => match (self.child.reap()?, seen.or(self.held)) {
                 (_, Some(seen)) => Some(seen),
                 (Reaped::Status(status), None) => Some(status),

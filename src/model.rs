@@ -142,13 +142,6 @@ impl Reap for MockChild {
 struct MockExit(Arc<World>);
 
 impl MockExit {
-    fn kill(&self) -> io::Result<()> {
-        // A foreign reap is for the notice to find out; our own is for the lifecycle to prevent.
-        assert!(self.0.process().reaps == 0, "a stranger was signalled");
-        self.0.exit(KILLED);
-        Ok(())
-    }
-
     fn kill_what_is_left(&self) -> io::Result<()> {
         panic!("settled, and yet signalled");
     }
@@ -193,6 +186,13 @@ impl Exit for MockExit {
         let process = self.0.process();
         assert!(matches!(process.phase, Phase::Reaped | Phase::Recycled));
         self.0.kernel.keeps_status.then(|| status(process.status))
+    }
+
+    fn kill(&self) -> io::Result<()> {
+        // A foreign reap is for the notice to find out; our own is for the lifecycle to prevent.
+        assert!(self.0.process().reaps == 0, "a stranger was signalled");
+        self.0.exit(KILLED);
+        Ok(())
     }
 
     fn settled(&self) {}

@@ -3,8 +3,8 @@
 
 #![allow(missing_docs)]
 
-use crate::SharedChild;
 use crate::exit;
+use crate::{SharedChild, SpawnOptions};
 use std::io;
 use std::process::{Child, Command};
 
@@ -36,6 +36,14 @@ impl Backend {
 
     pub fn spawn(self, command: &mut Command) -> io::Result<SharedChild> {
         SharedChild::spawn_on(self.0, command)
+    }
+
+    pub fn spawn_with(
+        self,
+        options: &SpawnOptions,
+        command: &mut Command,
+    ) -> io::Result<SharedChild> {
+        options.spawn_on(self.0, command)
     }
 
     pub fn share(self, child: Child) -> io::Result<SharedChild> {

@@ -34,6 +34,12 @@ impl<T> Mutex<T> {
     }
 }
 
+impl<T: Default> Default for Mutex<T> {
+    fn default() -> Self {
+        Self::new(T::default())
+    }
+}
+
 /// Sleeps; under the model there is no time, and another thread runs.
 #[cfg(not(all(test, loom)))]
 pub(crate) use std::thread::sleep;

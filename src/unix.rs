@@ -1,10 +1,13 @@
 //! Unix-only extensions.
 
-use crate::SharedChild;
+use crate::exit::Ask;
+use crate::{SharedChild, Tree, stop};
 use std::error::Error;
 use std::ffi::c_int;
 use std::fmt;
 use std::io;
+use std::process::ExitStatus;
+use std::time::Duration;
 
 /// Sending signals other than the one that [`SharedChild::kill`] sends.
 pub trait SharedChildExt {
@@ -38,6 +41,68 @@ pub trait SharedChildExt {
 impl SharedChildExt for SharedChild {
     fn send_signal(&self, signal: c_int) -> io::Result<()> {
         self.signal(|notice| notice.signal(signal))
+    }
+}
+
+impl SharedChild {
+    /// Like [`stop`](SharedChild::stop), with another signal than SIGTERM to ask with. SIGCONT is sent after
+    /// it as well.
+    ///
+    /// Another signal than the one that was asked with before *is* sent, also if a stop is under way.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`stop`](SharedChild::stop). A signal that cannot be sent (EINVAL) asks nobody, so the child
+    /// is killed at once.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use shared_child::SharedChild;
+    /// use std::os::unix::process::ExitStatusExt;
+    /// use std::{process::Command, time::Duration};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let child = SharedChild::spawn(Command::new("sleep").arg("1000"))?;
+    /// let status = child.stop_with(libc::SIGINT, Duration::from_secs(60))?;
+    /// assert_eq!(status.signal(), Some(libc::SIGINT));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stop_with(&self, signal: c_int, grace: Duration) -> io::Result<ExitStatus> {
+        stop::stop(self, Ask(signal), grace)
+    }
+}
+
+impl Tree {
+    /// Sends a signal to every process of the tree, once. Those that come into being meanwhile may or may
+    /// not get it. Does nothing, successfully, once the tree is empty.
+    ///
+    /// # Errors
+    ///
+    /// The operating system's: EINVAL for what is no signal, EPERM for a member that now belongs to another
+    /// user. All the others have been sent it by then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use shared_child::SpawnOptions;
+    /// use std::process::Command;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut shell = Command::new("sh");
+    /// shell.args(["-c", "sleep 1000 & sleep 1000 & wait"]);
+    /// let child = SpawnOptions::new().tree(true).spawn(&mut shell)?;
+    /// let tree = child.tree().expect("it was asked for");
+    /// tree.send_signal(libc::SIGSTOP)?; // a pause for all
+    /// tree.send_signal(libc::SIGCONT)?;
+    /// tree.send_signal(libc::SIGTERM)?;
+    /// child.wait()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn send_signal(&self, signal: c_int) -> io::Result<()> {
+        self.signal(signal)
     }
 }
 

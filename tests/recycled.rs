@@ -8,11 +8,12 @@
 
 mod common;
 
+use common::stage::{Stage, given, parts};
 use common::*;
-use shared_child::SharedChild;
 use shared_child::seam::Backend;
 use shared_child::unix::SharedChildExt;
-use std::process::{Child, ChildStdin};
+use shared_child::{SharedChild, SpawnOptions};
+use std::process::{Child, ChildStdin, Command};
 use std::time::{Duration, Instant};
 
 /// A PID namespace of one's own, where process IDs can be chosen and nobody else takes them.
@@ -197,4 +198,138 @@ fn by_the_background_reaper() {
             assert_eq!(victim.wait().expect("not reaped").code(), Some(77));
         }
     });
+}
+
+/// A victim that leads a group of its own, whose ID is its process ID.
+fn group_victim(pid: u32) -> (Child, ChildStdin) {
+    use std::os::unix::process::CommandExt;
+    for _ in 0..1000 {
+        std::fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).unwrap();
+        let mut victim = stoppable_command(77).process_group(0).spawn().unwrap();
+        let stdin = victim.stdin.take().unwrap();
+        if victim.id() == pid {
+            return (victim, stdin);
+        }
+        drop(stdin);
+        victim.wait().unwrap();
+    }
+    panic!("could not recycle {pid}");
+}
+
+fn tree(backend: Backend, line: &str) -> Stage {
+    let spawn = |command: &mut Command| {
+        backend.spawn_with(SpawnOptions::new().tree(true), command).unwrap()
+    };
+    let line = parts(line);
+    let line: Vec<&str> = line.iter().map(String::as_str).collect();
+    Stage::of(spawn, &mut helper(&line), 1)
+}
+
+/// Everything that is done to a whole tree.
+fn do_everything_to_a_tree(stage: &Stage, round: usize) {
+    for call in round..round + 7 {
+        match call % 7 {
+            0 => drop(stage.tree().kill()),
+            1 => drop(stage.tree().send_signal(libc::SIGTERM)),
+            2 => drop(stage.tree().is_empty()),
+            3 => drop(stage.tree().processes()),
+            4 => drop(stage.child.stop(Duration::ZERO)),
+            5 => drop(stage.tree().wait_empty(Some(Instant::now()))),
+            _ => do_everything(&stage.child, round),
+        }
+    }
+}
+
+/// A tree that is over, and a new group with its ID.
+#[test]
+fn a_group_whose_tree_is_over() {
+    in_a_namespace!();
+    on_every_backend(|backend| {
+        for round in 0..rounds(100) {
+            let mut stage = tree(backend, "pid read");
+            if round % 2 == 0 {
+                stage.tree().kill().unwrap();
+            }
+            stage.stdin = None;
+            stage.wait_empty();
+            let (mut victim, stdin) = group_victim(stage.child.id());
+            do_everything_to_a_tree(&stage, round);
+            stage.pids.0.clear(); // which is the victim's by now
+            drop(stage);
+            assert_eq!(victim.try_wait().expect("not reaped"), None, "the victim is dead");
+            drop(stdin);
+            assert_eq!(victim.wait().expect("not reaped").code(), Some(77));
+        }
+    });
+}
+
+/// Somebody else has reaped the leader, so its zombie does not hold the ID.
+#[test]
+fn a_group_whose_leader_was_reaped_elsewhere() {
+    in_a_namespace!();
+    on_every_backend(|backend| {
+        for round in 0..rounds(100) {
+            let mut stage = tree(backend, "pid read");
+            stage.stdin = None;
+            linux::reap(stage.child.id());
+            let (mut victim, stdin) = group_victim(stage.child.id());
+            do_everything_to_a_tree(&stage, round);
+            stage.pids.0.clear(); // which is the victim's by now
+            drop(stage);
+            assert_eq!(victim.try_wait().expect("not reaped"), None, "the victim is dead");
+            drop(stdin);
+            assert_eq!(victim.wait().expect("not reaped").code(), Some(77));
+        }
+    });
+}
+
+/// As long as the tree is not over, nobody can get the ID, although the leader was waited for.
+#[test]
+fn a_group_whose_leader_was_waited_for() {
+    in_a_namespace!();
+    on_every_backend(|backend| {
+        let mut stage = tree(backend, "spawn 2 pid read exit 7");
+        let id = stage.child.id();
+        assert_eq!(wait(&stage.child).code(), Some(7));
+        for _ in 0..rounds(100) {
+            std::fs::write("/proc/sys/kernel/ns_last_pid", (id - 1).to_string()).unwrap();
+            let mut other = stoppable_command(0).spawn().unwrap();
+            assert_ne!(other.id(), id);
+            drop(other.stdin.take());
+            other.wait().unwrap();
+            assert_eq!(wait(&stage.child).code(), Some(7));
+        }
+        assert_eq!(stage.survivors().len(), 1);
+        stage.tree().kill().unwrap();
+        stage.is_empty();
+        stage.stdin = None;
+    });
+}
+
+/// The guardian is told that a tree is over before the ID can be another's.
+#[test]
+fn a_group_that_the_guardian_knew() {
+    in_a_namespace!();
+    for _ in 0..rounds(20) {
+        let line = given("owner tree", &parts("exit 0"));
+        let line = [line, parts("wait-for-owned pid read")].concat();
+        let line: Vec<&str> = line.iter().map(String::as_str).collect();
+        let spawn = |command: &mut Command| SharedChild::spawn(command).unwrap();
+        let mut owner = Stage::of(spawn, &mut helper(&line), 1);
+        let id: u32 = owner.hear("child ").parse().unwrap();
+        let (mut victim, stdin) = group_victim(id);
+        owner.child.kill().unwrap();
+        wait(&owner.child);
+        // The guardian does what it does at the end of its input, and ends. (It is ours to see: this
+        // process is the first of its namespace.)
+        until("the guardian is gone", || {
+            linux::zombies().into_iter().for_each(|zombie| {
+                linux::reap(zombie);
+            });
+            linux::children() == [id]
+        });
+        assert_eq!(victim.try_wait().expect("not reaped"), None, "the victim is dead");
+        drop(stdin);
+        assert_eq!(victim.wait().expect("not reaped").code(), Some(77));
+    }
 }

@@ -14,7 +14,7 @@ use std::mem::MaybeUninit;
 use std::process::ExitStatus;
 
 /// A process ID: positive, so it never means a group or "any".
-pub(super) type Pid = rustix::process::Pid;
+pub(crate) type Pid = rustix::process::Pid;
 
 /// The ID as system calls want it. `None` for what cannot be a process ID.
 pub(super) fn pid(id: u32) -> Option<Pid> {
@@ -27,9 +27,23 @@ pub(super) fn no_child() -> io::Error {
 }
 
 /// Sends a signal (kill(2)). To a process that has gone it does nothing, and that is fine.
-pub(super) fn signal(pid: Pid, signal: c_int) -> io::Result<()> {
+pub(crate) fn signal(pid: Pid, signal: c_int) -> io::Result<()> {
     // SAFETY: `kill` takes two integers and touches no memory of ours.
     if unsafe { libc::kill(pid.as_raw_nonzero().get(), signal) } == 0 {
+        return Ok(());
+    }
+    gone_is_fine(io::Error::last_os_error())
+}
+
+/// Sends a signal to the group that the child leads, unless somebody else has reaped the child: then the
+/// group's ID may be anybody's. (kill(2).)
+pub(super) fn signal_group(leader: io::Result<Look>, pid: Pid, signal: c_int) -> io::Result<()> {
+    if let Ok(Look::ReapedElsewhere) = leader {
+        return Err(no_child());
+    }
+    // SAFETY: `kill` takes two integers and touches no memory of ours. A `Pid` is positive, and its
+    // negative means a group; 1, whose negative means everybody, is no child of ours.
+    if unsafe { libc::kill(-pid.as_raw_nonzero().get(), signal) } == 0 {
         return Ok(());
     }
     gone_is_fine(io::Error::last_os_error())

@@ -106,10 +106,7 @@ mod proc {
     }
 }
 
-/// macOS and most BSDs: the time when the process started, in microseconds.
-///
-/// It must not move when somebody sets the clock. macOS, NetBSD and DragonFly note the time of day at the
-/// start, and that stands; of FreeBSD see below.
+/// macOS and most BSDs: the time when the process started, which does not move when somebody sets the clock.
 #[cfg(any(
     target_os = "macos",
     target_os = "freebsd",
@@ -119,6 +116,7 @@ mod proc {
 mod start {
     use super::Same;
     use crate::exit::by_pid::Pid;
+    use crate::exit::record;
 
     #[derive(Debug)]
     pub(in super::super) struct Identity {
@@ -143,109 +141,9 @@ mod start {
         }
     }
 
-    fn micros(seconds: impl Into<i64>, rest: impl Into<i64>) -> i64 {
-        seconds.into() * 1_000_000 + rest.into()
-    }
-
-    /// `proc_pidinfo` of libproc.
-    #[cfg(target_os = "macos")]
     fn started(pid: Pid) -> Option<i64> {
-        let mut info = std::mem::MaybeUninit::<libc::proc_bsdinfo>::zeroed();
-        let size = size_of::<libc::proc_bsdinfo>() as std::ffi::c_int;
-        let with_zombies = 1;
-        // SAFETY: `info` has room for `size` bytes, and this flavor writes a `proc_bsdinfo`.
-        let written = unsafe {
-            libc::proc_pidinfo(
-                pid.as_raw_nonzero().get(),
-                libc::PROC_PIDTBSDINFO,
-                with_zombies,
-                info.as_mut_ptr().cast(),
-                size,
-            )
-        };
-        // SAFETY: it was zeroed, and zeroes are valid integers.
-        let info = unsafe { info.assume_init() };
-        (written == size).then(|| micros(info.pbi_start_tvsec as i64, info.pbi_start_tvusec as i64))
+        record::one(pid.as_raw_nonzero().get())?.started
     }
-
-    /// sysctl(3), `KERN_PROC_PID`. It tells the boot time plus the uptime at the start, and the boot time
-    /// moves when the clock is set. So take away the one that was added: the same before and after.
-    #[cfg(target_os = "freebsd")]
-    fn started(pid: Pid) -> Option<i64> {
-        let name = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, raw(pid)];
-        let booted = || {
-            let time: libc::timeval = sysctl(&[libc::CTL_KERN, libc::KERN_BOOTTIME])?;
-            Some(micros(time.tv_sec, time.tv_usec))
-        };
-        for _ in 0..10 {
-            let before = booted()?;
-            let info: libc::kinfo_proc = sysctl(&name)?;
-            if booted()? == before {
-                return Some(known(info.ki_start.tv_sec, info.ki_start.tv_usec)? - before);
-            }
-        }
-        None
-    }
-
-    /// sysctl(3), `KERN_PROC_PID`.
-    #[cfg(target_os = "dragonfly")]
-    fn started(pid: Pid) -> Option<i64> {
-        let name = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, raw(pid)];
-        let info: libc::kinfo_proc = sysctl(&name)?;
-        known(info.kp_start.tv_sec, info.kp_start.tv_usec)
-    }
-
-    /// sysctl(7), `KERN_PROC2`.
-    #[cfg(target_os = "netbsd")]
-    fn started(pid: Pid) -> Option<i64> {
-        let size = size_of::<libc::kinfo_proc2>() as std::ffi::c_int;
-        let name = [libc::CTL_KERN, libc::KERN_PROC2, libc::KERN_PROC_PID, raw(pid), size, 1];
-        let info: libc::kinfo_proc2 = sysctl(&name)?;
-        known(info.p_ustart_sec, info.p_ustart_usec)
-    }
-
-    #[cfg(any(target_os = "freebsd", target_os = "dragonfly", target_os = "netbsd"))]
-    mod kern_proc {
-        use super::{Pid, micros};
-        use std::ffi::{c_int, c_uint};
-        use std::mem::MaybeUninit;
-
-        pub(super) fn raw(pid: Pid) -> c_int {
-            pid.as_raw_nonzero().get()
-        }
-
-        /// A time of zero means that it is not told (as of a zombie, on some systems).
-        pub(super) fn known(seconds: impl Into<i64>, rest: impl Into<i64>) -> Option<i64> {
-            Some(micros(seconds, rest)).filter(|time| *time != 0)
-        }
-
-        /// Reads one record of integers, pointers and arrays of them.
-        pub(super) fn sysctl<T>(name: &[c_int]) -> Option<T> {
-            let mut value = MaybeUninit::<T>::zeroed();
-            let mut size = size_of::<T>();
-            // SAFETY: `name` has the length that is told, `value` has room for `size` bytes, and
-            // nothing is to be set.
-            let result = unsafe {
-                libc::sysctl(
-                    name.as_ptr(),
-                    name.len() as c_uint,
-                    value.as_mut_ptr().cast(),
-                    &raw mut size,
-                    std::ptr::null_mut(),
-                    0,
-                )
-            };
-            // A record that is not there is a success of size 0.
-            if result != 0 || size < size_of::<T>() {
-                return None;
-            }
-            // SAFETY: the kernel wrote all of it, and the records asked for are plain data.
-            Some(unsafe { value.assume_init() })
-        }
-    }
-
-    #[cfg(any(target_os = "freebsd", target_os = "dragonfly", target_os = "netbsd"))]
-    use kern_proc::{known, raw, sysctl};
 }
 
 /// Elsewhere the system does not tell; or it must not be asked: OpenBSD's sysctl(2) would end a program

@@ -52,9 +52,7 @@ impl Kqueue {
     /// has been reaped already.
     pub(crate) fn open(pid: Pid) -> Option<Self> {
         let queue = Queue::new().ok()?;
-        let filter = EventFilter::Proc { pid, flags: exit_with_status() };
-        let event = Event::new(filter, EventFlags::ADD | EventFlags::ONESHOT, null_mut());
-        let late = match queue.change(event) {
+        let late = match queue.add_exit(pid, exit_with_status()) {
             Ok(()) => false,
             Err(rustix::io::Errno::SRCH) => {
                 queue.fire_soon()?;
@@ -117,6 +115,10 @@ impl Kqueue {
         }
     }
 
+    pub(crate) fn signal_group(&self, signal: c_int) -> io::Result<()> {
+        by_pid::signal_group(self.look(), self.pid, signal)
+    }
+
     pub(crate) fn reap(&self) -> bool {
         match self.look() {
             Ok(Look::Running) => false,
@@ -130,6 +132,22 @@ impl AsFd for Kqueue {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.queue.as_fd()
     }
+}
+
+/// The exit event of any process, by whoever has the ID just now: a descriptor that becomes readable when that
+/// exits, and stays so. `None` without a descriptor to spare, if the process may not be watched, and if it is
+/// as good as gone.
+#[cfg(any(
+    target_os = "macos",
+    target_os = "freebsd",
+    target_os = "dragonfly",
+    target_os = "netbsd"
+))]
+pub(crate) fn exit_of(pid: Pid) -> Option<impl AsFd> {
+    let queue = Queue::new().ok()?;
+    // Without the status, which macOS tells to parents only.
+    queue.add_exit(pid, ProcessEvents::EXIT).ok()?;
+    Some(queue)
 }
 
 /// Many of them in one: a kqueue is itself something to wait for.
@@ -183,6 +201,11 @@ impl Queue {
     /// This is a fork's child, and the descriptor is not ours.
     fn inherited(&self) -> bool {
         self.1 != process::id()
+    }
+
+    fn add_exit(&self, pid: Pid, flags: ProcessEvents) -> rustix::io::Result<()> {
+        let filter = EventFilter::Proc { pid, flags };
+        self.change(Event::new(filter, EventFlags::ADD | EventFlags::ONESHOT, null_mut()))
     }
 
     fn change(&self, event: Event) -> rustix::io::Result<()> {

@@ -15,6 +15,13 @@ mod by_pid;
 mod identity;
 #[cfg(unix)]
 mod per_process;
+#[cfg(any(
+    target_os = "macos",
+    target_os = "freebsd",
+    target_os = "dragonfly",
+    target_os = "netbsd"
+))]
+pub(crate) mod record;
 #[cfg(unix)]
 pub(crate) mod thread;
 #[cfg(unix)]
@@ -22,7 +29,23 @@ mod unix;
 #[cfg(unix)]
 pub(crate) use {
     per_process::PerProcess,
-    unix::{Backend, Notice, reaped_elsewhere, spawn_helper},
+    unix::{Ask, Backend, Notice, ask, reaped_elsewhere, spawn_helper},
+};
+
+// For those that are not children, where the system lists them.
+#[cfg(target_os = "linux")]
+pub(crate) use unix::poll_until;
+#[cfg(any(
+    target_os = "linux",
+    target_os = "android",
+    target_os = "macos",
+    target_os = "freebsd",
+    target_os = "dragonfly",
+    target_os = "netbsd"
+))]
+pub(crate) use {
+    by_pid::{Pid, signal as signal_by_pid},
+    unix::poll_readable,
 };
 
 #[cfg(unix)]
@@ -34,7 +57,7 @@ mod epoll;
 #[cfg(target_os = "linux")]
 mod pidfd;
 #[cfg(target_os = "linux")]
-pub(crate) use {epoll::Epoll as Watch, pidfd::Pidfd as Descriptor};
+pub(crate) use {epoll::Epoll as Watch, pidfd::Pidfd as Descriptor, pidfd::send as send_by_pidfd};
 
 #[cfg(any(
     target_vendor = "apple",
@@ -44,6 +67,13 @@ pub(crate) use {epoll::Epoll as Watch, pidfd::Pidfd as Descriptor};
     target_os = "dragonfly"
 ))]
 mod kqueue;
+#[cfg(any(
+    target_os = "macos",
+    target_os = "freebsd",
+    target_os = "dragonfly",
+    target_os = "netbsd"
+))]
+pub(crate) use kqueue::exit_of;
 #[cfg(any(
     target_vendor = "apple",
     target_os = "freebsd",
@@ -77,7 +107,7 @@ pub(crate) use no_descriptor::{NoDescriptor as Descriptor, NoWatch as Watch};
 #[cfg(windows)]
 mod windows;
 #[cfg(windows)]
-pub(crate) use windows::{Backend, Notice, busy, reaped_elsewhere, sweep};
+pub(crate) use windows::{Ask, Backend, Notice, ask, busy, reaped_elsewhere, spawn_helper, sweep};
 
 /// How the exit of one child is noticed, without reaping it.
 ///
@@ -96,6 +126,9 @@ pub(crate) trait Exit: Send + Sync + Sized + 'static {
 
     /// The status of a child that somebody else has reaped, if the kernel kept it. Never blocks.
     fn recover(&self) -> Option<ExitStatus>;
+
+    /// Kills the child. Never blocks.
+    fn kill(&self) -> io::Result<()>;
 
     /// The child's fate is known now: nobody must be left blocking in [`wait`](Exit::wait) if the
     /// exit itself does not wake them.

@@ -33,6 +33,10 @@ impl NoDescriptor {
         match self.0 {}
     }
 
+    pub(crate) fn signal_group(&self, _: c_int) -> io::Result<()> {
+        match self.0 {}
+    }
+
     pub(crate) fn reap(&self) -> bool {
         match self.0 {}
     }

@@ -6,11 +6,12 @@
 //! | `pidfd_open` | 5.3 | ENOSYS; EPERM under some sandboxes; EMFILE, ENFILE, ENOMEM |
 //! | `poll` on a pidfd | 5.3 | |
 //! | `waitid(P_PIDFD)` | 5.4 | EINVAL |
+//! | `PIDFD_SIGNAL_PROCESS_GROUP` | 6.9 | EINVAL |
 //! | `PIDFD_GET_INFO` with `PIDFD_INFO_EXIT` | 6.15 | ENOTTY, EINVAL; ESRCH once reaped before 6.15 |
 //!
 //! Versions say little under seccomp, gVisor or a full descriptor table, so each is tried. Where
 //! `pidfd_open` or `waitid` fails for any reason, [`Pidfd::open`] answers `None`; where only the signal
-//! does, signals go by the process ID; where only the ioctl does, a status that somebody else has taken is
+//! does, signals go by the process ID, or the group's; where only the ioctl does, a status that somebody else has taken is
 //! lost.
 //!
 //! Sources: pidfd_open(2), pidfd_send_signal(2), waitid(2), and `fs/pidfs.c` for the ioctl.
@@ -92,7 +93,7 @@ impl Pidfd {
     }
 
     pub(crate) fn signal(&self, signal: c_int) -> io::Result<()> {
-        let error = match send(self.fd.as_raw_fd(), signal) {
+        let error = match send(self.fd.as_raw_fd(), signal, 0) {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
@@ -105,11 +106,23 @@ impl Pidfd {
         let blocked = match error.raw_os_error() {
             Some(libc::ENOSYS) => true,
             Some(libc::EPERM) => {
-                send(-1, 0).is_err_and(|error| error.raw_os_error() == Some(libc::EPERM))
+                send(-1, 0, 0).is_err_and(|error| error.raw_os_error() == Some(libc::EPERM))
             }
             _ => false,
         };
         if blocked { by_pid::signal(self.pid, signal) } else { by_pid::gone_is_fine(error) }
+    }
+
+    /// Through the descriptor, this means the group that the process had the ID of, whoever has reaped
+    /// the process since. Any error may just mean that the kernel does not know how; the other way then
+    /// meets it again.
+    pub(crate) fn signal_group(&self, signal: c_int) -> io::Result<()> {
+        const PROCESS_GROUP: u32 = 1 << 2;
+        match send(self.fd.as_raw_fd(), signal, PROCESS_GROUP) {
+            Ok(()) => Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+            Err(_) => by_pid::signal_group(self.look(), self.pid, signal),
+        }
     }
 
     /// Reaps it, and forgets its status. Says whether it is gone. Through the descriptor if possible, so
@@ -149,10 +162,10 @@ impl AsFd for Pidfd {
 }
 
 /// pidfd_send_signal(2). rustix's takes named signals only: no 0, no real-time ones.
-fn send(fd: c_int, signal: c_int) -> io::Result<()> {
+pub(crate) fn send(fd: c_int, signal: c_int, flags: u32) -> io::Result<()> {
     let info = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: a null `info` means the one that `kill` would make; nothing else is pointed to.
-    match unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, info, 0) } {
+    match unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, info, flags) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

@@ -104,6 +104,11 @@ impl Thread {
             Ok(Look::Exited(_) | Look::Held(_) | Look::ReapedElsewhere) => Ok(()),
         }
     }
+
+    pub(crate) fn signal_group(&self, signal: c_int) -> io::Result<()> {
+        let process = &self.shared()?.process;
+        by_pid::signal_group(process.look(), process.pid, signal)
+    }
 }
 
 impl<P: ById> Thread<P> {

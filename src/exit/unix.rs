@@ -4,6 +4,7 @@ use super::by_pid::{self, Pid};
 use super::thread::Thread;
 use super::{Descriptor, Exit, Look, Opened};
 use crate::backoff::Backoff;
+use crate::lifecycle::Lifecycle;
 use crate::reaper;
 use crate::sync::Arc;
 use crate::unix::ReapedElsewhere;
@@ -24,6 +25,28 @@ pub(crate) enum Backend {
 
 impl Backend {
     pub(crate) const ALL: &[Self] = &[Self::Best, Self::Thread];
+}
+
+/// How to ask a process to end: by this signal, and SIGCONT after it, since a stopped process does
+/// nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ask(pub(crate) c_int);
+
+impl Ask {
+    pub(crate) const DEFAULT: Self = Self(libc::SIGTERM);
+
+    /// What to send, in this order.
+    pub(crate) fn signals(self) -> [c_int; 2] {
+        [self.0, libc::SIGCONT]
+    }
+}
+
+/// Asks one child. Says whether it can have been asked.
+pub(crate) fn ask(child: &Lifecycle<Child, Notice>, _: u32, ask: Ask) -> io::Result<bool> {
+    for signal in ask.signals() {
+        child.signal(|notice| notice.signal(signal))?;
+    }
+    Ok(true)
 }
 
 /// How the exit of a child is noticed: by a descriptor that means the process, or failing that by a
@@ -80,8 +103,19 @@ impl Notice {
         }
     }
 
-    pub(crate) fn kill(&self) -> io::Result<()> {
-        self.signal(libc::SIGKILL)
+    /// Sends any signal to the process group that the child leads, while it is unreaped: for so long
+    /// the group's ID is its own, also when the child is a zombie. To a group without members this does
+    /// nothing.
+    pub(crate) fn signal_group(&self, signal: c_int) -> io::Result<()> {
+        match self {
+            Self::Descriptor(descriptor) => descriptor.signal_group(signal),
+            Self::Thread(thread) => thread.signal_group(signal),
+        }
+    }
+
+    /// Whether the child's ID is its own. The caller sees to it that it is not reaped by us.
+    pub(crate) fn has_its_id(&self) -> bool {
+        !matches!(self.look(), Ok(Look::ReapedElsewhere))
     }
 
     /// Reaps a child whose handle is gone, if it has exited. Says whether it is gone.
@@ -147,6 +181,10 @@ impl Exit for Notice {
         }
     }
 
+    fn kill(&self) -> io::Result<()> {
+        self.signal(libc::SIGKILL)
+    }
+
     fn settled(&self) {
         match self {
             // The exit itself makes a descriptor readable, for good.
@@ -181,8 +219,13 @@ pub(super) fn left(deadline: Instant) -> Duration {
 /// Where `poll` is refused (EINVAL where RLIMIT_NOFILE is 0, as some sandboxes set it; ENOMEM), this
 /// says `true`: the caller looks, and pauses. So do errors that belong to the descriptor, which the
 /// look then meets.
-pub(super) fn poll_readable(fd: BorrowedFd<'_>, deadline: Option<Instant>) -> bool {
-    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+pub(crate) fn poll_readable(fd: BorrowedFd<'_>, deadline: Option<Instant>) -> bool {
+    poll_until(fd, PollFlags::IN, deadline)
+}
+
+/// The same, until the descriptor is ready in another way.
+pub(crate) fn poll_until(fd: BorrowedFd<'_>, flags: PollFlags, deadline: Option<Instant>) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(fd, flags)];
     loop {
         let left = deadline.map(left);
         // The conversion cannot fail for a day or less.

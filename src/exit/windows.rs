@@ -5,16 +5,23 @@
 //! nothing is to be done when the handle is dropped. The exit code alone does not tell whether a
 //! process has exited (259, `STILL_ACTIVE`, is a legal one); waiting for no time does.
 //!
-//! Sources: WaitForSingleObject and TerminateProcess of the Win32 documentation.
+//! Sources: WaitForSingleObject, TerminateProcess, GenerateConsoleCtrlEvent and Process Creation Flags of the
+//! Win32 documentation.
 
 use super::{Exit, Look, Opened};
+use crate::lifecycle::Lifecycle;
 use crate::sync::Arc;
+use std::cell::Cell;
 use std::io;
-use std::os::windows::io::AsRawHandle;
+use std::os::windows::io::{AsRawHandle, BorrowedHandle};
 use std::process::{Child, ExitStatus};
 use std::time::Instant;
 use windows_sys::Win32::Foundation::{ERROR_ACCESS_DENIED, HANDLE, WAIT_OBJECT_0, WAIT_TIMEOUT};
-use windows_sys::Win32::System::Threading::{INFINITE, TerminateProcess, WaitForSingleObject};
+use windows_sys::Win32::System::Console::{CTRL_BREAK_EVENT, GenerateConsoleCtrlEvent};
+use windows_sys::Win32::System::Threading::{
+    CREATE_NEW_CONSOLE, CREATE_NEW_PROCESS_GROUP, CREATE_NO_WINDOW, DETACHED_PROCESS, INFINITE,
+    TerminateProcess, WaitForSingleObject,
+};
 
 /// How a child is to be served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,11 +36,59 @@ impl Backend {
     pub(crate) const ALL: &[Self] = &[Self::Best, Self::ShortWaits];
 }
 
+/// As long as a single wait can be.
+const LONGEST_WAIT: u32 = INFINITE - 1;
+
+/// How to ask a console process to end: by CTRL_BREAK, since CTRL_C cannot be sent to some only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ask;
+
+impl Ask {
+    pub(crate) const DEFAULT: Self = Self;
+
+    /// Whether a child that was created with these flags leads a console group, on our console.
+    ///
+    /// Whoever has another console, or none, does not, whatever the flags say.
+    pub(crate) const fn reaches(creation_flags: u32) -> bool {
+        creation_flags & CREATE_NEW_PROCESS_GROUP != 0
+            && creation_flags & (CREATE_NEW_CONSOLE | CREATE_NO_WINDOW | DETACHED_PROCESS) == 0
+    }
+
+    /// Asks a console group. Says whether that could be: not so if we have no console.
+    ///
+    /// The ID must be that of a process which leads a group, and be its own still: an event for what is no
+    /// group may go to everybody on the console, us included.
+    pub(crate) fn send(self, group: u32) -> bool {
+        // SAFETY: integers only.
+        unsafe { GenerateConsoleCtrlEvent(CTRL_BREAK_EVENT, group) != 0 }
+    }
+}
+
+/// Asks one child. Says whether it can have been asked.
+pub(crate) fn ask(child: &Lifecycle<Child, Notice>, id: u32, ask: Ask) -> io::Result<bool> {
+    // If it has exited, there is nobody to ask.
+    let mut can_be_asked = None;
+    child.signal(|notice| {
+        can_be_asked = Some(notice.can_be_asked);
+        Ok(())
+    })?;
+    // Not under the lock, since it is the console's own process that answers. The ID is the child's also if it
+    // exits now: its handle is open for as long as it is borrowed here.
+    Ok(can_be_asked.is_none_or(|can_be_asked| can_be_asked && ask.send(id)))
+}
+
+thread_local! {
+    /// The process that this thread has spawned last, if it can be asked. std's `Child` does not know.
+    #[allow(clippy::missing_const_for_thread_local, reason = "it is; on the GNU target clippy errs")]
+    static CAN_BE_ASKED: Cell<HANDLE> = const { Cell::new(std::ptr::null_mut()) };
+}
+
 /// The process handle, which belongs to std's `Child`.
 #[derive(Debug)]
 pub(crate) struct Notice {
     process: HANDLE,
     longest_wait: u32,
+    can_be_asked: bool,
 }
 
 // SAFETY: a process handle is not bound to a thread, and the calls made with it here may be made by
@@ -47,13 +102,78 @@ impl Notice {
     /// and lends the notice only to calls that borrow the lifecycle.
     pub(crate) fn open(child: &Child, backend: Backend) -> Opened {
         let longest_wait = match backend {
-            Backend::Best => INFINITE - 1,
+            Backend::Best => LONGEST_WAIT,
             Backend::ShortWaits => 3,
         };
-        Opened::Unreaped(Self { process: child.as_raw_handle(), longest_wait })
+        let process = child.as_raw_handle();
+        let can_be_asked = CAN_BE_ASKED.replace(std::ptr::null_mut()) == process;
+        Opened::Unreaped(Self { process, longest_wait, can_be_asked })
     }
 
-    pub(crate) fn kill(&self) -> io::Result<()> {
+    /// For the next `open` of this thread, if it is about this child.
+    pub(crate) fn next_was_spawned_with(creation_flags: u32, child: &Child) {
+        if Ask::reaches(creation_flags) {
+            CAN_BE_ASKED.set(child.as_raw_handle());
+        }
+    }
+
+    /// Blocks until any process has exited, or until the deadline (`false`). Looks at least once.
+    pub(crate) fn wait_for(
+        process: BorrowedHandle<'_>,
+        deadline: Option<Instant>,
+    ) -> io::Result<bool> {
+        wait(process, deadline, LONGEST_WAIT)
+    }
+
+    fn process(&self) -> BorrowedHandle<'_> {
+        // SAFETY: the handle is open (see `open`).
+        unsafe { BorrowedHandle::borrow_raw(self.process) }
+    }
+}
+
+fn wait(
+    process: BorrowedHandle<'_>,
+    deadline: Option<Instant>,
+    longest_wait: u32,
+) -> io::Result<bool> {
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        // Rounded up, so as not to spin through the last millisecond.
+        let millis = left.map_or(u128::MAX, |left| left.as_nanos().div_ceil(1_000_000));
+        let millis = u32::try_from(millis).unwrap_or(u32::MAX).min(longest_wait);
+        if has_exited_within(process, millis)? {
+            return Ok(true);
+        }
+        if left.is_some_and(|left| left.is_zero()) {
+            return Ok(false);
+        }
+    }
+}
+
+fn has_exited_within(process: BorrowedHandle<'_>, millis: u32) -> io::Result<bool> {
+    // SAFETY: the handle is open for as long as it is borrowed.
+    match unsafe { WaitForSingleObject(process.as_raw_handle(), millis) } {
+        WAIT_OBJECT_0 => Ok(true),
+        WAIT_TIMEOUT => Ok(false),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+impl Exit for Notice {
+    fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
+        wait(self.process(), deadline, self.longest_wait)
+    }
+
+    fn look(&self) -> io::Result<Look> {
+        // The exit code itself is read by std's `Child`, which remembers it.
+        Ok(if has_exited_within(self.process(), 0)? { Look::Exited(None) } else { Look::Running })
+    }
+
+    fn recover(&self) -> Option<ExitStatus> {
+        None
+    }
+
+    fn kill(&self) -> io::Result<()> {
         // The exit code is the one that std's `Child::kill` gives.
         // SAFETY: the handle is open (see `open`).
         if unsafe { TerminateProcess(self.process, 1) } != 0 {
@@ -66,42 +186,7 @@ impl Notice {
         // Our handle came with all access, so this is a process that has exited, or one that is being
         // terminated and not signalled yet. Either way there is nothing left to do. (That the handle
         // can still be asked shows that it is in order.)
-        self.has_exited_within(0).map(drop)
-    }
-
-    fn has_exited_within(&self, millis: u32) -> io::Result<bool> {
-        // SAFETY: the handle is open (see `open`).
-        match unsafe { WaitForSingleObject(self.process, millis) } {
-            WAIT_OBJECT_0 => Ok(true),
-            WAIT_TIMEOUT => Ok(false),
-            _ => Err(io::Error::last_os_error()),
-        }
-    }
-}
-
-impl Exit for Notice {
-    fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
-        loop {
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            // Rounded up, so as not to spin through the last millisecond.
-            let millis = left.map_or(u128::MAX, |left| left.as_nanos().div_ceil(1_000_000));
-            let millis = u32::try_from(millis).unwrap_or(u32::MAX).min(self.longest_wait);
-            if self.has_exited_within(millis)? {
-                return Ok(true);
-            }
-            if left.is_some_and(|left| left.is_zero()) {
-                return Ok(false);
-            }
-        }
-    }
-
-    fn look(&self) -> io::Result<Look> {
-        // The exit code itself is read by std's `Child`, which remembers it.
-        Ok(if self.has_exited_within(0)? { Look::Exited(None) } else { Look::Running })
-    }
-
-    fn recover(&self) -> Option<ExitStatus> {
-        None
+        has_exited_within(self.process(), 0).map(drop)
     }
 
     fn settled(&self) {}
@@ -120,4 +205,13 @@ pub(crate) fn sweep() {}
 /// There is no background reaper that could be at work.
 pub(crate) fn busy<T>(run: impl FnOnce() -> T) -> T {
     run()
+}
+
+/// Starts one of our own threads.
+pub(crate) fn spawn_helper(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    /// It makes system calls, and little more.
+    const STACK: usize = 128 * 1024;
+    let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(STACK);
+    thread.spawn(run)?;
+    Ok(())
 }

@@ -67,6 +67,10 @@ impl Exit for Notice {
         None
     }
 
+    fn kill(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     fn settled(&self) {
         self.0.settled();
     }

@@ -3,7 +3,9 @@
 //! `shared_child_test_child [PART [ARGUMENT]]…` plays the parts one after the other, and exits with 0
 //! unless a part says otherwise. Nothing it does outlives ten minutes.
 
+use shared_child::{SharedChild, SpawnOptions};
 use std::io::{Read, Write};
+use std::process::Command;
 use std::time::Duration;
 
 fn main() {
@@ -11,18 +13,20 @@ fn main() {
 }
 
 fn play(mut arguments: impl Iterator<Item = String>) {
+    // What is owned is let go of with this process, not by a drop.
+    let mut owned = std::mem::ManuallyDrop::new(Vec::<SharedChild>::new());
     while let Some(part) = arguments.next() {
         let mut argument = || arguments.next().expect("the part wants an argument");
         match part.as_str() {
             // Says that it got this far.
-            "say" => {
-                let mut stdout = std::io::stdout();
-                writeln!(stdout, "{}", argument()).expect("to say");
-                stdout.flush().expect("to say");
-            }
+            "say" => say(&argument()),
             // Runs until its standard input is closed.
             "read" => {
                 let _ = std::io::stdin().read_to_end(&mut Vec::new());
+            }
+            // Until a line of it, that is.
+            "hear" => {
+                let _ = std::io::stdin().read_line(&mut String::new());
             }
             // Echoes its standard input.
             "echo" => {
@@ -32,6 +36,68 @@ fn play(mut arguments: impl Iterator<Item = String>) {
             "sleep" => sleep(),
             "exit" => std::process::exit(argument().parse().expect("an exit code")),
             "complain" => eprintln!("{}", argument()),
+            // Starts another of itself, which plays so many of the next arguments, and goes on without it.
+            "spawn" => {
+                let count = argument().parse().expect("a number of arguments");
+                let child = another(arguments.by_ref().take(count)).spawn().expect("to spawn");
+                say(&format!("child {}", child.id()));
+                std::mem::forget(child);
+            }
+            // The same, by this library: a tree, if the word says so, that is killed with this process.
+            "owner" => {
+                let kind = argument();
+                let count = argument().parse().expect("a number of arguments");
+                let mut command = another(arguments.by_ref().take(count));
+                let child = own(&kind, &mut command);
+                say(&format!("child {}", child.id()));
+                owned.push(child);
+            }
+            "drop-owned" => owned.clear(),
+            "give-up-owned" => {
+                for child in owned.drain(..) {
+                    std::mem::forget(child.into_inner());
+                }
+            }
+            "wait-for-owned" => {
+                for child in owned.iter() {
+                    child.wait().expect("to wait");
+                    assert!(
+                        child.tree().is_none_or(|tree| tree.wait_empty(None).expect("to wait"))
+                    );
+                }
+            }
+            // Until there is such a file.
+            "await" => {
+                let path = argument();
+                while !std::path::Path::new(&path).exists() {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+            "kill-owned" => {
+                for child in owned.iter() {
+                    child.tree().expect("a tree").kill().expect("to kill it");
+                }
+            }
+            // Starts another of itself in the same way, and waits for its end.
+            "run" => {
+                let count = argument().parse().expect("a number of arguments");
+                let mut child = another(arguments.by_ref().take(count)).spawn().expect("to spawn");
+                child.wait().expect("to wait");
+            }
+            // Says which process this is.
+            "pid" => say(&format!("pid {}", std::process::id())),
+            #[cfg(unix)]
+            "setsid" => unix::setsid(),
+            #[cfg(unix)]
+            "own-group" => unix::own_group(),
+            // Goes on with an empty environment.
+            #[cfg(unix)]
+            "bare" => unix::without_environment(arguments.by_ref().collect()),
+            #[cfg(unix)]
+            "fork-steadily" => unix::fork_steadily(&argument()),
+            // Says so when the signal comes, and goes on.
+            #[cfg(unix)]
+            "report" => unix::report(argument().parse().expect("a signal")),
             #[cfg(unix)]
             "signal" => unix::signal_self(argument().parse().expect("a signal")),
             #[cfg(unix)]
@@ -44,6 +110,33 @@ fn play(mut arguments: impl Iterator<Item = String>) {
             other => panic!("unknown part: {other}"),
         }
     }
+}
+
+fn own(kind: &str, command: &mut Command) -> SharedChild {
+    let mut options = SpawnOptions::new();
+    options.tree(kind.contains("tree"));
+    options.kill_with_parent(!kind.contains("loose")).kill_on_drop(kind.contains("drop"));
+    #[cfg(target_os = "linux")]
+    shared_child::linux::SpawnOptionsExt::cgroup(&mut options, kind.contains("cgroup"));
+    if kind.contains("thread") {
+        // One that is gone at once.
+        return std::thread::scope(|scope| {
+            scope.spawn(|| options.spawn(command)).join().expect("no panic").expect("to spawn")
+        });
+    }
+    options.spawn(command).expect("to spawn")
+}
+
+fn say(line: &str) {
+    let mut stdout = std::io::stdout();
+    writeln!(stdout, "{line}").expect("to say");
+    stdout.flush().expect("to say");
+}
+
+fn another(parts: impl Iterator<Item = String>) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("a path"));
+    command.args(parts);
+    command
 }
 
 /// Not beyond the end of its parent: a test that fails leaves nobody behind. (Those who read have a
@@ -72,6 +165,77 @@ mod unix {
             libc::setrlimit(libc::RLIMIT_CORE, &raw const none);
             libc::kill(libc::getpid(), signal);
         }
+    }
+
+    pub(crate) fn setsid() {
+        // SAFETY: no arguments.
+        assert!(unsafe { libc::setsid() } > 0, "setsid: {}", std::io::Error::last_os_error());
+    }
+
+    pub(crate) fn own_group() {
+        // SAFETY: integers.
+        assert_eq!(unsafe { libc::setpgid(0, 0) }, 0, "{}", std::io::Error::last_os_error());
+    }
+
+    pub(crate) fn without_environment(parts: Vec<String>) {
+        use std::os::unix::process::CommandExt;
+        panic!("exec: {}", super::another(parts.into_iter()).env_clear().exec());
+    }
+
+    /// Forks all the time, with up to 300 alive at once, each of which ends soon. With "hop" each forks
+    /// one, and ends. With "out" each leaves the session. After 3000 forks it is over.
+    pub(crate) fn fork_steadily(how: &str) {
+        let (hop, out) = (how.contains("hop"), how.contains("out"));
+        let mut alive = 0;
+        for _ in 0..3000 {
+            // SAFETY: the forks are of a process with a single thread, and make system calls only.
+            unsafe {
+                let child = libc::fork();
+                if child == 0 {
+                    if out {
+                        libc::setsid();
+                    }
+                    if !hop {
+                        libc::usleep(100_000);
+                        libc::_exit(0);
+                    }
+                } else if hop {
+                    libc::usleep(3_000);
+                    libc::_exit(0);
+                } else {
+                    alive += 1;
+                    while alive > 0 {
+                        let how = if alive < 300 { libc::WNOHANG } else { 0 };
+                        if libc::waitpid(-1, std::ptr::null_mut(), how) <= 0 {
+                            break;
+                        }
+                        alive -= 1;
+                    }
+                    libc::usleep(1_000);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn report(signal: c_int) {
+        extern "C" fn say(signal: c_int) {
+            let line = [
+                b's',
+                b'i',
+                b'g',
+                b'n',
+                b'a',
+                b'l',
+                b' ',
+                b'0' + signal as u8 / 10,
+                b'0' + signal as u8 % 10,
+                b'\n',
+            ];
+            // SAFETY: async-signal-safe, and the bytes outlive the call.
+            unsafe { libc::write(1, line.as_ptr().cast(), line.len()) };
+        }
+        // SAFETY: the handler makes one system call.
+        unsafe { libc::signal(signal, say as extern "C" fn(c_int) as libc::sighandler_t) };
     }
 
     pub(crate) fn ignore(signal: c_int) {

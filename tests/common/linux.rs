@@ -17,6 +17,11 @@ pub(crate) fn is_zombie(pid: u32) -> bool {
     state(pid) == Some('Z')
 }
 
+/// Neither gone nor a zombie.
+pub(crate) fn is_alive(pid: u32) -> bool {
+    !matches!(state(pid), None | Some('Z' | 'X'))
+}
+
 pub(crate) fn pid_t(pid: u32) -> libc::pid_t {
     pid.try_into().expect("a process ID")
 }
@@ -362,4 +367,14 @@ pub(crate) fn cpu_time() -> std::time::Duration {
         time
     };
     std::time::Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// The directory of the cgroup v2 that this process is in.
+pub(crate) fn own_cgroup() -> std::path::PathBuf {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("/proc");
+    let mount = mounts.lines().find(|line| line.contains(" - cgroup2 ")).expect("a cgroup v2");
+    let point = mount.split(' ').nth(4).expect("a mount point");
+    let mine = fs::read_to_string("/proc/self/cgroup").expect("/proc");
+    let mine = mine.lines().find_map(|line| line.strip_prefix("0::/")).expect("a cgroup v2");
+    std::path::Path::new(point).join(mine)
 }

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 #[cfg(target_os = "linux")]
 pub(crate) mod linux;
+#[cfg(target_os = "linux")]
+pub(crate) mod stage;
 
 /// Longer than any stall of a machine, shorter than any patience.
 pub(crate) const LONG: Duration = Duration::from_secs(60);

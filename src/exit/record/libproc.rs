@@ -1,0 +1,106 @@
+//! macOS: libproc.
+//!
+//! Sources: `libproc.h` and `sys/proc_info.h`, and `bsd/kern/proc_info.c` of XNU for what they leave open: a
+//! list without a buffer tells its length with 20 to spare, a list that is too long for its buffer is cut
+//! off in silence, and libproc makes 0 of an error.
+
+use super::{ATTEMPTS, Record, micros, with_room_to_spare};
+use std::ffi::c_int;
+use std::io;
+use std::mem::MaybeUninit;
+use std::ptr::null_mut;
+
+// From `sys/proc_info.h`; libc lacks them, or has them since late.
+const PROC_ALL_PIDS: u32 = 1;
+const PROC_FLAG_TRACED: u32 = 2;
+const PROC_PIDT_SHORTBSDINFO: c_int = 13;
+
+/// `struct proc_bsdshortinfo`.
+#[repr(C)]
+struct Short {
+    id: u32,
+    parent: u32,
+    group: u32,
+    status: u32,
+    _command: [u8; 16],
+    flags: u32,
+    _users_and_groups: [u32; 6],
+    _reserved: u32,
+}
+
+/// Whether one is told of processes that are not one's own, such as launchd. A sandbox may hide them.
+pub(crate) fn usable() -> bool {
+    one(1).is_some()
+}
+
+pub(crate) fn all() -> io::Result<Vec<Record>> {
+    // Who is not there any more is left out.
+    Ok(ids()?.into_iter().filter_map(one).collect())
+}
+
+/// Zombies as well. `None` if there is no such process, or if it is hidden.
+pub(crate) fn one(id: i32) -> Option<Record> {
+    // SAFETY: this flavor writes this struct.
+    if let Some(info) = unsafe { info::<libc::proc_bsdinfo>(id, libc::PROC_PIDTBSDINFO) } {
+        return Some(Record {
+            id: info.pbi_pid as i32,
+            parent: info.pbi_ppid as i32,
+            group: info.pbi_pgid as i32,
+            lives: info.pbi_status != libc::SZOMB,
+            started: Some(micros(info.pbi_start_tvsec as i64, info.pbi_start_tvusec as i64)),
+            adopted: info.pbi_flags & PROC_FLAG_TRACED != 0,
+        });
+    }
+    // The long form is for processes of the same user, and a program with the set-user-ID bit is none.
+    // SAFETY: this flavor writes this struct.
+    let info = unsafe { info::<Short>(id, PROC_PIDT_SHORTBSDINFO) }?;
+    Some(Record {
+        id: info.id as i32,
+        parent: info.parent as i32,
+        group: info.group as i32,
+        lives: info.status != libc::SZOMB,
+        started: None,
+        adopted: info.flags & PROC_FLAG_TRACED != 0,
+    })
+}
+
+/// # Safety
+///
+/// `T` is the struct that this flavor writes, and consists of integers.
+unsafe fn info<T>(id: i32, flavor: c_int) -> Option<T> {
+    let mut info = MaybeUninit::<T>::zeroed();
+    let size = size_of::<T>() as c_int;
+    let with_zombies = 1;
+    // SAFETY: `info` has room for `size` bytes, and no more are written.
+    let written =
+        unsafe { libc::proc_pidinfo(id, flavor, with_zombies, info.as_mut_ptr().cast(), size) };
+    // SAFETY: it was zeroed, and any bytes are valid integers.
+    (written == size).then(|| unsafe { info.assume_init() })
+}
+
+fn ids() -> io::Result<Vec<i32>> {
+    for _ in 0..ATTEMPTS {
+        let mut ids = vec![0; with_room_to_spare(list(&mut [])?)];
+        let count = list(&mut ids)?;
+        // A list that fills its buffer may have been cut off.
+        if count < ids.len() {
+            ids.truncate(count);
+            return Ok(ids);
+        }
+    }
+    Err(io::Error::other("the list of processes grows faster than it can be read"))
+}
+
+/// Says how many there are; without room for any, how many there may be.
+fn list(ids: &mut [i32]) -> io::Result<usize> {
+    let size = size_of_val(ids) as c_int;
+    let buffer = if ids.is_empty() { null_mut() } else { ids.as_mut_ptr() };
+    // SAFETY: `buffer` has room for `size` bytes, or is null, which asks for a length only.
+    let written = unsafe { libc::proc_listpids(PROC_ALL_PIDS, 0, buffer.cast(), size) };
+    // An empty list is an error too: this process is always there.
+    if written > 0 {
+        Ok(written as usize / size_of::<i32>())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}

@@ -1,0 +1,180 @@
+//! FreeBSD, DragonFly and NetBSD: the records that `ps` reads.
+//!
+//! Sources: sysctl(3) of FreeBSD and DragonFly, sysctl(7) of NetBSD; `sys/user.h`, `sys/kinfo.h` and
+//! `sys/sysctl.h` for the records, and the `kern_proc.c` of each for what is in them.
+
+use super::{ATTEMPTS, Record, micros, with_room_to_spare};
+use std::ffi::{c_int, c_uint, c_void};
+use std::io;
+use std::mem::MaybeUninit;
+use std::ptr::{null, null_mut};
+
+#[cfg(any(target_os = "freebsd", target_os = "dragonfly"))]
+type Info = libc::kinfo_proc;
+#[cfg(target_os = "netbsd")]
+type Info = libc::kinfo_proc2;
+
+/// Processes, not their threads.
+#[cfg(target_os = "freebsd")]
+const EVERYBODY: c_int = libc::KERN_PROC_PROC;
+#[cfg(any(target_os = "dragonfly", target_os = "netbsd"))]
+const EVERYBODY: c_int = libc::KERN_PROC_ALL;
+
+/// Whether one may ask at all: in a sandbox (Capsicum) perhaps not.
+pub(crate) fn usable() -> bool {
+    one(std::process::id() as i32).is_some()
+}
+
+pub(crate) fn all() -> io::Result<Vec<Record>> {
+    for _ in 0..ATTEMPTS {
+        let mut size = 0;
+        sysctl(&name(None, 0), null_mut(), &mut size)?;
+        let room = with_room_to_spare(size / size_of::<Info>());
+        match records(None, room) {
+            // There are more of them by now.
+            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {}
+            records => return records,
+        }
+    }
+    Err(io::Error::other("the list of processes grows faster than it can be read"))
+}
+
+/// Zombies as well. `None` if there is no such process, or if it is hidden.
+pub(crate) fn one(id: i32) -> Option<Record> {
+    records(Some(id), 1).ok()?.pop()
+}
+
+/// Of one process or of all, with room for so many. Of one that is not there: an error on some systems, an
+/// empty answer on others.
+fn records(id: Option<i32>, room: usize) -> io::Result<Vec<Record>> {
+    for _ in 0..ATTEMPTS {
+        let before = booted()?;
+        let mut infos = Vec::new();
+        infos.resize_with(room, MaybeUninit::<Info>::uninit);
+        let mut size = size_of_val(infos.as_slice());
+        sysctl(&name(id, room), infos.as_mut_ptr().cast(), &mut size)?;
+        infos.truncate(size / size_of::<Info>());
+        if booted()? == before {
+            // SAFETY: the kernel wrote so many of them.
+            let records = infos.iter().map(|info| unsafe { record(info, before) });
+            // DragonFly lists threads of the kernel, which have no ID, and all have process 0.
+            return Ok(records.filter(|record| record.id > 0).collect());
+        }
+    }
+    Err(io::Error::other("somebody keeps setting the clock"))
+}
+
+#[cfg(any(target_os = "freebsd", target_os = "dragonfly"))]
+fn name(id: Option<i32>, _: usize) -> Vec<c_int> {
+    match id {
+        Some(id) => vec![libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, id],
+        None => vec![libc::CTL_KERN, libc::KERN_PROC, EVERYBODY],
+    }
+}
+
+#[cfg(target_os = "netbsd")]
+fn name(id: Option<i32>, room: usize) -> Vec<c_int> {
+    let (what, id) = id.map_or((EVERYBODY, 0), |id| (libc::KERN_PROC_PID, id));
+    let size = size_of::<Info>() as c_int;
+    vec![libc::CTL_KERN, libc::KERN_PROC2, what, id, size, room as c_int]
+}
+
+/// When the machine was booted, in microseconds, as far as that matters here.
+///
+/// A process must start at the same time whenever one asks. DragonFly and NetBSD note the time of day at its
+/// start, and that stands. FreeBSD tells the boot time plus the uptime at the start, and the boot time moves
+/// when the clock is set. So it is taken away again: the one that was added, the same before and after.
+#[cfg(target_os = "freebsd")]
+fn booted() -> io::Result<i64> {
+    let mut time = MaybeUninit::<libc::timeval>::zeroed();
+    let mut size = size_of::<libc::timeval>();
+    sysctl(&[libc::CTL_KERN, libc::KERN_BOOTTIME], time.as_mut_ptr().cast(), &mut size)?;
+    // SAFETY: it was zeroed, and any bytes are valid integers.
+    let time = unsafe { time.assume_init() };
+    Ok(micros(time.tv_sec, time.tv_usec))
+}
+
+#[cfg(any(target_os = "dragonfly", target_os = "netbsd"))]
+fn booted() -> io::Result<i64> {
+    Ok(0)
+}
+
+/// Reads fields by themselves, not the whole: that has enums on DragonFly (`kl_stat`, of a process that has
+/// no thread left, is 0), and what is none of theirs must never be taken for one.
+///
+/// # Safety
+///
+/// The kernel has written it.
+#[cfg(target_os = "freebsd")]
+unsafe fn record(info: &MaybeUninit<Info>, booted: i64) -> Record {
+    let info = info.as_ptr();
+    // SAFETY: these are integers within a record that has been written.
+    unsafe {
+        Record {
+            id: (*info).ki_pid,
+            parent: (*info).ki_ppid,
+            group: (*info).ki_pgid,
+            lives: (*info).ki_stat != libc::SZOMB,
+            started: known((*info).ki_start.tv_sec, (*info).ki_start.tv_usec)
+                .map(|time| time - booted),
+            adopted: false,
+        }
+    }
+}
+
+/// # Safety
+///
+/// The kernel has written it.
+#[cfg(target_os = "dragonfly")]
+unsafe fn record(info: &MaybeUninit<Info>, _: i64) -> Record {
+    let info = info.as_ptr();
+    // SAFETY: these are integers within a record that has been written; the state is read as one.
+    unsafe {
+        let state = (&raw const (*info).kp_stat).cast::<u32>().read();
+        Record {
+            id: (*info).kp_pid,
+            parent: (*info).kp_ppid,
+            group: (*info).kp_pgid,
+            lives: state != libc::procstat::SZOMB as u32,
+            started: known((*info).kp_start.tv_sec, (*info).kp_start.tv_usec),
+            adopted: false,
+        }
+    }
+}
+
+/// # Safety
+///
+/// The kernel has written it.
+#[cfg(target_os = "netbsd")]
+unsafe fn record(info: &MaybeUninit<Info>, _: i64) -> Record {
+    /// From `sys/sysctl.h`; libc lacks it.
+    const P_TRACED: u64 = 0x800;
+    let info = info.as_ptr();
+    // SAFETY: these are integers within a record that has been written.
+    unsafe {
+        Record {
+            id: (*info).p_pid,
+            parent: (*info).p_ppid,
+            group: (*info).p__pgid,
+            // A zombie, and who is about to be one, has none of these fields.
+            lives: (*info).p_uvalid != 0,
+            started: known((*info).p_ustart_sec, (*info).p_ustart_usec),
+            adopted: (*info).p_realflag & P_TRACED != 0,
+        }
+    }
+}
+
+/// A time of zero means that it is not told.
+fn known(seconds: impl Into<i64>, rest: impl Into<i64>) -> Option<i64> {
+    Some(micros(seconds, rest)).filter(|time| *time != 0)
+}
+
+/// Reads into `value`, which has room for `size` bytes, or is null; and says how many there are.
+fn sysctl(name: &[c_int], value: *mut c_void, size: &mut usize) -> io::Result<()> {
+    // SAFETY: `name` has the length that is told, `value` has room as both callers see to, and nothing is
+    // to be set.
+    let result = unsafe {
+        libc::sysctl(name.as_ptr(), name.len() as c_uint, value, &raw mut *size, null(), 0)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,0 +1,54 @@
+//! The graceful stop: ask, wait, kill.
+//!
+//! Several threads may be at it. They share one deadline, which only ever comes closer; each waits until
+//! then by itself, and kills. So nobody depends on another one, and whoever has the shortest grace ends it
+//! for all.
+
+use crate::SharedChild;
+use crate::exit::Ask;
+use crate::sync::Mutex;
+use std::io;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+/// What those who stop a child have in common.
+pub(crate) struct Stopping(Mutex<Plan>);
+
+struct Plan {
+    /// Asked for last. To ask in the same way again would be to insist, which some programs heed.
+    asked: Option<Ask>,
+    /// `None` is never: for a grace beyond the end of the clock.
+    deadline: Option<Instant>,
+}
+
+impl Stopping {
+    pub(crate) fn new() -> Self {
+        Self(Mutex::new(Plan { asked: None, deadline: None }))
+    }
+
+    /// Says by when to kill, and whether to ask first.
+    fn join(&self, ask: Ask, grace: Duration) -> (Option<Instant>, bool) {
+        let own = Instant::now().checked_add(grace);
+        let mut plan = self.0.lock();
+        plan.deadline = match plan.asked {
+            None => own,
+            Some(_) => [plan.deadline, own].into_iter().flatten().min(),
+        };
+        let new = plan.asked != Some(ask);
+        plan.asked = Some(ask);
+        (plan.deadline, new)
+    }
+}
+
+pub(crate) fn stop(child: &SharedChild, ask: Ask, grace: Duration) -> io::Result<ExitStatus> {
+    if !child.is_gone_by(Some(Instant::now()))? {
+        let (deadline, new) = child.stopping().join(ask, grace);
+        // Who cannot be asked is killed. Other errors are about some of a tree; the kill meets them again.
+        let asked = !new
+            || child.ask(ask).unwrap_or_else(|error| error.kind() != io::ErrorKind::InvalidInput);
+        if !asked || !child.is_gone_by(deadline)? {
+            child.kill_all()?;
+        }
+    }
+    child.wait()
+}

@@ -1,0 +1,310 @@
+//! Linux: a cgroup v2 of its own.
+//!
+//! The child enters it by itself, before exec, so all that it starts is born there; and nobody leaves it
+//! who may not write to the cgroup above. (CLONE_INTO_CGROUP would be simpler, but std does not offer
+//! it.) `cgroup.kill` (Linux 5.14) kills all members as one, and `cgroup.events` says, to those who poll it,
+//! when nobody is left.
+//!
+//! Source: the kernel's Documentation/admin-guide/cgroup-v2.rst.
+
+use super::before_exec::{self, Order};
+use super::cookie::Cookie;
+use super::processes::Held;
+use crate::exit::{poll_until, spawn_helper};
+use crate::sync::Mutex;
+use rustix::event::PollFlags;
+use std::ffi::{OsStr, OsString, c_int};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{self, Child, Command};
+use std::time::Instant;
+
+/// Where to make it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum Place {
+    #[default]
+    Nowhere,
+    /// Below the cgroup that this process is in.
+    Own,
+    Below(PathBuf),
+}
+
+/// Removed when this is dropped, or as soon after as nobody is left in it.
+pub(super) struct Cgroup {
+    directory: PathBuf,
+    watched: Mutex<Watched>,
+    /// What a fork has copied is not its own.
+    process: u32,
+}
+
+/// The kernel may take 10 ms to wake those who poll `cgroup.events`; and if the cgroup is removed meanwhile,
+/// they sleep for ever. So it is not removed as long as anybody does.
+#[derive(Default)]
+struct Watched {
+    by: usize,
+    to_be_removed: bool,
+}
+
+impl Cgroup {
+    /// `None` if none is wanted.
+    pub(super) fn create(place: &Place, cookie: &Cookie) -> io::Result<Option<Self>> {
+        let parent = match place {
+            Place::Nowhere => return Ok(None),
+            Place::Own => own()?,
+            Place::Below(directory) => directory.clone(),
+        };
+        if parent.as_os_str().as_bytes().contains(&b'\n') {
+            return Err(unsupported("a cgroup whose path has a line break", &parent));
+        }
+        let directory = parent.join(format!("shared_child-{cookie}"));
+        fs::create_dir(&directory)
+            .map_err(|error| explain(error, "cannot make a cgroup", &directory))?;
+        let cgroup = Self { directory, watched: Mutex::default(), process: process::id() };
+        for (file, what) in [
+            ("cgroup.procs", "the directory above is not on a cgroup v2 file system"),
+            ("cgroup.kill", "cgroup.kill is missing, which takes Linux 5.14"),
+        ] {
+            if !cgroup.directory.join(file).exists() {
+                return Err(unsupported(what, &cgroup.directory));
+            }
+        }
+        Ok(Some(cgroup))
+    }
+
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    pub(super) fn spawn(&self, command: &mut Command) -> io::Result<Child> {
+        let procs = self.open("cgroup.procs", OpenOptions::new().write(true))?;
+        let (mut reported, report) = UnixStream::pair()?;
+        let order = Order::Enter { procs: procs.as_raw_fd(), report: report.as_raw_fd() };
+        before_exec::spawn(command, order).map_err(|error| {
+            drop(report);
+            let mut errno = [0; size_of::<c_int>()];
+            // The child has ended, so this does not block.
+            match reported.read_exact(&mut errno) {
+                Ok(()) => {
+                    let error = io::Error::from_raw_os_error(c_int::from_ne_bytes(errno));
+                    explain(error, "the child cannot enter its cgroup", &self.directory)
+                }
+                Err(_) => error,
+            }
+        })
+    }
+
+    pub(super) fn kill(&self) -> io::Result<()> {
+        fs::write(self.directory.join("cgroup.kill"), "1").or_else(|error| self.unless_gone(error))
+    }
+
+    pub(super) fn signal(&self, signal: c_int) -> io::Result<()> {
+        // First held, then found to be in the list still: whoever has the ID then is the one that is held.
+        let mut held = Vec::new();
+        for id in self.ids() {
+            held.extend(Held::open(id)?);
+        }
+        let listed = self.ids();
+        let mut result = Ok(());
+        for member in held {
+            if listed.contains(&member.id()) && member.lives() {
+                result = member.signal(signal).and(result);
+            }
+        }
+        result
+    }
+
+    pub(super) fn wait_empty(&self, deadline: Option<Instant>) -> io::Result<bool> {
+        let events = match self.open("cgroup.events", OpenOptions::new().read(true)) {
+            Ok(events) => events,
+            Err(error) => return self.unless_gone(error).map(|()| true),
+        };
+        self.watched.lock().by += 1;
+        let empty = wait_empty(&events, deadline);
+        let remove = {
+            let mut watched = self.watched.lock();
+            watched.by -= 1;
+            watched.by == 0 && watched.to_be_removed
+        };
+        if remove {
+            remove_all(&self.directory);
+        }
+        empty
+    }
+
+    pub(super) fn processes(&self) -> Vec<u32> {
+        self.ids().into_iter().map(|id| id as u32).collect()
+    }
+
+    /// Those in it, and in the cgroups that they may have made below it. None if it is gone.
+    fn ids(&self) -> Vec<i32> {
+        fn collect(directory: &Path, ids: &mut Vec<i32>) {
+            let list = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+            // 0 is one that this PID namespace does not see.
+            ids.extend(list.lines().filter_map(|id| id.parse().ok()).filter(|id: &i32| *id != 0));
+            for below in directories(directory) {
+                collect(&below, ids);
+            }
+        }
+        let mut ids = Vec::new();
+        collect(&self.directory, &mut ids);
+        ids
+    }
+
+    fn open(&self, file: &str, options: &OpenOptions) -> io::Result<File> {
+        let path = self.directory.join(file);
+        options.open(&path).map_err(|error| explain(error, "cannot open", &path))
+    }
+
+    /// Another thread has found it empty, and removed it.
+    fn unless_gone(&self, error: io::Error) -> io::Result<()> {
+        let gone = matches!(error.kind(), io::ErrorKind::NotFound)
+            || error.raw_os_error() == Some(libc::ENODEV);
+        if gone { Ok(()) } else { Err(error) }
+    }
+
+    /// It is empty: removes it, now or when nobody waits for that any more.
+    pub(super) fn done(&self) {
+        let remove = {
+            let mut watched = self.watched.lock();
+            watched.to_be_removed = true;
+            watched.by == 0
+        };
+        if remove {
+            remove_all(&self.directory);
+        }
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        if self.process != process::id() || remove_all(&self.directory) {
+            return;
+        }
+        // There are some left, who are to live on.
+        let Ok(events) = self.open("cgroup.events", OpenOptions::new().read(true)) else { return };
+        let directory = std::mem::take(&mut self.directory);
+        let _ = spawn_helper("child-cgroup", move || {
+            if wait_empty(&events, None).is_ok() {
+                remove_all(&directory);
+            }
+        });
+    }
+}
+
+fn wait_empty(events: &File, deadline: Option<Instant>) -> io::Result<bool> {
+    loop {
+        // What happens after this is read makes the file ready.
+        if !is_populated(events)? {
+            return Ok(true);
+        }
+        if !poll_until(events.as_fd(), PollFlags::PRI, deadline) {
+            return Ok(false);
+        }
+    }
+}
+
+/// With those that members may have made below it. Says whether it is gone: it is not as long as there is
+/// somebody in it.
+fn remove_all(directory: &Path) -> bool {
+    for below in directories(directory) {
+        remove_all(&below);
+    }
+    match fs::remove_dir(directory) {
+        Ok(()) => true,
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
+}
+
+fn directories(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    directories.map(|entry| entry.path()).collect()
+}
+
+fn is_populated(events: &File) -> io::Result<bool> {
+    let mut text = [0; 256];
+    let text = match events.read_at(&mut text, 0) {
+        Ok(length) => &text[..length],
+        // It has been removed.
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    Ok(text.split(|byte| *byte == b'\n').any(|line| line == b"populated 1"))
+}
+
+/// The directory of the cgroup that this process is in.
+fn own() -> io::Result<PathBuf> {
+    let none = || {
+        let message =
+            "this process is in no cgroup v2 that can be seen here: mount one, or name a directory";
+        io::Error::new(io::ErrorKind::Unsupported, message)
+    };
+    let mounts = fs::read("/proc/self/mountinfo").map_err(|_| none())?;
+    let mine = fs::read("/proc/self/cgroup").map_err(|_| none())?;
+    let mine = lines(&mine).find_map(|line| line.strip_prefix(b"0::")).ok_or_else(none)?;
+    let (root, point) = lines(&mounts).find_map(cgroup2).ok_or_else(none)?;
+    // A mount may show a part of the hierarchy only.
+    let below = Path::new(OsStr::from_bytes(mine)).strip_prefix(&root).map_err(|_| none())?;
+    Ok(point.join(below))
+}
+
+fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split(|byte| *byte == b'\n')
+}
+
+/// The root and the mount point of a line of mountinfo (proc_pid_mountinfo(5)), if it is about cgroup v2.
+fn cgroup2(line: &[u8]) -> Option<(PathBuf, PathBuf)> {
+    let mut fields = line.split(|byte| *byte == b' ');
+    let (root, point) = (fields.nth(3)?, fields.next()?);
+    // Optional fields end with a dash.
+    fields.find(|field| *field == b"-")?;
+    (fields.next()? == b"cgroup2").then(|| (unescape(root), unescape(point)))
+}
+
+/// Blanks and the like are written as a backslash and three octal digits.
+fn unescape(field: &[u8]) -> PathBuf {
+    let mut path = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let [first, after @ ..] = rest {
+        let escaped = after.get(..3).filter(|_| *first == b'\\');
+        let code =
+            escaped.and_then(|code| u8::from_str_radix(std::str::from_utf8(code).ok()?, 8).ok());
+        path.push(code.unwrap_or(*first));
+        rest = if code.is_some() { &after[3..] } else { after };
+    }
+    OsString::from_vec(path).into()
+}
+
+fn explain(error: io::Error, what: &str, path: &Path) -> io::Error {
+    let hint = match error.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            " (it must be delegated to this user, as systemd does with Delegate=yes)"
+        }
+        _ => "",
+    };
+    io::Error::new(error.kind(), format!("{what} {}: {error}{hint}", path.display()))
+}
+
+fn unsupported(what: &str, path: &Path) -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, format!("{what}: {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_are_understood() {
+        let line = b"41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw";
+        assert_eq!(cgroup2(line), Some(("/".into(), "/sys/fs/cgroup/unified".into())));
+        let line = br"41 31 0:38 /a\040b /mnt/c\134d rw shared:7 master:2 - cgroup2 none rw";
+        assert_eq!(cgroup2(line), Some(("/a b".into(), r"/mnt/c\d".into())));
+        assert_eq!(cgroup2(b"35 31 0:32 / /sys/fs/cgroup rw - cgroup cgroup rw,cpu"), None);
+        assert_eq!(cgroup2(b""), None);
+    }
+}

@@ -1,0 +1,402 @@
+//! Unix: a process group, and a sweep for those that have left it.
+//!
+//! **Why no recycled group is hit.** The group's ID is the leader's process ID, and stays taken while
+//! the leader is unreaped. The leader is pinned for as long as the tree may have members, so we do not
+//! reap it, and the signal is sent under the lifecycle's lock. If *somebody else* reaps it, the exit notice
+//! knows: with a pidfd the group is meant by the descriptor, and otherwise it is left alone from then on.
+//!
+//! **Why no recycled process is hit.** Whoever is signalled by itself is first held (a pidfd), then read
+//! anew, then found to live still; so what was read is true of the one that is held:
+//!
+//! | it is a member if | why that is so |
+//! |---|---|
+//! | it is in the group | the leader was still unreaped *after* this was read |
+//! | its parent is a member | that one was still there *after* this was read, so it is not about the next owner of its ID |
+//! | it carries the cookie | nobody else has it |
+//!
+//! **Why nobody is missed.** A kill finds everybody before it kills anybody, since with a parent the way
+//! to its children is lost. The kernel kills a group as one: whoever is being forked just then is killed
+//! with it, or not born. Those outside can fork until they are hit. So it looks again until it finds nobody
+//! new; and where process IDs are handed out in turn, it only has to look at those that were handed out
+//! since it began, which is fast enough to catch up with one who forks and exits, over and over:
+//!
+//! - Who lived all the while that the list was read is in the list. Who did not was born since, or has
+//!   exited, and its child, if it had one, was born since.
+//! - The new are looked at in the order of their IDs, so a parent comes before its child. Suppose that there
+//!   is no member among those who live, and yet one lives: then it was not there when it was looked
+//!   at, and its parent was; or so for the parent, and so on. The first of the line was dead by then, and
+//!   lived when this look began; and so one more is dead than at the look before.
+//! - So when a look finds no member, and the same dead as the one before, nobody is left.
+//!
+//! What is left are those who have done away with all three: out of the group, parent dead, environment
+//! emptied. That is why [`Containment`] says best effort.
+
+use super::cookie::Cookie;
+use super::processes::{self, Census, Held, Other, Since};
+use super::{Containment, Leader, Mechanism};
+use std::collections::{HashMap, HashSet};
+use std::ffi::c_int;
+use std::io;
+use std::time::Instant;
+
+/// More than any tree takes, and few enough to come to an end.
+const PASSES: usize = 1000;
+
+pub(super) struct Group {
+    /// The leader's process ID, and the group's.
+    id: i32,
+    cookie: Option<Cookie>,
+    since: Since,
+}
+
+/// Who belongs to the tree.
+#[derive(Default)]
+struct Found {
+    /// Members of the group, zombies among them. (None if the group is not to be relied on.)
+    inside: Vec<i32>,
+    /// The others, all of whom lived.
+    outside: Vec<Held>,
+    /// How many of these were known before.
+    known: usize,
+    /// Those who were gone when they were looked at, and may have had children.
+    gone: Vec<i32>,
+}
+
+/// A look at those who are new.
+struct Look {
+    /// In the group.
+    joined: Vec<Held>,
+    /// Outside, with those who were known.
+    outside: Vec<Held>,
+    /// There is nobody new, and nobody can have been missed.
+    nobody_new: bool,
+}
+
+/// Among whom to look.
+#[derive(Clone, Copy)]
+enum Among {
+    All,
+    /// Those whose ID was handed out after this one, and not after that.
+    New(i32, i32),
+}
+
+/// What a process turns out to be.
+enum Verdict {
+    Member(Held),
+    Stranger,
+    Gone,
+}
+
+impl Group {
+    pub(super) fn new(leader: u32, cookie: Option<Cookie>, since: Since) -> Self {
+        Self { id: leader as i32, cookie, since }
+    }
+
+    pub(super) fn containment(&self) -> Containment {
+        let by = if processes::usable() {
+            Mechanism::ProcessGroupAndSweep
+        } else {
+            Mechanism::ProcessGroup
+        };
+        Containment::BestEffort { by }
+    }
+
+    pub(super) fn kill(&self, leader: &Leader) -> io::Result<()> {
+        if !processes::usable() {
+            return self.signal_group(leader, libc::SIGKILL);
+        }
+        // Before the list is read.
+        let newest = processes::newest();
+        let (found, _) = self.signal_all(leader, libc::SIGKILL)?;
+        match newest {
+            Some(newest) => self.chase(leader, found, newest),
+            None => self.repeat(leader, found),
+        }
+    }
+
+    /// The rest of a kill, where process IDs are handed out in turn: of those that were handed out after
+    /// this one.
+    fn chase(&self, leader: &Leader, first: Found, after: i32) -> io::Result<()> {
+        let Found { inside, mut outside, .. } = first;
+        let mut gone = Vec::new();
+        for _ in 0..PASSES {
+            let look = self.look_at_new(leader, after, outside, &mut gone)?;
+            // Who may not be killed is met again below.
+            let _ = send(&look.joined, libc::SIGKILL).and(send(&look.outside, libc::SIGKILL));
+            outside = look.outside;
+            if look.nobody_new {
+                // Who in the group may not be killed was passed over in silence, if others may.
+                let refused = send(&self.hold(leader, &inside)?, libc::SIGKILL);
+                return send(&outside, libc::SIGKILL).and(refused);
+            }
+        }
+        Err(self.too_fast())
+    }
+
+    /// Looks for members among the processes whose IDs were handed out after this one.
+    fn look_at_new(
+        &self,
+        leader: &Leader,
+        after: i32,
+        mut known: Vec<Held>,
+        gone: &mut Vec<i32>,
+    ) -> io::Result<Look> {
+        // The dead have no children any more.
+        known.retain(Held::lives);
+        let newest = processes::newest().unwrap_or(after);
+        let found = self.find(leader, Among::New(after, newest), known)?;
+        let joined = self.hold(leader, &found.inside)?;
+        let nobody = joined.is_empty() && found.outside.len() == found.known;
+        let nobody_new = nobody && *gone == found.gone;
+        *gone = found.gone;
+        Ok(Look { joined, outside: found.outside, nobody_new })
+    }
+
+    /// The rest of a kill, elsewhere: looks at all, until there is nobody new.
+    fn repeat(&self, leader: &Leader, first: Found) -> io::Result<()> {
+        let mut known: HashSet<i32> = first.outside.iter().map(Held::id).collect();
+        known.extend(first.inside);
+        for _ in 0..PASSES {
+            // All who are left, for the sake of the error: see above.
+            let living = self.living(leader)?;
+            let refused = send(&living, libc::SIGKILL);
+            let before = known.len();
+            known.extend(living.iter().map(Held::id));
+            if known.len() == before {
+                return refused;
+            }
+        }
+        Err(self.too_fast())
+    }
+
+    fn too_fast(&self) -> io::Error {
+        let message =
+            format!("the tree of process {} grows faster than it can be looked at", self.id);
+        io::Error::other(message)
+    }
+
+    pub(super) fn signal(&self, leader: &Leader, signal: c_int) -> io::Result<()> {
+        if !processes::usable() {
+            return self.signal_group(leader, signal);
+        }
+        let (found, refused) = self.signal_all(leader, signal)?;
+        // Those in the group have got it. Nothing is sent here, but who may not be signalled is found out.
+        send(&self.hold(leader, &found.inside)?, 0).and(refused)
+    }
+
+    /// The leader and its group, without looking for anybody else.
+    pub(super) fn signal_group(&self, leader: &Leader, signal: c_int) -> io::Result<()> {
+        // The leader by itself only if it has left its group: nobody is to get a signal twice.
+        let alone = leader.signal(|notice| match processes::group_of(self.id) {
+            Some(group) if group == self.id => Ok(()),
+            _ => notice.signal(signal),
+        });
+        let group = leader.signal(|notice| notice.signal_group(signal));
+        alone.and(group)
+    }
+
+    /// Blocks until nobody is left, or until the deadline.
+    pub(super) fn wait_empty(
+        &self,
+        leader: &Leader,
+        deadline: Option<Instant>,
+    ) -> io::Result<bool> {
+        // (An error means that it is gone, and we cannot say how.)
+        if let Ok(None) = leader.wait(deadline) {
+            return Ok(false);
+        }
+        loop {
+            let living = self.living(leader)?;
+            if living.is_empty() {
+                return Ok(true);
+            }
+            if !living.iter().all(|member| member.wait(deadline)) {
+                return Ok(false);
+            }
+        }
+    }
+
+    pub(super) fn processes(&self, leader: &Leader) -> io::Result<Vec<u32>> {
+        let mut all: Vec<u32> =
+            self.living(leader)?.iter().map(|member| member.id() as u32).collect();
+        let id = self.id as u32;
+        // It may have left its group.
+        if !all.contains(&id) && matches!(leader.try_wait(), Ok(None)) {
+            all.push(id);
+        }
+        Ok(all)
+    }
+
+    /// Signals everybody once. Says who there was, and whether all outside the group could be signalled.
+    fn signal_all(&self, leader: &Leader, signal: c_int) -> io::Result<(Found, io::Result<()>)> {
+        let found = self.find(leader, Among::All, Vec::new());
+        let group = self.signal_group(leader, signal);
+        let found = found?;
+        match group {
+            // It may be about zombies (macOS). Those who live are met again by the caller.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            // Its ID may be another's, so it was left alone. Whoever could be found otherwise was.
+            Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {}
+            group => group?,
+        }
+        let refused = send(&found.outside, signal);
+        Ok((found, refused))
+    }
+
+    /// All members that live, but for a leader that has left its group. Those who are born meanwhile may be
+    /// missing, but if there are any, then there is one.
+    fn living(&self, leader: &Leader) -> io::Result<Vec<Held>> {
+        let newest = processes::newest();
+        let found = self.find(leader, Among::All, Vec::new())?;
+        let mut living = self.hold(leader, &found.inside)?;
+        living.extend(found.outside);
+        let Some(after) = newest.filter(|_| living.is_empty()) else { return Ok(living) };
+        let mut gone = Vec::new();
+        for _ in 0..PASSES {
+            let look = self.look_at_new(leader, after, Vec::new(), &mut gone)?;
+            living = look.joined;
+            living.extend(look.outside);
+            if look.nobody_new || !living.is_empty() {
+                return Ok(living);
+            }
+        }
+        Err(self.too_fast())
+    }
+
+    /// Those of the group who live.
+    fn hold(&self, leader: &Leader, inside: &[i32]) -> io::Result<Vec<Held>> {
+        let mut held = Vec::new();
+        for id in inside {
+            held.extend(Held::open(*id)?);
+        }
+        held.retain(|member| member.group() == Some(self.id) && member.lives());
+        if !self.is_pinned(leader) {
+            held.clear();
+        }
+        Ok(held)
+    }
+
+    /// Finds those that are not known.
+    fn find(&self, leader: &Leader, among: Among, known: Vec<Held>) -> io::Result<Found> {
+        let mut found = Found { known: known.len(), outside: known, ..Found::default() };
+        loop {
+            let pinned = self.is_pinned(leader);
+            if !pinned && self.cookie.is_none() {
+                return Err(io::Error::other(format!(
+                    "process {} was reaped by another part of this program, so its process group can \
+                     no longer be told from others",
+                    self.id
+                )));
+            }
+            let group = pinned.then_some(self.id);
+            let census = match among {
+                Among::All => processes::census(group, self.since)?,
+                Among::New(after, newest) => {
+                    processes::census_of_new(group, self.since, after, newest)?
+                }
+            };
+            found.gone.clone_from(&census.gone);
+            self.find_outside(&census, pinned, &mut found)?;
+            // Nothing that was read of a group is worth anything if the ID was free meanwhile.
+            if pinned == self.is_pinned(leader) {
+                found.inside = census.group;
+                return Ok(found);
+            }
+        }
+    }
+
+    fn find_outside(
+        &self,
+        census: &Census,
+        pinned: bool,
+        found: &mut Found,
+    ) -> io::Result<()> {
+        // With the place in `outside` of those who are there.
+        let mut members: HashMap<i32, Option<usize>> =
+            census.group.iter().map(|id| (*id, None)).collect();
+        members.extend(found.outside.iter().enumerate().map(|(i, held)| (held.id(), Some(i))));
+        if pinned {
+            members.insert(self.id, None);
+        }
+        let mut rest: Vec<Other> = census.others.clone();
+        rest.retain(|other| !members.contains_key(&other.id));
+        let mut first = true;
+        // A parent comes before its children, however the list is ordered.
+        loop {
+            let before = found.outside.len();
+            let mut undecided = Vec::new();
+            for other in rest {
+                let parent = members.get(&other.parent).copied();
+                if parent.is_none() && (!first || self.cookie.is_none()) {
+                    undecided.push(other);
+                    continue;
+                }
+                match self.judge(other, parent, &found.outside)? {
+                    Verdict::Member(held) => {
+                        members.insert(other.id, Some(found.outside.len()));
+                        found.outside.push(held);
+                    }
+                    Verdict::Stranger => undecided.push(other),
+                    Verdict::Gone => found.gone.push(other.id),
+                }
+            }
+            first = false;
+            rest = undecided;
+            if found.outside.len() == before {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Holds a process if it is a member. If its parent is one, that is in the group, or at that place
+    /// among those outside.
+    fn judge(
+        &self,
+        other: Other,
+        parent: Option<Option<usize>>,
+        outside: &[Held],
+    ) -> io::Result<Verdict> {
+        let Some(held) = Held::open(other.id)? else { return Ok(Verdict::Gone) };
+        let parent_is_member = |place| match place {
+            Some(place) => outside.get(place).is_some_and(Held::lives),
+            None => other.parent == self.id || processes::group_of(other.parent) == Some(self.id),
+        };
+        let is_member = match (parent, &self.cookie) {
+            (Some(place), _)
+                if held.parent()? == Some(other.parent) && parent_is_member(place) =>
+            {
+                true
+            }
+            (_, Some(cookie)) => held.carries(cookie)?,
+            (_, None) => false,
+        };
+        Ok(match (held.lives(), is_member) {
+            (false, _) => Verdict::Gone,
+            (true, true) => Verdict::Member(held),
+            (true, false) => Verdict::Stranger,
+        })
+    }
+
+    /// Whether the leader's ID is its own, and the group's.
+    fn is_pinned(&self, leader: &Leader) -> bool {
+        let mut its_own = false;
+        let asked = leader.signal(|notice| {
+            its_own = notice.has_its_id();
+            Ok(())
+        });
+        asked.is_ok() && its_own
+    }
+}
+
+/// Signals them all. The error is the last one, and says whom it is about.
+fn send(members: &[Held], signal: c_int) -> io::Result<()> {
+    let mut result = Ok(());
+    for member in members {
+        if let Err(error) = member.signal(signal) {
+            let message =
+                format!("process {} of the tree cannot be signalled: {error}", member.id());
+            result = Err(io::Error::new(error.kind(), message));
+        }
+    }
+    result
+}

@@ -1,0 +1,460 @@
+//! "All it started", one file a mechanism.
+//!
+//! [`Tree`] is what the public sees, and knows no operating system. `Members` is the platform's
+//! implementation of [`Contain`], and everything that is particular to a system stays below it.
+//!
+//! A tree's *leader* is the child itself. Where the tree is known by the leader's process ID (a process
+//! group), the leader is pinned: though it has exited and everybody was told, it is not reaped before the
+//! tree is known to be empty, or its handle is gone. So the ID cannot come to mean another group.
+
+mod owned;
+
+#[cfg(unix)]
+mod cookie;
+#[cfg(unix)]
+mod group;
+#[cfg(unix)]
+mod guardian;
+#[cfg(unix)]
+mod processes;
+#[cfg(unix)]
+mod unix;
+#[cfg(unix)]
+pub(crate) use unix::{Members, System, spawn};
+
+#[cfg(target_os = "linux")]
+mod before_exec;
+#[cfg(target_os = "linux")]
+mod cgroup;
+#[cfg(target_os = "linux")]
+mod nursery;
+#[cfg(target_os = "linux")]
+pub(crate) use cgroup::Place;
+
+#[cfg(all(unix, not(target_os = "linux")))]
+#[path = "no_cgroup.rs"]
+mod cgroup;
+#[cfg(all(unix, not(target_os = "linux")))]
+#[path = "no_nursery.rs"]
+mod nursery;
+
+#[cfg(windows)]
+mod job;
+#[cfg(windows)]
+pub(crate) use job::{Members, System, spawn};
+
+pub(crate) use owned::Owned;
+
+use crate::exit::{Ask, Exit, Notice};
+use crate::lifecycle::Lifecycle;
+use std::fmt;
+use std::io;
+use std::process::Child;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// The child that leads a tree.
+pub(crate) type Leader = Lifecycle<Child, Notice>;
+
+/// What a spawn is asked for.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Wanted {
+    pub(crate) tree: bool,
+    pub(crate) kill_with_parent: bool,
+    /// What only some systems offer.
+    pub(crate) system: System,
+}
+
+/// What a platform's spawn answers.
+pub(crate) struct Spawned {
+    pub(crate) child: Child,
+    /// What keeps the tree together, or just the child tied to this process.
+    pub(crate) members: Option<Members>,
+    /// Whether it is the former.
+    pub(crate) is_tree: bool,
+}
+
+/// What keeps the members of a tree together.
+///
+/// Whatever goes by the leader's process ID does so under the lifecycle's lock, and while it is unreaped:
+/// see [`Lifecycle::signal`].
+pub(crate) trait Contain: Send + Sync + Sized + 'static {
+    /// Whether the leader's process ID must stay taken until the tree is empty.
+    fn pins_the_leader(&self) -> bool;
+
+    /// Kills all there are, also those that come into being meanwhile. Does not wait for their end.
+    fn kill(&self, leader: &Leader) -> io::Result<()>;
+
+    /// The part of [`kill`](Self::kill) that takes no time. Says whether something is left for it to do.
+    fn kill_at_once(&self, leader: &Leader) -> bool;
+
+    /// Asks all to end. Says whether anybody can have been asked.
+    fn ask(&self, leader: &Leader, ask: Ask) -> io::Result<bool>;
+
+    /// Blocks until nobody is left (`true`), or until the deadline. Looks at least once.
+    fn wait_empty(&self, leader: &Leader, deadline: Option<Instant>) -> io::Result<bool>;
+
+    /// Those that live.
+    fn processes(&self, leader: &Leader) -> io::Result<Vec<u32>>;
+
+    fn containment(&self) -> Containment;
+
+    /// Whether somebody must see the tree to its end, though the handle is gone.
+    fn outlives_the_handle(&self) -> bool;
+
+    /// The tree is empty. Comes before the leader's ID can be another's.
+    fn done(&self);
+}
+
+/// A child and all that it has started, as one.
+///
+/// From [`SharedChild::tree`](crate::SharedChild::tree), for a child that was spawned with
+/// [`SpawnOptions::tree`](crate::SpawnOptions::tree). Everything works before, during and after the exit
+/// of the child itself (the *leader*), also after it was waited for, and from any number of threads.
+///
+/// # What holds a tree together
+///
+/// - **Windows**: a job object, which the child joins before its first instruction. No process can leave it,
+///   and its end is the end of all: containment is *complete*.
+/// - **Linux with a cgroup** of its own
+///   (`linux::SpawnOptionsExt::cgroup`): the same.
+/// - **Linux otherwise**: a process group; and those that have left it are found through their parents, and
+///   by a variable in their environment, `SHARED_CHILD_TREE`, which all inherit. Somebody who leaves the
+///   group *and* empties the environment *and* whose parent is gone is not found: *best effort*.
+/// - **macOS, FreeBSD, NetBSD, DragonFly**: a process group, and those that have left it are found through
+///   their parents. *Best effort*.
+/// - **Other Unix**: a process group. *Best effort*, and the system is not asked who is in it.
+///
+/// # At a terminal
+///
+/// On Unix a tree is a process group of its own, so it is in the background: Ctrl-C does not reach it (pass it
+/// on, by [`stop`](crate::SharedChild::stop)), and whoever reads from the terminal is stopped by SIGTTIN. On
+/// Windows Ctrl-C does not reach it either, since it is a console group of its own.
+///
+/// # The leader's process ID
+///
+/// Where the tree is known by its process group, the leader stays a zombie after its exit until the tree is
+/// known to be empty ([`is_empty`](Self::is_empty), [`wait_empty`](Self::wait_empty),
+/// [`stop`](crate::SharedChild::stop)), or the handle is dropped. While it is there, no other group can have
+/// its ID, and so none can be hit.
+///
+/// # Examples
+///
+/// ```
+/// use shared_child::SpawnOptions;
+/// use std::process::Command;
+///
+/// # fn main() -> std::io::Result<()> {
+/// # #[cfg(unix)] {
+/// let mut shell = Command::new("sh");
+/// shell.args(["-c", "sleep 1000 & sleep 1000 & wait"]);
+/// let child = SpawnOptions::new().tree(true).spawn(&mut shell)?;
+///
+/// let tree = child.tree().expect("it was asked for");
+/// tree.kill()?; // the shell, and both that it has started
+/// assert!(tree.wait_empty(None)?);
+/// # }
+/// # Ok(())
+/// # }
+/// ```
+pub struct Tree {
+    leader: Leader,
+    members: Members,
+    /// It was asked for; otherwise this is only how a single child is tied to this process.
+    public: bool,
+    /// Nobody is left, and nobody can come.
+    done: AtomicBool,
+}
+
+impl Tree {
+    pub(crate) fn new(leader: Leader, members: Members, public: bool) -> Self {
+        if members.pins_the_leader() {
+            leader.pin();
+        }
+        Self { leader, members, public, done: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn leader(&self) -> &Leader {
+        &self.leader
+    }
+
+    pub(crate) fn into_leader(self) -> Leader {
+        self.leader
+    }
+
+    /// Kills every process of the tree, with SIGKILL or `TerminateJobObject`: all that there are, and those
+    /// that they start meanwhile. Does nothing, successfully, once the tree is empty.
+    ///
+    /// They have been killed when this returns, but may still be on their way out:
+    /// [`wait_empty`](Self::wait_empty) if it matters. On Linux without a cgroup this looks through `/proc`
+    /// until it finds nobody new.
+    ///
+    /// # Errors
+    ///
+    /// The operating system's, such as a lack of permission for a member that now belongs to another user.
+    /// All the others have been killed by then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::SpawnOptions, std::process::Command};
+    /// # fn main() -> std::io::Result<()> {
+    /// let child = SpawnOptions::new().tree(true).spawn(Command::new("rustc").arg("--version"))?;
+    /// child.tree().unwrap().kill()?;
+    /// # child.wait()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn kill(&self) -> io::Result<()> {
+        self.unless_done((), || self.members.kill(&self.leader))
+    }
+
+    pub(crate) fn kill_at_once(&self) -> bool {
+        if !self.public {
+            // A single child: not those that it has started.
+            let _ = self.leader.signal(Notice::kill);
+            return false;
+        }
+        self.members.kill_at_once(&self.leader)
+    }
+
+    /// Asks every process of the tree. Says whether anybody can have been asked.
+    pub(crate) fn ask(&self, ask: Ask) -> io::Result<bool> {
+        self.unless_done(false, || self.members.ask(&self.leader, ask))
+    }
+
+    #[cfg(unix)]
+    pub(crate) fn signal(&self, signal: std::ffi::c_int) -> io::Result<()> {
+        self.unless_done((), || self.members.signal(&self.leader, signal))
+    }
+
+    /// Whether no process of the tree is left. Zombies do not count, nor do processes that are not found
+    /// (see [containment](Self::containment)).
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](io::ErrorKind::Unsupported) where the system does not tell who is in a process group,
+    /// and on Linux without `/proc`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::SpawnOptions, std::process::Command};
+    /// # fn main() -> std::io::Result<()> {
+    /// let child = SpawnOptions::new().tree(true).spawn(Command::new("rustc").arg("--version"))?;
+    /// child.wait()?;
+    /// assert!(child.tree().unwrap().wait_empty(None)?); // those that it had started as well
+    /// assert!(child.tree().unwrap().is_empty()?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn is_empty(&self) -> io::Result<bool> {
+        self.wait_empty(Some(Instant::now()))
+    }
+
+    /// Blocks until no process of the tree is left, or until the deadline: `false` if there are some then.
+    ///
+    /// Looks at least once. This blocks in the kernel, and polls nothing.
+    ///
+    /// # Errors
+    ///
+    /// As for [`is_empty`](Self::is_empty).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::SpawnOptions, std::process::Command, std::time::{Duration, Instant}};
+    /// # fn main() -> std::io::Result<()> {
+    /// let child = SpawnOptions::new().tree(true).spawn(Command::new("rustc").arg("--version"))?;
+    /// let tree = child.tree().unwrap();
+    /// if !tree.wait_empty(Some(Instant::now() + Duration::from_secs(60)))? {
+    ///     tree.kill()?;
+    /// }
+    /// # child.wait()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn wait_empty(&self, deadline: Option<Instant>) -> io::Result<bool> {
+        let empty = self.unless_done(true, || self.members.wait_empty(&self.leader, deadline))?;
+        if empty {
+            self.finish();
+        }
+        Ok(empty)
+    }
+
+    /// The process IDs of the tree's living processes, in no order.
+    ///
+    /// For display. By the time that you have them, some may be other processes'; do not signal them.
+    ///
+    /// # Errors
+    ///
+    /// As for [`is_empty`](Self::is_empty).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::SpawnOptions, std::process::Command};
+    /// # fn main() -> std::io::Result<()> {
+    /// let child = SpawnOptions::new().tree(true).spawn(Command::new("rustc").arg("--version"))?;
+    /// println!("running: {:?}", child.tree().unwrap().processes()?);
+    /// # child.wait()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn processes(&self) -> io::Result<Vec<u32>> {
+        self.unless_done(Vec::new(), || self.members.processes(&self.leader))
+    }
+
+    /// Whether any process can leave the tree, and what holds it together.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::SpawnOptions, std::process::Command};
+    /// # fn main() -> std::io::Result<()> {
+    /// let child = SpawnOptions::new().tree(true).spawn(Command::new("rustc").arg("--version"))?;
+    /// println!("containment: {}", child.tree().unwrap().containment());
+    /// # child.wait()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn containment(&self) -> Containment {
+        self.members.containment()
+    }
+
+    pub(crate) fn is_public(&self) -> bool {
+        self.public
+    }
+
+    /// Runs this unless nobody is left; and whatever it meets if that comes about meanwhile is no error.
+    fn unless_done<T>(&self, done: T, run: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        if self.is_done() {
+            return Ok(done);
+        }
+        match run() {
+            Err(_) if self.is_done() => Ok(done),
+            result => result,
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.done.load(Ordering::Acquire)
+    }
+
+    /// The leader's status has been told. For a single child that is the end.
+    pub(crate) fn told(&self) {
+        if !self.public {
+            self.finish();
+        }
+    }
+
+    /// Blocks until nobody is left; as far as that can be told.
+    fn see_to_the_end(&self) {
+        if !self.public || self.wait_empty(None).is_err() {
+            // An error means that it is gone, and we cannot say how.
+            let _ = self.leader.wait(None);
+            self.told();
+        }
+    }
+
+    /// Nobody is left. The order matters: whoever goes by the leader's ID is told first.
+    fn finish(&self) {
+        if !self.done.swap(true, Ordering::AcqRel) {
+            self.members.done();
+            self.leader.unpin();
+        }
+    }
+}
+
+impl fmt::Debug for Tree {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Tree");
+        debug.field("containment", &self.members.containment()).field("empty", &self.is_done());
+        debug.finish_non_exhaustive()
+    }
+}
+
+/// How well a [`Tree`] holds together.
+///
+/// # Examples
+///
+/// ```
+/// use shared_child::{Containment, Tree};
+///
+/// fn warn(tree: &Tree) {
+///     if let Containment::BestEffort { by } = tree.containment() {
+///         eprintln!("a determined process can escape from a {by}");
+///     }
+/// }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Containment {
+    /// No process leaves the tree, whatever it does.
+    Complete {
+        /// What guarantees it.
+        by: Mechanism,
+    },
+    /// A process that tries hard enough leaves the tree. [`Tree`] says how.
+    BestEffort {
+        /// What is there instead.
+        by: Mechanism,
+    },
+}
+
+impl Containment {
+    /// Whether this is [`Containment::Complete`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use shared_child::{Containment, Mechanism};
+    ///
+    /// assert!(Containment::Complete { by: Mechanism::JobObject }.is_complete());
+    /// assert!(!Containment::BestEffort { by: Mechanism::ProcessGroup }.is_complete());
+    /// ```
+    #[must_use]
+    pub const fn is_complete(self) -> bool {
+        matches!(self, Self::Complete { .. })
+    }
+}
+
+impl fmt::Display for Containment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Complete { by } => write!(f, "complete, by a {by}"),
+            Self::BestEffort { by } => write!(f, "best effort, by a {by}"),
+        }
+    }
+}
+
+/// What holds a [`Tree`] together.
+///
+/// # Examples
+///
+/// ```
+/// assert_eq!(shared_child::Mechanism::ProcessGroup.to_string(), "process group");
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Mechanism {
+    /// A Linux cgroup v2 of its own.
+    Cgroup,
+    /// A Windows job object.
+    JobObject,
+    /// A process group, and the system is asked for those that have left it.
+    ProcessGroupAndSweep,
+    /// A process group.
+    ProcessGroup,
+}
+
+impl fmt::Display for Mechanism {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cgroup => "cgroup",
+            Self::JobObject => "job object",
+            Self::ProcessGroupAndSweep => "process group and a sweep",
+            Self::ProcessGroup => "process group",
+        })
+    }
+}

@@ -1,0 +1,89 @@
+//! Who lives on this machine, as the system tells it: one file a system.
+//!
+//! Each offers the same:
+//!
+//! - `usable`: whether this system lists processes, here and now.
+//! - `READS_ENVIRONMENTS`: whether it shows their environment.
+//! - `census`: who is in a group, and who else there is. Raw: by the time that it is read it may be wrong.
+//! - `newest` and `census_of_new`: the same, faster, of those who are new. Where IDs are handed out in turn.
+//! - `Held`: one process, held so that it is not mistaken for the next owner of its ID. The pattern of
+//!   its use is *open, read, [`lives`](Held::lives), act*: what is read of an ID between the opening and
+//!   a `lives` that says yes was about this very process, since for so long nobody else could have the ID.
+//! - `Since`: when it is that a tree was made. Whoever is older is not in it.
+
+use std::io;
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod proc;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) use proc::{Held, READS_ENVIRONMENTS, Since, census, census_of_new, newest, usable};
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+mod not_in_turn;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(super) use not_in_turn::{census_of_new, newest};
+
+#[cfg(any(
+    target_os = "macos",
+    target_os = "freebsd",
+    target_os = "dragonfly",
+    target_os = "netbsd"
+))]
+mod started;
+#[cfg(any(
+    target_os = "macos",
+    target_os = "freebsd",
+    target_os = "dragonfly",
+    target_os = "netbsd"
+))]
+pub(super) use started::{Held, READS_ENVIRONMENTS, Since, census, usable};
+
+#[cfg(not(any(
+    target_os = "linux",
+    target_os = "android",
+    target_os = "macos",
+    target_os = "freebsd",
+    target_os = "dragonfly",
+    target_os = "netbsd"
+)))]
+mod unknown;
+#[cfg(not(any(
+    target_os = "linux",
+    target_os = "android",
+    target_os = "macos",
+    target_os = "freebsd",
+    target_os = "dragonfly",
+    target_os = "netbsd"
+)))]
+pub(super) use unknown::{Held, READS_ENVIRONMENTS, Since, census, usable};
+
+/// Who there is.
+#[derive(Debug, Default)]
+pub(super) struct Census {
+    /// Members of the group that was asked about, zombies among them.
+    pub(super) group: Vec<i32>,
+    /// All the others that live and are not too old, but for this process.
+    pub(super) others: Vec<Other>,
+    /// Of the new ones: those who are gone, or zombies. They may have had children.
+    pub(super) gone: Vec<i32>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Other {
+    pub(super) id: i32,
+    pub(super) parent: i32,
+}
+
+/// The error where the system does not tell.
+pub(super) fn not_told(why: &str) -> io::Error {
+    let message = format!("who is in a process group cannot be told here: {why}");
+    io::Error::new(io::ErrorKind::Unsupported, message)
+}
+
+/// getpgid(2). (rustix's takes for granted that groups have an ID; here, kernel threads and groups from
+/// outside a PID namespace have 0.)
+pub(super) fn group_of(id: i32) -> Option<i32> {
+    // SAFETY: an integer goes in, and one comes out.
+    let group = unsafe { libc::getpgid(id) };
+    (group > 0).then_some(group)
+}

@@ -1,0 +1,140 @@
+//! macOS and most BSDs: the system's list of processes, and the ID with the time of its start for whoever is
+//! held.
+//!
+//! What is left is the moment between `lives` and the `kill`: by then the process may be gone, and another have
+//! its ID. For that all the others must be handed out within microseconds; or this very one, where they are
+//! handed out at random. These systems offer nothing better.
+//!
+//! Sources: [`record`]'s, kill(2), and kqueue(2) for the wait.
+
+use super::super::cookie::Cookie;
+use super::{Census, Other, not_told};
+use crate::backoff::Backoff;
+use crate::exit::record::{self, Record};
+use crate::exit::{self, Pid};
+use std::ffi::c_int;
+use std::io;
+use std::os::fd::AsFd;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// They could be read, on some systems and of some processes.
+pub(in super::super) const READS_ENVIRONMENTS: bool = false;
+
+pub(in super::super) use crate::exit::record::usable;
+
+/// In microseconds, by the clock on the wall.
+///
+/// Somebody may set that, so it says little about who is older than a tree. It need not: without cookies a
+/// stranger is told by its parent. It is needed where that is no clue. On macOS and NetBSD a debugger becomes
+/// the parent of what it attaches to, and that is no member only because the debugger is one. So whoever is
+/// being traced must also be as young as the tree, and nobody else is left out for the time.
+#[derive(Debug, Clone, Copy)]
+pub(in super::super) struct Since(i64);
+
+impl Since {
+    pub(in super::super) fn now() -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let second = 1_000_000;
+        // To spare: NetBSD notes the time of the last tick.
+        Self(i64::try_from(now.as_micros()).unwrap_or(i64::MAX) - second)
+    }
+
+    fn rules_out(self, record: &Record) -> bool {
+        record.adopted && record.started.is_some_and(|started| started < self.0)
+    }
+}
+
+pub(in super::super) fn census(group: Option<i32>, since: Since) -> io::Result<Census> {
+    if !usable() {
+        return Err(not_told("the system hides processes from this program"));
+    }
+    let me = std::process::id() as i32;
+    let mut census = Census::default();
+    for record in record::all()? {
+        if record.id == me {
+            continue;
+        }
+        if group == Some(record.group) {
+            census.group.push(record.id);
+        } else if record.lives && !since.rules_out(&record) {
+            census.others.push(Other { id: record.id, parent: record.parent });
+        }
+    }
+    Ok(census)
+}
+
+#[derive(Debug)]
+pub(in super::super) struct Held {
+    id: Pid,
+    started: Option<i64>,
+}
+
+impl Held {
+    /// `None` if there is no such process.
+    pub(in super::super) fn open(id: i32) -> io::Result<Option<Self>> {
+        let known = record::one(id).zip(Pid::from_raw(id));
+        Ok(known.map(|(record, id)| Self { id, started: record.started }))
+    }
+
+    pub(in super::super) fn id(&self) -> i32 {
+        self.id.as_raw_nonzero().get()
+    }
+
+    pub(in super::super) fn parent(&self) -> io::Result<Option<i32>> {
+        Ok(self.record().map(|record| record.parent))
+    }
+
+    pub(in super::super) fn group(&self) -> Option<i32> {
+        Some(self.record()?.group)
+    }
+
+    pub(in super::super) fn carries(&self, _: &Cookie) -> io::Result<bool> {
+        Ok(false)
+    }
+
+    /// Neither gone nor a zombie.
+    pub(in super::super) fn lives(&self) -> bool {
+        self.record().is_some_and(|record| record.lives)
+    }
+
+    /// To one that is gone this does nothing.
+    pub(in super::super) fn signal(&self, signal: c_int) -> io::Result<()> {
+        if !self.lives() {
+            return Ok(());
+        }
+        match exit::signal_by_pid(self.id, signal) {
+            // Zombies may not be signalled on macOS.
+            Err(_) if !self.lives() => Ok(()),
+            sent => sent,
+        }
+    }
+
+    /// Blocks until it lives no more (`true`), or until the deadline.
+    pub(in super::super) fn wait(&self, deadline: Option<Instant>) -> bool {
+        // Registered first, then found to live: so it is this one that was registered.
+        let mut exit = exit::exit_of(self.id);
+        let mut pause = Backoff::new();
+        while self.lives() {
+            let in_time = match exit.take() {
+                Some(exit) => exit::poll_readable(exit.as_fd(), deadline),
+                // In its last steps. Or there is no descriptor to be had, or this one may not be watched.
+                None => pause.sleep(deadline),
+            };
+            if !in_time {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// What is told of this very process. Where the start is not told, the ID has to do: for a member that
+    /// has become another user's on macOS, which only few may signal anyway.
+    fn record(&self) -> Option<Record> {
+        let record = record::one(self.id())?;
+        let same = match (self.started, record.started) {
+            (Some(then), Some(now)) => then == now,
+            _ => true,
+        };
+        same.then_some(record)
+    }
+}

@@ -1,0 +1,203 @@
+//! Linux: a tree on a stage: who is in it is known from what its members say, and whether they live from
+//! `/proc`.
+
+use super::{LONG, helper, linux, until};
+use shared_child::linux::SpawnOptionsExt;
+use shared_child::seam::Backend;
+use shared_child::{SharedChild, SpawnOptions, Tree};
+use std::io::{BufRead, BufReader};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Instant;
+
+/// What holds a tree together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Group(Backend),
+    Cgroup,
+}
+
+impl Kind {
+    /// All that can be had here. Says so if the cgroup cannot.
+    pub(crate) fn all(test: &str) -> Vec<Self> {
+        let mut all: Vec<Self> = Backend::ALL.iter().copied().map(Self::Group).collect();
+        let trial = SpawnOptions::new().cgroup(true).spawn(&mut helper(&["exit", "0"]));
+        match trial {
+            Ok(child) => {
+                super::wait(&child);
+                all.push(Self::Cgroup);
+            }
+            Err(error) => {
+                assert!(!linux::is_root(), "root can make cgroups: {error}");
+                eprintln!("{test} skipped: for cgroups: {error}");
+            }
+        }
+        all
+    }
+
+    pub(crate) fn spawn(self, options: &SpawnOptions, command: &mut Command) -> SharedChild {
+        let mut options = options.clone();
+        let backend = match self {
+            Self::Group(backend) => backend,
+            Self::Cgroup => Backend::ALL[0],
+        };
+        options.tree(true).cgroup(self == Self::Cgroup);
+        backend.spawn_with(&options, command).expect("to spawn")
+    }
+}
+
+pub(crate) struct Stage {
+    pub(crate) child: SharedChild,
+    /// All members read their input to the end.
+    pub(crate) stdin: Option<ChildStdin>,
+    pub(crate) said: BufReader<ChildStdout>,
+    pub(crate) pids: Cast,
+    unheard: Vec<String>,
+}
+
+impl Stage {
+    /// Returns when so many have said which process they are.
+    pub(crate) fn set(kind: Kind, parts: &[String], members: usize) -> Self {
+        Self::set_with(kind, &SpawnOptions::new(), parts, members)
+    }
+
+    pub(crate) fn set_with(
+        kind: Kind,
+        options: &SpawnOptions,
+        parts: &[String],
+        members: usize,
+    ) -> Self {
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        Self::of(|command| kind.spawn(options, command), &mut helper(&parts), members)
+    }
+
+    pub(crate) fn of(
+        spawn: impl FnOnce(&mut Command) -> SharedChild,
+        command: &mut Command,
+        members: usize,
+    ) -> Self {
+        let child = spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
+        let stdin = child.take_stdin();
+        let said = BufReader::new(child.take_stdout().expect("a pipe"));
+        let mut stage = Self { child, stdin, said, pids: Cast::default(), unheard: Vec::new() };
+        for _ in 0..members {
+            let pid = stage.hear("pid ");
+            stage.pids.0.push(pid.parse().expect("a process ID"));
+        }
+        stage
+    }
+
+    /// The rest of the next line that begins like this. Other lines are kept: members speak as they come.
+    pub(crate) fn hear(&mut self, beginning: &str) -> String {
+        let mut next = self.unheard.iter().position(|line| line.starts_with(beginning));
+        while next.is_none() {
+            let mut line = String::new();
+            let length = self.said.read_line(&mut line).expect("to hear");
+            assert_ne!(length, 0, "they ended before they said {beginning:?}");
+            next = line.starts_with(beginning).then_some(self.unheard.len());
+            self.unheard.push(line);
+        }
+        let line = self.unheard.remove(next.expect("there is one"));
+        line[beginning.len()..].trim_end().to_owned()
+    }
+
+    #[track_caller]
+    pub(crate) fn tree(&self) -> &Tree {
+        self.child.tree().expect("a tree")
+    }
+
+    pub(crate) fn survivors(&self) -> Vec<u32> {
+        self.pids.alive()
+    }
+
+    #[track_caller]
+    pub(crate) fn wait_empty(&self) {
+        let empty = self.tree().wait_empty(Some(Instant::now() + LONG)).expect("to wait");
+        assert!(empty, "still there: {:?}", self.tree().processes());
+    }
+
+    /// Nobody is left, by whatever account.
+    #[track_caller]
+    pub(crate) fn is_empty(&self) {
+        self.wait_empty();
+        assert_eq!(self.survivors(), []);
+        assert_eq!(self.tree().processes().expect("a list"), []);
+        assert!(self.tree().is_empty().expect("an answer"));
+    }
+
+    /// The handle by itself, and the rest.
+    pub(crate) fn take_child(self) -> (SharedChild, Rest) {
+        (self.child, Rest { cast: self.pids, stdin: self.stdin, _said: self.said })
+    }
+
+    #[track_caller]
+    pub(crate) fn until_nobody_is_left(&self) {
+        until("nobody is left", || self.survivors().is_empty());
+    }
+}
+
+/// Whoever is alive of the helper program when this goes is killed.
+#[derive(Debug, Default)]
+pub(crate) struct Cast(pub(crate) Vec<u32>);
+
+impl Cast {
+    pub(crate) fn alive(&self) -> Vec<u32> {
+        self.0.iter().copied().filter(|pid| linux::is_alive(*pid)).collect()
+    }
+}
+
+impl Drop for Cast {
+    fn drop(&mut self) {
+        self.alive().into_iter().for_each(kill_a_helper);
+    }
+}
+
+/// Kills a process if it is one of the helper program's.
+pub(crate) fn kill_a_helper(pid: u32) {
+    let program = std::fs::read_link(format!("/proc/{pid}/exe"));
+    if program.is_ok_and(|program| program == std::path::Path::new(helper(&[]).get_program())) {
+        // SAFETY: plain integers. It was one of ours a moment ago.
+        unsafe { libc::kill(linux::pid_t(pid), libc::SIGKILL) };
+    }
+}
+
+/// What is left of a stage when the handle is taken off it.
+pub(crate) struct Rest {
+    cast: Cast,
+    stdin: Option<ChildStdin>,
+    /// Whoever says something is not to find it closed.
+    _said: BufReader<ChildStdout>,
+}
+
+impl Rest {
+    pub(crate) fn survivors(&self) -> usize {
+        self.cast.alive().len()
+    }
+
+    #[track_caller]
+    pub(crate) fn end(mut self) {
+        self.stdin = None;
+        until("nobody is left", || self.survivors() == 0);
+    }
+}
+
+/// Parts one after the other.
+pub(crate) fn parts(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+/// A part that gives some parts to another process.
+pub(crate) fn given(to: &str, theirs: &[String]) -> Vec<String> {
+    let mut all = parts(to);
+    all.push(theirs.len().to_string());
+    all.extend_from_slice(theirs);
+    all
+}
+
+pub(crate) fn start(theirs: &str) -> Vec<String> {
+    given("spawn", &parts(theirs))
+}
+
+/// In a session of its own, and its parent is gone.
+pub(crate) fn daemon(theirs: &str) -> Vec<String> {
+    given("run", &[parts("setsid"), start(theirs)].concat())
+}
