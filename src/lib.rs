@@ -46,9 +46,34 @@
 //! touches the process that gets its ID, and where the kernel keeps the exit status (Linux 6.15 and
 //! later) it is still returned.
 //!
+//! # Trees
+//!
+//! What a child has started lives on when the child is killed. [`SpawnOptions::tree`] makes one unit of it: a
+//! [`Tree`] is killed, stopped, signalled and waited for as a whole, before and after the exit of the child
+//! itself.
+//!
+//! ```
+//! use shared_child::SpawnOptions;
+//! use std::{process::Command, time::Duration};
+//!
+//! # fn main() -> std::io::Result<()> {
+//! let child = SpawnOptions::new()
+//!     .tree(true) // all that it starts belongs to it
+//!     .kill_on_drop(true) // and goes with the handle,
+//!     .kill_with_parent(true) // or with this process, whatever ends that
+//!     .spawn(Command::new("rustc").arg("--version"))?;
+//!
+//! if child.wait_timeout(Duration::from_secs(600))?.is_none() {
+//!     child.stop(Duration::from_secs(5))?; // ask all of them, and kill whoever is left after 5 s
+//! }
+//! child.tree().expect("it is one").kill()?; // also what it has left running
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Dropping
 //!
-//! Dropping a handle never blocks and never kills. A child that has exited by then is reaped on the
+//! Dropping a handle never blocks, and kills only if that was [asked for](SpawnOptions::kill_on_drop). A child that has exited by then is reaped on the
 //! spot; one that still runs is reaped by a background thread when it exits, so it leaves no zombie. The
 //! thread is there only while there are such children.
 //!

@@ -142,6 +142,12 @@ impl Reap for MockChild {
 struct MockExit(Arc<World>);
 
 impl MockExit {
+    /// What goes by the process ID, and has no effect on a zombie.
+    fn means_the_child(&self) -> io::Result<()> {
+        assert!(self.0.process().reaps == 0, "the ID means a stranger");
+        Ok(())
+    }
+
     fn kill_what_is_left(&self) -> io::Result<()> {
         panic!("settled, and yet signalled");
     }
@@ -191,6 +197,7 @@ impl Exit for MockExit {
     fn kill(&self) -> io::Result<()> {
         // A foreign reap is for the notice to find out; our own is for the lifecycle to prevent.
         assert!(self.0.process().reaps == 0, "a stranger was signalled");
+        assert!(self.0.process().abandoned == 0, "whoever reaps may have reaped it by now");
         self.0.exit(KILLED);
         Ok(())
     }
@@ -310,6 +317,94 @@ fn into_inner_abandons_nothing() {
         exit.join().unwrap();
         drop(child);
         assert_eq!(world.process().abandoned, 0);
+    });
+}
+
+/// While it is pinned, an exit is told, and yet whatever goes by the process ID means the child. It is
+/// reaped once, after that.
+#[test]
+fn a_pin_against_an_exit_against_a_wait() {
+    loom::model(|| {
+        let world = World::new(Kernel { shows_status: true, keeps_status: false });
+        let child = spawn(&world);
+        child.pin();
+        let exit = exit_on_a_thread(&world);
+        let waiter = on_a_thread(&child, |child| child.wait(None).unwrap().unwrap());
+        child.signal(MockExit::means_the_child).unwrap();
+        assert_eq!(waiter.join().unwrap(), status(BY_ITSELF));
+        exit.join().unwrap();
+        child.signal(MockExit::means_the_child).unwrap();
+        assert_eq!(child.try_wait().unwrap(), Some(status(BY_ITSELF)));
+        assert_eq!(world.process().reaps, 0, "the ID was given away");
+        child.unpin();
+        assert_eq!(world.process().reaps, 1);
+        assert_eq!(child.try_wait().unwrap(), Some(status(BY_ITSELF)));
+    });
+}
+
+/// Somebody still goes by the ID when the pin is taken off.
+#[test]
+fn an_unpin_against_a_signal_against_a_wait() {
+    loom::model(|| {
+        let world = World::new(Kernel { shows_status: true, keeps_status: false });
+        let child = spawn(&world);
+        child.pin();
+        world.exit(BY_ITSELF);
+        let unpin = on_a_thread(&child, |child| child.unpin());
+        let waiter = on_a_thread(&child, |child| child.try_wait().unwrap());
+        child.signal(MockExit::means_the_child).unwrap();
+        unpin.join().unwrap();
+        assert_eq!(waiter.join().unwrap(), Some(status(BY_ITSELF)));
+        assert_eq!(world.process().reaps, 1);
+        drop(child);
+        assert_eq!(world.process().abandoned, 0);
+    });
+}
+
+/// A pinned child that is given away knows its status; one that is dropped is abandoned.
+#[test]
+fn the_end_of_a_pinned_child() {
+    for given_away in [true, false] {
+        loom::model(move || {
+            let world = World::new(Kernel { shows_status: true, keeps_status: false });
+            let child = spawn(&world);
+            child.pin();
+            let exit = exit_on_a_thread(&world);
+            let seen = child.try_wait().unwrap();
+            if given_away {
+                drop(Arc::try_unwrap(child).ok().expect("the only one").into_inner());
+            } else {
+                drop(child);
+            }
+            exit.join().unwrap();
+            let process = world.process();
+            if given_away {
+                assert_eq!(process.abandoned, 0);
+                assert!(process.reaps == 1 || seen.is_none(), "its status was told");
+            } else {
+                assert_eq!((process.reaps, process.abandoned), (0, 1));
+            }
+        });
+    }
+}
+
+/// Who is to be killed with the handle is killed before anybody can reap it.
+#[test]
+fn a_kill_on_drop() {
+    loom::model(|| {
+        let world = World::new(Kernel { shows_status: true, keeps_status: false });
+        let child = spawn(&world);
+        child.kill_on_drop(true);
+        let exit = exit_on_a_thread(&world);
+        let brief = on_a_thread(&child, |child| child.wait(Some(Instant::now())).unwrap());
+        drop(child);
+        let by_itself = exit.join().unwrap();
+        let seen = brief.join().unwrap();
+        let process = world.process();
+        assert_eq!(process.reaps + process.abandoned, 1);
+        assert!(seen.is_none_or(|seen| seen == status(BY_ITSELF)), "the drop was the last");
+        assert!(by_itself || process.status == KILLED);
+        assert_ne!(process.phase, Phase::Running, "it lives on");
     });
 }
 

@@ -56,7 +56,9 @@ impl Cgroup {
         let parent = match place {
             Place::Nowhere => return Ok(None),
             Place::Own => own()?,
-            Place::Below(directory) => directory.clone(),
+            // Whoever removes it later may be elsewhere.
+            Place::Below(directory) => fs::canonicalize(directory)
+                .map_err(|error| explain(error, "cannot make a cgroup below", directory))?,
         };
         if parent.as_os_str().as_bytes().contains(&b'\n') {
             return Err(unsupported("a cgroup whose path has a line break", &parent));

@@ -125,6 +125,12 @@ pub(crate) trait Contain: Send + Sync + Sized + 'static {
 ///   their parents. *Best effort*.
 /// - **Other Unix**: a process group. *Best effort*, and the system is not asked who is in it.
 ///
+/// # Who is not to belong to it
+///
+/// A server that is meant to outlive the build or the test which has started it (a compiler's cache, say) is a
+/// member like any other. On Linux without a cgroup it is none if it is started in a session of its own,
+/// without that variable, and by a process that then ends: `env -u SHARED_CHILD_TREE setsid --fork server`.
+///
 /// # At a terminal
 ///
 /// On Unix a tree is a process group of its own, so it is in the background: Ctrl-C does not reach it (pass it

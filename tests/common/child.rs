@@ -183,11 +183,12 @@ mod unix {
     }
 
     /// Forks all the time, with up to 300 alive at once, each of which ends soon. With "hop" each forks
-    /// one, and ends. With "out" each leaves the session. After 3000 forks it is over.
+    /// one, and ends. With "out" each leaves the session. After 10,000 forks it is over, and
+    /// says so.
     pub(crate) fn fork_steadily(how: &str) {
         let (hop, out) = (how.contains("hop"), how.contains("out"));
         let mut alive = 0;
-        for _ in 0..3000 {
+        for _ in 0..10_000 {
             // SAFETY: the forks are of a process with a single thread, and make system calls only.
             unsafe {
                 let child = libc::fork();
@@ -200,7 +201,7 @@ mod unix {
                         libc::_exit(0);
                     }
                 } else if hop {
-                    libc::usleep(3_000);
+                    libc::usleep(300);
                     libc::_exit(0);
                 } else {
                     alive += 1;
@@ -215,6 +216,8 @@ mod unix {
                 }
             }
         }
+        // Nobody has put an end to it.
+        super::say("over");
     }
 
     pub(crate) fn report(signal: c_int) {

@@ -28,7 +28,7 @@ impl Kind {
             }
             Err(error) => {
                 assert!(!linux::is_root(), "root can make cgroups: {error}");
-                eprintln!("{test} skipped: for cgroups: {error}");
+                eprintln!("{test}, with cgroups skipped: {error}");
             }
         }
         all

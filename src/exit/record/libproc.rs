@@ -1,10 +1,10 @@
 //! macOS: libproc.
 //!
 //! Sources: `libproc.h` and `sys/proc_info.h`, and `bsd/kern/proc_info.c` of XNU for what they leave open: a
-//! list without a buffer tells its length with 20 to spare, a list that is too long for its buffer is cut
-//! off in silence, and libproc makes 0 of an error.
+//! list without a buffer tells its length with 20 to spare, a list that is too long is cut off in silence
+//! (for the buffer, or for the kernel's own, which has 20 to spare as well), and libproc makes 0 of an error.
 
-use super::{ATTEMPTS, Record, micros, with_room_to_spare};
+use super::{ATTEMPTS, Record, micros};
 use std::ffi::c_int;
 use std::io;
 use std::mem::MaybeUninit;
@@ -34,8 +34,8 @@ pub(crate) fn usable() -> bool {
 }
 
 pub(crate) fn all() -> io::Result<Vec<Record>> {
-    // Who is not there any more is left out.
-    Ok(ids()?.into_iter().filter_map(one).collect())
+    // Who is not there any more is left out, and so is the kernel, which has the ID 0.
+    Ok(ids()?.into_iter().filter(|id| *id > 0).filter_map(one).collect())
 }
 
 /// Zombies as well. `None` if there is no such process, or if it is hidden.
@@ -80,9 +80,9 @@ unsafe fn info<T>(id: i32, flavor: c_int) -> Option<T> {
 
 fn ids() -> io::Result<Vec<i32>> {
     for _ in 0..ATTEMPTS {
-        let mut ids = vec![0; with_room_to_spare(list(&mut [])?)];
+        let mut ids = vec![0; list(&mut [])?];
         let count = list(&mut ids)?;
-        // A list that fills its buffer may have been cut off.
+        // It is cut off only if 20 were born meanwhile, and then it is as long as this.
         if count < ids.len() {
             ids.truncate(count);
             return Ok(ids);
@@ -91,7 +91,7 @@ fn ids() -> io::Result<Vec<i32>> {
     Err(io::Error::other("the list of processes grows faster than it can be read"))
 }
 
-/// Says how many there are; without room for any, how many there may be.
+/// Says how many there are; without room for any, 20 more than there are.
 fn list(ids: &mut [i32]) -> io::Result<usize> {
     let size = size_of_val(ids) as c_int;
     let buffer = if ids.is_empty() { null_mut() } else { ids.as_mut_ptr() };

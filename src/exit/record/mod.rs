@@ -22,18 +22,15 @@ pub(crate) struct Record {
     /// It is not a zombie.
     pub(crate) lives: bool,
     /// When it started, in microseconds, and the same for as long as it is there. `None` where that is
-    /// not told: of a zombie on NetBSD, of another user's process on macOS.
+    /// not told: of another user's process on macOS; on NetBSD of a zombie, and for as long as a process
+    /// takes to execute a program, or to exit.
     pub(crate) started: Option<i64>,
-    /// It is being traced, and its parent may be its debugger. (FreeBSD and DragonFly tell the real parent
-    /// in any case.)
+    /// It is being traced, and what is told of its parent says little: that is its debugger, on macOS and
+    /// NetBSD, or who was its parent before that and may be long gone, on DragonFly. (FreeBSD tells the
+    /// real one in any case.)
     pub(crate) adopted: bool,
 }
 
 fn micros(seconds: impl Into<i64>, rest: impl Into<i64>) -> i64 {
     seconds.into() * 1_000_000 + rest.into()
-}
-
-/// More room than the last answer called for: by the time of the next there may be more processes.
-fn with_room_to_spare(count: usize) -> usize {
-    count + count / 8 + 32
 }

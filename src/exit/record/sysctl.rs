@@ -3,7 +3,7 @@
 //! Sources: sysctl(3) of FreeBSD and DragonFly, sysctl(7) of NetBSD; `sys/user.h`, `sys/kinfo.h` and
 //! `sys/sysctl.h` for the records, and the `kern_proc.c` of each for what is in them.
 
-use super::{ATTEMPTS, Record, micros, with_room_to_spare};
+use super::{ATTEMPTS, Record, micros};
 use std::ffi::{c_int, c_uint, c_void};
 use std::io;
 use std::mem::MaybeUninit;
@@ -20,7 +20,8 @@ const EVERYBODY: c_int = libc::KERN_PROC_PROC;
 #[cfg(any(target_os = "dragonfly", target_os = "netbsd"))]
 const EVERYBODY: c_int = libc::KERN_PROC_ALL;
 
-/// Whether one may ask at all: in a sandbox (Capsicum) perhaps not.
+/// Whether one may ask at all: in a sandbox (Capsicum) perhaps not. And whether the records are what libc takes
+/// them for: shorter ones leave nothing of a single one, and longer ones do not fit.
 pub(crate) fn usable() -> bool {
     one(std::process::id() as i32).is_some()
 }
@@ -29,9 +30,9 @@ pub(crate) fn all() -> io::Result<Vec<Record>> {
     for _ in 0..ATTEMPTS {
         let mut size = 0;
         sysctl(&name(None, 0), null_mut(), &mut size)?;
-        let room = with_room_to_spare(size / size_of::<Info>());
-        match records(None, room) {
-            // There are more of them by now.
+        let count = size / size_of::<Info>();
+        match records(None, count + count / 8 + 32) {
+            // There are even more of them by now.
             Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {}
             records => return records,
         }
@@ -127,6 +128,8 @@ unsafe fn record(info: &MaybeUninit<Info>, booted: i64) -> Record {
 /// The kernel has written it.
 #[cfg(target_os = "dragonfly")]
 unsafe fn record(info: &MaybeUninit<Info>, _: i64) -> Record {
+    /// From `sys/proc.h`; libc lacks it.
+    const P_TRACED: c_int = 0x800;
     let info = info.as_ptr();
     // SAFETY: these are integers within a record that has been written; the state is read as one.
     unsafe {
@@ -137,17 +140,23 @@ unsafe fn record(info: &MaybeUninit<Info>, _: i64) -> Record {
             group: (*info).kp_pgid,
             lives: state != libc::procstat::SZOMB as u32,
             started: known((*info).kp_start.tv_sec, (*info).kp_start.tv_usec),
-            adopted: false,
+            adopted: (*info).kp_flags & P_TRACED != 0,
         }
     }
 }
 
+/// That a record has no times does not make its process a zombie, though zombies have none: the kernel leaves
+/// them out as well while a process executes a program, since then nobody may look at its innards.
+///
 /// # Safety
 ///
 /// The kernel has written it.
 #[cfg(target_os = "netbsd")]
 unsafe fn record(info: &MaybeUninit<Info>, _: i64) -> Record {
-    /// From `sys/sysctl.h`; libc lacks it.
+    // From `sys/proc.h` and, the last, `sys/sysctl.h`; libc lacks them. A dead one is about to be a zombie,
+    // and has nothing any more.
+    const SZOMB: u64 = 5;
+    const SDEAD: u64 = 6;
     const P_TRACED: u64 = 0x800;
     let info = info.as_ptr();
     // SAFETY: these are integers within a record that has been written.
@@ -156,8 +165,7 @@ unsafe fn record(info: &MaybeUninit<Info>, _: i64) -> Record {
             id: (*info).p_pid,
             parent: (*info).p_ppid,
             group: (*info).p__pgid,
-            // A zombie, and who is about to be one, has none of these fields.
-            lives: (*info).p_uvalid != 0,
+            lives: !matches!((*info).p_realstat, SZOMB | SDEAD),
             started: known((*info).p_ustart_sec, (*info).p_ustart_usec),
             adopted: (*info).p_realflag & P_TRACED != 0,
         }

@@ -27,7 +27,7 @@ pub(in super::super) use crate::exit::record::usable;
 /// Somebody may set that, so it says little about who is older than a tree. It need not: without cookies a
 /// stranger is told by its parent. It is needed where that is no clue. On macOS and NetBSD a debugger becomes
 /// the parent of what it attaches to, and that is no member only because the debugger is one. So whoever is
-/// being traced must also be as young as the tree, and nobody else is left out for the time.
+/// being traced must also be known to be as young as the tree, and nobody else is left out for the time.
 #[derive(Debug, Clone, Copy)]
 pub(in super::super) struct Since(i64);
 
@@ -40,7 +40,7 @@ impl Since {
     }
 
     fn rules_out(self, record: &Record) -> bool {
-        record.adopted && record.started.is_some_and(|started| started < self.0)
+        record.adopted && record.started.is_none_or(|started| started < self.0)
     }
 }
 
@@ -127,8 +127,11 @@ impl Held {
         true
     }
 
-    /// What is told of this very process. Where the start is not told, the ID has to do: for a member that
-    /// has become another user's on macOS, which only few may signal anyway.
+    /// What is told of this very process. Where the start is not told, the ID has to do. On macOS that is for
+    /// a member that has become another user's, which only few may signal anyway. On NetBSD it is for one
+    /// that just executes a program. It must not be taken for dead: nobody is to be missed. And for a
+    /// stranger to be taken for it, the ID must have come round since the start was told, or since the
+    /// process was found. Whoever signals does so at once; and who waits is told of the exit.
     fn record(&self) -> Option<Record> {
         let record = record::one(self.id())?;
         let same = match (self.started, record.started) {
