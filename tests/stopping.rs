@@ -174,7 +174,9 @@ fn a_tree_that_obeys() {
 fn a_tree_in_which_somebody_does_not_obey() {
     watchdog!();
     for kind in Kind::all(function_name!()) {
-        for stubborn in ["ignore 15 pid read", "setsid ignore 15 pid read"] {
+        for stubborn in
+            ["ignore 15 pid read", "setsid ignore 15 pid read", "setsid ignore 15 bare pid read"]
+        {
             let stage = Stage::set(kind, &[start(stubborn), parts("pid read")].concat(), 2);
             let start = Instant::now();
             assert_eq!(

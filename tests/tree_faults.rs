@@ -42,8 +42,9 @@ fn exercise() {
         let status = stage.child.stop(Duration::MAX).unwrap();
         assert_eq!(status.signal(), Some(libc::SIGTERM));
         stage.is_empty();
-        // One that ends by itself.
+        // One that ends by itself. (Whoever has an empty environment is known, before its parent ends.)
         let mut stage = tree(backend);
+        assert_eq!(stage.tree().processes().unwrap().len(), 6);
         stage.stdin = None;
         stage.is_empty();
         // A drop.

@@ -15,8 +15,8 @@
 //! | it carries the cookie | nobody else has it |
 //!
 //! **Why nobody is missed.** A kill finds everybody before it kills anybody, since with a parent the way
-//! to its children is lost. The kernel kills a group as one: whoever is being forked just then is killed
-//! with it, or not born. Those outside can fork until they are hit. So it looks again until it finds nobody
+//! to its children is lost. Linux kills a group as one: whoever is being forked just then is killed with
+//! it, or not born. Those outside can fork until they are hit. So it looks again until it finds nobody
 //! new; and where process IDs are handed out in turn, it only has to look at those that were handed out
 //! since it began, which is fast enough to catch up with one who forks and exits, over and over:
 //!
@@ -28,15 +28,17 @@
 //!   lived when this look began; and so one more is dead than at the look before.
 //! - So when a look finds no member, and the same dead as the one before, nobody is left.
 //!
-//! What is left are those who have done away with all three: out of the group, parent dead, environment
-//! emptied. That is why [`Containment`] says best effort.
+//! What is left are those who have done away with all three before anybody has looked: out of the group,
+//! parent dead, environment emptied. That is why [`Containment`] says best effort.
 
 use super::cookie::Cookie;
 use super::processes::{self, Census, Held, Other, Since};
 use super::{Containment, Leader, Mechanism};
+use crate::sync::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::ffi::c_int;
 use std::io;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// More than any tree takes, and few enough to come to an end.
@@ -47,6 +49,9 @@ pub(super) struct Group {
     id: i32,
     cookie: Option<Cookie>,
     since: Since,
+    /// Members outside the group that carry no cookie, and so were found by their parents. Once these are
+    /// gone nobody could find them, so they stay held for as long as they live.
+    strays: Mutex<Vec<Arc<Held>>>,
 }
 
 /// Who belongs to the tree.
@@ -55,19 +60,25 @@ struct Found {
     /// Members of the group, zombies among them. (None if the group is not to be relied on.)
     inside: Vec<i32>,
     /// The others, all of whom lived.
-    outside: Vec<Held>,
+    outside: Vec<Arc<Held>>,
     /// How many of these were known before.
     known: usize,
     /// Those who were gone when they were looked at, and may have had children.
     gone: Vec<i32>,
 }
 
+impl Found {
+    fn ids(&self) -> HashSet<i32> {
+        self.inside.iter().copied().chain(ids(&self.outside)).collect()
+    }
+}
+
 /// A look at those who are new.
 struct Look {
     /// In the group.
-    joined: Vec<Held>,
+    joined: Vec<Arc<Held>>,
     /// Outside, with those who were known.
-    outside: Vec<Held>,
+    outside: Vec<Arc<Held>>,
     /// There is nobody new, and nobody can have been missed.
     nobody_new: bool,
 }
@@ -82,14 +93,14 @@ enum Among {
 
 /// What a process turns out to be.
 enum Verdict {
-    Member(Held),
+    Member { held: Held, is_stray: bool },
     Stranger,
     Gone,
 }
 
 impl Group {
     pub(super) fn new(leader: u32, cookie: Option<Cookie>, since: Since) -> Self {
-        Self { id: leader as i32, cookie, since }
+        Self { id: leader as i32, cookie, since, strays: Mutex::default() }
     }
 
     pub(super) fn containment(&self) -> Containment {
@@ -109,8 +120,16 @@ impl Group {
         let newest = processes::newest();
         let (found, _) = self.signal_all(leader, libc::SIGKILL)?;
         match newest {
-            Some(newest) => self.chase(leader, found, newest),
-            None => self.repeat(leader, found),
+            // A tree that stays in its group is done with, and that is most of them.
+            Some(newest) if found.outside.is_empty() => self.chase(leader, found, newest),
+            // Some containers have a `/proc` in which the newest is not what it should be. So where
+            // somebody has left the group before, all are looked at once more.
+            Some(newest) => {
+                let known = found.ids();
+                self.chase(leader, found, newest)?;
+                self.repeat(leader, known)
+            }
+            None => self.repeat(leader, found.ids()),
         }
     }
 
@@ -138,11 +157,11 @@ impl Group {
         &self,
         leader: &Leader,
         after: i32,
-        mut known: Vec<Held>,
+        mut known: Vec<Arc<Held>>,
         gone: &mut Vec<i32>,
     ) -> io::Result<Look> {
         // The dead have no children any more.
-        known.retain(Held::lives);
+        known.retain(|held| held.lives());
         let newest = processes::newest().unwrap_or(after);
         let found = self.find(leader, Among::New(after, newest), known)?;
         let joined = self.hold(leader, &found.inside)?;
@@ -152,16 +171,14 @@ impl Group {
         Ok(Look { joined, outside: found.outside, nobody_new })
     }
 
-    /// The rest of a kill, elsewhere: looks at all, until there is nobody new.
-    fn repeat(&self, leader: &Leader, first: Found) -> io::Result<()> {
-        let mut known: HashSet<i32> = first.outside.iter().map(Held::id).collect();
-        known.extend(first.inside);
+    /// The rest of a kill, elsewhere: looks at all, until there is nobody who is not known.
+    fn repeat(&self, leader: &Leader, mut known: HashSet<i32>) -> io::Result<()> {
         for _ in 0..PASSES {
             // All who are left, for the sake of the error: see above.
             let living = self.living(leader)?;
             let refused = send(&living, libc::SIGKILL);
             let before = known.len();
-            known.extend(living.iter().map(Held::id));
+            known.extend(ids(&living));
             if known.len() == before {
                 return refused;
             }
@@ -245,7 +262,7 @@ impl Group {
 
     /// All members that live, but for a leader that has left its group. Those who are born meanwhile may be
     /// missing, but if there are any, then there is one.
-    fn living(&self, leader: &Leader) -> io::Result<Vec<Held>> {
+    fn living(&self, leader: &Leader) -> io::Result<Vec<Arc<Held>>> {
         let newest = processes::newest();
         let found = self.find(leader, Among::All, Vec::new())?;
         let mut living = self.hold(leader, &found.inside)?;
@@ -264,12 +281,12 @@ impl Group {
     }
 
     /// Those of the group who live.
-    fn hold(&self, leader: &Leader, inside: &[i32]) -> io::Result<Vec<Held>> {
+    fn hold(&self, leader: &Leader, inside: &[i32]) -> io::Result<Vec<Arc<Held>>> {
         let mut held = Vec::new();
         for id in inside {
-            held.extend(Held::open(*id)?);
+            held.extend(Held::open(*id)?.map(Arc::new));
         }
-        held.retain(|member| member.group() == Some(self.id) && member.lives());
+        held.retain(|member: &Arc<Held>| member.group() == Some(self.id) && member.lives());
         if !self.is_pinned(leader) {
             held.clear();
         }
@@ -277,7 +294,10 @@ impl Group {
     }
 
     /// Finds those that are not known.
-    fn find(&self, leader: &Leader, among: Among, known: Vec<Held>) -> io::Result<Found> {
+    fn find(&self, leader: &Leader, among: Among, mut known: Vec<Arc<Held>>) -> io::Result<Found> {
+        let mut strays = self.strays();
+        strays.retain(|stray| ids(&known).all(|id| id != stray.id()));
+        known.append(&mut strays);
         let mut found = Found { known: known.len(), outside: known, ..Found::default() };
         loop {
             let pinned = self.is_pinned(leader);
@@ -305,12 +325,7 @@ impl Group {
         }
     }
 
-    fn find_outside(
-        &self,
-        census: &Census,
-        pinned: bool,
-        found: &mut Found,
-    ) -> io::Result<()> {
+    fn find_outside(&self, census: &Census, pinned: bool, found: &mut Found) -> io::Result<()> {
         // With the place in `outside` of those who are there.
         let mut members: HashMap<i32, Option<usize>> =
             census.group.iter().map(|id| (*id, None)).collect();
@@ -332,7 +347,11 @@ impl Group {
                     continue;
                 }
                 match self.judge(other, parent, &found.outside)? {
-                    Verdict::Member(held) => {
+                    Verdict::Member { held, is_stray } => {
+                        let held = Arc::new(held);
+                        if is_stray {
+                            self.strays.lock().push(Arc::clone(&held));
+                        }
                         members.insert(other.id, Some(found.outside.len()));
                         found.outside.push(held);
                     }
@@ -354,27 +373,33 @@ impl Group {
         &self,
         other: Other,
         parent: Option<Option<usize>>,
-        outside: &[Held],
+        outside: &[Arc<Held>],
     ) -> io::Result<Verdict> {
         let Some(held) = Held::open(other.id)? else { return Ok(Verdict::Gone) };
-        let parent_is_member = |place| match place {
-            Some(place) => outside.get(place).is_some_and(Held::lives),
+        let parent_is_member = |place: Option<usize>| match place {
+            Some(place) => outside.get(place).is_some_and(|parent| parent.lives()),
             None => other.parent == self.id || processes::group_of(other.parent) == Some(self.id),
         };
-        let is_member = match (parent, &self.cookie) {
-            (Some(place), _)
-                if held.parent()? == Some(other.parent) && parent_is_member(place) =>
-            {
-                true
-            }
-            (_, Some(cookie)) => held.carries(cookie)?,
-            (_, None) => false,
+        let by_parent = match parent {
+            Some(place) => held.parent()? == Some(other.parent) && parent_is_member(place),
+            None => false,
         };
-        Ok(match (held.lives(), is_member) {
+        let by_cookie = match &self.cookie {
+            Some(cookie) => held.carries(cookie)?,
+            None => false,
+        };
+        Ok(match (held.lives(), by_parent || by_cookie) {
             (false, _) => Verdict::Gone,
-            (true, true) => Verdict::Member(held),
+            (true, true) => Verdict::Member { held, is_stray: !by_cookie },
             (true, false) => Verdict::Stranger,
         })
+    }
+
+    /// Those that live.
+    fn strays(&self) -> Vec<Arc<Held>> {
+        let mut strays = self.strays.lock();
+        strays.retain(|stray| stray.lives());
+        strays.clone()
     }
 
     /// Whether the leader's ID is its own, and the group's.
@@ -388,8 +413,12 @@ impl Group {
     }
 }
 
+fn ids(members: &[Arc<Held>]) -> impl Iterator<Item = i32> {
+    members.iter().map(|member| member.id())
+}
+
 /// Signals them all. The error is the last one, and says whom it is about.
-fn send(members: &[Held], signal: c_int) -> io::Result<()> {
+fn send(members: &[Arc<Held>], signal: c_int) -> io::Result<()> {
     let mut result = Ok(());
     for member in members {
         if let Err(error) = member.signal(signal) {
