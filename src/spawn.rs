@@ -15,7 +15,8 @@ use std::process::Command;
 /// - [`tree`](Self::tree), and on Unix other than Linux [`kill_with_parent`](Self::kill_with_parent): on
 ///   Unix the child leads a process group of its own
 ///   ([`CommandExt::process_group(0)`](https://doc.rust-lang.org/std/os/unix/process/trait.CommandExt.html#tymethod.process_group)),
-///   and so do the children of later spawns of the same command, plain ones included. On Linux the
+///   and so do the children of later spawns of the same command, plain ones included; a hook of your own
+///   that calls setsid(2) fails then. On Linux the
 ///   variable `SHARED_CHILD_TREE` is set for the spawn, and afterwards is as it was for the child: what
 ///   the command says of it, else what this process has.
 /// - `linux::SpawnOptionsExt::cgroup`, and on Linux `kill_with_parent`: the command gets a hook that runs before
@@ -84,7 +85,9 @@ impl SpawnOptions {
 
     /// Kills the child, or the whole tree if it is one, when the handle is dropped.
     ///
-    /// The drop does not block; what takes time is done in the background. Disarmed by
+    /// The drop does not block. It kills the child and its process group (or cgroup, or job) at once; those who
+    /// have left the group are looked for in the background, so if the program ends right after, combine
+    /// this with [`kill_with_parent`](Self::kill_with_parent). Disarmed by
     /// [`detach`](SharedChild::detach) and [`into_inner`](SharedChild::into_inner).
     ///
     /// # Examples
@@ -110,13 +113,15 @@ impl SpawnOptions {
     /// Kills the child, or the whole tree if it is one, when this process dies, by whatever cause.
     ///
     /// That includes SIGKILL and a crash; it does not include a call of `exec`. It is in force for as long as
-    /// the child or the tree lives, also after the handle was dropped.
+    /// the child or the tree lives, also after the handle was dropped; a thread then sees to it, other than
+    /// for a single child on Linux.
     ///
     /// # Platforms
     ///
     /// - **Linux, a single child**: the kernel sends SIGKILL (`PR_SET_PDEATHSIG`, prctl(2)). The child is
     ///   spawned by a thread that lives as long as the process, since the kernel means the death of the
-    ///   *thread*. A child that executes a program with set-user-ID or capabilities loses it.
+    ///   *thread*. What is particular to a thread (its CPU affinity, its namespaces) comes from there. A child
+    ///   that executes a program with set-user-ID or capabilities is no longer tied.
     /// - **Linux, a tree; other Unix**: by a *guardian*, one small `sh` for the whole process, started when first
     ///   needed. It ends with this process. Programs that wait for any child (`waitpid(-1)`) may meet it.
     ///   Outside Linux a single child leads a process group of its own for this, and the group is killed.

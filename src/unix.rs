@@ -64,8 +64,8 @@ impl SharedChild {
     ///
     /// # fn main() -> std::io::Result<()> {
     /// let child = SharedChild::spawn(Command::new("sleep").arg("1000"))?;
-    /// let status = child.stop_with(libc::SIGINT, Duration::from_secs(60))?;
-    /// assert_eq!(status.signal(), Some(libc::SIGINT));
+    /// let status = child.stop_with(libc::SIGUSR1, Duration::from_secs(60))?;
+    /// assert_eq!(status.signal(), Some(libc::SIGUSR1));
     /// # Ok(())
     /// # }
     /// ```

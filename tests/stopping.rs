@@ -72,7 +72,10 @@ fn with_another_signal() {
     watchdog!();
     on_every_backend(|backend| {
         let (child, _) = ready(backend, "ignore 15 say ready read");
-        assert_eq!(signal_of(child.stop_with(libc::SIGINT, FOR_EVER).unwrap()), Some(libc::SIGINT));
+        assert_eq!(
+            signal_of(child.stop_with(libc::SIGUSR1, FOR_EVER).unwrap()),
+            Some(libc::SIGUSR1)
+        );
         // What is no signal asks nobody.
         let (child, _) = ready(backend, "say ready read");
         assert_eq!(signal_of(child.stop_with(12345, FOR_EVER).unwrap()), Some(libc::SIGKILL));

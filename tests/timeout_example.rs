@@ -3,17 +3,17 @@
 //!
 //! No test relies on speed. A command that is to time out runs for ever; one that is not to time
 //! out is quick and has (practically) for ever. A command says when it is ready. All that a test
-//! starts is in one process group and holds the test's pipes, so that their end proves that nobody
-//! is left.
+//! starts holds the test's pipes, so that their end proves that nobody is left; and it is one tree, of
+//! which a test that fails leaves nobody behind.
 #![cfg(unix)]
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::Signal;
 #[cfg(not(target_os = "haiku"))]
 use rustix::process::{Resource, Rlimit, setrlimit};
-use shared_child::{SharedChild, unix::SharedChildExt};
+use shared_child::{SharedChild, SpawnOptions, unix::SharedChildExt};
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -29,12 +29,11 @@ fn ours() -> PathBuf {
     path
 }
 
-/// A running program, which stands for its whole process group.
+/// A running program, and all that it has started.
 struct Running {
     child: SharedChild,
     out: Receiver<String>,
     err: Receiver<String>,
-    finished: bool,
     what: String,
 }
 
@@ -65,12 +64,11 @@ fn start<A: AsRef<OsStr>>(
     #[cfg(not(target_os = "haiku"))]
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).expect("setrlimit");
     let mut command = Command::new(program);
-    command.args(args).process_group(0);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = SharedChild::spawn(&mut command).expect("spawn");
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = SpawnOptions::new().tree(true).spawn(&mut command).expect("spawn");
     let out = lines(child.take_stdout().expect("piped"));
     let err = lines(child.take_stderr().expect("piped"));
-    Running { child, out, err, finished: false, what: format!("{command:?}") }
+    Running { child, out, err, what: format!("{command:?}") }
 }
 
 fn lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
@@ -98,10 +96,9 @@ impl Running {
     }
 
     /// Waits for the exit, and for the end of everybody else.
-    fn finish(mut self) -> Outcome {
+    fn finish(self) -> Outcome {
         let status = self.status();
         let (out, err) = (self.rest(&self.out), self.rest(&self.err));
-        self.finished = true;
         Outcome { status, out, err }
     }
 
@@ -121,18 +118,14 @@ impl Running {
         panic!("{}: {how}: {}", thread::current().name().unwrap_or("?"), self.what)
     }
 
-    fn kill_group(&self) {
-        let group = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        let _ = kill_process_group(group.expect("a process ID"), Signal::KILL);
+    fn kill_all(&self) {
+        self.child.tree().expect("a tree").kill().expect("kill");
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if !self.finished {
-            // Somebody of the group is alive, or the program has not been reaped: the ID is ours.
-            self.kill_group();
-        }
+        self.kill_all();
     }
 }
 
@@ -331,7 +324,7 @@ fn timing_out() {
         (137, &["-k.05", "-sCHLD", ".05", "sleep", "1000"]),
     ]);
     // After a timeout the status is told by an exit, as with GNU, not by a signal; save that KILL
-    // takes the whole group.
+    // is told as GNU's does, whose own group it takes.
     assert_eq!(timeout(&["-p", ".05", "sleep", "1000"]).status.code(), Some(143));
     assert_eq!(timeout(&["-fs9", ".05", "sleep", "1000"]).status.code(), Some(137));
     assert_eq!(timeout(&["-s9", ".05", "sleep", "1000"]).status.signal(), Some(9));
@@ -386,9 +379,7 @@ fn command_that_handles_the_signal() {
     let (running, _) = ready(&["1000"], script);
     running.signal(Signal::TERM);
     let outcome = running.finish();
-    // The signal is sent to the command and to its group. If the shell is quick it gets two.
-    assert_eq!(outcome.code(), 9, "{}", outcome.out);
-    assert!(outcome.out.starts_with("got\n"), "{}", outcome.out);
+    assert_eq!((outcome.code(), outcome.out.as_str()), (9, "got\n"), "once");
 }
 
 #[test]
@@ -514,8 +505,80 @@ mod linux {
         running.signal(Signal::TERM);
         assert_eq!(running.status().signal(), Some(Signal::TERM.as_raw()));
         assert!(!['Z', 'X'].contains(&state(&pid)));
-        running.kill_group();
+        running.kill_all();
         running.finish();
+    }
+
+    /// Starts a daemon: in a session of its own, and its parent is gone. That says who it is.
+    fn daemon(its_trap: &str, then: &str) -> String {
+        format!("(setsid sh -c '{its_trap} echo $$; exec sleep 1000' &); {then}")
+    }
+
+    #[test]
+    fn a_daemon_dies_too() {
+        let obeys = "exec sleep 1000";
+        let ignores = "trap \"\" TERM;";
+        let stubborn = &format!("{ignores} {obeys}");
+        let cases: [(&[&str], &str, &str, Option<i32>); 4] = [
+            (&["1000"], "", obeys, None),
+            (&["-s", "KILL", "1000"], ignores, stubborn, Some(9)),
+            (&["-k", ".05", "1000"], ignores, stubborn, Some(9)),
+            // The command has ended long before.
+            (&["-k", ".05", "1000"], ignores, obeys, None),
+        ];
+        for (options, its_trap, then, killed) in cases {
+            let (running, _) = ready(options, &daemon(its_trap, then));
+            running.signal(Signal::ALARM);
+            let status = running.finish().status;
+            assert_eq!(status.signal(), killed, "{options:?} {its_trap} {then}");
+            assert_eq!(status.code(), killed.xor(Some(9)).map(|_| 124));
+        }
+        let (running, _) = ready(&["1000"], &daemon("", obeys));
+        running.signal(Signal::HUP);
+        assert_eq!(running.finish().status.signal(), Some(Signal::HUP.as_raw()));
+    }
+
+    #[test]
+    fn nobody_waits_for_a_daemon_that_is_not_to_be_killed() {
+        let cases: [(&[&str], i32); 3] =
+            [(&["1000"], 124), (&["-f", "1000"], 124), (&["-f", "-k", "1000", "1000"], 124)];
+        for (options, code) in cases {
+            let (running, pid) = ready(options, &daemon("trap \"\" TERM;", "exec sleep 1000"));
+            running.signal(Signal::ALARM);
+            assert_eq!(running.status().code(), Some(code), "{options:?}");
+            assert!(!['Z', 'X'].contains(&state(&pid)), "{options:?}");
+            running.kill_all();
+            running.finish();
+        }
+        // Nor for one whose command has ended in time.
+        let (running, pid) = ready(&["-k", "1000", "1000"], &daemon("", "exit 5"));
+        assert_eq!(running.status().code(), Some(5));
+        assert!(!['Z', 'X'].contains(&state(&pid)));
+        running.kill_all();
+        running.finish();
+    }
+
+    #[test]
+    fn foreground_spares_a_daemon() {
+        let (running, pid) = ready(&["-f", "-k", "1000", "1000"], &daemon("", "exec sleep 1000"));
+        running.signal(Signal::TERM);
+        assert_eq!(running.status().signal(), Some(Signal::TERM.as_raw()));
+        assert!(!['Z', 'X'].contains(&state(&pid)));
+        running.kill_all();
+        running.finish();
+    }
+
+    #[test]
+    fn a_job_stops_and_goes_on_as_one() {
+        let (running, pid) = ready(&["1000"], "echo $$; exec sleep 1000");
+        let own = running.child.id().to_string();
+        running.signal(Signal::TSTP);
+        wait_for_state(&own, 'T');
+        wait_for_state(&pid, 'T');
+        running.signal(Signal::CONT);
+        wait_for_state(&pid, 'S');
+        running.signal(Signal::TERM);
+        assert_eq!(running.finish().status.signal(), Some(Signal::TERM.as_raw()));
     }
 
     #[test]

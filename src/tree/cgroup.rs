@@ -10,6 +10,7 @@
 use super::before_exec::{self, Order};
 use super::cookie::Cookie;
 use super::processes::Held;
+use crate::backoff::Backoff;
 use crate::exit::{poll_until, spawn_helper};
 use crate::sync::Mutex;
 use rustix::event::PollFlags;
@@ -199,12 +200,17 @@ impl Drop for Cgroup {
 }
 
 fn wait_empty(events: &File, deadline: Option<Instant>) -> io::Result<bool> {
+    let mut pause = Backoff::new();
     loop {
         // What happens after this is read makes the file ready.
         if !is_populated(events)? {
             return Ok(true);
         }
         if !poll_until(events.as_fd(), PollFlags::PRI, deadline) {
+            return Ok(false);
+        }
+        // Something else has happened; or `poll` is refused, and must not be asked all the time.
+        if is_populated(events)? && !pause.sleep(deadline) {
             return Ok(false);
         }
     }

@@ -22,11 +22,14 @@
 //!
 //! - Who lived all the while that the list was read is in the list. Who did not was born since, or has
 //!   exited, and its child, if it had one, was born since.
-//! - The new are looked at in the order of their IDs, so a parent comes before its child. Suppose that there
-//!   is no member among those who live, and yet one lives: then it was not there when it was looked
-//!   at, and its parent was; or so for the parent, and so on. The first of the line was dead by then, and
-//!   lived when this look began; and so one more is dead than at the look before.
-//! - So when a look finds no member, and the same dead as the one before, nobody is left.
+//! - The new are looked at in the order of their IDs, so a parent comes before its child. Suppose that a look
+//!   finds no member, and yet one lives whose ID was handed out before the look. When its turn came it
+//!   was not there yet, so its parent lived, which was not found either: so it was not there yet when its
+//!   own turn came, and so on, up to one whose parent had been killed before, and could not give birth any
+//!   more. So there is none.
+//! - And if its ID was handed out during the look? Then one of its line was looked at, and had died, since
+//!   its child was born after the look began. So the next look is at those who are newer still, until there
+//!   are no dead among them.
 //!
 //! What is left are those who have done away with all three before anybody has looked: out of the group,
 //! parent dead, environment emptied. That is why [`Containment`] says best effort.
@@ -79,8 +82,11 @@ struct Look {
     joined: Vec<Arc<Held>>,
     /// Outside, with those who were known.
     outside: Vec<Arc<Held>>,
-    /// There is nobody new, and nobody can have been missed.
-    nobody_new: bool,
+    /// There is nobody new.
+    nobody: bool,
+    /// And nobody can have been missed.
+    is_last: bool,
+    newest: i32,
 }
 
 /// Among whom to look.
@@ -135,18 +141,21 @@ impl Group {
 
     /// The rest of a kill, where process IDs are handed out in turn: of those that were handed out after
     /// this one.
-    fn chase(&self, leader: &Leader, first: Found, after: i32) -> io::Result<()> {
+    fn chase(&self, leader: &Leader, first: Found, mut after: i32) -> io::Result<()> {
         let Found { inside, mut outside, .. } = first;
-        let mut gone = Vec::new();
         for _ in 0..PASSES {
-            let look = self.look_at_new(leader, after, outside, &mut gone)?;
+            let look = self.look_at_new(leader, after, outside)?;
             // Who may not be killed is met again below.
             let _ = send(&look.joined, libc::SIGKILL).and(send(&look.outside, libc::SIGKILL));
             outside = look.outside;
-            if look.nobody_new {
+            if look.is_last {
                 // Who in the group may not be killed was passed over in silence, if others may.
                 let refused = send(&self.hold(leader, &inside)?, libc::SIGKILL);
                 return send(&outside, libc::SIGKILL).and(refused);
+            }
+            // Before they were killed they may have forked whom this look has come too early for.
+            if look.nobody {
+                after = look.newest;
             }
         }
         Err(self.too_fast())
@@ -158,17 +167,15 @@ impl Group {
         leader: &Leader,
         after: i32,
         mut known: Vec<Arc<Held>>,
-        gone: &mut Vec<i32>,
     ) -> io::Result<Look> {
         // The dead have no children any more.
         known.retain(|held| held.lives());
         let newest = processes::newest().unwrap_or(after);
-        let found = self.find(leader, Among::New(after, newest), known)?;
-        let joined = self.hold(leader, &found.inside)?;
-        let nobody = joined.is_empty() && found.outside.len() == found.known;
-        let nobody_new = nobody && *gone == found.gone;
-        *gone = found.gone;
-        Ok(Look { joined, outside: found.outside, nobody_new })
+        let Found { inside, outside, known, gone } =
+            self.find(leader, Among::New(after, newest), known)?;
+        let joined = self.hold(leader, &inside)?;
+        let nobody = joined.is_empty() && outside.len() == known;
+        Ok(Look { joined, outside, nobody, is_last: nobody && gone.is_empty(), newest })
     }
 
     /// The rest of a kill, elsewhere: looks at all, until there is nobody who is not known.
@@ -267,15 +274,15 @@ impl Group {
         let found = self.find(leader, Among::All, Vec::new())?;
         let mut living = self.hold(leader, &found.inside)?;
         living.extend(found.outside);
-        let Some(after) = newest.filter(|_| living.is_empty()) else { return Ok(living) };
-        let mut gone = Vec::new();
+        let Some(mut after) = newest.filter(|_| living.is_empty()) else { return Ok(living) };
         for _ in 0..PASSES {
-            let look = self.look_at_new(leader, after, Vec::new(), &mut gone)?;
+            let look = self.look_at_new(leader, after, Vec::new())?;
             living = look.joined;
             living.extend(look.outside);
-            if look.nobody_new || !living.is_empty() {
+            if look.is_last || !living.is_empty() {
                 return Ok(living);
             }
+            after = look.newest;
         }
         Err(self.too_fast())
     }

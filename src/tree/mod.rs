@@ -260,7 +260,9 @@ impl Tree {
 
     /// Blocks until no process of the tree is left, or until the deadline: `false` if there are some then.
     ///
-    /// Looks at least once. This blocks in the kernel, and polls nothing.
+    /// Looks at least once. Blocks in the kernel for as long as somebody is there to be waited for; where the
+    /// system cannot do that (Linux without pidfds, some processes of other users), it polls, slower and
+    /// slower, up to 50 times a second.
     ///
     /// # Errors
     ///
