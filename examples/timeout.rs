@@ -1,5 +1,5 @@
-//! `timeout(1)`: runs a command, and signals it if it still runs after a given time. Options, exit
-//! statuses and the treatment of signals are those of GNU coreutils; `--help` lists them.
+//! `timeout(1)`: runs a command, and signals it and all that it has started if it still runs after a given
+//! time. Options, exit statuses and the treatment of signals are those of GNU coreutils; `--help` lists them.
 //!
 //! What makes such a program hard is that three things happen at any moment, in any order: the
 //! command exits, the time is up, somebody signals us. Here each has its place, and nothing polls:
@@ -11,12 +11,31 @@
 //!   safe at any time: a signal that comes too late for the command reaches nobody at all,
 //!   whereas with a bare process ID it could reach a stranger.
 //!
-//! Known differences from GNU: no hexadecimal durations; the command always starts with SIGPIPE at
+//! The command is spawned as a tree, so a signal finds all that it has started, daemons included. It
+//! leads a process group of its own, and we stay in that of whoever has started us. So what a terminal sends
+//! (Ctrl-C, Ctrl-Z) reaches us, and we pass it on. With `--foreground` there is no tree: the command is
+//! in our group, and is signalled alone.
+//!
+//! # Known differences from GNU
+//!
+//! With a tree:
+//!
+//! - Signals also reach those who have left the process group.
+//! - With `-k`, if the command ends after the signal but leaves somebody behind, this stays until they
+//!   have ended as well, and kills them at the deadline. The exit status is still that of the command's end.
+//! - After KILL this waits for the command's end before it dies of KILL itself; GNU's does so at once.
+//! - The command is never in the terminal's foreground, so it is stopped if it reads from there, also if it
+//!   was started from a shell's prompt; use `--foreground`. But Ctrl-C reaches it also in a script.
+//! - It finds the variable `SHARED_CHILD_TREE` in its environment.
+//!
+//! And always: no hexadecimal durations; the command starts with SIGPIPE at
 //! its default and no signal blocked, and with `/dev/null` for a standard stream that was closed
 //! (all three are what the standard library does); a script without `#!` runs only if it is named
 //! by a path. Unlike coreutils 9.1, this leaves alone signals that it was started with ignored
-//! (`nohup timeout …`), and passes on SIGUSR1 and SIGUSR2 as well. On Windows
-//! there are no signals: the command is terminated, and only the command.
+//! (`nohup timeout …`), and passes on SIGUSR1 and SIGUSR2 as well.
+//!
+//! On Windows there are no signals: the tree is terminated, or with `--foreground` the command. If this
+//! ends, by Ctrl-C for example, so does what is left of the tree.
 
 use lexopt::{Arg, Parser};
 use platform::Signal;
@@ -41,8 +60,9 @@ Run COMMAND, and signal it if it is still running after DURATION.
 
   -f, --foreground           leave COMMAND in the terminal's foreground and
                              signal it alone, not what it has started
-  -k, --kill-after=DURATION  send KILL as well if COMMAND is still running
-                             this long after the first signal
+  -k, --kill-after=DURATION  send KILL as well if COMMAND, or something that it
+                             has started, is still running this long after the
+                             first signal
   -p, --preserve-status      exit with COMMAND's status also after a timeout
   -s, --signal=SIGNAL        the signal to send on timeout, by name or number
                              (default TERM)
@@ -174,10 +194,15 @@ fn parse_duration(text: &str) -> Option<Duration> {
 }
 
 enum Event {
-    Exited(io::Result<ExitStatus>),
+    /// The command, or all of its tree.
+    Ended,
+    TimeIsUp,
+    /// Meant for the command.
     #[allow(dead_code)] // on Windows
     Received(Signal),
-    TimeIsUp,
+    /// The job that we are is stopped, or goes on.
+    #[allow(dead_code)] // on Windows
+    JobControl(Signal),
 }
 
 fn run(options: Options) -> i32 {
@@ -186,24 +211,39 @@ fn run(options: Options) -> i32 {
     if let Err(error) = platform::prepare(&options, sender.clone()) {
         return fail(format_args!("cannot handle signals: {error}"));
     }
-    let spawned = platform::spawn(&options.command, &options.args);
-    platform::command_has_started();
-    let child = match spawned {
+    let child = match platform::spawn(&options) {
         Ok(child) => Arc::new(child),
         Err(error) => return cannot_run(&options.command, &error),
     };
     let waiter = thread::Builder::new().spawn({
         let child = Arc::clone(&child);
-        move || sender.send(Event::Exited(child.wait()))
+        move || {
+            // What went wrong, if anything, does so again where it is asked for.
+            let _ = child.wait();
+            let _ = sender.send(Event::Ended);
+            if child.tree().is_some_and(|tree| tree.wait_empty(None).is_ok()) {
+                let _ = sender.send(Event::Ended);
+            }
+        }
     });
     if let Err(error) = waiter {
         // Nobody would notice its end, so it must not go on without a limit.
-        let _ = child.kill();
+        let _ = platform::send(&child, Signal::KILL);
         return fail(format_args!("cannot wait for the command: {error}"));
     }
     let deadline = deadline_after(options.duration);
     let Options { signal, kill_after, .. } = options;
-    Monitor { child, events, options, signal, kill_after, deadline, timed_out: false }.run()
+    Monitor {
+        child,
+        events,
+        options,
+        signal,
+        kill_after,
+        deadline,
+        kill_is_due: false,
+        timed_out: false,
+    }
+    .run()
 }
 
 fn cannot_run(command: &OsStr, error: &io::Error) -> i32 {
@@ -225,23 +265,37 @@ struct Monitor {
     /// Zero if KILL is not wanted, or if its deadline has been set.
     kill_after: Duration,
     deadline: Option<Instant>,
+    /// The deadline is that for KILL.
+    kill_is_due: bool,
     timed_out: bool,
 }
 
 impl Monitor {
     fn run(mut self) -> i32 {
-        loop {
+        while !self.is_over() {
             match self.next_event() {
-                Event::Exited(Ok(status)) => return self.exit_code(status),
-                Event::Exited(Err(error)) => return fail(format_args!("{error}")),
+                Event::Ended => {}
                 Event::Received(signal) => self.send(signal),
+                Event::JobControl(signal) => platform::job_control(&self.child, signal),
                 Event::TimeIsUp => {
                     self.timed_out = true;
                     self.deadline = None;
+                    self.kill_is_due = false;
                     self.send(self.signal);
                 }
             }
         }
+        match self.child.wait() {
+            Ok(status) => self.exit_code(status),
+            Err(error) => fail(format_args!("{error}")),
+        }
+    }
+
+    /// The command has ended; and so has all that it has started, as long as KILL is due for that. (If the
+    /// system cannot tell, the command decides.)
+    fn is_over(&self) -> bool {
+        let nobody_left = || self.child.tree().is_none_or(|tree| tree.is_empty().unwrap_or(true));
+        !matches!(self.child.try_wait(), Ok(None)) && (!self.kill_is_due || nobody_left())
     }
 
     fn next_event(&self) -> Event {
@@ -251,10 +305,7 @@ impl Monitor {
         };
         // A command that is done has not timed out, even if on a busy machine the waiting thread
         // has not come round to saying so.
-        event.unwrap_or_else(|| match self.child.try_wait() {
-            Ok(None) => Event::TimeIsUp,
-            exited => Event::Exited(exited.map(|status| status.expect("None is handled above"))),
-        })
+        event.unwrap_or_else(|| if self.is_over() { Event::Ended } else { Event::TimeIsUp })
     }
 
     /// Signals the command. The first signal, whether it is ours or was passed on, starts the
@@ -262,23 +313,28 @@ impl Monitor {
     fn send(&mut self, signal: Signal) {
         if !self.kill_after.is_zero() {
             self.deadline = deadline_after(std::mem::take(&mut self.kill_after));
+            self.kill_is_due = self.deadline.is_some();
             self.signal = Signal::KILL;
         }
         if self.options.verbose {
             let command = self.options.command.to_string_lossy();
             say(format_args!("sending signal {signal} to command '{command}'"));
         }
-        if let Err(error) = platform::send(&self.child, signal, self.options.foreground) {
+        if let Err(error) = platform::send(&self.child, signal) {
             say(format_args!("cannot send signal {signal}: {error}"));
         }
     }
 
     fn exit_code(&self, status: ExitStatus) -> i32 {
         let killer = platform::cause_of_death(status);
-        if let (Some(signal), false) = (killer, self.timed_out) {
-            platform::die_of(signal); // so that our parent sees what ours did
-        }
         let killed = killer == Some(Signal::KILL);
+        match killer {
+            // So that our parent sees what ours did. And GNU's timeout is in the group that it kills.
+            Some(signal) if !self.timed_out || (killed && !self.options.foreground) => {
+                platform::die_of(signal);
+            }
+            _ => {}
+        }
         if self.timed_out && !self.options.preserve_status && !killed {
             return TIMED_OUT;
         }
@@ -313,12 +369,10 @@ fn say(message: fmt::Arguments) {
 mod platform {
     use super::{Event, Options};
     use libc::c_int;
-    use rustix::process::setpgid;
     #[cfg(not(target_os = "haiku"))]
     use rustix::process::{Resource, Rlimit, setrlimit};
-    use shared_child::{SharedChild, unix::SharedChildExt};
+    use shared_child::{SharedChild, SpawnOptions, unix::SharedChildExt};
     use signal_hook::{consts::FORBIDDEN, iterator::Signals, low_level};
-    use std::ffi::{OsStr, OsString};
     use std::os::unix::{ffi::OsStrExt, process::ExitStatusExt};
     use std::process::ExitStatus;
     use std::sync::mpsc::Sender;
@@ -394,84 +448,81 @@ mod platform {
     }
 
     pub(super) fn prepare(options: &Options, sender: Sender<Event>) -> io::Result<()> {
-        if !options.foreground {
-            // Fails only for the leader of a session, which leads a group of its own already.
-            let _ = setpgid(None, None);
+        // Ignored, these would be so in the command too: the first takes the status of its own children
+        // away, and the others make an error of what else waits until it is in the foreground.
+        for signal in [libc::SIGCHLD, libc::SIGTTIN, libc::SIGTTOU] {
+            set_action(signal, libc::SIG_DFL);
         }
-        // Ignored, it would be so in the command too, and take the status of its own children away.
-        set_action(libc::SIGCHLD, libc::SIG_DFL);
         // Signals that somebody has had ignored (nohup, a shell's background job) stay so, for us
         // and for the command. All the others are caught, not ignored: exec makes caught signals
         // default again, so that the command starts with clean ones.
         let mut caught: Vec<c_int> = PASSED_ON.to_vec();
         caught.extend([libc::SIGALRM, options.signal.0]);
-        caught.retain(|signal| !is_ignored(*signal));
-        // The command may read from or write to the terminal as a background process. The signal
-        // for that goes to the whole group: it is to stop the command, but not us and our clock.
-        caught.extend([libc::SIGTTIN, libc::SIGTTOU]);
+        let has_tree = !options.foreground;
+        if has_tree {
+            caught.extend([libc::SIGTSTP, libc::SIGCONT]);
+        }
         // SIGCHLD also means that the command has stopped: to pass it on would wake the command up.
-        caught.retain(|signal| !FORBIDDEN.contains(signal) && ![0, libc::SIGCHLD].contains(signal));
+        caught.retain(|signal| {
+            ![FORBIDDEN, &[0, libc::SIGCHLD]].concat().contains(signal) && !is_ignored(*signal)
+        });
         let mut signals = Signals::new(caught)?;
         thread::Builder::new().spawn(move || {
             for signal in signals.forever() {
-                let _ = match signal {
-                    libc::SIGTTIN | libc::SIGTTOU => Ok(()),
-                    libc::SIGALRM => sender.send(Event::TimeIsUp),
-                    signal => sender.send(Event::Received(Signal(signal))),
-                };
+                let _ = sender.send(match signal {
+                    libc::SIGALRM => Event::TimeIsUp,
+                    libc::SIGTSTP | libc::SIGCONT if has_tree => Event::JobControl(Signal(signal)),
+                    signal => Event::Received(Signal(signal)),
+                });
             }
         })?;
         Ok(())
     }
 
-    pub(super) fn spawn(command: &OsStr, args: &[OsString]) -> io::Result<SharedChild> {
-        let spawned = SharedChild::spawn(Command::new(command).args(args));
-        match &spawned {
+    pub(super) fn spawn(options: &Options) -> io::Result<SharedChild> {
+        let Options { command, args, .. } = options;
+        // Not `kill_with_parent`: that is a shell for each command. And what a command that ends in time
+        // has left running is to outlive us.
+        let mut how = SpawnOptions::new();
+        how.tree(!options.foreground);
+        let spawned = match how.spawn(Command::new(command).args(args)) {
             // As execvp(3) does for scripts without `#!`. Not for those found by PATH, since the
             // shell could find another one.
             Err(error)
                 if error.raw_os_error() == Some(libc::ENOEXEC)
                     && command.as_bytes().contains(&b'/') =>
             {
-                SharedChild::spawn(Command::new("/bin/sh").arg(command).args(args))
+                how.spawn(Command::new("/bin/sh").arg(command).args(args))
             }
-            _ => spawned,
+            spawned => spawned,
+        };
+        // Our clock goes on though we, or others in our group, use the terminal from the background. Not
+        // sooner, since the command would inherit it.
+        for signal in [libc::SIGTTIN, libc::SIGTTOU] {
+            set_action(signal, libc::SIG_IGN);
         }
+        spawned
     }
 
-    /// From here on we may write to the terminal from the background. Not sooner, since the command
-    /// would inherit the ignored signals; caught ones do not do, since they make write(2) restart,
-    /// and raise the signal again, for ever.
-    pub(super) fn command_has_started() {
-        set_action(libc::SIGTTIN, libc::SIG_IGN);
-        set_action(libc::SIGTTOU, libc::SIG_IGN);
-    }
-
-    pub(super) fn send(child: &SharedChild, signal: Signal, foreground: bool) -> io::Result<()> {
-        // The command first and by itself, since it may have left our group.
-        let sent = child.send_signal(signal.0);
-        if !foreground {
-            send_to_group(signal.0);
-            if ![libc::SIGKILL, libc::SIGCONT].contains(&signal.0) {
-                // A stopped process would not act on the signal, nor exit.
-                let _ = child.send_signal(libc::SIGCONT);
-                send_to_group(libc::SIGCONT);
-            }
+    pub(super) fn send(child: &SharedChild, signal: Signal) -> io::Result<()> {
+        let Some(tree) = child.tree() else { return child.send_signal(signal.0) };
+        if signal == Signal::KILL {
+            return tree.kill(); // also those who are born meanwhile
+        }
+        let sent = tree.send_signal(signal.0);
+        if signal.0 != libc::SIGCONT {
+            // A stopped process would not act on the signal, nor exit.
+            let _ = tree.send_signal(libc::SIGCONT);
         }
         sent
     }
 
-    /// Signals the group, which we are in ourselves: KILL ends us as well, and that is the status
-    /// our parent sees.
-    fn send_to_group(signal: c_int) {
-        // Ignored before it is sent, lest we pass it on to the group for ever; and for good, lest
-        // we play ping-pong with a command that does the same (`trap 'kill 0' TERM` in a shell).
-        if signal != libc::SIGCHLD {
-            set_action(signal, libc::SIG_IGN);
+    /// Has the tree do as we are told, and then does so.
+    pub(super) fn job_control(child: &SharedChild, signal: Signal) {
+        let _ = child.tree().map(|tree| tree.send_signal(signal.0));
+        if signal.0 == libc::SIGTSTP {
+            let _ = low_level::raise(libc::SIGSTOP);
         }
-        // SAFETY: kill(2) takes no pointers. 0 is the caller's own group, which cannot be a
-        // stranger's while we are in it.
-        unsafe { libc::kill(0, signal) };
     }
 
     /// Does nothing for what cannot be set, such as SIGKILL.
@@ -524,8 +575,7 @@ mod platform {
 #[cfg(windows)]
 mod platform {
     use super::{Event, Options};
-    use shared_child::SharedChild;
-    use std::ffi::{OsStr, OsString};
+    use shared_child::{SharedChild, SpawnOptions};
     use std::process::{Command, ExitStatus};
     use std::sync::mpsc::Sender;
     use std::{fmt, io};
@@ -550,20 +600,24 @@ mod platform {
         }
     }
 
-    /// Ctrl-C reaches the command by itself, as it shares our console.
     pub(super) fn prepare(_: &Options, _: Sender<Event>) -> io::Result<()> {
         Ok(())
     }
 
-    pub(super) fn spawn(command: &OsStr, args: &[OsString]) -> io::Result<SharedChild> {
-        SharedChild::spawn(Command::new(command).args(args))
+    /// Ctrl-C reaches only a command that shares our console group. A tree has one of its own, so it is to
+    /// end with us.
+    pub(super) fn spawn(options: &Options) -> io::Result<SharedChild> {
+        SpawnOptions::new()
+            .tree(!options.foreground)
+            .kill_with_parent(!options.foreground)
+            .spawn(Command::new(&options.command).args(&options.args))
     }
 
-    pub(super) fn command_has_started() {}
-
-    pub(super) fn send(child: &SharedChild, _: Signal, _foreground: bool) -> io::Result<()> {
-        child.kill()
+    pub(super) fn send(child: &SharedChild, _: Signal) -> io::Result<()> {
+        child.tree().map_or_else(|| child.kill(), |tree| tree.kill())
     }
+
+    pub(super) fn job_control(_: &SharedChild, _: Signal) {}
 
     pub(super) fn cause_of_death(_: ExitStatus) -> Option<Signal> {
         None

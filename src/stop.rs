@@ -11,6 +11,9 @@ use std::io;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
+/// How long the end of those who were killed is waited for, beside the child's own.
+const DYING: Duration = Duration::from_secs(1);
+
 /// What those who stop a child have in common.
 pub(crate) struct Stopping(Mutex<Plan>);
 
@@ -48,6 +51,9 @@ pub(crate) fn stop(child: &SharedChild, ask: Ask, grace: Duration) -> io::Result
             || child.ask(ask).unwrap_or_else(|error| error.kind() != io::ErrorKind::InvalidInput);
         if !asked || !child.is_gone_by(deadline)? {
             child.kill_all()?;
+            // They are dying. Who takes longer, in the middle of something that the system does not interrupt,
+            // is not waited for.
+            child.is_gone_by(Instant::now().checked_add(DYING))?;
         }
     }
     child.wait()

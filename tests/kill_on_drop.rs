@@ -190,7 +190,10 @@ fn nothing_is_left() {
                     child.tree().unwrap().kill().unwrap();
                     child.tree().unwrap().wait_empty(None).unwrap();
                 }
-                2 => drop(child.stop(std::time::Duration::ZERO).unwrap()),
+                2 => {
+                    child.stop(std::time::Duration::ZERO).unwrap();
+                    drop(child);
+                }
                 3 => {
                     child.detach();
                     drop(child);

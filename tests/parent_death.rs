@@ -38,6 +38,14 @@ fn die(parent: &Stage) {
     wait(&parent.child);
 }
 
+/// And all that was tied to it, and last its guardian.
+#[track_caller]
+fn all_die(parent: &Stage) {
+    die(parent);
+    parent.until_nobody_is_left();
+    until("the guardian is gone", || guardian_of(parent).is_empty());
+}
+
 fn tree() -> Vec<String> {
     let stubborn = start("setsid ignore 15 ignore 1 pid read");
     [stubborn, daemon("pid read"), start("own-group pid read"), parts("pid read")].concat()
@@ -53,8 +61,7 @@ fn a_single_child() {
     let line = [given("owner alone", &parts("ignore 15 pid read")), parts("read")];
     let parent = parent(&line, 1);
     assert_eq!(guardian_of(&parent), [], "the kernel does it");
-    die(&parent);
-    parent.until_nobody_is_left();
+    all_die(&parent);
 }
 
 #[test]
@@ -65,9 +72,7 @@ fn a_tree() {
         let parent = parent(&line, 4);
         let guardian = guardian_of(&parent);
         assert_eq!(guardian.len(), 1);
-        die(&parent);
-        parent.until_nobody_is_left();
-        until("the guardian is gone", || !linux::is_alive(guardian[0]));
+        all_die(&parent);
     }
 }
 
@@ -82,8 +87,7 @@ fn many_trees() {
         line.push(parts("read"));
         let parent = parent(&line, 40);
         assert_eq!(guardian_of(&parent).len(), 1);
-        die(&parent);
-        parent.until_nobody_is_left();
+        all_die(&parent);
     }
 }
 
@@ -95,8 +99,7 @@ fn the_death_of_a_thread_is_not_the_parents() {
     let mut parent = parent(&line, 1);
     parent.hear("alive");
     assert_eq!(parent.survivors().len(), 1);
-    die(&parent);
-    parent.until_nobody_is_left();
+    all_die(&parent);
 }
 
 /// The handle is gone; the tie is not.
@@ -111,8 +114,7 @@ fn after_a_drop() {
         let mut parent = parent(&line, 1);
         parent.hear("dropped");
         assert_eq!(parent.survivors().len(), 1);
-        die(&parent);
-        parent.until_nobody_is_left();
+        all_die(&parent);
     }
 }
 
@@ -147,8 +149,7 @@ fn a_leader_that_exits_first() {
             ids.iter().filter(|id| linux::is_alive(**id)).count() == 1 // the guardian
         });
         assert_eq!(parent.survivors().len(), 2);
-        die(&parent);
-        parent.until_nobody_is_left();
+        all_die(&parent);
     }
 }
 
@@ -174,8 +175,7 @@ fn another_guardian() {
     }
     std::fs::remove_file(&file).unwrap();
     until("there is another", || guardian_of(&parent).len() == 1);
-    die(&parent);
-    parent.until_nobody_is_left();
+    all_die(&parent);
 }
 
 /// What a terminal or a group's death does to the parent, the guardian survives.

@@ -127,7 +127,7 @@ fn after(reader: &mut impl BufRead, what: &str) -> String {
     }
 }
 
-/// If the test fails, all of it is killed.
+/// If the test fails it is killed, and then those whom it has started have the end of their input at the latest.
 fn spawn(wrapper: &[&str], arguments: &[String]) -> SharedChild {
     // Whoever runs the tests may have had these ignored (nohup, a shell's background job), and what is
     // ignored is inherited.
@@ -144,8 +144,8 @@ fn spawn(wrapper: &[&str], arguments: &[String]) -> SharedChild {
         }
     };
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let options = SpawnOptions::new().tree(true).kill_on_drop(true).clone();
-    options.spawn(&mut command).expect("to spawn")
+    let mut options = SpawnOptions::new();
+    options.kill_on_drop(true).kill_with_parent(true).spawn(&mut command).expect("to spawn")
 }
 
 /// Runs it to its end.

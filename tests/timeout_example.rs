@@ -509,9 +509,10 @@ mod linux {
         running.finish();
     }
 
-    /// Starts a daemon: in a session of its own, and its parent is gone. That says who it is.
+    /// Starts a daemon: in a session of its own, and its parent is gone. That says who it is, and then runs in
+    /// circles: what is in the midst of exec shows no environment, by which it could be found.
     fn daemon(its_trap: &str, then: &str) -> String {
-        format!("(setsid sh -c '{its_trap} echo $$; exec sleep 1000' &); {then}")
+        format!("(setsid sh -c '{its_trap} echo $$; while :; do :; done' &); {then}")
     }
 
     #[test]

@@ -211,15 +211,22 @@ fn no_threads() {
     deny(&Deny::threads());
     assert!(std::thread::Builder::new().spawn(|| ()).is_err(), "the filter works");
     // The drop does by itself what a thread would do.
-    for kind in Kind::all(function_name!()) {
-        let options = SpawnOptions::new().kill_on_drop(true).clone();
+    let mut cgroups = Vec::new();
+    let kinds = Kind::all(function_name!());
+    for kind in &kinds {
         let all = [start("pid read"), daemon("pid read"), parts("pid read")].concat();
-        let (child, rest) = Stage::set_with(kind, &options, &all, 3).take_child();
-        drop(child);
-        until("all are dead", || rest.survivors() == 0);
-        let (child, rest) = Stage::set_with(kind, &tie(true), &all, 3).take_child();
-        drop(child);
-        until("all are dead", || rest.survivors() == 0);
+        for options in [SpawnOptions::new().kill_on_drop(true).clone(), tie(true)] {
+            let (child, mut rest) = Stage::set_with(*kind, &options, &all, 3).take_child();
+            cgroups.extend(rest.take_cgroup());
+            drop(child);
+            until("all are dead", || rest.survivors() == 0);
+        }
+    }
+    // But for cgroups: they are removed when the next is made.
+    if let Some(kind) = kinds.iter().find(|kind| **kind == Kind::Cgroup) {
+        wait(&kind.spawn(&SpawnOptions::new(), &mut helper(&["exit", "0"])));
+        assert_eq!(cgroups.len(), 2);
+        assert!(!cgroups.iter().any(|cgroup| cgroup.exists()));
     }
     // There is no thread that lives for ever, and so no such child.
     let error = tie(false).spawn(&mut helper(&["sleep"])).map(drop).unwrap_err();

@@ -181,6 +181,22 @@ fn those_who_fork_steadily() {
     }
 }
 
+/// In the middle of an exec a process shows no environment.
+#[test]
+fn those_who_exec_steadily() {
+    watchdog!();
+    for kind in Kind::all(function_name!()) {
+        for _ in 0..rounds(10).max(2) {
+            let line = [daemon("pid exec-steadily 10000 say over"), parts("pid read")].concat();
+            let mut stage = Stage::set(kind, &line, 2);
+            stage.tree().kill().unwrap();
+            stage.is_empty();
+            let rest = std::io::read_to_string(&mut stage.said).unwrap();
+            assert!(!rest.contains("over"), "it has ended by itself");
+        }
+    }
+}
+
 /// The one exception: who leaves the group, has no parent left, and empties the environment is not found
 /// without a cgroup. The tree admits that it is not tight.
 #[test]

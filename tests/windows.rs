@@ -628,26 +628,31 @@ mod trees {
         watchdog!();
         const CONTROL_C_EXIT: i32 = 0xC000_013A_u32 as i32;
         let parts = [start("pid read"), member()].concat();
+        let stop = |child: &SharedChild| {
+            let before = Instant::now();
+            let status = child.stop(LONG).unwrap();
+            assert!(before.elapsed() < LONG, "it was asked in vain");
+            status
+        };
         on_every_backend(|backend| {
             let stage = Stage::on(backend, &tree(), &parts, 2);
-            let status = stage.child().stop(LONG).unwrap();
+            let status = stop(stage.child());
             assert!([Some(1), Some(CONTROL_C_EXIT)].contains(&status.code()), "{status}");
             stage.is_empty();
-            assert_eq!(stage.child().stop(LONG).unwrap(), status);
+            assert_eq!(stop(stage.child()), status);
 
             let mut group = SpawnOptions::new();
             group.creation_flags(CREATE_NEW_PROCESS_GROUP);
             for options in [&group, group.clone().kill_with_parent(true)] {
                 let child = backend.spawn_with(options, &mut helper(&["sleep"])).unwrap();
-                let status = child.stop(LONG).unwrap();
+                let status = stop(&child);
                 assert!([Some(1), Some(CONTROL_C_EXIT)].contains(&status.code()), "{status}");
             }
             // It shares a console group with us, and must not be asked.
-            let child = sleeper(backend);
-            assert_eq!(child.stop(LONG).unwrap().code(), Some(1));
+            assert_eq!(stop(&sleeper(backend)).code(), Some(1));
             let child = quick(backend, 7);
             wait(&child);
-            assert_eq!(child.stop(LONG).unwrap().code(), Some(7));
+            assert_eq!(stop(&child).code(), Some(7));
         });
     }
 

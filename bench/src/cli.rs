@@ -1,7 +1,7 @@
 //! The command line: which measurements, and what is printed of them.
 
 use crate::report::{Row, Table};
-use crate::{handle, spawn, try_wait, waiters, wake, worker};
+use crate::{cgroup, crowd, handle, spawn, tree, try_wait, waiters, wake, worker};
 use lexopt::{Arg, ValueExt};
 use std::error::Error;
 use std::path::PathBuf;
@@ -18,6 +18,10 @@ const MEASUREMENTS: &[(&str, Measure)] = &[
     ("waiters", waiters::measure),
     ("try_wait", try_wait::measure),
     ("handle", handle::measure),
+    ("tree_spawn", tree::measure_spawn),
+    ("tree_kill", tree::measure_kill),
+    ("sweep", tree::measure_sweep),
+    ("cgroup_kill", cgroup::measure),
 ];
 
 /// How much time to spend.
@@ -56,6 +60,10 @@ pub(crate) fn run() -> Result<()> {
             Arg::Value(name) if name == worker::WORKER => {
                 let (kind, who) = (parser.value()?.string()?, parser.value()?.string()?);
                 return worker::serve(&kind, &who);
+            }
+            Arg::Value(name) if name == crowd::LEADER => {
+                let (kind, members) = (parser.value()?.string()?, parser.value()?.string()?);
+                return crowd::lead(&kind, &members);
             }
             Arg::Value(name) => names.push(name.string()?),
             other => return Err(format!("{}\n{USAGE}", other.unexpected()).into()),

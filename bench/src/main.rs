@@ -9,9 +9,13 @@
 //! the machine for a while slows all alike. A missed bar is printed, and is no failure of the run.
 
 #[cfg(target_os = "linux")]
+mod cgroup;
+#[cfg(target_os = "linux")]
 mod cli;
 #[cfg(target_os = "linux")]
 mod contender;
+#[cfg(target_os = "linux")]
+mod crowd;
 #[cfg(target_os = "linux")]
 mod handle;
 #[cfg(target_os = "linux")]
@@ -22,6 +26,8 @@ mod report;
 mod rounds;
 #[cfg(target_os = "linux")]
 mod spawn;
+#[cfg(target_os = "linux")]
+mod tree;
 #[cfg(target_os = "linux")]
 mod try_wait;
 #[cfg(target_os = "linux")]

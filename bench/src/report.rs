@@ -23,6 +23,8 @@ pub(crate) enum Compare {
     Ratio,
     /// Its figure minus the reference's.
     Difference,
+    /// Not at all: the bar is for the figure itself.
+    Nothing,
 }
 
 impl Compare {
@@ -30,6 +32,7 @@ impl Compare {
         match self {
             Self::Ratio => format!("{value:.3} ×"),
             Self::Difference => format!("{value:+}"),
+            Self::Nothing => number(value),
         }
     }
 
@@ -37,6 +40,7 @@ impl Compare {
         match self {
             Self::Ratio => format!("{bar} ×"),
             Self::Difference => format!("{bar:+}"),
+            Self::Nothing => number(bar),
         }
     }
 }
@@ -47,7 +51,8 @@ pub(crate) struct Figure {
     pub(crate) min: f64,
     pub(crate) median: f64,
     pub(crate) p95: f64,
-    /// Against the reference; `None` if it is the reference.
+    /// Against the reference; `None` if it is the reference. The figure itself if it is compared
+    /// with nothing.
     pub(crate) against: Option<Interval>,
 }
 
@@ -71,7 +76,7 @@ impl Row {
         Self { name: name.to_owned(), unit, compare, reference, figures, bar, is_latency }
     }
 
-    /// What this crate's comparison with the reference must not exceed.
+    /// What this crate's comparison with the reference, or its figure, must not exceed.
     pub(crate) fn bar(self, bar: f64) -> Self {
         Self { bar: Some(bar), ..self }
     }
@@ -106,7 +111,7 @@ impl Row {
         for figure in &self.figures {
             let Figure { who, min, median, p95, against } = figure;
             let mut line = format!("  {:<12} {:>10}", who.name(), number(*median));
-            if self.compare == Compare::Ratio {
+            if self.compare != Compare::Difference {
                 let _ = write!(line, "   min {:>8}", number(*min));
             }
             if self.is_latency {
@@ -114,7 +119,7 @@ impl Row {
             }
             if let Some(Interval { low, mid, high }) = against {
                 let _ = write!(line, "   {:>10}", self.compare.show(*mid));
-                if self.compare == Compare::Ratio {
+                if self.compare != Compare::Difference {
                     let _ = write!(line, " [{low:.3}, {high:.3}]");
                 }
             }
@@ -167,6 +172,7 @@ impl Row {
             match self.compare {
                 Compare::Ratio => "ratio",
                 Compare::Difference => "difference",
+                Compare::Nothing => "nothing",
             },
             or_null(self.bar),
             or_null(self.is_within()),

@@ -33,6 +33,17 @@ impl Rounds {
 
     /// All contenders beside the reference. The bar is for this crate.
     pub(crate) fn row(&self, name: &str, unit: &'static str, reference: Who) -> Row {
+        let figures = self.figures(|who| (who != reference).then(|| self.ratio(who, reference)));
+        Row::new(name, unit, Compare::Ratio, reference, figures)
+    }
+
+    /// The same, but the bar is for this crate's figure, whatever the reference's is.
+    pub(crate) fn row_of_figures(&self, name: &str, unit: &'static str, reference: Who) -> Row {
+        let figures = self.figures(|who| Some(interval(&self.medians(who))));
+        Row::new(name, unit, Compare::Nothing, reference, figures)
+    }
+
+    fn figures(&self, against: impl Fn(Who) -> Option<Interval>) -> Vec<Figure> {
         let figures = self.0.iter().map(|(who, rounds)| {
             let all: Vec<f64> = rounds.iter().flatten().copied().collect();
             Figure {
@@ -40,26 +51,33 @@ impl Rounds {
                 median: quantile(&all, 0.5),
                 min: quantile(&all, 0.0),
                 p95: quantile(&all, 0.95),
-                against: (*who != reference).then(|| self.ratio(*who, reference)),
+                against: against(*who),
             }
         });
-        let figures = figures.collect();
-        Row::new(name, unit, Compare::Ratio, reference, figures)
+        figures.collect()
     }
 
     /// The median, over the rounds, of the ratio of the two in the same round.
     fn ratio(&self, who: Who, reference: Who) -> Interval {
-        let of = |who| self.0.iter().find(|(it, _)| *it == who).map_or(&[][..], |(_, it)| it);
-        let pairs = of(who).iter().zip(of(reference));
-        let ratios: Vec<f64> =
-            pairs.map(|(one, other)| quantile(one, 0.5) / quantile(other, 0.5)).collect();
-        // The ranks between which the true median lies with a probability of 95 %.
-        let spread = 0.98 / (ratios.len() as f64).sqrt();
-        Interval {
-            low: quantile(&ratios, 0.5 - spread),
-            mid: quantile(&ratios, 0.5),
-            high: quantile(&ratios, 0.5 + spread),
-        }
+        let pairs = self.medians(who).into_iter().zip(self.medians(reference));
+        let ratios: Vec<f64> = pairs.map(|(one, other)| one / other).collect();
+        interval(&ratios)
+    }
+
+    /// Of every round.
+    fn medians(&self, who: Who) -> Vec<f64> {
+        let rounds = self.0.iter().find(|(it, _)| *it == who).map_or(&[][..], |(_, it)| it);
+        rounds.iter().map(|samples| quantile(samples, 0.5)).collect()
+    }
+}
+
+/// The median, and the ranks between which the true one lies with a probability of 95 %.
+fn interval(values: &[f64]) -> Interval {
+    let spread = 0.98 / (values.len() as f64).sqrt();
+    Interval {
+        low: quantile(values, 0.5 - spread),
+        mid: quantile(values, 0.5),
+        high: quantile(values, 0.5 + spread),
     }
 }
 

@@ -4,7 +4,8 @@ use crate::cli::{Effort, Result};
 use crate::contender::{Fallback, Handle, Ours, Peer, Who, short_lived};
 use crate::report::Row;
 use crate::rounds::Rounds;
-use std::process::Child;
+use std::io;
+use std::process::{Child, Command, ExitStatus};
 use std::time::Instant;
 
 /// Programs run in a row, before the next contender's turn.
@@ -13,20 +14,26 @@ const IN_A_ROW: u32 = 20;
 pub(crate) fn measure(effort: Effort) -> Result<Vec<Row>> {
     let contenders = [Who::Std, Who::Ours, Who::Fallback, Who::Peer];
     let rounds = Rounds::run(&contenders, effort.pick(15, 200), |who| match who {
-        Who::Ours => sample::<Ours>(),
-        Who::Fallback => sample::<Fallback>(),
-        Who::Peer => sample::<Peer>(),
-        _ => sample::<Child>(),
+        Who::Ours => sample_of::<Ours>(),
+        Who::Fallback => sample_of::<Fallback>(),
+        Who::Peer => sample_of::<Peer>(),
+        _ => sample_of::<Child>(),
     })?;
     Ok(vec![rounds.row("spawn and wait", "µs", Who::Std).bar(1.03)])
 }
 
+fn sample_of<H: Handle>() -> Result<Vec<f64>> {
+    sample(&mut short_lived(), |command| H::spawn(command)?.wait())
+}
+
 /// Microseconds from spawning a program until its handle is dropped, which counts.
-fn sample<H: Handle>() -> Result<Vec<f64>> {
-    let mut command = short_lived();
+pub(crate) fn sample(
+    command: &mut Command,
+    spawn_and_wait: impl Fn(&mut Command) -> io::Result<ExitStatus>,
+) -> Result<Vec<f64>> {
     let start = Instant::now();
     for _ in 0..IN_A_ROW {
-        let status = H::spawn(&mut command)?.wait()?;
+        let status = spawn_and_wait(command)?;
         if !status.success() {
             return Err(format!("{command:?}: {status}").into());
         }

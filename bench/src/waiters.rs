@@ -157,7 +157,7 @@ impl<C> Drop for Herd<C> {
 }
 
 /// User and system time of all threads of this process, and of no child.
-fn cpu_time() -> io::Result<Duration> {
+pub(crate) fn cpu_time() -> io::Result<Duration> {
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
     // SAFETY: `usage` is a writable rusage.
     if unsafe { libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()) } != 0 {
@@ -174,7 +174,7 @@ fn cpu_time() -> io::Result<Duration> {
 }
 
 /// Raises the limit as far as it goes: 1.1.2 takes two descriptors for each wait.
-fn allow_descriptors() -> io::Result<()> {
+pub(crate) fn allow_descriptors() -> io::Result<()> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a writable, and later a readable, rlimit.
     let done = unsafe {

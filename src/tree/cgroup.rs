@@ -11,7 +11,7 @@ use super::before_exec::{self, Order};
 use super::cookie::Cookie;
 use super::processes::Held;
 use crate::backoff::Backoff;
-use crate::exit::{poll_until, spawn_helper};
+use crate::exit::{PerProcess, poll_until, spawn_helper};
 use crate::sync::Mutex;
 use rustix::event::PollFlags;
 use std::ffi::{OsStr, OsString, c_int};
@@ -24,6 +24,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, Command};
 use std::time::Instant;
+
+/// Those that nobody waits for. They are tried again when the next is made.
+static STRANDED: PerProcess<Mutex<Vec<PathBuf>>> = PerProcess::new();
 
 /// Where to make it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -61,6 +64,7 @@ impl Cgroup {
             Place::Below(directory) => fs::canonicalize(directory)
                 .map_err(|error| explain(error, "cannot make a cgroup below", directory))?,
         };
+        remove_stranded();
         if parent.as_os_str().as_bytes().contains(&b'\n') {
             return Err(unsupported("a cgroup whose path has a line break", &parent));
         }
@@ -190,13 +194,23 @@ impl Drop for Cgroup {
         }
         // There are some left, who are to live on.
         let Ok(events) = self.open("cgroup.events", OpenOptions::new().read(true)) else { return };
-        let directory = std::mem::take(&mut self.directory);
-        let _ = spawn_helper("child-cgroup", move || {
+        let directory = self.directory.clone();
+        let see_to_it = move || {
             if wait_empty(&events, None).is_ok() {
                 remove_all(&directory);
             }
-        });
+        };
+        if spawn_helper("child-cgroup", see_to_it).is_err() {
+            STRANDED.get().lock().push(std::mem::take(&mut self.directory));
+        }
     }
+}
+
+/// Tries again what could not be removed at its time, for want of a thread.
+fn remove_stranded() {
+    let stranded = std::mem::take(&mut *STRANDED.get().lock());
+    let left = stranded.into_iter().filter(|directory| !remove_all(directory));
+    STRANDED.get().lock().extend(left.collect::<Vec<_>>());
 }
 
 fn wait_empty(events: &File, deadline: Option<Instant>) -> io::Result<bool> {

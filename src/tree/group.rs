@@ -47,6 +47,9 @@ use std::time::Instant;
 /// More than any tree takes, and few enough to come to an end.
 const PASSES: usize = 1000;
 
+/// How many of a group are held at a time. Other threads want descriptors, too.
+const AT_ONCE: usize = 64;
+
 pub(super) struct Group {
     /// The leader's process ID, and the group's.
     id: i32,
@@ -87,6 +90,18 @@ struct Look {
     /// And nobody can have been missed.
     is_last: bool,
     newest: i32,
+}
+
+/// Those that live.
+struct Living {
+    inside: Vec<i32>,
+    outside: Vec<Arc<Held>>,
+}
+
+impl Living {
+    fn is_empty(&self) -> bool {
+        self.inside.is_empty() && self.outside.is_empty()
+    }
 }
 
 /// Among whom to look.
@@ -149,8 +164,7 @@ impl Group {
             let _ = send(&look.joined, libc::SIGKILL).and(send(&look.outside, libc::SIGKILL));
             outside = look.outside;
             if look.is_last {
-                // Who in the group may not be killed was passed over in silence, if others may.
-                let refused = send(&self.hold(leader, &inside)?, libc::SIGKILL);
+                let refused = self.refused(leader, &inside);
                 return send(&outside, libc::SIGKILL).and(refused);
             }
             // Before they were killed they may have forked whom this look has come too early for.
@@ -181,16 +195,32 @@ impl Group {
     /// The rest of a kill, elsewhere: looks at all, until there is nobody who is not known.
     fn repeat(&self, leader: &Leader, mut known: HashSet<i32>) -> io::Result<()> {
         for _ in 0..PASSES {
-            // All who are left, for the sake of the error: see above.
-            let living = self.living(leader)?;
-            let refused = send(&living, libc::SIGKILL);
+            let Living { inside, outside } = self.living(leader)?;
+            let mut refused = send(&outside, libc::SIGKILL);
+            for some in inside.chunks(AT_ONCE) {
+                // Most were killed with the group and are on their way out; but not who has joined it since.
+                refused = send(&self.hold(leader, some)?, libc::SIGKILL).and(refused);
+            }
             let before = known.len();
-            known.extend(ids(&living));
+            known.extend(ids(&outside).chain(inside));
             if known.len() == before {
                 return refused;
             }
         }
         Err(self.too_fast())
+    }
+
+    /// The error of those in the group who may not be signalled. A signal to the group passes them over in
+    /// silence, if there are others.
+    fn refused(&self, leader: &Leader, inside: &[i32]) -> io::Result<()> {
+        // By the ID, which may be another's: nothing is sent here, and whoever it is about is held next.
+        let refuse = |id: &&i32| processes::refuses(**id);
+        let refusing: Vec<i32> = inside.iter().filter(refuse).copied().collect();
+        let mut refused = Ok(());
+        for some in refusing.chunks(AT_ONCE) {
+            refused = send(&self.hold(leader, some)?, 0).and(refused);
+        }
+        refused
     }
 
     fn too_fast(&self) -> io::Error {
@@ -204,8 +234,7 @@ impl Group {
             return self.signal_group(leader, signal);
         }
         let (found, refused) = self.signal_all(leader, signal)?;
-        // Those in the group have got it. Nothing is sent here, but who may not be signalled is found out.
-        send(&self.hold(leader, &found.inside)?, 0).and(refused)
+        self.refused(leader, &found.inside).and(refused)
     }
 
     /// The leader and its group, without looking for anybody else.
@@ -230,25 +259,30 @@ impl Group {
             return Ok(false);
         }
         loop {
-            let living = self.living(leader)?;
-            if living.is_empty() {
+            let Living { inside, outside } = self.living(leader)?;
+            if inside.is_empty() && outside.is_empty() {
                 return Ok(true);
             }
-            if !living.iter().all(|member| member.wait(deadline)) {
+            let ended = |members: &[Arc<Held>]| members.iter().all(|member| member.wait(deadline));
+            for some in inside.chunks(AT_ONCE) {
+                if !ended(&self.hold(leader, some)?) {
+                    return Ok(false);
+                }
+            }
+            if !ended(&outside) {
                 return Ok(false);
             }
         }
     }
 
     pub(super) fn processes(&self, leader: &Leader) -> io::Result<Vec<u32>> {
-        let mut all: Vec<u32> =
-            self.living(leader)?.iter().map(|member| member.id() as u32).collect();
-        let id = self.id as u32;
+        let Living { inside, outside } = self.living(leader)?;
+        let mut all: Vec<i32> = ids(&outside).chain(inside).collect();
         // It may have left its group.
-        if !all.contains(&id) && matches!(leader.try_wait(), Ok(None)) {
-            all.push(id);
+        if !all.contains(&self.id) && matches!(leader.try_wait(), Ok(None)) {
+            all.push(self.id);
         }
-        Ok(all)
+        Ok(all.into_iter().map(|id| id as u32).collect())
     }
 
     /// Signals everybody once. Says who there was, and whether all outside the group could be signalled.
@@ -269,16 +303,17 @@ impl Group {
 
     /// All members that live, but for a leader that has left its group. Those who are born meanwhile may be
     /// missing, but if there are any, then there is one.
-    fn living(&self, leader: &Leader) -> io::Result<Vec<Arc<Held>>> {
+    fn living(&self, leader: &Leader) -> io::Result<Living> {
         let newest = processes::newest();
         let found = self.find(leader, Among::All, Vec::new())?;
-        let mut living = self.hold(leader, &found.inside)?;
-        living.extend(found.outside);
+        let mut living = Living { inside: Vec::new(), outside: found.outside };
+        for some in found.inside.chunks(AT_ONCE) {
+            living.inside.extend(ids(&self.hold(leader, some)?));
+        }
         let Some(mut after) = newest.filter(|_| living.is_empty()) else { return Ok(living) };
         for _ in 0..PASSES {
             let look = self.look_at_new(leader, after, Vec::new())?;
-            living = look.joined;
-            living.extend(look.outside);
+            living = Living { inside: ids(&look.joined).collect(), outside: look.outside };
             if look.is_last || !living.is_empty() {
                 return Ok(living);
             }
@@ -323,7 +358,7 @@ impl Group {
                 }
             };
             found.gone.clone_from(&census.gone);
-            self.find_outside(&census, pinned, &mut found)?;
+            self.find_outside(among, &census, pinned, &mut found)?;
             // Nothing that was read of a group is worth anything if the ID was free meanwhile.
             if pinned == self.is_pinned(leader) {
                 found.inside = census.group;
@@ -332,7 +367,13 @@ impl Group {
         }
     }
 
-    fn find_outside(&self, census: &Census, pinned: bool, found: &mut Found) -> io::Result<()> {
+    fn find_outside(
+        &self,
+        among: Among,
+        census: &Census,
+        pinned: bool,
+        found: &mut Found,
+    ) -> io::Result<()> {
         // With the place in `outside` of those who are there.
         let mut members: HashMap<i32, Option<usize>> =
             census.group.iter().map(|id| (*id, None)).collect();
@@ -353,7 +394,7 @@ impl Group {
                     undecided.push(other);
                     continue;
                 }
-                match self.judge(other, parent, &found.outside)? {
+                match self.judge(among, other, parent, &found.outside)? {
                     Verdict::Member { held, is_stray } => {
                         let held = Arc::new(held);
                         if is_stray {
@@ -378,11 +419,20 @@ impl Group {
     /// among those outside.
     fn judge(
         &self,
+        among: Among,
         other: Other,
         parent: Option<Option<usize>>,
         outside: &[Arc<Held>],
     ) -> io::Result<Verdict> {
+        // Most are strangers, and need not be held to be told so. (If the ID has come to mean another
+        // meanwhile, that one is new.)
+        if let (None, Some(cookie), Among::All) = (parent, &self.cookie, among) {
+            if !processes::carries(other.id, cookie)? {
+                return Ok(Verdict::Stranger);
+            }
+        }
         let Some(held) = Held::open(other.id)? else { return Ok(Verdict::Gone) };
+        let Some(held) = held.kept()? else { return Ok(Verdict::Gone) };
         let parent_is_member = |place: Option<usize>| match place {
             Some(place) => outside.get(place).is_some_and(|parent| parent.lives()),
             None => other.parent == self.id || processes::group_of(other.parent) == Some(self.id),
@@ -392,7 +442,7 @@ impl Group {
             None => false,
         };
         let by_cookie = match &self.cookie {
-            Some(cookie) => held.carries(cookie)?,
+            Some(cookie) => processes::carries(held.id(), cookie)?,
             None => false,
         };
         Ok(match (held.lives(), by_parent || by_cookie) {

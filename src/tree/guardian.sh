@@ -28,16 +28,16 @@ for number in $list; do
 "
 done
 
-# Those who have left their group. Some may be forking.
-tries=0
-while [ -n "$cookies" ] && [ "$tries" -lt 1000 ]; do
-    found=$(printf %s "$cookies" | grep -lFf - /proc/[0-9]*/environ 2>/dev/null)
-    [ -n "$found" ] || break
-    for file in $found; do
+# Those who have left their group. Some may be forking; and in the middle of an exec nothing is to be seen of a
+# process. So it is over when nobody was found several times in a row.
+tries=0 quiet=0
+while [ -n "$cookies" ] && [ "$tries" -lt 1000 ] && [ "$quiet" -lt 5 ]; do
+    tries=$((tries + 1)) quiet=$((quiet + 1))
+    for file in $(printf %s "$cookies" | grep -lFf - /proc/[0-9]*/environ 2>/dev/null); do
         file=${file#/proc/}
         kill -KILL "${file%/environ}" 2>/dev/null
+        quiet=0
     done
-    tries=$((tries + 1))
 done
 
 for number in $list; do

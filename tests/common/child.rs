@@ -95,6 +95,12 @@ fn play(mut arguments: impl Iterator<Item = String>) {
             "bare" => unix::without_environment(arguments.by_ref().collect()),
             #[cfg(unix)]
             "fork-steadily" => unix::fork_steadily(&argument()),
+            // Becomes another of itself, so many times.
+            #[cfg(unix)]
+            "exec-steadily" => unix::exec_steadily(
+                argument().parse().expect("a number"),
+                arguments.by_ref().collect(),
+            ),
             // Says so when the signal comes, and goes on.
             #[cfg(unix)]
             "report" => unix::report(argument().parse().expect("a signal")),
@@ -218,6 +224,14 @@ mod unix {
         }
         // Nobody has put an end to it.
         super::say("over");
+    }
+
+    pub(crate) fn exec_steadily(times: usize, rest: Vec<String>) {
+        use std::os::unix::process::CommandExt;
+        if times > 0 {
+            let again = ["exec-steadily".to_owned(), (times - 1).to_string()];
+            panic!("exec: {}", super::another(again.into_iter().chain(rest)).exec());
+        }
     }
 
     pub(crate) fn report(signal: c_int) {

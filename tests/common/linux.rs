@@ -378,3 +378,11 @@ pub(crate) fn own_cgroup() -> std::path::PathBuf {
     let mine = mine.lines().find_map(|line| line.strip_prefix("0::/")).expect("a cgroup v2");
     std::path::Path::new(point).join(mine)
 }
+
+/// The directory of the cgroup that a tree has of its own, if this process is in one.
+pub(crate) fn tree_cgroup_of(pid: u32) -> Option<std::path::PathBuf> {
+    let list = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let path = list.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let name = std::path::Path::new(path).file_name()?;
+    name.to_str()?.starts_with("shared_child-").then(|| own_cgroup().join(name))
+}

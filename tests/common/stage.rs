@@ -6,6 +6,7 @@ use shared_child::linux::SpawnOptionsExt;
 use shared_child::seam::Backend;
 use shared_child::{SharedChild, SpawnOptions, Tree};
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
@@ -126,7 +127,8 @@ impl Stage {
 
     /// The handle by itself, and the rest.
     pub(crate) fn take_child(self) -> (SharedChild, Rest) {
-        (self.child, Rest { cast: self.pids, stdin: self.stdin, _said: self.said })
+        let cgroup = self.pids.0.first().and_then(|pid| linux::tree_cgroup_of(*pid));
+        (self.child, Rest { cast: self.pids, stdin: self.stdin, cgroup, _said: self.said })
     }
 
     #[track_caller]
@@ -164,6 +166,8 @@ pub(crate) fn kill_a_helper(pid: u32) {
 pub(crate) struct Rest {
     cast: Cast,
     stdin: Option<ChildStdin>,
+    /// Removed in the background, by this process; so that has to be there.
+    cgroup: Option<PathBuf>,
     /// Whoever says something is not to find it closed.
     _said: BufReader<ChildStdout>,
 }
@@ -177,6 +181,21 @@ impl Rest {
     pub(crate) fn end(mut self) {
         self.stdin = None;
         until("nobody is left", || self.survivors() == 0);
+    }
+}
+
+impl Rest {
+    /// Says which cgroup it has. It is not waited for.
+    pub(crate) fn take_cgroup(&mut self) -> Option<PathBuf> {
+        self.cgroup.take()
+    }
+}
+
+impl Drop for Rest {
+    fn drop(&mut self) {
+        if let (Some(cgroup), false) = (&self.cgroup, std::thread::panicking()) {
+            until("the cgroup is removed", || !cgroup.exists());
+        }
     }
 }
 

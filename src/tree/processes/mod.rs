@@ -16,7 +16,9 @@ use std::io;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod proc;
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(super) use proc::{Held, READS_ENVIRONMENTS, Since, census, census_of_new, newest, usable};
+pub(super) use proc::{
+    Held, READS_ENVIRONMENTS, Since, carries, census, census_of_new, newest, usable,
+};
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 mod not_in_turn;
@@ -36,7 +38,7 @@ mod started;
     target_os = "dragonfly",
     target_os = "netbsd"
 ))]
-pub(super) use started::{Held, READS_ENVIRONMENTS, Since, census, usable};
+pub(super) use started::{Held, READS_ENVIRONMENTS, Since, carries, census, usable};
 
 #[cfg(not(any(
     target_os = "linux",
@@ -55,7 +57,7 @@ mod unknown;
     target_os = "dragonfly",
     target_os = "netbsd"
 )))]
-pub(super) use unknown::{Held, READS_ENVIRONMENTS, Since, census, usable};
+pub(super) use unknown::{Held, READS_ENVIRONMENTS, Since, carries, census, usable};
 
 /// Who there is.
 #[derive(Debug, Default)]
@@ -86,4 +88,11 @@ pub(super) fn group_of(id: i32) -> Option<i32> {
     // SAFETY: an integer goes in, and one comes out.
     let group = unsafe { libc::getpgid(id) };
     (group > 0).then_some(group)
+}
+
+/// Whether a process may not be signalled by this one (kill(2)).
+pub(super) fn refuses(id: i32) -> bool {
+    // SAFETY: integers; 0 is no signal, so nothing is sent, whomever the ID means.
+    let refused = unsafe { libc::kill(id, 0) } != 0;
+    refused && io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
 }

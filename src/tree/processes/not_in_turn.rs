@@ -8,6 +8,11 @@ pub(in super::super) fn newest() -> Option<i32> {
 }
 
 /// Not called where there is no newest.
-pub(in super::super) fn census_of_new(_: Option<i32>, _: Since, _: i32, _: i32) -> io::Result<Census> {
+pub(in super::super) fn census_of_new(
+    _: Option<i32>,
+    _: Since,
+    _: i32,
+    _: i32,
+) -> io::Result<Census> {
     Ok(Census::default())
 }

@@ -101,15 +101,13 @@ fn take(
     buffer: &mut Vec<u8>,
     census: &mut Census,
 ) -> io::Result<bool> {
-    if id == std::process::id() as i32 {
-        return Ok(true);
-    }
     if group.is_some() && group_of(id) == group {
         census.group.push(id);
         return Ok(true);
     }
     let Some(stat) = stat(id, buffer)? else { return Ok(false) };
-    if stat.lives && stat.started >= since.0 {
+    if stat.lives && !stat.is_kernels && stat.started >= since.0 && id != std::process::id() as i32
+    {
         census.others.push(Other { id, parent: stat.parent });
     }
     Ok(stat.lives)
@@ -117,8 +115,18 @@ fn take(
 
 struct Stat {
     lives: bool,
+    /// One of the kernel's own.
+    is_kernels: bool,
     parent: i32,
     started: u64,
+    environment: Environment,
+}
+
+/// Where it lies in a process's memory.
+enum Environment {
+    Nowhere,
+    Empty,
+    Somewhere,
 }
 
 /// `None` if it is gone. An error means that it could not be asked.
@@ -139,12 +147,23 @@ fn parse(stat: &[u8]) -> Option<Stat> {
     let state = fields.next()?;
     let parent = fields.next()?.parse().ok()?;
     // By their numbers in proc_pid_stat(5), of which the next is 5.
-    let threads: u32 = fields.nth(20 - 5)?.parse().ok()?;
+    let flags: u64 = fields.nth(9 - 5)?.parse().ok()?;
+    let threads: u32 = fields.nth(20 - 10)?.parse().ok()?;
     let started = fields.nth(22 - 21)?.parse().ok()?;
+    let from: u64 = fields.nth(50 - 23)?.parse().ok()?;
+    let to: u64 = fields.next()?.parse().ok()?;
     // The first of several threads may have ended, and the process go on.
     let lives = !matches!(state, "Z" | "X") || threads > 1;
-    Some(Stat { lives, parent, started })
+    let environment = match (from, to) {
+        (0, 0) => Environment::Nowhere,
+        _ if from == to => Environment::Empty,
+        _ => Environment::Somewhere,
+    };
+    Some(Stat { lives, is_kernels: flags & PF_KTHREAD != 0, parent, started, environment })
 }
+
+/// `linux/sched.h`.
+const PF_KTHREAD: u64 = 0x0020_0000;
 
 /// Reads a whole file of `/proc`.
 fn read(path: &str, buffer: &mut Vec<u8>) -> rustix::io::Result<()> {
@@ -152,12 +171,42 @@ fn read(path: &str, buffer: &mut Vec<u8>) -> rustix::io::Result<()> {
     buffer.clear();
     loop {
         buffer.reserve(4096);
+        let room = buffer.capacity() - buffer.len();
         match rustix::io::read(&file, rustix::buffer::spare_capacity(buffer)) {
-            Ok(0) => return Ok(()),
+            // These files are short only at their end.
+            Ok(read) if read < room => return Ok(()),
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Whether the environment of whoever has this ID has the cookie.
+///
+/// In the middle of an exec a process shows no environment, though it has had one and will have one again. It
+/// is told from one whose environment is empty by where that lies in its memory: nowhere, so far. So look
+/// again; an exec may wait for the disk, but not for long.
+pub(in super::super) fn carries(id: i32, cookie: &Cookie) -> io::Result<bool> {
+    const ATTEMPTS: usize = 12;
+    let mut buffer = Vec::new();
+    let mut pause = Backoff::new();
+    for _ in 0..ATTEMPTS {
+        match read(&format!("/proc/{id}/environ"), &mut buffer) {
+            Ok(()) if buffer.is_empty() => {}
+            Ok(()) => return Ok(cookie.is_in(&buffer)),
+            // Another user's, or gone.
+            Err(Errno::ACCESS | Errno::PERM | Errno::NOENT | Errno::SRCH) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+        match stat(id, &mut buffer)? {
+            Some(Stat { lives: true, environment: Environment::Nowhere, .. }) => {
+                pause.sleep(None);
+            }
+            Some(Stat { lives: true, environment: Environment::Somewhere, .. }) => {}
+            _ => return Ok(false),
+        }
+    }
+    Ok(false)
 }
 
 #[derive(Debug)]
@@ -179,16 +228,29 @@ impl Held {
     pub(in super::super) fn open(id: i32) -> io::Result<Option<Self>> {
         let Some(pid) = Pid::from_raw(id) else { return Ok(None) };
         match pidfd(pid) {
-            // Not with the last descriptor: what is held must be read, too.
-            Ok(fd) if rustix::io::dup(&fd).is_ok() => {
-                return Ok(Some(Self { id: pid, by: By::Pidfd(fd) }));
-            }
+            Ok(fd) => return Ok(Some(Self { id: pid, by: By::Pidfd(fd) })),
             // The latter two are said of threads.
             Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => return Ok(None),
-            Ok(_) | Err(_) => {}
+            Err(_) => {}
         }
-        let stat = stat(id, &mut Vec::new())?;
-        Ok(stat.map(|stat| Self { id: pid, by: By::Start(stat.started) }))
+        Self::open_by_start(pid)
+    }
+
+    fn open_by_start(id: Pid) -> io::Result<Option<Self>> {
+        let stat = stat(id.as_raw_nonzero().get(), &mut Vec::new())?;
+        Ok(stat.map(|stat| Self { id, by: By::Start(stat.started) }))
+    }
+
+    /// Not with the last descriptor: others must be read while this one is held.
+    pub(in super::super) fn kept(self) -> io::Result<Option<Self>> {
+        match &self.by {
+            By::Pidfd(fd) if rustix::io::dup(fd).is_err() => {
+                let id = self.id;
+                drop(self);
+                Self::open_by_start(id)
+            }
+            By::Pidfd(_) | By::Start(_) => Ok(Some(self)),
+        }
     }
 
     pub(in super::super) fn id(&self) -> i32 {
@@ -201,16 +263,6 @@ impl Held {
 
     pub(in super::super) fn group(&self) -> Option<i32> {
         group_of(self.id())
-    }
-
-    pub(in super::super) fn carries(&self, cookie: &Cookie) -> io::Result<bool> {
-        let mut environment = Vec::new();
-        match read(&format!("/proc/{}/environ", self.id()), &mut environment) {
-            Ok(()) => Ok(cookie.is_in(&environment)),
-            // Another user's, or gone.
-            Err(Errno::ACCESS | Errno::PERM | Errno::NOENT | Errno::SRCH) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
     }
 
     /// Neither gone nor a zombie, as far as can be told.

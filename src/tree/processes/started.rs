@@ -63,6 +63,11 @@ pub(in super::super) fn census(group: Option<i32>, since: Since) -> io::Result<C
     Ok(census)
 }
 
+/// Nobody's is read.
+pub(in super::super) fn carries(_: i32, _: &Cookie) -> io::Result<bool> {
+    Ok(false)
+}
+
 #[derive(Debug)]
 pub(in super::super) struct Held {
     id: Pid,
@@ -88,8 +93,8 @@ impl Held {
         Some(self.record()?.group)
     }
 
-    pub(in super::super) fn carries(&self, _: &Cookie) -> io::Result<bool> {
-        Ok(false)
+    pub(in super::super) fn kept(self) -> io::Result<Option<Self>> {
+        Ok(Some(self))
     }
 
     /// Neither gone nor a zombie.

@@ -27,6 +27,10 @@ pub(in super::super) fn census(_: Option<i32>, _: Since) -> io::Result<Census> {
     Err(not_told("the system does not list processes"))
 }
 
+pub(in super::super) fn carries(_: i32, _: &Cookie) -> io::Result<bool> {
+    Ok(false)
+}
+
 #[derive(Debug)]
 pub(in super::super) struct Held(Infallible);
 
@@ -47,7 +51,7 @@ impl Held {
         match self.0 {}
     }
 
-    pub(in super::super) fn carries(&self, _: &Cookie) -> io::Result<bool> {
+    pub(in super::super) fn kept(self) -> io::Result<Option<Self>> {
         match self.0 {}
     }
 
