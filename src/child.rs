@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 /// reaped in the background when it exits. Pipes that have not been taken are closed.
 pub struct SharedChild {
     id: u32,
+    can_be_asked: bool,
     body: Body,
     /// Only a few children are ever asked to stop.
     stopping: OnceLock<Box<Stopping>>,
@@ -61,7 +62,7 @@ impl SharedChild {
 
     /// What [`SpawnOptions`](crate::SpawnOptions) has spawned.
     pub(crate) fn spawned(spawned: Spawned, backend: Backend, kill_on_drop: bool) -> Self {
-        let Spawned { child, members, is_tree } = spawned;
+        let Spawned { child, members, is_tree, can_be_asked } = spawned;
         let id = child.id();
         let leader = unreaped(child, backend);
         let body = match members {
@@ -73,7 +74,7 @@ impl SharedChild {
                 Body::Tree(Owned::new(Tree::new(leader, members, is_tree), kill_on_drop))
             }
         };
-        Self { id, body, stopping: OnceLock::new() }
+        Self { id, can_be_asked, body, stopping: OnceLock::new() }
     }
 
     /// Shares a child that was spawned already. It may have exited, and may have been waited for.
@@ -117,7 +118,8 @@ impl SharedChild {
 
     fn alone(leader: Leader) -> Self {
         let id = leader.with_child(|child| child.id());
-        Self { id, body: Body::Alone(leader), stopping: OnceLock::new() }
+        let (can_be_asked, body) = (exit::ASKS_ANYBODY, Body::Alone(leader));
+        Self { id, can_be_asked, body, stopping: OnceLock::new() }
     }
 
     fn leader(&self) -> &Leader {
@@ -390,7 +392,8 @@ impl SharedChild {
     pub(crate) fn ask(&self, ask: Ask) -> io::Result<bool> {
         match self.tree() {
             Some(tree) => tree.ask(ask),
-            None => exit::ask(self.leader(), self.id, ask),
+            None if self.can_be_asked => exit::ask(self.leader(), self.id, ask),
+            None => Ok(false),
         }
     }
 

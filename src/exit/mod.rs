@@ -29,7 +29,7 @@ mod unix;
 #[cfg(unix)]
 pub(crate) use {
     per_process::PerProcess,
-    unix::{Ask, Backend, Notice, ask, reaped_elsewhere, spawn_helper},
+    unix::{ASKS_ANYBODY, Ask, Backend, Notice, ask, reaped_elsewhere, spawn_helper},
 };
 
 // For those that are not children, where the system lists them.
@@ -107,7 +107,9 @@ pub(crate) use no_descriptor::{NoDescriptor as Descriptor, NoWatch as Watch};
 #[cfg(windows)]
 mod windows;
 #[cfg(windows)]
-pub(crate) use windows::{Ask, Backend, Notice, ask, busy, reaped_elsewhere, spawn_helper, sweep};
+pub(crate) use windows::{
+    ASKS_ANYBODY, Ask, Backend, Notice, ask, busy, reaped_elsewhere, spawn_helper, sweep,
+};
 
 /// How the exit of one child is noticed, without reaping it.
 ///

@@ -41,6 +41,9 @@ impl Ask {
     }
 }
 
+/// Whether a child that std has spawned can be asked.
+pub(crate) const ASKS_ANYBODY: bool = true;
+
 /// Asks one child. Says whether it can have been asked.
 pub(crate) fn ask(child: &Lifecycle<Child, Notice>, _: u32, ask: Ask) -> io::Result<bool> {
     for signal in ask.signals() {

@@ -11,7 +11,6 @@
 use super::{Exit, Look, Opened};
 use crate::lifecycle::Lifecycle;
 use crate::sync::Arc;
-use std::cell::Cell;
 use std::io;
 use std::os::windows::io::{AsRawHandle, BorrowedHandle};
 use std::process::{Child, ExitStatus};
@@ -64,23 +63,15 @@ impl Ask {
     }
 }
 
-/// Asks one child. Says whether it can have been asked.
-pub(crate) fn ask(child: &Lifecycle<Child, Notice>, id: u32, ask: Ask) -> io::Result<bool> {
-    // If it has exited, there is nobody to ask.
-    let mut can_be_asked = None;
-    child.signal(|notice| {
-        can_be_asked = Some(notice.can_be_asked);
-        Ok(())
-    })?;
-    // Not under the lock, since it is the console's own process that answers. The ID is the child's also if it
-    // exits now: its handle is open for as long as it is borrowed here.
-    Ok(can_be_asked.is_none_or(|can_be_asked| can_be_asked && ask.send(id)))
-}
+/// Whether a child that std has spawned can be asked. Nobody knows of its flags.
+pub(crate) const ASKS_ANYBODY: bool = false;
 
-thread_local! {
-    /// The process that this thread has spawned last, if it can be asked. std's `Child` does not know.
-    #[allow(clippy::missing_const_for_thread_local, reason = "it is; on the GNU target clippy errs")]
-    static CAN_BE_ASKED: Cell<HANDLE> = const { Cell::new(std::ptr::null_mut()) };
+/// Asks one child, which leads a console group. Says whether it can have been asked.
+///
+/// Not under the child's lock, since it is the console's own process that answers. The ID is the child's also if
+/// it has exited: its handle is open for as long as it is borrowed here.
+pub(crate) fn ask(_: &Lifecycle<Child, Notice>, id: u32, ask: Ask) -> io::Result<bool> {
+    Ok(ask.send(id))
 }
 
 /// The process handle, which belongs to std's `Child`.
@@ -88,7 +79,6 @@ thread_local! {
 pub(crate) struct Notice {
     process: HANDLE,
     longest_wait: u32,
-    can_be_asked: bool,
 }
 
 // SAFETY: a process handle is not bound to a thread, and the calls made with it here may be made by
@@ -105,16 +95,7 @@ impl Notice {
             Backend::Best => LONGEST_WAIT,
             Backend::ShortWaits => 3,
         };
-        let process = child.as_raw_handle();
-        let can_be_asked = CAN_BE_ASKED.replace(std::ptr::null_mut()) == process;
-        Opened::Unreaped(Self { process, longest_wait, can_be_asked })
-    }
-
-    /// For the next `open` of this thread, if it is about this child.
-    pub(crate) fn next_was_spawned_with(creation_flags: u32, child: &Child) {
-        if Ask::reaches(creation_flags) {
-            CAN_BE_ASKED.set(child.as_raw_handle());
-        }
+        Opened::Unreaped(Self { process: child.as_raw_handle(), longest_wait })
     }
 
     /// Blocks until any process has exited, or until the deadline (`false`). Looks at least once.

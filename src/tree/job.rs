@@ -69,8 +69,8 @@ pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawne
             command.creation_flags(own_flags);
         }
         let child = command.spawn()?;
-        Notice::next_was_spawned_with(own_flags, &child);
-        return Ok(Spawned { child, members: None, is_tree });
+        let can_be_asked = Ask::reaches(own_flags);
+        return Ok(Spawned { child, members: None, is_tree, can_be_asked });
     }
     let job = Job::create(wanted)?;
     let flags = own_flags | if is_tree { CREATE_NEW_PROCESS_GROUP } else { 0 };
@@ -80,9 +80,9 @@ pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawne
     command.creation_flags(own_flags);
     // Who wants it suspended is who resumes it.
     let child = start(spawned?, &job, own_flags & CREATE_SUSPENDED == 0)?;
-    Notice::next_was_spawned_with(flags, &child);
-    let members = Members { job, can_be_asked: Ask::reaches(flags) };
-    Ok(Spawned { child, members: Some(members), is_tree })
+    let can_be_asked = Ask::reaches(flags);
+    let members = Members { job, can_be_asked };
+    Ok(Spawned { child, members: Some(members), is_tree, can_be_asked })
 }
 
 /// Lets a suspended child begin, as a member of the job. If that cannot be, it is gone.

@@ -72,6 +72,8 @@ pub(crate) struct Spawned {
     pub(crate) members: Option<Members>,
     /// Whether it is the former.
     pub(crate) is_tree: bool,
+    /// Whether the child can be asked to end, rather than be killed.
+    pub(crate) can_be_asked: bool,
 }
 
 /// What keeps the members of a tree together.

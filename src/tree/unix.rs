@@ -32,12 +32,18 @@ enum By {
 }
 
 pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawned> {
+    let can_be_asked = true;
     let is_tree = wanted.tree || wanted.system.cgroup != Place::Nowhere;
     if !is_tree && !wanted.kill_with_parent {
-        return Ok(Spawned { child: command.spawn()?, members: None, is_tree });
+        return Ok(Spawned { child: command.spawn()?, members: None, is_tree, can_be_asked });
     }
     if !is_tree && nursery::AVAILABLE {
-        return Ok(Spawned { child: nursery::spawn(command)?, members: None, is_tree });
+        return Ok(Spawned {
+            child: nursery::spawn(command)?,
+            members: None,
+            is_tree,
+            can_be_asked,
+        });
     }
     let since = Since::now();
     let cookie = Cookie::new();
@@ -65,7 +71,12 @@ pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawne
     if let (By::Group(_), Some(bond)) = (&by, &bond) {
         bond.add_group(child.id());
     }
-    Ok(Spawned { child, members: Some(Members { by, bond: Mutex::new(bond) }), is_tree })
+    Ok(Spawned {
+        child,
+        members: Some(Members { by, bond: Mutex::new(bond) }),
+        is_tree,
+        can_be_asked,
+    })
 }
 
 impl Members {

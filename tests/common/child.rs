@@ -97,10 +97,12 @@ fn play(mut arguments: impl Iterator<Item = String>) {
             "fork-steadily" => unix::fork_steadily(&argument()),
             // Becomes another of itself, so many times.
             #[cfg(unix)]
-            "exec-steadily" => unix::exec_steadily(
-                argument().parse().expect("a number"),
-                arguments.by_ref().collect(),
-            ),
+            "exec-steadily" => {
+                let times = argument().parse().expect("a number");
+                let rest: Vec<String> = arguments.by_ref().collect();
+                unix::exec_steadily(times, &rest);
+                play(rest.into_iter());
+            }
             // Says so when the signal comes, and goes on.
             #[cfg(unix)]
             "report" => unix::report(argument().parse().expect("a signal")),
@@ -226,11 +228,12 @@ mod unix {
         super::say("over");
     }
 
-    pub(crate) fn exec_steadily(times: usize, rest: Vec<String>) {
+    pub(crate) fn exec_steadily(times: usize, rest: &[String]) {
         use std::os::unix::process::CommandExt;
         if times > 0 {
             let again = ["exec-steadily".to_owned(), (times - 1).to_string()];
-            panic!("exec: {}", super::another(again.into_iter().chain(rest)).exec());
+            let error = super::another(again.iter().chain(rest).cloned()).exec();
+            panic!("exec: {error}");
         }
     }
 
