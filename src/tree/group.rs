@@ -81,7 +81,7 @@ impl Found {
 
 /// A look at those who are new.
 struct Look {
-    /// In the group.
+    /// In the group, but for those who were known.
     joined: Vec<Arc<Held>>,
     /// Outside, with those who were known.
     outside: Vec<Arc<Held>>,
@@ -158,8 +158,11 @@ impl Group {
     /// this one.
     fn chase(&self, leader: &Leader, first: Found, mut after: i32) -> io::Result<()> {
         let Found { inside, mut outside, .. } = first;
+        // Those in the group who have been killed by now, and may take a while to die.
+        let mut killed = HashSet::new();
         for _ in 0..PASSES {
-            let look = self.look_at_new(leader, after, outside)?;
+            let look = self.look_at_new(leader, after, outside, &killed)?;
+            killed.extend(ids(&look.joined));
             // Who may not be killed is met again below.
             let _ = send(&look.joined, libc::SIGKILL).and(send(&look.outside, libc::SIGKILL));
             outside = look.outside;
@@ -181,13 +184,15 @@ impl Group {
         leader: &Leader,
         after: i32,
         mut known: Vec<Arc<Held>>,
+        known_inside: &HashSet<i32>,
     ) -> io::Result<Look> {
         // The dead have no children any more.
         known.retain(|held| held.lives());
         let newest = processes::newest().unwrap_or(after);
         let Found { inside, outside, known, gone } =
             self.find(leader, Among::New(after, newest), known)?;
-        let joined = self.hold(leader, &inside)?;
+        let mut joined = self.hold(leader, &inside)?;
+        joined.retain(|member| !known_inside.contains(&member.id()));
         let nobody = joined.is_empty() && outside.len() == known;
         Ok(Look { joined, outside, nobody, is_last: nobody && gone.is_empty(), newest })
     }
@@ -312,7 +317,7 @@ impl Group {
         }
         let Some(mut after) = newest.filter(|_| living.is_empty()) else { return Ok(living) };
         for _ in 0..PASSES {
-            let look = self.look_at_new(leader, after, Vec::new())?;
+            let look = self.look_at_new(leader, after, Vec::new(), &HashSet::new())?;
             living = Living { inside: ids(&look.joined).collect(), outside: look.outside };
             if look.is_last || !living.is_empty() {
                 return Ok(living);
