@@ -245,7 +245,7 @@ fn do_everything_to_a_tree(stage: &Stage, round: usize) {
 fn a_group_whose_tree_is_over() {
     in_a_namespace!();
     on_every_backend(|backend| {
-        for round in 0..rounds(100) {
+        for round in 0..rounds(30) {
             let mut stage = tree(backend, "pid read");
             if round % 2 == 0 {
                 stage.tree().kill().unwrap();
@@ -268,7 +268,7 @@ fn a_group_whose_tree_is_over() {
 fn a_group_whose_leader_was_reaped_elsewhere() {
     in_a_namespace!();
     on_every_backend(|backend| {
-        for round in 0..rounds(100) {
+        for round in 0..rounds(30) {
             let mut stage = tree(backend, "pid read");
             stage.stdin = None;
             linux::reap(stage.child.id());
@@ -291,7 +291,7 @@ fn a_group_whose_leader_was_waited_for() {
         let mut stage = tree(backend, "spawn 2 pid read exit 7");
         let id = stage.child.id();
         assert_eq!(wait(&stage.child).code(), Some(7));
-        for _ in 0..rounds(100) {
+        for _ in 0..rounds(30) {
             std::fs::write("/proc/sys/kernel/ns_last_pid", (id - 1).to_string()).unwrap();
             let mut other = stoppable_command(0).spawn().unwrap();
             assert_ne!(other.id(), id);
@@ -310,7 +310,7 @@ fn a_group_whose_leader_was_waited_for() {
 #[test]
 fn a_group_that_the_guardian_knew() {
     in_a_namespace!();
-    for _ in 0..rounds(20) {
+    for _ in 0..rounds(5) {
         let line = given("owner tree", &parts("exit 0"));
         let line = [line, parts("wait-for-owned pid read")].concat();
         let line: Vec<&str> = line.iter().map(String::as_str).collect();
