@@ -310,7 +310,7 @@ fn a_group_whose_leader_was_waited_for() {
 #[test]
 fn a_group_that_the_guardian_knew() {
     in_a_namespace!();
-    for _ in 0..rounds(5) {
+    for _ in 0..rounds(10) {
         let line = given("owner tree", &parts("exit 0"));
         let line = [line, parts("wait-for-owned pid read")].concat();
         let line: Vec<&str> = line.iter().map(String::as_str).collect();
