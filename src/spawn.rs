@@ -125,7 +125,8 @@ impl SpawnOptions {
     /// - **Linux, a tree; other Unix**: by a *guardian*, one small `sh` for the whole process, started when first
     ///   needed. It ends with this process. Programs that wait for any child (`waitpid(-1)`) may meet it.
     ///   Outside Linux a single child leads a process group of its own for this, and the group is killed.
-    /// - **Windows**: a job object that kills when its last handle is closed, which the system does.
+    /// - **Windows**: a job object that kills when its last handle is closed, which the system does. If this
+    ///   process dies between creating the child and putting it there, a suspended child is left.
     ///
     /// # Examples
     ///
