@@ -124,9 +124,10 @@ struct Stat {
 
 /// Where it lies in a process's memory.
 enum Environment {
-    Nowhere,
+    /// Its place is known, and has no extent.
     Empty,
-    Somewhere,
+    /// Any other state, some of which are those of an exec.
+    Unsettled,
 }
 
 /// `None` if it is gone. An error means that it could not be asked.
@@ -155,9 +156,8 @@ fn parse(stat: &[u8]) -> Option<Stat> {
     // The first of several threads may have ended, and the process go on.
     let lives = !matches!(state, "Z" | "X") || threads > 1;
     let environment = match (from, to) {
-        (0, 0) => Environment::Nowhere,
-        _ if from == to => Environment::Empty,
-        _ => Environment::Somewhere,
+        (from, to) if from == to && to != 0 => Environment::Empty,
+        _ => Environment::Unsettled,
     };
     Some(Stat { lives, is_kernels: flags & PF_KTHREAD != 0, parent, started, environment })
 }
@@ -184,8 +184,7 @@ fn read(path: &str, buffer: &mut Vec<u8>) -> rustix::io::Result<()> {
 /// Whether the environment of whoever has this ID has the cookie.
 ///
 /// In the middle of an exec a process shows no environment, though it has had one and will have one again. It
-/// is told from one whose environment is empty by where that lies in its memory: nowhere, so far. So look
-/// again; an exec may wait for the disk, but not for long.
+/// is told from one whose environment is empty by where that lies in its memory. So look again; an exec may wait for the disk, but not for long.
 pub(in super::super) fn carries(id: i32, cookie: &Cookie) -> io::Result<bool> {
     const ATTEMPTS: usize = 12;
     let mut buffer = Vec::new();
@@ -199,10 +198,9 @@ pub(in super::super) fn carries(id: i32, cookie: &Cookie) -> io::Result<bool> {
             Err(error) => return Err(error.into()),
         }
         match stat(id, &mut buffer)? {
-            Some(Stat { lives: true, environment: Environment::Nowhere, .. }) => {
+            Some(Stat { lives: true, environment: Environment::Unsettled, .. }) => {
                 pause.sleep(None);
             }
-            Some(Stat { lives: true, environment: Environment::Somewhere, .. }) => {}
             _ => return Ok(false),
         }
     }
