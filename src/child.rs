@@ -388,6 +388,15 @@ impl SharedChild {
         Ok(self.waited(|leader| leader.wait(deadline))?.is_some())
     }
 
+    /// Whether nothing is left to be stopped, for certain.
+    pub(crate) fn is_known_to_be_gone(&self) -> bool {
+        match self.tree() {
+            Some(tree) => tree.is_done(),
+            // (An error means that it is gone, and we cannot say how.)
+            None => !matches!(self.waited(Leader::try_wait), Ok(None)),
+        }
+    }
+
     /// Says whether it can have been asked.
     pub(crate) fn ask(&self, ask: Ask) -> io::Result<bool> {
         match self.tree() {

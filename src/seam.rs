@@ -18,6 +18,12 @@ pub fn while_the_reaper_works<T>(run: impl FnOnce() -> T) -> T {
     exit::busy(run)
 }
 
+/// Has a single child be tied to this process as on systems that send no signal at a parent's death.
+#[cfg(unix)]
+pub fn tie_by_guardian(options: &mut SpawnOptions) {
+    options.wanted.system.no_nursery = true;
+}
+
 impl Backend {
     /// All that this system has, the one that is used by default first.
     pub const ALL: &[Self] = {

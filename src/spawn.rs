@@ -179,6 +179,7 @@ impl SpawnOptions {
         command: &mut Command,
     ) -> io::Result<SharedChild> {
         exit::sweep();
+        tree::sweep();
         let spawned = tree::spawn(&self.wanted, command)?;
         Ok(SharedChild::spawned(spawned, backend, self.kill_on_drop))
     }

@@ -49,12 +49,16 @@ pub(crate) fn stop(child: &SharedChild, ask: Ask, grace: Duration) -> io::Result
         // Who cannot be asked is killed. Other errors are about some of a tree; the kill meets them again.
         let asked = !new
             || child.ask(ask).unwrap_or_else(|error| error.kind() != io::ErrorKind::InvalidInput);
-        if !asked || !child.is_gone_by(deadline)? {
-            child.kill_all()?;
-            // They are dying. Who takes longer, in the middle of something that the system does not interrupt,
-            // is not waited for.
-            child.is_gone_by(Instant::now().checked_add(DYING))?;
+        if asked {
+            child.is_gone_by(deadline)?;
         }
+    }
+    // Where the system does not tell who is in a tree, that is to be killed though its leader has ended.
+    if !child.is_known_to_be_gone() {
+        child.kill_all()?;
+        // They are dying. Who takes longer, in the middle of something that the system does not interrupt,
+        // is not waited for.
+        child.is_gone_by(Instant::now().checked_add(DYING))?;
     }
     child.wait()
 }

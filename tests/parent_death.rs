@@ -41,9 +41,15 @@ fn die(parent: &Stage) {
 /// And all that was tied to it, and last its guardian.
 #[track_caller]
 fn all_die(parent: &Stage) {
+    all_die_but(parent, 0);
+}
+
+#[track_caller]
+fn all_die_but(parent: &Stage, spared: usize) {
     die(parent);
-    parent.until_nobody_is_left();
+    until("they are dead", || parent.survivors().len() <= spared);
     until("the guardian is gone", || guardian_of(parent).is_empty());
+    assert_eq!(parent.survivors().len(), spared);
 }
 
 fn tree() -> Vec<String> {
@@ -62,6 +68,50 @@ fn a_single_child() {
     let parent = parent(&line, 1);
     assert_eq!(guardian_of(&parent), [], "the kernel does it");
     all_die(&parent);
+}
+
+/// The same, as it is done where the kernel does not. Only the child: what it has started is its own business,
+/// unless that is in its group.
+#[test]
+fn a_single_child_that_the_kernel_does_not_kill() {
+    watchdog!();
+    for then in ["", "drop-owned"] {
+        let owned = [start("own-group pid read"), parts("ignore 15 pid read")].concat();
+        let line = [given("owner alone-guarded", &owned), parts(then), parts("say owned read")];
+        let mut parent = parent(&line, 2);
+        parent.hear("owned");
+        assert_eq!(guardian_of(&parent).len(), 1);
+        assert_eq!(parent.survivors().len(), 2);
+        all_die_but(&parent, 1);
+    }
+}
+
+/// It is no tree: once its status has been told it is reaped, and the guardian has been told before.
+#[test]
+fn a_single_child_that_a_guardian_knew() {
+    alone!();
+    watchdog!();
+    on_every_backend(|backend| {
+        let mut options = SpawnOptions::new();
+        shared_child::seam::tie_by_guardian(options.kill_with_parent(true));
+        let child = backend.spawn_with(&options, &mut helper(&["exit", "7"])).unwrap();
+        assert!(child.tree().is_none());
+        assert_eq!(wait(&child).code(), Some(7));
+        assert_eq!(linux::state(child.id()), None, "it was to be reaped");
+        // A kill and a drop are about the child alone.
+        let mut stage = Stage::of(
+            |command| backend.spawn_with(options.clone().kill_on_drop(true), command).unwrap(),
+            &mut helper(&["spawn", "2", "pid", "read", "pid", "read"]),
+            2,
+        );
+        let id = stage.child.id();
+        stage.child.kill().unwrap();
+        wait(&stage.child);
+        assert_eq!(stage.survivors().len(), 1);
+        assert!(stage.pids.0.contains(&id));
+        stage.stdin = None;
+        stage.until_nobody_is_left();
+    });
 }
 
 #[test]
@@ -161,7 +211,8 @@ fn another_guardian() {
         PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("go-{}", std::process::id()));
     let owner = given("owner tree", &[start("setsid pid read"), parts("pid read")].concat());
     let wait = parts(&format!("say once await {}", file.display()));
-    let mut parent = parent(&[owner.clone(), wait, owner, parts("read")], 2);
+    // Nor does it matter that the program has not got SIGPIPE ignored, as Rust's have.
+    let mut parent = parent(&[parts("default 13"), owner.clone(), wait, owner, parts("read")], 2);
     parent.hear("once");
     let first = guardian_of(&parent);
     assert_eq!(first.len(), 1);

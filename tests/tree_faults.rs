@@ -194,7 +194,6 @@ fn the_proc_of_somebody_else() {
         // The grace ends with the child, and the rest of the group is killed.
         let (child, _stdin, mut said) = spawn(&[start("ignore 15 say ready read"), parts("read")]);
         assert_eq!(child.stop(Duration::MAX).unwrap().signal(), Some(libc::SIGTERM));
-        child.tree().unwrap().kill().unwrap();
         said.read_to_end(&mut Vec::new()).unwrap();
     });
 }
@@ -231,6 +230,34 @@ fn no_threads() {
     // There is no thread that lives for ever, and so no such child.
     let error = tie(false).spawn(&mut helper(&["sleep"])).map(drop).unwrap_err();
     assert!(error.to_string().contains("thread"), "{error}");
+}
+
+/// There is no thread that would see a tied tree to its end: its leader stays a zombie, and so the guardian can
+/// go by its ID, until a later spawn finds a thread.
+#[test]
+fn no_thread_for_a_tied_tree() {
+    alone!();
+    watchdog!();
+    on_every_backend(|backend| {
+        let tied = SpawnOptions::new().kill_with_parent(true).clone();
+        let all = [start("pid read"), parts("pid read")].concat();
+        let (child, rest) = Stage::set_with(Kind::Group(backend), &tied, &all, 2).take_child();
+        let id = child.id();
+        // The filter is this thread's alone.
+        std::thread::scope(|scope| {
+            let dropped = scope.spawn(|| {
+                deny(&Deny::threads());
+                drop(child);
+            });
+            dropped.join().unwrap();
+        });
+        assert_eq!(linux::helper_threads(), [""; 0]);
+        assert_eq!(rest.survivors(), 2);
+        rest.end();
+        assert!(linux::is_zombie(id));
+        wait(&backend.spawn_with(&SpawnOptions::new(), &mut helper(&["exit", "0"])).unwrap());
+        until("it is reaped", || linux::state(id).is_none());
+    });
 }
 
 /// A guardian that cannot be started: the error says what it is for, and nothing is spawned.

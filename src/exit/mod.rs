@@ -13,7 +13,6 @@ use std::time::Instant;
 mod by_pid;
 #[cfg(unix)]
 mod identity;
-#[cfg(unix)]
 mod per_process;
 #[cfg(any(
     target_os = "macos",
@@ -27,10 +26,7 @@ pub(crate) mod thread;
 #[cfg(unix)]
 mod unix;
 #[cfg(unix)]
-pub(crate) use {
-    per_process::PerProcess,
-    unix::{ASKS_ANYBODY, Ask, Backend, Notice, ask, reaped_elsewhere, spawn_helper},
-};
+pub(crate) use unix::{ASKS_ANYBODY, Ask, Backend, Notice, ask, reaped_elsewhere, spawn_helper};
 
 // For those that are not children, where the system lists them.
 #[cfg(target_os = "linux")]
@@ -50,6 +46,7 @@ pub(crate) use {
 
 #[cfg(unix)]
 pub(crate) use crate::reaper::{busy, sweep};
+pub(crate) use per_process::PerProcess;
 
 // The descriptor that tells of an exit, and what watches many of them: one of these three.
 #[cfg(target_os = "linux")]

@@ -11,8 +11,8 @@
 //!
 //! Versions say little under seccomp, gVisor or a full descriptor table, so each is tried. Where
 //! `pidfd_open` or `waitid` fails for any reason, [`Pidfd::open`] answers `None`; where only the signal
-//! does, signals go by the process ID, or the group's; where only the ioctl does, a status that somebody else has taken is
-//! lost.
+//! does, signals go by the process ID, or the group's; where only the ioctl does, a status that somebody
+//! else has taken is lost.
 //!
 //! Sources: pidfd_open(2), pidfd_send_signal(2), waitid(2), and `fs/pidfs.c` for the ioctl.
 

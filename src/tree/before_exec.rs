@@ -2,7 +2,7 @@
 //!
 //! The hook stays on the command: std cannot take it off. So it does nothing by itself, but what the thread
 //! that spawns has ordered, for this one spawn; and a fork copies its thread's variables. A hook more
-//! from every such spawn of the same command is harmless, and costs one word.
+//! from every such spawn of the same command is harmless, and costs two words.
 
 use std::cell::Cell;
 use std::ffi::c_int;

@@ -9,11 +9,12 @@
 
 use super::before_exec::{self, Order};
 use super::cookie::Cookie;
-use super::processes::Held;
+use super::processes::{AT_ONCE, Held, send};
 use crate::backoff::Backoff;
 use crate::exit::{PerProcess, poll_until, spawn_helper};
 use crate::sync::Mutex;
 use rustix::event::PollFlags;
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString, c_int};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
@@ -106,21 +107,23 @@ impl Cgroup {
     }
 
     pub(super) fn kill(&self) -> io::Result<()> {
-        fs::write(self.directory.join("cgroup.kill"), "1").or_else(|error| self.unless_gone(error))
+        let file = self.directory.join("cgroup.kill");
+        fs::write(&file, "1")
+            .or_else(unless_gone)
+            .map_err(|error| explain(error, "cannot write to", &file))
     }
 
     pub(super) fn signal(&self, signal: c_int) -> io::Result<()> {
-        // First held, then found to be in the list still: whoever has the ID then is the one that is held.
-        let mut held = Vec::new();
-        for id in self.ids() {
-            held.extend(Held::open(id)?);
-        }
-        let listed = self.ids();
         let mut result = Ok(());
-        for member in held {
-            if listed.contains(&member.id()) && member.lives() {
-                result = member.signal(signal).and(result);
+        for some in self.ids().chunks(AT_ONCE) {
+            let mut held = Vec::new();
+            for id in some {
+                held.extend(Held::open(*id)?.map(Box::new));
             }
+            // Found to be in the list still, after it was held: so the ID is that of the one that is held.
+            let listed: HashSet<i32> = self.ids().into_iter().collect();
+            held.retain(|member| listed.contains(&member.id()) && member.lives());
+            result = send(&held, signal).and(result);
         }
         result
     }
@@ -128,7 +131,7 @@ impl Cgroup {
     pub(super) fn wait_empty(&self, deadline: Option<Instant>) -> io::Result<bool> {
         let events = match self.open("cgroup.events", OpenOptions::new().read(true)) {
             Ok(events) => events,
-            Err(error) => return self.unless_gone(error).map(|()| true),
+            Err(error) => return unless_gone(error).map(|()| true),
         };
         self.watched.lock().by += 1;
         let empty = wait_empty(&events, deadline);
@@ -165,13 +168,6 @@ impl Cgroup {
     fn open(&self, file: &str, options: &OpenOptions) -> io::Result<File> {
         let path = self.directory.join(file);
         options.open(&path).map_err(|error| explain(error, "cannot open", &path))
-    }
-
-    /// Another thread has found it empty, and removed it.
-    fn unless_gone(&self, error: io::Error) -> io::Result<()> {
-        let gone = matches!(error.kind(), io::ErrorKind::NotFound)
-            || error.raw_os_error() == Some(libc::ENODEV);
-        if gone { Ok(()) } else { Err(error) }
     }
 
     /// It is empty: removes it, now or when nobody waits for that any more.
@@ -211,6 +207,13 @@ fn remove_stranded() {
     let stranded = std::mem::take(&mut *STRANDED.get().lock());
     let left = stranded.into_iter().filter(|directory| !remove_all(directory));
     STRANDED.get().lock().extend(left.collect::<Vec<_>>());
+}
+
+/// Another thread has found it empty, and removed it.
+fn unless_gone(error: io::Error) -> io::Result<()> {
+    let gone =
+        error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV);
+    if gone { Ok(()) } else { Err(error) }
 }
 
 fn wait_empty(events: &File, deadline: Option<Instant>) -> io::Result<bool> {

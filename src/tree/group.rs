@@ -35,7 +35,7 @@
 //! parent dead, environment emptied. That is why [`Containment`] says best effort.
 
 use super::cookie::Cookie;
-use super::processes::{self, Census, Held, Other, Since};
+use super::processes::{self, AT_ONCE, Census, Held, Other, Since, send};
 use super::{Containment, Leader, Mechanism};
 use crate::sync::Mutex;
 use std::collections::{HashMap, HashSet};
@@ -46,9 +46,6 @@ use std::time::Instant;
 
 /// More than any tree takes, and few enough to come to an end.
 const PASSES: usize = 1000;
-
-/// How many of a group are held at a time. Other threads want descriptors, too.
-const AT_ONCE: usize = 64;
 
 pub(super) struct Group {
     /// The leader's process ID, and the group's.
@@ -477,17 +474,4 @@ impl Group {
 
 fn ids(members: &[Arc<Held>]) -> impl Iterator<Item = i32> {
     members.iter().map(|member| member.id())
-}
-
-/// Signals them all. The error is the last one, and says whom it is about.
-fn send(members: &[Arc<Held>], signal: c_int) -> io::Result<()> {
-    let mut result = Ok(());
-    for member in members {
-        if let Err(error) = member.signal(signal) {
-            let message =
-                format!("process {} of the tree cannot be signalled: {error}", member.id());
-            result = Err(io::Error::new(error.kind(), message));
-        }
-    }
-    result
 }

@@ -22,8 +22,8 @@ use crate::SharedChild;
 use crate::exit::PerProcess;
 use crate::sync::Mutex;
 use std::collections::BTreeMap;
-use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -36,8 +36,6 @@ const SCRIPT: &str = include_str!("guardian.sh");
 
 #[derive(Default)]
 struct Guardian {
-    /// Held while a guardian is started, so that only one is.
-    starting: Mutex<()>,
     /// Never held over anything that blocks.
     post: Mutex<Post>,
 }
@@ -112,16 +110,15 @@ impl Drop for Bond {
 impl Guardian {
     /// Starts it if there is none, or none any more.
     fn start(&self) -> io::Result<()> {
-        let _starting = self.starting.lock();
-        {
-            let mut post = self.post.lock();
-            post.send(b"");
-            if post.running.is_some() {
-                return Ok(());
-            }
+        if self.post.lock().is_running() {
+            return Ok(());
         }
         let running = Running::start()?;
         let mut post = self.post.lock();
+        if post.is_running() {
+            // Another thread was faster. Ours ends with its socket, and has nothing to kill.
+            return Ok(());
+        }
         post.running = Some(running);
         let all = post.charges.values().flatten().copied().collect::<Vec<u8>>();
         post.send(&all);
@@ -133,6 +130,11 @@ impl Post {
     fn charge(&mut self, number: u64, line: Vec<u8>) {
         self.send(&line);
         self.charges.insert(number, line);
+    }
+
+    fn is_running(&mut self) -> bool {
+        self.send(b"");
+        self.running.is_some()
     }
 
     fn discharge(&mut self, number: u64) {
@@ -156,6 +158,7 @@ impl Running {
     fn start() -> io::Result<Self> {
         let (socket, theirs) = UnixStream::pair().map_err(|error| explain(&error, error.kind()))?;
         socket.set_nonblocking(true)?;
+        no_sigpipe(&socket);
         let theirs = OwnedFd::from(theirs);
         let mut missing = None;
         for shell in ["/bin/sh", "/system/bin/sh"] {
@@ -180,7 +183,7 @@ impl Running {
     fn send(&mut self, lines: &[u8]) -> io::Result<()> {
         self.backlog.extend_from_slice(lines);
         while !self.backlog.is_empty() {
-            match self.socket.write(&self.backlog) {
+            match send(&self.socket, &self.backlog) {
                 Ok(written) => drop(self.backlog.drain(..written)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -190,6 +193,36 @@ impl Running {
         Ok(())
     }
 }
+
+/// send(2), without a SIGPIPE if the guardian is gone: not every program ignores that.
+fn send(socket: &UnixStream, bytes: &[u8]) -> io::Result<usize> {
+    #[cfg(not(target_vendor = "apple"))]
+    let flags = libc::MSG_NOSIGNAL;
+    // There the socket itself is set so.
+    #[cfg(target_vendor = "apple")]
+    let flags = 0;
+    // SAFETY: the bytes outlive the call.
+    let sent = unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+#[cfg(target_vendor = "apple")]
+fn no_sigpipe(socket: &UnixStream) {
+    let yes: std::ffi::c_int = 1;
+    // SAFETY: the option is an integer, which outlives the call.
+    unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NOSIGPIPE,
+            (&raw const yes).cast(),
+            size_of_val(&yes) as libc::socklen_t,
+        );
+    }
+}
+
+#[cfg(not(target_vendor = "apple"))]
+fn no_sigpipe(_: &UnixStream) {}
 
 fn explain(error: &io::Error, kind: io::ErrorKind) -> io::Error {
     let message = format!(

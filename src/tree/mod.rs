@@ -43,7 +43,7 @@ mod job;
 #[cfg(windows)]
 pub(crate) use job::{Members, System, spawn};
 
-pub(crate) use owned::Owned;
+pub(crate) use owned::{Owned, sweep};
 
 use crate::exit::{Ask, Exit, Notice};
 use crate::lifecycle::Lifecycle;
@@ -166,8 +166,9 @@ pub(crate) trait Contain: Send + Sync + Sized + 'static {
 /// # }
 /// ```
 pub struct Tree {
-    leader: Leader,
+    /// Before the leader, whose ID can be another's once that is gone: the guardian is told first.
     members: Members,
+    leader: Leader,
     /// It was asked for; otherwise this is only how a single child is tied to this process.
     public: bool,
     /// Nobody is left, and nobody can come.
@@ -348,7 +349,8 @@ impl Tree {
         }
     }
 
-    fn is_done(&self) -> bool {
+    /// Nobody is left, for certain.
+    pub(crate) fn is_done(&self) -> bool {
         self.done.load(Ordering::Acquire)
     }
 
@@ -359,13 +361,19 @@ impl Tree {
         }
     }
 
-    /// Blocks until nobody is left; as far as that can be told.
-    fn see_to_the_end(&self) {
-        if !self.public || self.wait_empty(None).is_err() {
-            // An error means that it is gone, and we cannot say how.
-            let _ = self.leader.wait(None);
+    /// Blocks until nobody is left, as far as that can be told; or until the deadline (`false`).
+    fn see_to_the_end(&self, deadline: Option<Instant>) -> bool {
+        if self.public {
+            if let Ok(ended) = self.wait_empty(deadline) {
+                return ended;
+            }
+        }
+        // An error means that it is gone, and we cannot say how.
+        let ended = !matches!(self.leader.wait(deadline), Ok(None));
+        if ended {
             self.told();
         }
+        ended
     }
 
     /// Nobody is left. The order matters: whoever goes by the leader's ID is told first.

@@ -18,6 +18,8 @@ use std::time::Instant;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct System {
     pub(crate) cgroup: Place,
+    /// For the tests: as if the system sent no signal at the death of a parent.
+    pub(crate) no_nursery: bool,
 }
 
 pub(crate) struct Members {
@@ -37,7 +39,7 @@ pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawne
     if !is_tree && !wanted.kill_with_parent {
         return Ok(Spawned { child: command.spawn()?, members: None, is_tree, can_be_asked });
     }
-    if !is_tree && nursery::AVAILABLE {
+    if !is_tree && nursery::AVAILABLE && !wanted.system.no_nursery {
         return Ok(Spawned {
             child: nursery::spawn(command)?,
             members: None,
@@ -48,7 +50,9 @@ pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawne
     let since = Since::now();
     let cookie = Cookie::new();
     let cgroup = Cgroup::create(&wanted.system.cgroup, &cookie)?;
-    let cookie = Some(cookie).filter(|_| cgroup.is_none() && processes::READS_ENVIRONMENTS);
+    // What a single child starts is its own business.
+    let is_marked = is_tree && cgroup.is_none() && processes::READS_ENVIRONMENTS;
+    let cookie = Some(cookie).filter(|_| is_marked);
     let bond = if wanted.kill_with_parent {
         Some(guardian::watch(cookie.as_ref(), cgroup.as_ref().map(Cgroup::directory))?)
     } else {

@@ -69,9 +69,11 @@ fn play(mut arguments: impl Iterator<Item = String>) {
             // Until there is such a file.
             "await" => {
                 let path = argument();
-                while !std::path::Path::new(&path).exists() {
+                let exists = (0..60_000).any(|_| {
                     std::thread::sleep(Duration::from_millis(1));
-                }
+                    std::path::Path::new(&path).exists()
+                });
+                assert!(exists, "there is no such file");
             }
             "kill-owned" => {
                 for child in owned.iter() {
@@ -86,6 +88,8 @@ fn play(mut arguments: impl Iterator<Item = String>) {
             }
             // Says which process this is.
             "pid" => say(&format!("pid {}", std::process::id())),
+            #[cfg(unix)]
+            "default" => unix::on_signal(argument().parse().expect("a signal"), libc::SIG_DFL),
             #[cfg(unix)]
             "setsid" => unix::setsid(),
             #[cfg(unix)]
@@ -109,7 +113,7 @@ fn play(mut arguments: impl Iterator<Item = String>) {
             #[cfg(unix)]
             "signal" => unix::signal_self(argument().parse().expect("a signal")),
             #[cfg(unix)]
-            "ignore" => unix::ignore(argument().parse().expect("a signal")),
+            "ignore" => unix::on_signal(argument().parse().expect("a signal"), libc::SIG_IGN),
             #[cfg(target_os = "linux")]
             "inherited" => linux::inherited(),
             // Goes on in a second thread, and ends the first.
@@ -124,6 +128,10 @@ fn own(kind: &str, command: &mut Command) -> SharedChild {
     let mut options = SpawnOptions::new();
     options.tree(kind.contains("tree"));
     options.kill_with_parent(!kind.contains("loose")).kill_on_drop(kind.contains("drop"));
+    #[cfg(unix)]
+    if kind.contains("guarded") {
+        shared_child::seam::tie_by_guardian(&mut options);
+    }
     #[cfg(target_os = "linux")]
     shared_child::linux::SpawnOptionsExt::cgroup(&mut options, kind.contains("cgroup"));
     if kind.contains("thread") {
@@ -261,9 +269,9 @@ mod unix {
         unsafe { libc::signal(signal, say as extern "C" fn(c_int) as libc::sighandler_t) };
     }
 
-    pub(crate) fn ignore(signal: c_int) {
-        // SAFETY: SIG_IGN runs no code.
-        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    pub(crate) fn on_signal(signal: c_int, action: libc::sighandler_t) {
+        // SAFETY: neither of the two runs any code.
+        unsafe { libc::signal(signal, action) };
     }
 }
 

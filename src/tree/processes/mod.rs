@@ -11,7 +11,9 @@
 //!   a `lives` that says yes was about this very process, since for so long nobody else could have the ID.
 //! - `Since`: when it is that a tree was made. Whoever is older is not in it.
 
+use std::ffi::c_int;
 use std::io;
+use std::ops::Deref;
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod proc;
@@ -95,4 +97,20 @@ pub(super) fn refuses(id: i32) -> bool {
     // SAFETY: integers; 0 is no signal, so nothing is sent, whomever the ID means.
     let refused = unsafe { libc::kill(id, 0) } != 0;
     refused && io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
+}
+
+/// How many are held at a time, where there may be many. Other threads want descriptors, too.
+pub(super) const AT_ONCE: usize = 64;
+
+/// Signals them all. The error is the last one, and says whom it is about.
+pub(super) fn send<T: Deref<Target = Held>>(members: &[T], signal: c_int) -> io::Result<()> {
+    let mut result = Ok(());
+    for member in members {
+        if let Err(error) = member.signal(signal) {
+            let message =
+                format!("process {} of the tree cannot be signalled: {error}", member.id());
+            result = Err(io::Error::new(error.kind(), message));
+        }
+    }
+    result
 }

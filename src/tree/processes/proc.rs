@@ -46,7 +46,9 @@ impl Since {
 pub(in super::super) fn newest() -> Option<i32> {
     let mut buffer = Vec::new();
     read("/proc/loadavg", &mut buffer).ok()?;
-    std::str::from_utf8(&buffer).ok()?.split_ascii_whitespace().last()?.parse().ok()
+    let newest = std::str::from_utf8(&buffer).ok()?.split_ascii_whitespace().last()?.parse().ok();
+    // An emulated `/proc` may say 0.
+    newest.filter(|id| *id > 0)
 }
 
 pub(in super::super) fn census(group: Option<i32>, since: Since) -> io::Result<Census> {
@@ -72,11 +74,17 @@ pub(in super::super) fn census_of_new(
     after: i32,
     newest: i32,
 ) -> io::Result<Census> {
-    let mut census = Census::default();
-    let mut buffer = Vec::new();
+    /// Beyond this it takes less to read the list.
+    const MANY: usize = 50_000;
     // They may have come round.
     let (end, start) = if after <= newest { (newest, newest + 1) } else { (largest_id(), 1) };
-    for id in (after + 1..=end).chain(start..=newest) {
+    let new = (after + 1..=end).chain(start..=newest);
+    if new.size_hint().0 > MANY {
+        return census(group, since);
+    }
+    let mut census = Census::default();
+    let mut buffer = Vec::new();
+    for id in new {
         if !take(id, group, since, &mut buffer, &mut census)? {
             census.gone.push(id);
         }
@@ -183,8 +191,9 @@ fn read(path: &str, buffer: &mut Vec<u8>) -> rustix::io::Result<()> {
 
 /// Whether the environment of whoever has this ID has the cookie.
 ///
-/// In the middle of an exec a process shows no environment, though it has had one and will have one again. It
-/// is told from one whose environment is empty by where that lies in its memory. So look again; an exec may wait for the disk, but not for long.
+/// In the middle of an exec a process shows no environment, though it has had one and will have one again.
+/// It is told from one whose environment is empty by where that lies in its memory. So look again; an exec
+/// may wait for the disk, but not for long.
 pub(in super::super) fn carries(id: i32, cookie: &Cookie) -> io::Result<bool> {
     const ATTEMPTS: usize = 12;
     let mut buffer = Vec::new();
