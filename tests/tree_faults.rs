@@ -70,10 +70,16 @@ macro_rules! exercise_with {
     )*};
 }
 
+#[test]
+fn with_nothing_refused() {
+    alone!();
+    watchdog!();
+    exercise();
+}
+
 const PIDFD_SIGNAL_PROCESS_GROUP: u32 = 4;
 
 exercise_with! {
-    with_nothing_refused: [];
     pidfd_open_not_implemented: [Deny::always(libc::SYS_pidfd_open, libc::ENOSYS)];
     pidfd_open_not_permitted: [Deny::always(libc::SYS_pidfd_open, libc::EPERM)];
     pidfd_open_out_of_descriptors: [Deny::always(libc::SYS_pidfd_open, libc::EMFILE)];

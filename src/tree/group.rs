@@ -52,8 +52,9 @@ pub(super) struct Group {
     id: i32,
     cookie: Option<Cookie>,
     since: Since,
-    /// Members outside the group that carry no cookie, and so were found by their parents. Once these are
-    /// gone nobody could find them, so they stay held for as long as they live.
+    /// Members outside the group that could not be found again, and so stay held for as long as they live:
+    /// those that carry no cookie, and were found by their parents; and those that were killed, since the dying
+    /// show no cookie.
     strays: Mutex<Vec<Arc<Held>>>,
 }
 
@@ -160,6 +161,7 @@ impl Group {
         for _ in 0..PASSES {
             let look = self.look_at_new(leader, after, outside, &killed)?;
             killed.extend(ids(&look.joined));
+            self.hold_on_to(&look.outside);
             // Who may not be killed is met again below.
             let _ = send(&look.joined, libc::SIGKILL).and(send(&look.outside, libc::SIGKILL));
             outside = look.outside;
@@ -198,6 +200,7 @@ impl Group {
     fn repeat(&self, leader: &Leader, mut known: HashSet<i32>) -> io::Result<()> {
         for _ in 0..PASSES {
             let Living { inside, outside } = self.living(leader)?;
+            self.hold_on_to(&outside);
             let mut refused = send(&outside, libc::SIGKILL);
             for some in inside.chunks(AT_ONCE) {
                 // Most were killed with the group and are on their way out; but not who has joined it since.
@@ -400,7 +403,7 @@ impl Group {
                     Verdict::Member { held, is_stray } => {
                         let held = Arc::new(held);
                         if is_stray {
-                            self.strays.lock().push(Arc::clone(&held));
+                            self.hold_on_to(std::slice::from_ref(&held));
                         }
                         members.insert(other.id, Some(found.outside.len()));
                         found.outside.push(held);
@@ -452,6 +455,15 @@ impl Group {
             (true, true) => Verdict::Member { held, is_stray: !by_cookie },
             (true, false) => Verdict::Stranger,
         })
+    }
+
+    fn hold_on_to(&self, members: &[Arc<Held>]) {
+        let mut strays = self.strays.lock();
+        for member in members {
+            if strays.iter().all(|stray| stray.id() != member.id()) {
+                strays.push(Arc::clone(member));
+            }
+        }
     }
 
     /// Those that live.

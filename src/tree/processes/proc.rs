@@ -130,11 +130,11 @@ struct Stat {
     environment: Environment,
 }
 
-/// Where it lies in a process's memory.
+/// Of a process that shows none.
 enum Environment {
-    /// Its place is known, and has no extent.
+    /// It has none, for good.
     Empty,
-    /// Any other state, some of which are those of an exec.
+    /// It is dying, or in the middle of an exec, or was so a moment ago.
     Unsettled,
 }
 
@@ -159,14 +159,15 @@ fn parse(stat: &[u8]) -> Option<Stat> {
     let flags: u64 = fields.nth(9 - 5)?.parse().ok()?;
     let threads: u32 = fields.nth(20 - 10)?.parse().ok()?;
     let started = fields.nth(22 - 21)?.parse().ok()?;
-    let from: u64 = fields.nth(50 - 23)?.parse().ok()?;
+    let code: u64 = fields.nth(26 - 23)?.parse().ok()?;
+    let from: u64 = fields.nth(50 - 27)?.parse().ok()?;
     let to: u64 = fields.next()?.parse().ok()?;
     // The first of several threads may have ended, and the process go on.
     let lives = !matches!(state, "Z" | "X") || threads > 1;
-    let environment = match (from, to) {
-        (from, to) if from == to && to != 0 => Environment::Empty,
-        _ => Environment::Unsettled,
-    };
+    // An exec sets these in this order: where the environment begins, and ends, for the time being, at the same
+    // place; where it ends; where the code is.
+    let environment =
+        if code != 0 && from == to { Environment::Empty } else { Environment::Unsettled };
     Some(Stat { lives, is_kernels: flags & PF_KTHREAD != 0, parent, started, environment })
 }
 
@@ -191,19 +192,21 @@ fn read(path: &str, buffer: &mut Vec<u8>) -> rustix::io::Result<()> {
 
 /// Whether the environment of whoever has this ID has the cookie.
 ///
-/// In the middle of an exec a process shows no environment, though it has had one and will have one again.
-/// It is told from one whose environment is empty by where that lies in its memory. So look again; an exec
-/// may wait for the disk, but not for long.
+/// In the middle of an exec a process shows no environment, though it has had one and will have one again; nor
+/// does one that is dying.
+/// It is told from one whose environment is empty by what its memory is known to hold so far. So look again; an
+/// exec may wait for the disk, but not for long.
 pub(in super::super) fn carries(id: i32, cookie: &Cookie) -> io::Result<bool> {
     const ATTEMPTS: usize = 12;
     let mut buffer = Vec::new();
     let mut pause = Backoff::new();
     for _ in 0..ATTEMPTS {
         match read(&format!("/proc/{id}/environ"), &mut buffer) {
-            Ok(()) if buffer.is_empty() => {}
-            Ok(()) => return Ok(cookie.is_in(&buffer)),
+            Ok(()) if !buffer.is_empty() => return Ok(cookie.is_in(&buffer)),
+            // The latter is said of one that is dying.
+            Ok(()) | Err(Errno::SRCH) => {}
             // Another user's, or gone.
-            Err(Errno::ACCESS | Errno::PERM | Errno::NOENT | Errno::SRCH) => return Ok(false),
+            Err(Errno::ACCESS | Errno::PERM | Errno::NOENT) => return Ok(false),
             Err(error) => return Err(error.into()),
         }
         match stat(id, &mut buffer)? {
