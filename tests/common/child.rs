@@ -209,12 +209,12 @@ mod unix {
     }
 
     /// Forks all the time, with up to 300 alive at once, each of which ends soon. With "hop" each forks
-    /// one, and ends. With "out" each leaves the session. After 10,000 forks it is over, and
+    /// one, and ends. With "out" each leaves the session. After 50,000 forks it is over, and
     /// says so.
     pub(crate) fn fork_steadily(how: &str) {
         let (hop, out) = (how.contains("hop"), how.contains("out"));
         let mut alive = 0;
-        for _ in 0..10_000 {
+        for _ in 0..50_000 {
             // SAFETY: the forks are of a process with a single thread, and make system calls only.
             unsafe {
                 let child = libc::fork();

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use std::ffi::c_int;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub(in super::super) const READS_ENVIRONMENTS: bool = true;
 
@@ -134,7 +134,9 @@ struct Stat {
 enum Environment {
     /// It has none, for good.
     Empty,
-    /// It is dying, or in the middle of an exec, or was so a moment ago.
+    /// It is dying.
+    Dying,
+    /// It is in the middle of an exec, or was so a moment ago.
     Unsettled,
 }
 
@@ -166,12 +168,16 @@ fn parse(stat: &[u8]) -> Option<Stat> {
     let lives = !matches!(state, "Z" | "X") || threads > 1;
     // An exec sets these in this order: where the environment begins, and ends, for the time being, at the same
     // place; where it ends; where the code is.
-    let environment =
-        if code != 0 && from == to { Environment::Empty } else { Environment::Unsettled };
+    let environment = match () {
+        () if flags & PF_EXITING != 0 => Environment::Dying,
+        () if code != 0 && from == to => Environment::Empty,
+        () => Environment::Unsettled,
+    };
     Some(Stat { lives, is_kernels: flags & PF_KTHREAD != 0, parent, started, environment })
 }
 
 /// `linux/sched.h`.
+const PF_EXITING: u64 = 0x0000_0004;
 const PF_KTHREAD: u64 = 0x0020_0000;
 
 /// Reads a whole file of `/proc`.
@@ -193,14 +199,18 @@ fn read(path: &str, buffer: &mut Vec<u8>) -> rustix::io::Result<()> {
 /// Whether the environment of whoever has this ID has the cookie.
 ///
 /// In the middle of an exec a process shows no environment, though it has had one and will have one again; nor
-/// does one that is dying.
-/// It is told from one whose environment is empty by what its memory is known to hold so far. So look again; an
-/// exec may wait for the disk, but not for long.
+/// does one that is dying. It is told from one whose environment is empty by what its memory is known to hold so
+/// far. So look again: at the dying until it is likely that they are dead, since nobody is to be missed who still
+/// seems to live, and it matters little; at others for as long as an exec can take that waits for a disk, or for
+/// its turn on a busy machine. Who does one exec after the other may be in one whenever it is looked at, a few
+/// times in a row.
 pub(in super::super) fn carries(id: i32, cookie: &Cookie) -> io::Result<bool> {
-    const ATTEMPTS: usize = 12;
+    const AN_END: Duration = Duration::from_millis(80);
+    const AN_EXEC: Duration = Duration::from_secs(2);
+    let began = Instant::now();
     let mut buffer = Vec::new();
     let mut pause = Backoff::new();
-    for _ in 0..ATTEMPTS {
+    loop {
         match read(&format!("/proc/{id}/environ"), &mut buffer) {
             Ok(()) if !buffer.is_empty() => return Ok(cookie.is_in(&buffer)),
             // The latter is said of one that is dying.
@@ -209,14 +219,15 @@ pub(in super::super) fn carries(id: i32, cookie: &Cookie) -> io::Result<bool> {
             Err(Errno::ACCESS | Errno::PERM | Errno::NOENT) => return Ok(false),
             Err(error) => return Err(error.into()),
         }
-        match stat(id, &mut buffer)? {
-            Some(Stat { lives: true, environment: Environment::Unsettled, .. }) => {
-                pause.sleep(None);
-            }
+        let patience = match stat(id, &mut buffer)? {
+            Some(Stat { lives: true, environment: Environment::Unsettled, .. }) => AN_EXEC,
+            Some(Stat { lives: true, environment: Environment::Dying, .. }) => AN_END,
             _ => return Ok(false),
+        };
+        if !pause.sleep(began.checked_add(patience)) {
+            return Ok(false);
         }
     }
-    Ok(false)
 }
 
 #[derive(Debug)]
