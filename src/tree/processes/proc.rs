@@ -180,17 +180,19 @@ fn parse(stat: &[u8]) -> Option<Stat> {
 const PF_EXITING: u64 = 0x0000_0004;
 const PF_KTHREAD: u64 = 0x0020_0000;
 
-/// Reads a whole file of `/proc`.
+/// Reads a whole file of `/proc`, in one system call: between two of them the process may execute another
+/// program, and the rest of what it has shown is gone.
 fn read(path: &str, buffer: &mut Vec<u8>) -> rustix::io::Result<()> {
     let file = openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    buffer.clear();
+    buffer.reserve(4096);
     loop {
-        buffer.reserve(4096);
-        let room = buffer.capacity() - buffer.len();
-        match rustix::io::read(&file, rustix::buffer::spare_capacity(buffer)) {
+        buffer.clear();
+        let room = buffer.capacity();
+        match rustix::io::pread(&file, rustix::buffer::spare_capacity(buffer), 0) {
             // These files are short only at their end.
             Ok(read) if read < room => return Ok(()),
-            Ok(_) | Err(Errno::INTR) => {}
+            Ok(_) => buffer.reserve(2 * room),
+            Err(Errno::INTR) => {}
             Err(error) => return Err(error),
         }
     }
