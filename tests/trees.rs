@@ -164,7 +164,7 @@ fn with_word(word: &str) -> Vec<u32> {
 fn those_who_fork_steadily() {
     watchdog!();
     for kind in Kind::all(function_name!()) {
-        for (how, many) in [("in", 50), ("out", 50), ("in-hop", 1), ("out-hop", 1)] {
+        for (how, many) in [("in", 10), ("out", 10), ("in-hop", 1), ("out-hop", 1)] {
             for _ in 0..rounds(2).max(1) {
                 eprintln!("{kind:?}: {how}");
                 let word = format!("word-{}-{how}", std::process::id());
