@@ -3,6 +3,7 @@
 use crate::exit::{self, Ask, Backend, Exit, Notice, Opened, Reap, Reaped};
 use crate::lifecycle::Lifecycle;
 use crate::stop::{self, Stopping};
+use crate::sync::Arc;
 use crate::tree::{Leader, Owned, Spawned, Tree};
 use std::fmt;
 use std::io;
@@ -189,7 +190,7 @@ impl SharedChild {
     /// ```
     pub fn wait(&self) -> io::Result<ExitStatus> {
         loop {
-            if let Some(status) = self.waited(|leader| leader.wait(None))? {
+            if let Some(status) = self.exit_by(None)? {
                 return Ok(status);
             }
         }
@@ -221,8 +222,7 @@ impl SharedChild {
     /// ```
     pub fn wait_timeout(&self, timeout: Duration) -> io::Result<Option<ExitStatus>> {
         // A moment that no clock will ever show is as good as none.
-        let deadline = Instant::now().checked_add(timeout);
-        self.waited(|leader| leader.wait(deadline))
+        self.exit_by(Instant::now().checked_add(timeout))
     }
 
     /// Like [`wait`](Self::wait), but until `deadline` at the latest: `Ok(None)` if the child is still
@@ -251,7 +251,7 @@ impl SharedChild {
     /// # }
     /// ```
     pub fn wait_deadline(&self, deadline: Instant) -> io::Result<Option<ExitStatus>> {
-        self.waited(|leader| leader.wait(Some(deadline)))
+        self.exit_by(Some(deadline))
     }
 
     /// The child's exit status if it has exited, `Ok(None)` if it is still running. Never blocks,
@@ -385,7 +385,22 @@ impl SharedChild {
                 answer => return answer,
             }
         }
-        Ok(self.waited(|leader| leader.wait(deadline))?.is_some())
+        Ok(self.exit_by(deadline)?.is_some())
+    }
+
+    /// Blocks until the child has exited, or until the deadline, if there is one (`None`).
+    pub(crate) fn exit_by(&self, deadline: Option<Instant>) -> io::Result<Option<ExitStatus>> {
+        self.waited(|leader| leader.wait(deadline))
+    }
+
+    /// What tells of the exit, until it is known.
+    pub(crate) fn notice(&self) -> Option<Arc<Notice>> {
+        self.leader().notice()
+    }
+
+    /// Gives the child a standard output of ours to be taken.
+    pub(crate) fn put_stdout(&self, stdout: ChildStdout) {
+        self.leader().with_child(|child| child.stdout = Some(stdout));
     }
 
     /// Whether nothing is left to be stopped, for certain.

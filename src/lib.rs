@@ -91,6 +91,7 @@
 //! longer panics for long timeouts.
 
 mod backoff;
+mod capture;
 mod child;
 mod exit;
 mod lifecycle;
@@ -110,6 +111,7 @@ pub mod unix;
 #[cfg(windows)]
 pub mod windows;
 
+pub use capture::{Capture, Captured, CapturedStream, Limit, Line, StoppedBy, Stream, StreamEnd};
 pub use child::SharedChild;
 pub use spawn::SpawnOptions;
 pub use tree::{Containment, Mechanism, Tree};

@@ -146,7 +146,7 @@ impl<C: Reap, E: Exit> Lifecycle<C, E> {
     }
 
     /// What to block on while the child is unreaped.
-    fn notice(&self) -> Option<Arc<E>> {
+    pub(crate) fn notice(&self) -> Option<Arc<E>> {
         match &self.0.lock().life {
             Life::Unreaped(leash) => Some(Arc::clone(&leash.exit)),
             Life::Exited(_) | Life::Lost => None,

@@ -4,7 +4,7 @@
 #![allow(missing_docs)]
 
 use crate::exit;
-use crate::{SharedChild, SpawnOptions};
+use crate::{Capture, Captured, SharedChild, SpawnOptions};
 use std::io;
 use std::process::{Child, Command};
 
@@ -50,6 +50,15 @@ impl Backend {
         command: &mut Command,
     ) -> io::Result<SharedChild> {
         options.spawn_on(self.0, command)
+    }
+
+    pub fn capture(
+        self,
+        options: &SpawnOptions,
+        command: &mut Command,
+        capture: &mut Capture<'_>,
+    ) -> io::Result<Captured> {
+        options.capture_on(self.0, command, capture)
     }
 
     pub fn share(self, child: Child) -> io::Result<SharedChild> {

@@ -173,6 +173,10 @@ impl SpawnOptions {
         self.spawn_on(Backend::Best, command)
     }
 
+    pub(crate) fn kills_on_drop(&self) -> bool {
+        self.kill_on_drop
+    }
+
     pub(crate) fn spawn_on(
         &self,
         backend: Backend,

@@ -11,8 +11,9 @@ use std::io;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-/// How long the end of those who were killed is waited for, beside the child's own.
-const DYING: Duration = Duration::from_secs(1);
+/// How long the end of those who were killed is waited for: beside the child's own, for which
+/// [`stop`] waits in any case, and a capture does not.
+pub(crate) const DYING: Duration = Duration::from_secs(1);
 
 /// What those who stop a child have in common.
 pub(crate) struct Stopping(Mutex<Plan>);
@@ -43,16 +44,27 @@ impl Stopping {
     }
 }
 
+/// Stops it, and waits for that.
 pub(crate) fn stop(child: &SharedChild, ask: Ask, grace: Duration) -> io::Result<ExitStatus> {
     if !child.is_gone_by(Some(Instant::now()))? {
-        let (deadline, new) = child.stopping().join(ask, grace);
-        // Who cannot be asked is killed. Other errors are about some of a tree; the kill meets them again.
-        let asked = !new
-            || child.ask(ask).unwrap_or_else(|error| error.kind() != io::ErrorKind::InvalidInput);
-        if asked {
-            child.is_gone_by(deadline)?;
-        }
+        let deadline = begin(child, ask, grace);
+        child.is_gone_by(deadline)?;
     }
+    kill_the_rest(child)?;
+    child.wait()
+}
+
+/// Asks it to end. Says by when to kill it, if ever.
+pub(crate) fn begin(child: &SharedChild, ask: Ask, grace: Duration) -> Option<Instant> {
+    let (deadline, new) = child.stopping().join(ask, grace);
+    // Who cannot be asked is killed. Other errors are about some of a tree; the kill meets them again.
+    let asked =
+        !new || child.ask(ask).unwrap_or_else(|error| error.kind() != io::ErrorKind::InvalidInput);
+    if asked { deadline } else { Some(Instant::now()) }
+}
+
+/// Kills whoever is left, and waits until they are dead, as far as that comes about.
+pub(crate) fn kill_the_rest(child: &SharedChild) -> io::Result<()> {
     // Where the system does not tell who is in a tree, that is to be killed though its leader has ended.
     if !child.is_known_to_be_gone() {
         child.kill_all()?;
@@ -60,5 +72,5 @@ pub(crate) fn stop(child: &SharedChild, ask: Ask, grace: Duration) -> io::Result
         // is not waited for.
         child.is_gone_by(Instant::now().checked_add(DYING))?;
     }
-    child.wait()
+    Ok(())
 }

@@ -26,7 +26,9 @@ pub(crate) mod thread;
 #[cfg(unix)]
 mod unix;
 #[cfg(unix)]
-pub(crate) use unix::{ASKS_ANYBODY, Ask, Backend, Notice, ask, reaped_elsewhere, spawn_helper};
+pub(crate) use unix::{
+    ASKS_ANYBODY, Ask, Backend, Notice, ask, reaped_elsewhere, spawn_helper, time_left,
+};
 
 // For those that are not children, where the system lists them.
 #[cfg(target_os = "linux")]
@@ -105,7 +107,8 @@ pub(crate) use no_descriptor::{NoDescriptor as Descriptor, NoWatch as Watch};
 mod windows;
 #[cfg(windows)]
 pub(crate) use windows::{
-    ASKS_ANYBODY, Ask, Backend, Notice, ask, busy, reaped_elsewhere, spawn_helper, sweep,
+    ASKS_ANYBODY, Ask, Backend, Notice, ask, busy, is_signalled, reaped_elsewhere, spawn_helper,
+    sweep, wait_for_any,
 };
 
 /// How the exit of one child is noticed, without reaping it.

@@ -217,6 +217,12 @@ pub(super) fn left(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now()).min(LONGEST)
 }
 
+/// The same for `poll`, which takes no timeout if there is no deadline.
+pub(crate) fn time_left(deadline: Option<Instant>) -> Option<Timespec> {
+    // The conversion cannot fail for a day or less.
+    deadline.and_then(|deadline| Timespec::try_from(left(deadline)).ok())
+}
+
 /// Blocks until the descriptor is readable, or until the deadline (`false`). Asks at least once.
 ///
 /// Where `poll` is refused (EINVAL where RLIMIT_NOFILE is 0, as some sandboxes set it; ENOMEM), this
@@ -230,11 +236,9 @@ pub(crate) fn poll_readable(fd: BorrowedFd<'_>, deadline: Option<Instant>) -> bo
 pub(crate) fn poll_until(fd: BorrowedFd<'_>, flags: PollFlags, deadline: Option<Instant>) -> bool {
     let mut fds = [PollFd::from_borrowed_fd(fd, flags)];
     loop {
-        let left = deadline.map(left);
-        // The conversion cannot fail for a day or less.
-        let timeout = left.and_then(|left| Timespec::try_from(left).ok());
-        match poll(&mut fds, timeout.as_ref()) {
-            Ok(0) if left.is_some_and(|left| left.is_zero()) => return false,
+        match poll(&mut fds, time_left(deadline).as_ref()) {
+            // (For a day, at most.)
+            Ok(0) if deadline.is_some_and(|deadline| deadline <= Instant::now()) => return false,
             Ok(0) | Err(rustix::io::Errno::INTR) => {}
             Ok(_) | Err(_) => return true,
         }

@@ -5,7 +5,7 @@
 //! nothing is to be done when the handle is dropped. The exit code alone does not tell whether a
 //! process has exited (259, `STILL_ACTIVE`, is a legal one); waiting for no time does.
 //!
-//! Sources: WaitForSingleObject, TerminateProcess, GenerateConsoleCtrlEvent and Process Creation Flags of the
+//! Sources: WaitForMultipleObjects, TerminateProcess, GenerateConsoleCtrlEvent and Process Creation Flags of the
 //! Win32 documentation.
 
 use super::{Exit, Look, Opened};
@@ -15,11 +15,11 @@ use std::io;
 use std::os::windows::io::{AsRawHandle, BorrowedHandle};
 use std::process::{Child, ExitStatus};
 use std::time::Instant;
-use windows_sys::Win32::Foundation::{ERROR_ACCESS_DENIED, HANDLE, WAIT_OBJECT_0, WAIT_TIMEOUT};
+use windows_sys::Win32::Foundation::{ERROR_ACCESS_DENIED, HANDLE, WAIT_FAILED, WAIT_TIMEOUT};
 use windows_sys::Win32::System::Console::{CTRL_BREAK_EVENT, GenerateConsoleCtrlEvent};
 use windows_sys::Win32::System::Threading::{
     CREATE_NEW_CONSOLE, CREATE_NEW_PROCESS_GROUP, CREATE_NO_WINDOW, DETACHED_PROCESS, INFINITE,
-    TerminateProcess, WaitForSingleObject,
+    TerminateProcess, WaitForMultipleObjects,
 };
 
 /// How a child is to be served.
@@ -106,6 +106,11 @@ impl Notice {
         wait(process, deadline, LONGEST_WAIT)
     }
 
+    /// What is signalled by the exit.
+    pub(crate) fn descriptor(&self) -> Option<BorrowedHandle<'_>> {
+        Some(self.process())
+    }
+
     fn process(&self) -> BorrowedHandle<'_> {
         // SAFETY: the handle is open (see `open`).
         unsafe { BorrowedHandle::borrow_raw(self.process) }
@@ -117,12 +122,34 @@ fn wait(
     deadline: Option<Instant>,
     longest_wait: u32,
 ) -> io::Result<bool> {
+    wait_until(deadline, longest_wait, |millis| is_signalled_within(&[process], millis))
+}
+
+/// Blocks until one of these is signalled, or until the deadline (`false`). Looks at least once.
+pub(crate) fn wait_for_any(
+    handles: &[BorrowedHandle<'_>],
+    deadline: Option<Instant>,
+) -> io::Result<bool> {
+    wait_until(deadline, LONGEST_WAIT, |millis| is_signalled_within(handles, millis))
+}
+
+/// Whether it is signalled now.
+pub(crate) fn is_signalled(handle: BorrowedHandle<'_>) -> io::Result<bool> {
+    is_signalled_within(&[handle], 0)
+}
+
+/// Puts a wait together from such as the system can make.
+fn wait_until(
+    deadline: Option<Instant>,
+    longest_wait: u32,
+    within: impl Fn(u32) -> io::Result<bool>,
+) -> io::Result<bool> {
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         // Rounded up, so as not to spin through the last millisecond.
         let millis = left.map_or(u128::MAX, |left| left.as_nanos().div_ceil(1_000_000));
         let millis = u32::try_from(millis).unwrap_or(u32::MAX).min(longest_wait);
-        if has_exited_within(process, millis)? {
+        if within(millis)? {
             return Ok(true);
         }
         if left.is_some_and(|left| left.is_zero()) {
@@ -131,12 +158,15 @@ fn wait(
     }
 }
 
-fn has_exited_within(process: BorrowedHandle<'_>, millis: u32) -> io::Result<bool> {
-    // SAFETY: the handle is open for as long as it is borrowed.
-    match unsafe { WaitForSingleObject(process.as_raw_handle(), millis) } {
-        WAIT_OBJECT_0 => Ok(true),
+fn is_signalled_within(handles: &[BorrowedHandle<'_>], millis: u32) -> io::Result<bool> {
+    let count = handles.len() as u32;
+    // SAFETY: a borrowed handle is a handle as it is (`repr(transparent)`), and is open for as long as it is
+    // borrowed.
+    match unsafe { WaitForMultipleObjects(count, handles.as_ptr().cast(), 0, millis) } {
+        WAIT_FAILED => Err(io::Error::last_os_error()),
         WAIT_TIMEOUT => Ok(false),
-        _ => Err(io::Error::last_os_error()),
+        // The index of one of them.
+        _ => Ok(true),
     }
 }
 
@@ -147,7 +177,7 @@ impl Exit for Notice {
 
     fn look(&self) -> io::Result<Look> {
         // The exit code itself is read by std's `Child`, which remembers it.
-        Ok(if has_exited_within(self.process(), 0)? { Look::Exited(None) } else { Look::Running })
+        Ok(if is_signalled(self.process())? { Look::Exited(None) } else { Look::Running })
     }
 
     fn recover(&self) -> Option<ExitStatus> {
@@ -167,7 +197,7 @@ impl Exit for Notice {
         // Our handle came with all access, so this is a process that has exited, or one that is being
         // terminated and not signalled yet. Either way there is nothing left to do. (That the handle
         // can still be asked shows that it is in order.)
-        has_exited_within(self.process(), 0).map(drop)
+        is_signalled(self.process()).map(drop)
     }
 
     fn settled(&self) {}

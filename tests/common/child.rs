@@ -39,6 +39,22 @@ fn play(mut arguments: impl Iterator<Item = String>) {
             "echo" => {
                 std::io::copy(&mut std::io::stdin(), &mut std::io::stdout()).expect("to echo");
             }
+            // Echoes it twice.
+            "echo-both" => {
+                let mut buffer = [0; 8192];
+                while let count @ 1.. = std::io::stdin().read(&mut buffer).expect("to read") {
+                    std::io::stdout().write_all(&buffer[..count]).expect("to write");
+                    std::io::stderr().write_all(&buffer[..count]).expect("to write");
+                }
+            }
+            // Writes so many bytes.
+            "write" => write(&mut std::io::stdout(), &argument()),
+            "write-err" => write(&mut std::io::stderr(), &argument()),
+            // Writes until nobody reads it any more.
+            "flood" => while std::io::stdout().write_all(&[b'x'; 4096]).is_ok() {},
+            "close-stdin" => close(0),
+            "close-stdout" => close(1),
+            "close-stderr" => close(2),
             // Runs until it is killed.
             "sleep" => sleep(),
             "exit" => std::process::exit(argument().parse().expect("an exit code")),
@@ -156,6 +172,36 @@ fn say(line: &str) {
     stdout.flush().expect("to say");
 }
 
+/// Bytes that tell where they belong.
+fn write(to: &mut impl Write, count: &str) {
+    let mut left: usize = count.parse().expect("a number");
+    let block: Vec<u8> = (0..251).cycle().take(251 * 256).collect();
+    while left > 0 {
+        let some = left.min(block.len());
+        to.write_all(&block[..some]).expect("to write");
+        left -= some;
+    }
+    to.flush().expect("to write");
+}
+
+/// Closes a standard stream of this process.
+fn close(stream: u32) {
+    #[cfg(unix)]
+    // SAFETY: nothing uses the descriptor but std, which takes a closed one for an empty one.
+    drop(unsafe { <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(stream as i32) });
+    #[cfg(windows)]
+    {
+        use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
+        let handle = match stream {
+            0 => std::io::stdin().as_raw_handle(),
+            1 => std::io::stdout().as_raw_handle(),
+            _ => std::io::stderr().as_raw_handle(),
+        };
+        // SAFETY: as above.
+        drop(unsafe { OwnedHandle::from_raw_handle(handle) });
+    }
+}
+
 fn another(parts: impl Iterator<Item = String>) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("a path"));
     command.args(parts);
@@ -223,7 +269,7 @@ mod unix {
                         libc::setsid();
                     }
                     if !hop {
-                        libc::usleep(100_000);
+                        libc::usleep(500_000);
                         libc::_exit(0);
                     }
                 } else if hop {

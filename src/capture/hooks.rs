@@ -1,0 +1,53 @@
+//! Those who are shown the output as it arrives.
+
+use super::Stream;
+use super::lines::{Line, Lines};
+use std::ops::ControlFlow;
+
+pub(super) type OnOutput<'a> = dyn FnMut(Stream, &[u8]) -> ControlFlow<()> + 'a;
+pub(super) type OnLine<'a> = dyn FnMut(Stream, Line<'_>) -> ControlFlow<()> + 'a;
+
+pub(super) struct Hooks<'r, 'a> {
+    on_output: Option<&'r mut OnOutput<'a>>,
+    on_line: Option<&'r mut OnLine<'a>>,
+    lines: [Lines; 2],
+}
+
+impl<'r, 'a> Hooks<'r, 'a> {
+    pub(super) fn of(
+        on_output: &'r mut Option<Box<OnOutput<'a>>>,
+        on_line: &'r mut Option<Box<OnLine<'a>>>,
+    ) -> Self {
+        Self {
+            on_output: on_output.as_deref_mut(),
+            on_line: on_line.as_deref_mut(),
+            lines: Default::default(),
+        }
+    }
+
+    pub(super) fn show(&mut self, stream: Stream, bytes: &[u8]) -> ControlFlow<()> {
+        let mut flow = ControlFlow::Continue(());
+        if let Some(show) = &mut self.on_output {
+            flow = show(stream, bytes);
+        }
+        if let (ControlFlow::Continue(()), Some(show)) = (flow, &mut self.on_line) {
+            flow = self.lines[stream as usize].push(bytes, &mut |line| show(stream, line));
+        }
+        self.unless_over(flow)
+    }
+
+    /// There will be no more of this stream.
+    pub(super) fn finish(&mut self, stream: Stream) -> ControlFlow<()> {
+        let Some(show) = &mut self.on_line else { return ControlFlow::Continue(()) };
+        let flow = self.lines[stream as usize].finish(&mut |line| show(stream, line));
+        self.unless_over(flow)
+    }
+
+    /// Whoever wants no more is shown no more.
+    fn unless_over(&mut self, flow: ControlFlow<()>) -> ControlFlow<()> {
+        if flow.is_break() {
+            (self.on_output, self.on_line) = (None, None);
+        }
+        flow
+    }
+}

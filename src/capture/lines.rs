@@ -1,0 +1,233 @@
+//! Output by lines, however it arrives and however long they are.
+
+use std::fmt::{self, Write};
+use std::ops::ControlFlow;
+
+/// No more of a line than this is held in memory.
+const LONGEST: usize = 64 * 1024;
+
+/// A line of output, or a piece of one that is longer than 64 KiB.
+///
+/// It is displayed without its end; what is not UTF-8 is displayed as U+FFFD.
+///
+/// # Examples
+///
+/// ```
+/// use shared_child::Line;
+///
+/// fn is_a_warning(line: Line<'_>) -> bool {
+///     line.as_bytes().starts_with(b"warning: ")
+/// }
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Line<'a> {
+    bytes: &'a [u8],
+    goes_on: bool,
+}
+
+impl<'a> Line<'a> {
+    /// The line, without the `\n` or `\r\n` at its end.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use shared_child::Line;
+    /// fn length(line: Line<'_>) -> usize {
+    ///     line.as_bytes().len()
+    /// }
+    /// ```
+    #[must_use]
+    pub const fn as_bytes(self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Whether the next piece of this stream belongs to the same line.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use shared_child::Line;
+    /// fn print(line: Line<'_>) {
+    ///     print!("{line}{}", if line.goes_on() { "" } else { "\n" });
+    /// }
+    /// ```
+    #[must_use]
+    pub const fn goes_on(self) -> bool {
+        self.goes_on
+    }
+}
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for chunk in self.bytes.utf8_chunks() {
+            f.write_str(chunk.valid())?;
+            if !chunk.invalid().is_empty() {
+                f.write_char(char::REPLACEMENT_CHARACTER)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let goes_on = if self.goes_on { "…" } else { "" };
+        write!(f, "{:?}{goes_on}", String::from_utf8_lossy(self.bytes))
+    }
+}
+
+/// The line that is not at its end yet.
+#[derive(Debug, Default)]
+pub(super) struct Lines(Vec<u8>);
+
+impl Lines {
+    pub(super) fn push(
+        &mut self,
+        mut new: &[u8],
+        show: &mut impl FnMut(Line<'_>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        while let Some(end) = new.iter().position(|byte| *byte == b'\n') {
+            let (line, rest) = (&new[..end], &new[end + 1..]);
+            new = rest;
+            // Most lines come in one piece.
+            if self.0.is_empty() && line.len() <= LONGEST {
+                show(Line { bytes: without_return(line), goes_on: false })?;
+                continue;
+            }
+            self.hold(line, show)?;
+            let whole = std::mem::take(&mut self.0);
+            show(Line { bytes: without_return(&whole), goes_on: false })?;
+        }
+        self.hold(new, show)
+    }
+
+    /// The stream is at its end, with or without one of the line.
+    pub(super) fn finish(
+        &mut self,
+        show: &mut impl FnMut(Line<'_>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        match std::mem::take(&mut self.0) {
+            rest if rest.is_empty() => ControlFlow::Continue(()),
+            rest => show(Line { bytes: &rest, goes_on: false }),
+        }
+    }
+
+    /// Adds to the line, and shows the beginning of one that is too long.
+    fn hold(
+        &mut self,
+        mut new: &[u8],
+        show: &mut impl FnMut(Line<'_>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        while self.0.len() + new.len() > LONGEST {
+            let (first, rest) = new.split_at(LONGEST - self.0.len());
+            self.0.extend_from_slice(first);
+            new = rest;
+            // Not between the two of a `\r\n` either.
+            let kept = usize::from(self.0.ends_with(b"\r")).max(unfinished_character(&self.0));
+            let shown = self.0.len() - kept;
+            // (At most three bytes stay.)
+            let piece = std::mem::take(&mut self.0);
+            self.0.extend_from_slice(&piece[shown..]);
+            show(Line { bytes: &piece[..shown], goes_on: true })?;
+        }
+        self.0.extend_from_slice(new);
+        ControlFlow::Continue(())
+    }
+}
+
+fn without_return(line: &[u8]) -> &[u8] {
+    line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+/// How many of the last bytes are the beginning of a UTF-8 character whose rest is missing.
+pub(super) fn unfinished_character(bytes: &[u8]) -> usize {
+    let last = &bytes[bytes.len().saturating_sub(3)..];
+    match last.utf8_chunks().last() {
+        Some(chunk) => match std::str::from_utf8(chunk.invalid()) {
+            Err(error) if error.error_len().is_none() => chunk.invalid().len(),
+            _ => 0,
+        },
+        None => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All that is shown, with a sign at the end of what is whole.
+    fn shown(pieces: &[&[u8]]) -> Vec<(Vec<u8>, bool)> {
+        let mut all = Vec::new();
+        let mut show = |line: Line<'_>| {
+            all.push((line.as_bytes().to_vec(), line.goes_on()));
+            ControlFlow::Continue(())
+        };
+        let mut lines = Lines::default();
+        for piece in pieces {
+            assert!(lines.push(piece, &mut show).is_continue());
+            assert!(lines.0.len() <= LONGEST);
+        }
+        assert!(lines.finish(&mut show).is_continue());
+        all
+    }
+
+    fn whole(lines: &[&str]) -> Vec<(Vec<u8>, bool)> {
+        lines.iter().map(|line| (line.as_bytes().to_vec(), false)).collect()
+    }
+
+    #[test]
+    fn lines_whatever_the_pieces() {
+        let text = "one\n\ntwo\r\nthree \u{e9}\u{20ac}\r\rfour\n\r\nfive";
+        let expected = ["one", "", "two", "three \u{e9}\u{20ac}\r\rfour", "", "five"];
+        for size in 1..=text.len() {
+            let pieces: Vec<&[u8]> = text.as_bytes().chunks(size).collect();
+            assert_eq!(shown(&pieces), whole(&expected), "in pieces of {size}");
+        }
+        assert_eq!(shown(&[b"ended\n"]), whole(&["ended"]));
+        assert_eq!(shown(&[b"a return at the end\r"]), whole(&["a return at the end\r"]));
+        assert_eq!(shown(&[]), whole(&[]));
+    }
+
+    #[test]
+    fn a_long_line_is_not_held_and_not_split_in_a_character() {
+        for (sign, at_once) in [("x", 1), ("\u{e9}", 7), ("\u{20ac}", 1 << 20), ("\u{1f600}", 4096)]
+        {
+            for before in ["", "a", "ab", "abc"] {
+                let text = format!("{before}{}", sign.repeat(LONGEST + 10));
+                let line = format!("{text}\nshort\n");
+                let pieces: Vec<&[u8]> = line.as_bytes().chunks(at_once).collect();
+                let mut shown = shown(&pieces);
+                assert_eq!(shown.pop(), Some((b"short".to_vec(), false)));
+                for (bytes, _) in &shown {
+                    assert!(std::str::from_utf8(bytes).is_ok());
+                    assert!(bytes.len() <= LONGEST);
+                }
+                let goes_on: Vec<bool> = shown.iter().map(|(_, goes_on)| *goes_on).collect();
+                let (last, others) = goes_on.split_last().expect("some");
+                assert!(!last && others.iter().all(|goes_on| *goes_on) && !others.is_empty());
+                let joined: Vec<u8> = shown.into_iter().flat_map(|(bytes, _)| bytes).collect();
+                assert_eq!(joined, text.as_bytes());
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_text_is_shown_as_it_is() {
+        let bytes = [0xff, 0xe2, 0x82, b'\n', 0xf0, 0x9f].repeat(20_000);
+        let joined: Vec<u8> = shown(&[&bytes]).into_iter().flat_map(|(bytes, _)| bytes).collect();
+        let expected: Vec<u8> = bytes.iter().copied().filter(|byte| *byte != b'\n').collect();
+        assert_eq!(joined, expected);
+        assert_eq!(Line { bytes: b"a\xffb", goes_on: false }.to_string(), "a\u{fffd}b");
+    }
+
+    #[test]
+    fn a_break_is_passed_on_at_once() {
+        let mut count = 0;
+        let mut show = |_: Line<'_>| {
+            count += 1;
+            ControlFlow::Break(())
+        };
+        assert!(Lines::default().push(b"one\ntwo\n", &mut show).is_break());
+        assert_eq!(count, 1);
+    }
+}

@@ -1,0 +1,388 @@
+//! The course of a capture.
+//!
+//! One loop, which blocks only in `Pipes::wait`, and never beyond what is due next:
+//!
+//! | phase | ends when |
+//! |---|---|
+//! | running | the child has exited and the outputs are at their end, or the drain time since the exit is over; or something stops it |
+//! | asked | as above; but of a tree, all must be gone; or the grace is over |
+//! | killed | as above; or it has not died in time |
+//!
+//! Output is read in all of them, since one that is to end may have to write first.
+
+use super::captured::{Captured, CapturedStream, StoppedBy, StreamEnd};
+use super::hooks::Hooks;
+use super::input::{Fed, Feed};
+use super::keep::Keep;
+use super::system::Pipes;
+use super::{Capture, DRAIN, Input, Stream};
+use crate::SharedChild;
+use crate::backoff::Backoff;
+use crate::exit::Ask;
+use crate::stop;
+use std::io;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+/// How often to look whether a tree is empty, while somebody who may not belong to it holds a pipe.
+const LOOK: Duration = Duration::from_millis(100);
+
+pub(super) fn run(
+    child: &SharedChild,
+    capture: &mut Capture<'_>,
+    began: Instant,
+) -> io::Result<Captured> {
+    // Before the pipes are taken: they stay with the child.
+    let has_input = !matches!(capture.input, Input::Nothing);
+    let stdin = child.take_stdin();
+    if has_input && stdin.is_none() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!(
+                "there is input for process {}, but its standard input is not piped, or was taken",
+                child.id()
+            ),
+        ));
+    }
+    // What there is nothing for is closed.
+    let stdin = stdin.filter(|_| has_input);
+    let pipes = Pipes::new(stdin, child.take_stdout(), child.take_stderr())?;
+    let deadline =
+        earlier(capture.timeout.and_then(|timeout| began.checked_add(timeout)), capture.deadline);
+    let streams = Stream::BOTH.map(|stream| Kept {
+        keep: Keep::new(capture.limits[stream as usize]),
+        end: if pipes.is_open(stream) { StreamEnd::HeldOpen } else { StreamEnd::NotCaptured },
+    });
+    let mut run = Run {
+        child,
+        pipes,
+        feed: Feed::of(&mut capture.input),
+        hooks: Hooks::of(&mut capture.on_output, &mut capture.on_line),
+        streams,
+        scratch: Vec::new(),
+        stop_at_limit: capture.stop_at_limit,
+        deadline,
+        grace: capture.grace,
+        drain: capture.drain.unwrap_or(DRAIN),
+        phase: Phase::Running,
+        exit: None,
+        pause: Backoff::new(),
+        is_unsettled: false,
+        next_look: None,
+        stopped_by: None,
+        error: None,
+    };
+    run.go_through()?;
+    Ok(run.finish(began))
+}
+
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    one.into_iter().chain(other).min()
+}
+
+fn has_passed(deadline: Option<Instant>) -> bool {
+    deadline.is_some_and(|deadline| deadline <= Instant::now())
+}
+
+struct Run<'r, 'a> {
+    child: &'r SharedChild,
+    pipes: Pipes,
+    /// Until the child has got it all.
+    feed: Option<Feed<'r>>,
+    hooks: Hooks<'r, 'a>,
+    streams: [Kept; 2],
+    /// For what is not kept as a whole.
+    scratch: Vec<u8>,
+    stop_at_limit: bool,
+    deadline: Option<Instant>,
+    grace: Duration,
+    drain: Duration,
+    phase: Phase,
+    exit: Option<Exit>,
+    /// Between looks for an exit that cannot be blocked on.
+    pause: Backoff,
+    /// The exit was noticed, and yet is not to be had (see `Backoff`).
+    is_unsettled: bool,
+    /// When to see again whether a tree is empty.
+    next_look: Option<Instant>,
+    stopped_by: Option<StoppedBy>,
+    error: Option<io::Error>,
+}
+
+struct Kept {
+    keep: Keep,
+    end: StreamEnd,
+}
+
+struct Exit {
+    at: Instant,
+    /// `None` if somebody else has taken it.
+    status: Option<ExitStatus>,
+}
+
+#[derive(Clone, Copy)]
+enum Phase {
+    Running,
+    Asked { kill_at: Option<Instant> },
+    Killed { at: Instant },
+}
+
+/// What is next.
+enum Next {
+    Wait(Option<Instant>),
+    Over,
+}
+
+impl Run<'_, '_> {
+    fn go_through(&mut self) -> io::Result<()> {
+        // Even if the time is up already: what there is, is read.
+        self.step(Some(Instant::now()))?;
+        loop {
+            if let Next::Wait(deadline) = self.next() {
+                self.step(deadline)?;
+                continue;
+            }
+            let was_running = matches!(self.phase, Phase::Running);
+            Stream::BOTH.iter().for_each(|stream| self.read_the_rest(*stream));
+            // That may have been reason to stop it.
+            if !was_running || matches!(self.phase, Phase::Running) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Does what is due now. Says until when to wait for the next thing to happen.
+    fn next(&mut self) -> Next {
+        if let (Phase::Running, None) = (self.phase, &self.exit) {
+            if !has_passed(self.deadline) {
+                return Next::Wait(self.deadline);
+            }
+            self.stop(StoppedBy::Deadline);
+        }
+        match self.phase {
+            Phase::Running => self.drain_until(self.deadline),
+            Phase::Asked { kill_at } if has_passed(kill_at) => {
+                self.kill();
+                self.next()
+            }
+            Phase::Asked { kill_at } if self.exit.is_none() => Next::Wait(kill_at),
+            Phase::Asked { kill_at } => match self.drain_until(kill_at) {
+                // There is nothing left to read, and so the rest can be waited for.
+                Next::Over if !self.is_any_open() => Next::Over,
+                // Whoever holds a pipe may still be about to end. But they need not belong to the tree.
+                Next::Over if !self.is_tree_empty() => Next::Wait(earlier(kill_at, self.next_look)),
+                next => next,
+            },
+            Phase::Killed { at } => match self.exit {
+                Some(_) => self.drain_until(None),
+                None => match at.checked_add(stop::DYING) {
+                    given_up if has_passed(given_up) => Next::Over,
+                    given_up => Next::Wait(given_up),
+                },
+            },
+        }
+    }
+
+    /// After the exit: those who still have a pipe are waited for, but not for long.
+    fn drain_until(&self, deadline: Option<Instant>) -> Next {
+        let since = match (&self.exit, self.phase) {
+            (Some(exit), Phase::Killed { at }) => exit.at.max(at),
+            (Some(exit), _) => exit.at,
+            (None, _) => return Next::Wait(deadline),
+        };
+        let end = earlier(since.checked_add(self.drain), deadline);
+        if !self.is_any_open() || has_passed(end) { Next::Over } else { Next::Wait(end) }
+    }
+
+    fn is_any_open(&self) -> bool {
+        Stream::BOTH.iter().any(|stream| self.pipes.is_open(*stream))
+    }
+
+    fn is_tree_empty(&mut self) -> bool {
+        if self.next_look.is_some() && !has_passed(self.next_look) {
+            return false;
+        }
+        let now = Instant::now();
+        self.next_look = now.checked_add(LOOK);
+        // (After an error it is killed, which tells.)
+        self.child.is_gone_by(Some(now)).unwrap_or(false)
+    }
+
+    /// Waits for something to happen, and does it.
+    fn step(&mut self, deadline: Option<Instant>) -> io::Result<()> {
+        let notice = match self.exit {
+            None => self.child.notice(),
+            Some(_) => None,
+        };
+        let can_block = notice.as_ref().is_some_and(|notice| notice.descriptor().is_some());
+        let ready = if self.exit.is_some() || (can_block && !self.is_unsettled) {
+            self.pipes.wait(self.feed.is_some(), notice.as_deref(), deadline)?
+        } else {
+            // The exit does not wake this one, so it looks, now and then. (The usual exit closes a pipe, which
+            // does.) If nothing is left but the exit, it is waited for in the usual way.
+            if !self.is_any_open() && self.feed.is_none() {
+                self.has_exited(self.child.exit_by(deadline));
+                return Ok(());
+            }
+            let now_and_then = Instant::now().checked_add(self.pause.next());
+            self.pipes.wait(self.feed.is_some(), None, earlier(deadline, now_and_then))?
+        };
+        if self.exit.is_none() && (ready.exit || !can_block || self.is_unsettled) {
+            self.has_exited(self.child.try_wait());
+            self.is_unsettled |= ready.exit;
+        }
+        for stream in Stream::BOTH {
+            if ready.outputs[stream as usize] {
+                self.read(stream);
+            }
+        }
+        if ready.stdin {
+            self.feed();
+        }
+        Ok(())
+    }
+
+    fn has_exited(&mut self, exited: io::Result<Option<ExitStatus>>) {
+        let status = match exited {
+            Ok(None) => return,
+            Ok(status) => status,
+            // It is gone, and nobody can say how.
+            Err(error) => {
+                self.failed(error);
+                None
+            }
+        };
+        self.exit = Some(Exit { at: Instant::now(), status });
+    }
+
+    /// The first error is told.
+    fn failed(&mut self, error: io::Error) {
+        self.error.get_or_insert(error);
+    }
+
+    fn stop(&mut self, why: StoppedBy) {
+        if !matches!(self.phase, Phase::Running) {
+            return;
+        }
+        self.stopped_by = Some(why);
+        if self.grace.is_zero() {
+            self.kill();
+        } else {
+            let kill_at = stop::begin(self.child, Ask::DEFAULT, self.grace);
+            self.phase = Phase::Asked { kill_at };
+        }
+    }
+
+    fn kill(&mut self) {
+        if !self.child.is_known_to_be_gone() {
+            if let Err(error) = self.child.kill_all() {
+                self.failed(error);
+            }
+        }
+        self.phase = Phase::Killed { at: Instant::now() };
+    }
+
+    /// Reads what there is. Says how much, if the stream goes on.
+    fn read(&mut self, stream: Stream) -> Option<usize> {
+        let Kept { keep, end } = &mut self.streams[stream as usize];
+        let is_whole = keep.all().is_some();
+        self.scratch.clear();
+        let buffer = keep.all().unwrap_or(&mut self.scratch);
+        let before = buffer.len();
+        let flow = match self.pipes.read(stream, buffer) {
+            Ok(None) => return None,
+            Ok(Some(0)) => {
+                *end = StreamEnd::Closed;
+                self.pipes.close(stream);
+                self.hooks.finish(stream)
+            }
+            Ok(Some(_)) => self.hooks.show(stream, &buffer[before..]),
+            Err(error) => {
+                *end = StreamEnd::Failed;
+                self.pipes.close(stream);
+                self.failed(error);
+                self.hooks.finish(stream)
+            }
+        };
+        let Kept { keep, .. } = &mut self.streams[stream as usize];
+        let count = if is_whole {
+            keep.appended()
+        } else {
+            keep.push(&self.scratch);
+            self.scratch.len()
+        };
+        let is_too_much = self.stop_at_limit && keep.missing() > 0;
+        if flow.is_break() {
+            self.stop(StoppedBy::Callback);
+        } else if is_too_much {
+            self.stop(StoppedBy::Limit(stream));
+        }
+        Some(count)
+    }
+
+    fn feed(&mut self) {
+        let Some(feed) = &mut self.feed else { return };
+        match feed.feed(&mut self.pipes) {
+            Fed::More => {}
+            Fed::All => {
+                self.feed = None;
+                self.pipes.close_stdin();
+            }
+            // The pipe stays open until the child is gone: it is not to take this for the end of its input.
+            Fed::Failed(error) => {
+                self.feed = None;
+                self.failed(error);
+                self.stop(StoppedBy::Input);
+            }
+        }
+    }
+
+    /// Reads what is in the pipe at this moment, and no more: somebody may write all the time.
+    fn read_the_rest(&mut self, stream: Stream) {
+        let mut owed = self.pipes.available(stream);
+        while self.pipes.is_open(stream) {
+            match self.read(stream) {
+                Some(count) if count as u64 <= owed => owed -= count as u64,
+                _ => break,
+            }
+        }
+        if self.pipes.is_open(stream) && self.hooks.finish(stream).is_break() {
+            self.stop(StoppedBy::Callback);
+        }
+    }
+
+    fn finish(mut self, began: Instant) -> Captured {
+        // Of a tree that was stopped, some may be left who have no pipe.
+        let stopped = match self.phase {
+            Phase::Running => Ok(()),
+            Phase::Asked { kill_at } => {
+                self.child.is_gone_by(kill_at).and_then(|_| stop::kill_the_rest(self.child))
+            }
+            Phase::Killed { at } if self.exit.is_some() => {
+                self.child.is_gone_by(at.checked_add(stop::DYING)).map(drop)
+            }
+            Phase::Killed { .. } => Ok(()),
+        };
+        if let Err(error) = stopped {
+            self.failed(error);
+        }
+        if self.exit.is_none() {
+            let message = format!(
+                "process {} was killed, but has not ended within {:?}",
+                self.child.id(),
+                stop::DYING
+            );
+            self.failed(io::Error::new(io::ErrorKind::TimedOut, message));
+        }
+        let [stdout, stderr] =
+            self.streams.map(|Kept { keep, end }| CapturedStream::new(keep.finish(), end));
+        Captured {
+            status: self.exit.and_then(|exit| exit.status),
+            stdout,
+            stderr,
+            stopped_by: self.stopped_by,
+            elapsed: began.elapsed(),
+            error: self.error,
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Writing to a pipe that nobody reads, without SIGPIPE.
+//!
+//! Rust programs ignore it, unless they say otherwise, as those do that are used in pipelines; and programs that
+//! are not Rust's own may do as they like. A child that closes its standard input early must not kill us.
+//!
+//! A write to a pipe has no flag for that. But the signal is sent to the *thread* that writes, and one that blocks
+//! it finds it pending afterwards, and can take it away. If one was pending before, it is another's and stays.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::ptr;
+
+/// Whether SIGPIPE does nothing here. Another thread may change that, but hardly does.
+pub(super) fn is_ignored() -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: a question, and room for the answer.
+    let answer = unsafe { libc::sigaction(libc::SIGPIPE, ptr::null(), action.as_mut_ptr()) };
+    // SAFETY: zeroes are a `sigaction` as well.
+    answer == 0 && unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN
+}
+
+/// Runs a write of this thread. It must not do anything else, since SIGPIPE is blocked meanwhile.
+pub(super) fn without(write: impl FnOnce() -> io::Result<usize>) -> io::Result<usize> {
+    let sigpipe = just_sigpipe();
+    let was_pending = is_pending();
+    let mut before = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: both sets outlive the call.
+    let blocked =
+        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const sigpipe, before.as_mut_ptr()) };
+    let written = write();
+    if blocked == 0 {
+        let broken = written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
+        if broken && !was_pending && is_pending() {
+            let mut signal = 0;
+            // SAFETY: both outlive the call. It does not block, since the signal is pending and blocked.
+            unsafe { libc::sigwait(&raw const sigpipe, &raw mut signal) };
+        }
+        // SAFETY: the mask that was there before, which the first call has written.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut()) };
+    }
+    written
+}
+
+fn just_sigpipe() -> libc::sigset_t {
+    let mut set = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: the first call makes a set of it, and SIGPIPE is a signal.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), libc::SIGPIPE);
+        set.assume_init()
+    }
+}
+
+fn is_pending() -> bool {
+    let mut set = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: room for the answer; zeroes are an empty set, if there is none.
+    unsafe {
+        libc::sigpending(set.as_mut_ptr());
+        libc::sigismember(set.as_ptr(), libc::SIGPIPE) == 1
+    }
+}
