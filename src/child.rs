@@ -398,6 +398,11 @@ impl SharedChild {
         self.leader().notice()
     }
 
+    /// Whether its standard input is there to be taken, and its standard error.
+    pub(crate) fn has_stdin_and_stderr(&self) -> (bool, bool) {
+        self.leader().with_child(|child| (child.stdin.is_some(), child.stderr.is_some()))
+    }
+
     /// Gives the child a standard output of ours to be taken.
     pub(crate) fn put_stdout(&self, stdout: ChildStdout) {
         self.leader().with_child(|child| child.stdout = Some(stdout));

@@ -1,7 +1,7 @@
 //! The command line: which measurements, and what is printed of them.
 
 use crate::report::{Row, Table};
-use crate::{cgroup, crowd, handle, spawn, tree, try_wait, waiters, wake, worker};
+use crate::{capture, cgroup, crowd, handle, spawn, tree, try_wait, waiters, wake, worker};
 use lexopt::{Arg, ValueExt};
 use std::error::Error;
 use std::path::PathBuf;
@@ -18,6 +18,7 @@ const MEASUREMENTS: &[(&str, Measure)] = &[
     ("waiters", waiters::measure),
     ("try_wait", try_wait::measure),
     ("handle", handle::measure),
+    ("capture", capture::measure),
     ("tree_spawn", tree::measure_spawn),
     ("tree_kill", tree::measure_kill),
     ("sweep", tree::measure_sweep),

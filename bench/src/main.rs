@@ -9,6 +9,8 @@
 //! the machine for a while slows all alike. A missed bar is printed, and is no failure of the run.
 
 #[cfg(target_os = "linux")]
+mod capture;
+#[cfg(target_os = "linux")]
 mod cgroup;
 #[cfg(target_os = "linux")]
 mod cli;

@@ -71,7 +71,7 @@ impl From<usize> for Limit {
     }
 }
 
-/// What has been kept so far. It never takes more memory than the limit, also not when it is put together.
+/// What has been kept so far. It takes no more memory than the limit, also not when it is put together.
 #[derive(Debug)]
 pub(super) struct Keep {
     limit: Option<Limit>,
@@ -127,12 +127,19 @@ impl Keep {
         self.turn = (self.turn + rest.len()) % ring.len();
     }
 
-    /// Doubles as it must, but never beyond what can be needed.
-    fn grow(&mut self, more: usize, most: usize) {
+    /// Grows to the limit in a few steps: as long as bytes are moved they are there twice. (Memory that is not
+    /// written to is not there yet, on most systems.)
+    fn grow(&mut self, more: usize, limit: usize) {
+        const FIRST: usize = 64 << 10;
+        const SECOND: usize = 16 << 20;
         let needed = self.bytes.len() + more;
         if needed > self.bytes.capacity() {
-            let wanted = needed.max(self.bytes.capacity().saturating_mul(2)).min(most);
-            self.bytes.reserve_exact(wanted - self.bytes.len());
+            let step = match needed {
+                0..=FIRST => FIRST,
+                needed if needed <= SECOND => SECOND,
+                needed => needed.saturating_mul(2),
+            };
+            self.bytes.reserve_exact(step.min(limit) - self.bytes.len());
         }
     }
 
@@ -140,7 +147,10 @@ impl Keep {
         let missing = self.missing();
         let gap = self.limit.map_or(0, |limit| limit.head).min(self.bytes.len());
         self.bytes[gap..].rotate_left(self.turn);
-        self.bytes.shrink_to_fit();
+        // What is worth a copy.
+        if self.bytes.len() <= self.bytes.capacity() / 4 {
+            self.bytes.shrink_to_fit();
+        }
         Kept { bytes: self.bytes, gap, missing }
     }
 }
@@ -188,7 +198,7 @@ mod tests {
     fn a_limit_without_end_takes_no_memory() {
         let mut keep = Keep::new(Some(Limit::head_and_tail(usize::MAX, usize::MAX)));
         keep.push(b"few");
-        assert!(keep.bytes.capacity() < 100);
+        assert!(keep.bytes.capacity() < 100_000);
         assert_eq!(keep.finish().bytes, b"few");
     }
 }

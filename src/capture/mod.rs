@@ -336,7 +336,8 @@ impl<'a> Capture<'a> {
     /// Has the child write its standard error to where its standard output goes, so that the two come in the
     /// order in which they were written. They are [`Captured::stdout`] then.
     ///
-    /// This is for [`SpawnOptions::capture`] alone, since it has to be settled before the spawn.
+    /// This has to be settled before the spawn, so it is for [`SpawnOptions::capture`] and
+    /// [`SpawnOptions::spawn_piped`].
     ///
     /// # Examples
     ///
@@ -435,14 +436,14 @@ impl SharedChild {
     /// [`Capture`].
     ///
     /// It takes the pipes that have not been [taken](Self::take_stdout); the child is to be spawned with
-    /// [`Stdio::piped`]. A standard input that there is nothing for is closed.
-    /// [`SpawnOptions::capture`] sees to all that.
+    /// [`Stdio::piped`], or by [`SpawnOptions::spawn_piped`]. A standard input that there is nothing for is
+    /// closed.
     ///
     /// # Errors
     ///
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) if there is input for the child, and no pipe; or if standard
-    /// error was to be merged. Otherwise only if the system cannot do with the pipes what is needed. The child is
-    /// left as it is then.
+    /// error is to be merged, and has a pipe of its own. Otherwise only if the system cannot do with the pipes what
+    /// is needed. The child runs on then.
     ///
     /// What goes wrong later is told by what is returned: [`Captured::error`].
     ///
@@ -463,21 +464,14 @@ impl SharedChild {
     /// # }
     /// ```
     pub fn capture(&self, capture: &mut Capture<'_>) -> io::Result<Captured> {
-        if capture.merge_stderr {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "the streams of a running child cannot be merged: use SpawnOptions::capture",
-            ));
-        }
         run::run(self, capture, Instant::now())
     }
 }
 
 impl SpawnOptions {
-    /// Spawns the command with pipes, and [captures](SharedChild::capture) what it writes.
-    ///
-    /// All three standard streams of the command are set here, and stay so: standard input to a pipe or, if there
-    /// is nothing to feed it with, to nothing ([`Stdio::null`]).
+    /// Spawns the command with pipes, and [captures](SharedChild::capture) what it writes: the two steps
+    /// [`spawn_piped`](Self::spawn_piped) and [`SharedChild::capture`] in one. The timeout counts from
+    /// before the spawn.
     ///
     /// Those who are left of a [tree](Self::tree) when the child has ended by itself live on, unless they are to be
     /// [killed with the handle](Self::kill_on_drop), which is dropped when this returns.
@@ -510,6 +504,42 @@ impl SpawnOptions {
         self.capture_on(Backend::Best, command, capture)
     }
 
+    /// Spawns the command with the pipes that a [capture](SharedChild::capture) wants, for those who want the handle
+    /// as well.
+    ///
+    /// All three standard streams of the command are set here, and stay so: standard input to a pipe or, if there
+    /// is nothing to feed it with, to nothing ([`Stdio::null`]).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`spawn`](Self::spawn).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use shared_child::{Capture, SpawnOptions};
+    /// use std::process::Command;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut capture = Capture::new();
+    /// capture.merge_stderr(true);
+    /// let mut command = Command::new("rustc");
+    /// let child =
+    ///     SpawnOptions::new().tree(true).spawn_piped(command.arg("--version"), &capture)?;
+    /// let captured = child.capture(&mut capture)?;
+    /// println!("left behind: {:?}", child.tree().expect("it is one").processes()?);
+    /// # assert!(captured.success());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn spawn_piped(
+        &self,
+        command: &mut Command,
+        capture: &Capture<'_>,
+    ) -> io::Result<SharedChild> {
+        self.spawn_piped_on(Backend::Best, command, capture)
+    }
+
     pub(crate) fn capture_on(
         &self,
         backend: Backend,
@@ -517,23 +547,29 @@ impl SpawnOptions {
         capture: &mut Capture<'_>,
     ) -> io::Result<Captured> {
         let began = Instant::now();
-        command.stdin(match capture.input {
-            Input::Nothing => Stdio::null(),
-            Input::Bytes(_) | Input::Reader(_) => Stdio::piped(),
-        });
         // Nobody else has the handle: whatever leaves this early is to leave nobody behind.
-        let mut options = self.clone();
-        options.kill_on_drop(true);
-        let child = if capture.merge_stderr {
-            merge::spawn(command, |command| options.spawn_on(backend, command))?
-        } else {
-            command.stdout(Stdio::piped()).stderr(Stdio::piped());
-            options.spawn_on(backend, command)?
-        };
+        let child = self.clone().kill_on_drop(true).spawn_piped_on(backend, command, capture)?;
         let captured = run::run(&child, capture, began)?;
         if !self.kills_on_drop() {
             child.detach();
         }
         Ok(captured)
+    }
+
+    fn spawn_piped_on(
+        &self,
+        backend: Backend,
+        command: &mut Command,
+        capture: &Capture<'_>,
+    ) -> io::Result<SharedChild> {
+        command.stdin(match capture.input {
+            Input::Nothing => Stdio::null(),
+            Input::Bytes(_) | Input::Reader(_) => Stdio::piped(),
+        });
+        if capture.merge_stderr {
+            return merge::spawn(command, |command| self.spawn_on(backend, command));
+        }
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.spawn_on(backend, command)
     }
 }

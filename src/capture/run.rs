@@ -27,25 +27,31 @@ use std::time::{Duration, Instant};
 /// How often to look whether a tree is empty, while somebody who may not belong to it holds a pipe.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// How often to read of one stream before the other has its turn.
+const AT_ONCE: usize = 16;
+
 pub(super) fn run(
     child: &SharedChild,
     capture: &mut Capture<'_>,
     began: Instant,
 ) -> io::Result<Captured> {
-    // Before the pipes are taken: they stay with the child.
+    // Before anything is taken.
     let has_input = !matches!(capture.input, Input::Nothing);
-    let stdin = child.take_stdin();
-    if has_input && stdin.is_none() {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            format!(
-                "there is input for process {}, but its standard input is not piped, or was taken",
-                child.id()
-            ),
-        ));
+    let refused = match child.has_stdin_and_stderr() {
+        (false, _) if has_input => {
+            "is to be fed, but its standard input is not piped, or was taken"
+        }
+        (_, true) if capture.merge_stderr => {
+            "has two outputs, which cannot be merged any more: spawn it with SpawnOptions::spawn_piped"
+        }
+        _ => "",
+    };
+    if !refused.is_empty() {
+        let message = format!("process {} {refused}", child.id());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
     }
     // What there is nothing for is closed.
-    let stdin = stdin.filter(|_| has_input);
+    let stdin = child.take_stdin().filter(|_| has_input);
     let pipes = Pipes::new(stdin, child.take_stdout(), child.take_stderr())?;
     let deadline =
         earlier(capture.timeout.and_then(|timeout| began.checked_add(timeout)), capture.deadline);
@@ -232,8 +238,10 @@ impl Run<'_, '_> {
             self.is_unsettled |= ready.exit;
         }
         for stream in Stream::BOTH {
-            if ready.outputs[stream as usize] {
-                self.read(stream);
+            let mut turns = if ready.outputs[stream as usize] { AT_ONCE } else { 0 };
+            // To the bottom, since to ask whether there is more takes longer than to try; but not for ever.
+            while turns > 0 && self.read(stream).is_some() && self.pipes.is_open(stream) {
+                turns -= if has_passed(deadline) { turns } else { 1 };
             }
         }
         if ready.stdin {
