@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 /// A child process that any number of threads can wait for, signal and kill at the same time.
 ///
-/// Everything goes through `&self`, so put it in an [`Arc`](std::sync::Arc), or lend it to scoped
+/// Everything goes through `&self`, so put it in an [`Arc`], or lend it to scoped
 /// threads. See the [crate documentation](crate) for how it works and what is promised.
 ///
 /// Dropping the handle does not wait for the child, and kills it only if that was

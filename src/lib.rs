@@ -71,6 +71,26 @@
 //! # }
 //! ```
 //!
+//! # Output
+//!
+//! [`SpawnOptions::capture`] is [`Command::output`](std::process::Command::output) within bounds: a timeout for the
+//! run, a time for those who keep a pipe open after it, a limit for what is kept; and with input, and callbacks for
+//! output as it arrives. [`SharedChild::capture`] is the same for a child that others wait for or kill meanwhile.
+//!
+//! ```
+//! use shared_child::{Capture, SpawnOptions};
+//! use std::{process::Command, time::Duration};
+//!
+//! # fn main() -> std::io::Result<()> {
+//! let captured = SpawnOptions::new().tree(true).kill_on_drop(true).capture(
+//!     Command::new("rustc").arg("--version"),
+//!     Capture::new().timeout(Duration::from_secs(60)).limit(64 << 10),
+//! )?;
+//! println!("{:?}: {}", captured.status, captured.stdout.text());
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Dropping
 //!
 //! Dropping a handle never blocks, and kills only if that was [asked for](SpawnOptions::kill_on_drop). A child that has exited by then is reaped on the

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 /// What a child wrote, and how it ended.
 ///
-/// It is [`TryFrom`] this to [`Output`](std::process::Output), which fails only if there is no status. [`Debug`]
+/// It can be turned into an [`Output`], which fails only if there is no status. [`Debug`]
 /// shows it in a form that is fit for a log: long output is abridged.
 ///
 /// # Examples

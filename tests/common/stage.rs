@@ -120,8 +120,8 @@ impl Stage {
     #[track_caller]
     pub(crate) fn is_empty(&self) {
         self.wait_empty();
-        assert_eq!(self.survivors(), []);
-        assert_eq!(self.tree().processes().expect("a list"), []);
+        assert_eq!(self.survivors(), [] as [u32; 0]);
+        assert_eq!(self.tree().processes().expect("a list"), [] as [u32; 0]);
         assert!(self.tree().is_empty().expect("an answer"));
     }
 

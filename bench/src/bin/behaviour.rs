@@ -19,6 +19,7 @@ fn main() {
 
 #[cfg(target_os = "linux")]
 mod linux {
+    use shared_child::{Capture, SpawnOptions};
     use std::env;
     use std::io::{self, Read};
     use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -32,10 +33,11 @@ mod linux {
         fn id(&self) -> u32;
         fn kill(&mut self) -> io::Result<()>;
         fn wait_timeout(&self, timeout: Duration) -> Option<io::Result<Option<ExitStatus>>>;
+        fn output(command: &mut Command) -> Option<io::Result<Vec<u8>>>;
     }
 
     macro_rules! shared {
-        ($handle:ty) => {
+        ($handle:ty, $output:expr) => {
             impl Handle for $handle {
                 fn spawn(command: &mut Command) -> io::Result<Self> {
                     <$handle>::spawn(command)
@@ -49,12 +51,18 @@ mod linux {
                 fn wait_timeout(&self, t: Duration) -> Option<io::Result<Option<ExitStatus>>> {
                     Some(<$handle>::wait_timeout(self, t))
                 }
+                fn output(command: &mut Command) -> Option<io::Result<Vec<u8>>> {
+                    $output(command)
+                }
             }
         };
     }
 
-    shared!(shared_child::SharedChild);
-    shared!(peer::SharedChild);
+    shared!(shared_child::SharedChild, |command| {
+        let captured = SpawnOptions::new().capture(command, &mut Capture::new());
+        Some(captured.map(|captured| captured.stdout.bytes))
+    });
+    shared!(peer::SharedChild, |_| None);
 
     impl Handle for Child {
         fn spawn(command: &mut Command) -> io::Result<Self> {
@@ -69,16 +77,20 @@ mod linux {
         fn wait_timeout(&self, _: Duration) -> Option<io::Result<Option<ExitStatus>>> {
             None
         }
+        fn output(command: &mut Command) -> Option<io::Result<Vec<u8>>> {
+            Some(command.output().map(|output| output.stdout))
+        }
     }
 
     const NONE: &str = "not offered";
     const WHO: [&str; 3] = ["this crate", "1.1.2", "std"];
-    const CASES: [(&str, &str); 5] = [
+    const CASES: [(&str, &str); 6] = [
         ("greedy", "300 timed waits beside a `waitpid(-1)` in another thread"),
         ("blocked", "a timed wait with SIGCHLD blocked"),
         ("forever", "`wait_timeout(Duration::MAX)`"),
         ("recycled", "`kill` after a foreign reap, when the process ID has a new owner"),
         ("dropped", "100 handles dropped while their children run"),
+        ("held", "the output of a command that leaves a process behind, which runs for 5 s"),
     ];
 
     pub(crate) fn main() {
@@ -128,6 +140,7 @@ mod linux {
             "blocked" => blocked::<H>(),
             "forever" => forever::<H>(),
             "recycled" => recycled::<H>(),
+            "held" => held::<H>(),
             _ => dropped::<H>(),
         }
     }
@@ -189,6 +202,17 @@ mod linux {
         let _ = child.kill();
         let unharmed = stranger.wait().expect("to wait").success();
         if unharmed { "does nothing".into() } else { "kills the new owner".into() }
+    }
+
+    fn held<H: Handle>() -> String {
+        let start = Instant::now();
+        match H::output(Command::new("sh").args(["-c", "echo output; sleep 5 & exit 0"])) {
+            None => NONE.into(),
+            Some(Err(_)) => "fails".into(),
+            Some(Ok(output)) if output != b"output\n" => "is not there".into(),
+            Some(Ok(_)) if start.elapsed() < Duration::from_secs(4) => "is returned".into(),
+            Some(Ok(_)) => "is waited for until that ends".into(),
+        }
     }
 
     fn dropped<H: Handle>() -> String {
