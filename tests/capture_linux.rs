@@ -6,7 +6,7 @@
 mod common;
 
 use common::linux::{Deny, DescriptorLimit, cpu_time, deny};
-use common::stage::{daemon, parts, start};
+use common::stage::{Cast, daemon, parts, start};
 use common::*;
 use shared_child::seam::Backend;
 use shared_child::unix::ReapedElsewhere;
@@ -308,6 +308,52 @@ fn what_is_written_within_the_grace() {
         assert_eq!(captured.status.unwrap().signal(), Some(libc::SIGKILL));
         assert!(began.elapsed() >= 4 * SHORT);
         assert!(captured.stdout.missing > 1 << 20, "{captured:?}");
+    });
+}
+
+/// Its input is not closed before it is dead: it would take that for all there is.
+#[test]
+fn input_that_fails_within_the_grace() {
+    struct Failing;
+    impl std::io::Read for Failing {
+        fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+            Err(std::io::Error::other("the disk is gone"))
+        }
+    }
+    watchdog!();
+    on_every_backend(|backend| {
+        let parts = ["ignore", "15", "say", "ready", "read", "say", "taken"];
+        let mut capture = bounded();
+        capture.grace(4 * SHORT).stdin_from(Failing);
+        let captured = run(backend, &parts, &mut capture);
+        assert_eq!(captured.stopped_by, Some(StoppedBy::Input));
+        assert!(!captured.stdout.text().contains("taken"), "{captured:?}");
+    });
+}
+
+/// Who is left behind by a child that has ended by itself lives on, unless said otherwise.
+#[test]
+fn who_is_left_behind_lives_on_if_it_may() {
+    watchdog!();
+    on_every_backend(|backend| {
+        for kill in [false, true] {
+            let mut options = SpawnOptions::new();
+            options.tree(true).kill_on_drop(kill);
+            let line = [start("sleep"), parts("say done")].concat();
+            let line: Vec<&str> = line.iter().map(String::as_str).collect();
+            let mut command = helper(&line);
+            let mut capture = bounded();
+            capture.drain(SHORT);
+            let captured = backend.capture(&options, &mut command, &mut capture).unwrap();
+            let text = captured.stdout.text().into_owned();
+            let id = text.lines().find_map(|line| line.strip_prefix("child ")).unwrap();
+            let cast = Cast(vec![id.parse().unwrap()]);
+            if kill {
+                until("it is dead", || cast.alive().is_empty());
+            } else {
+                assert_eq!(cast.alive(), cast.0);
+            }
+        }
     });
 }
 

@@ -163,7 +163,11 @@ impl Run<'_, '_> {
             if !has_passed(self.deadline) {
                 return Next::Wait(self.deadline);
             }
-            self.stop(StoppedBy::Deadline);
+            // It may have exited since it was looked at.
+            self.has_exited(self.child.try_wait());
+            if self.exit.is_none() {
+                self.stop(StoppedBy::Deadline);
+            }
         }
         match self.phase {
             Phase::Running => self.drain_until(self.deadline),
