@@ -22,7 +22,9 @@ const SHORT: Duration = Duration::from_millis(50);
 
 /// What the part "write" writes.
 fn written(count: usize) -> Vec<u8> {
-    (0..251).cycle().take(count).collect()
+    let mut all = Vec::from_iter(0..251).repeat(count.div_ceil(251));
+    all.truncate(count);
+    all
 }
 
 fn bounded<'a>() -> Capture<'a> {
