@@ -345,6 +345,25 @@ fn a_deadline_is_kept_whatever_the_child_does() {
     });
 }
 
+/// Who is not stopped with the child does not hold us either, however long we would wait for them otherwise.
+#[test]
+fn a_deadline_is_kept_though_others_have_the_pipe() {
+    watchdog!();
+    on_every_backend(|backend| {
+        for grace in [Duration::ZERO, 2 * LONG] {
+            let child = piped(backend, &["spawn", "1", "read", "sleep"]);
+            let stdin = child.take_stdin();
+            let mut capture = Capture::new();
+            capture.grace(grace).drain(Duration::MAX).on_line(|_, _| ControlFlow::Break(()));
+            let captured = child.capture(&mut capture).unwrap();
+            assert!(captured.status.is_some() && !captured.success(), "{captured:?}");
+            assert_eq!(captured.stdout.end, StreamEnd::HeldOpen);
+            assert!(captured.elapsed < LONG);
+            drop(stdin);
+        }
+    });
+}
+
 /// What is there already is read, though the time is up before it begins.
 #[test]
 fn a_deadline_that_has_passed_still_looks() {

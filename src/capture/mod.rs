@@ -259,7 +259,7 @@ impl<'a> Capture<'a> {
 
     /// How long to go on reading after the child has exited, while somebody else has the other end of a pipe:
     /// 200 ms unless said otherwise. [`Duration::MAX`] waits for them all, up to the
-    /// [timeout](Self::timeout), if there is one.
+    /// [timeout](Self::timeout), if there is one. After a stop it is a second at most.
     ///
     /// What is in the pipe by then is read in any case. The stream's end is
     /// [`HeldOpen`](StreamEnd::HeldOpen) then, and whoever writes to it later finds nobody reading.

@@ -200,7 +200,12 @@ impl Run<'_, '_> {
             (Some(exit), _) => exit.at,
             (None, _) => return Next::Wait(deadline),
         };
-        let end = earlier(since.checked_add(self.drain), deadline);
+        // Who has a pipe though all were stopped is nobody who could be stopped.
+        let drain = match self.phase {
+            Phase::Running => self.drain,
+            Phase::Asked { .. } | Phase::Killed { .. } => self.drain.min(stop::DYING),
+        };
+        let end = earlier(since.checked_add(drain), deadline);
         if !self.is_any_open() || has_passed(end) { Next::Over } else { Next::Wait(end) }
     }
 
