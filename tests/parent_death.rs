@@ -141,6 +141,21 @@ fn many_trees() {
     }
 }
 
+/// Who goes on in other threads than the first is not passed over, neither by its cookie nor in a cgroup.
+#[test]
+fn a_member_whose_first_thread_has_ended() {
+    watchdog!();
+    for kind in tree_kinds(function_name!()) {
+        let members = [daemon("thread pid read"), parts("pid read")].concat();
+        let mut parent = parent(&[given(&format!("owner {kind}"), &members), parts("read")], 2);
+        let ended = || parent.pids.0.iter().filter(|id| linux::is_zombie(**id)).count() == 1;
+        until("its first thread has ended", ended);
+        parent.child.kill().unwrap();
+        // Nobody has the pipe any more.
+        let _ = std::io::read_to_string(&mut parent.said).unwrap();
+    }
+}
+
 /// The thread that has spawned the child is not the parent.
 #[test]
 fn the_death_of_a_thread_is_not_the_parents() {

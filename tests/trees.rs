@@ -207,6 +207,23 @@ fn those_who_exec_steadily() {
     }
 }
 
+/// The process goes on in other threads, and it is these that know its environment.
+#[test]
+fn a_daemon_whose_first_thread_has_ended() {
+    watchdog!();
+    for kind in Kind::all(function_name!()) {
+        let line = [daemon("thread pid read"), parts("pid read")].concat();
+        let mut stage = Stage::set(kind, &line, 2);
+        let daemon = stage.pids.0.iter().copied().find(|id| *id != stage.child.id()).unwrap();
+        until("its first thread has ended", || linux::is_zombie(daemon));
+        assert!(stage.tree().processes().unwrap().contains(&daemon));
+        stage.tree().kill().unwrap();
+        stage.wait_empty();
+        // Nobody has the pipe any more.
+        assert_eq!(std::io::read_to_string(&mut stage.said).unwrap(), "");
+    }
+}
+
 /// The one exception: who leaves the group, has no parent left, and empties the environment is not found
 /// without a cgroup. The tree admits that it is not tight.
 #[test]

@@ -9,7 +9,7 @@
 
 use super::before_exec::{self, Order};
 use super::cookie::Cookie;
-use super::processes::{AT_ONCE, Held, send};
+use super::processes::{AT_ONCE, Held, PASSES, send};
 use crate::backoff::Backoff;
 use crate::exit::{PerProcess, poll_until, spawn_helper};
 use crate::sync::Mutex;
@@ -106,16 +106,35 @@ impl Cgroup {
         })
     }
 
+    /// `cgroup.kill` kills all at once, and whoever is being forked; but it passes over a process whose first thread
+    /// has ended while others go on, since what it signals is the first thread. So those who are still listed are
+    /// killed as processes. What one of them has forked in the meantime is met by the next turn.
     pub(super) fn kill(&self) -> io::Result<()> {
         let file = self.directory.join("cgroup.kill");
-        fs::write(&file, "1")
-            .or_else(unless_gone)
-            .map_err(|error| explain(error, "cannot write to", &file))
+        let mut known = HashSet::new();
+        for _ in 0..PASSES {
+            fs::write(&file, "1")
+                .or_else(unless_gone)
+                .map_err(|error| explain(error, "cannot write to", &file))?;
+            let mut new = self.ids();
+            new.retain(|id| known.insert(*id));
+            if new.is_empty() {
+                return Ok(());
+            }
+            // (Who may not be signalled has been killed all the same, but for that exception.)
+            let _ = self.signal_those(&new, libc::SIGKILL);
+        }
+        let message = format!("{} fills faster than it can be killed", self.directory.display());
+        Err(io::Error::other(message))
     }
 
     pub(super) fn signal(&self, signal: c_int) -> io::Result<()> {
+        self.signal_those(&self.ids(), signal)
+    }
+
+    fn signal_those(&self, ids: &[i32], signal: c_int) -> io::Result<()> {
         let mut result = Ok(());
-        for some in self.ids().chunks(AT_ONCE) {
+        for some in ids.chunks(AT_ONCE) {
             let mut held = Vec::new();
             for id in some {
                 held.extend(Held::open(*id)?.map(Box::new));

@@ -35,17 +35,17 @@
 //! parent dead, environment emptied. That is why [`Containment`] says best effort.
 
 use super::cookie::Cookie;
-use super::processes::{self, AT_ONCE, Census, Held, Other, Since, send};
+use super::processes::{self, AT_ONCE, Census, Held, Other, PASSES, Since, send};
 use super::{Containment, Leader, Mechanism};
 use crate::sync::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::ffi::c_int;
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-/// More than any tree takes, and few enough to come to an end.
-const PASSES: usize = 1000;
+/// How long a look at all may wait for those who cannot be told to be strangers yet.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) struct Group {
     /// The leader's process ID, and the group's.
@@ -363,7 +363,7 @@ impl Group {
                 }
             };
             found.gone.clone_from(&census.gone);
-            self.find_outside(among, &census, pinned, &mut found)?;
+            self.find_outside(among, &census, pinned, &mut found, Instant::now() + PATIENCE)?;
             // Nothing that was read of a group is worth anything if the ID was free meanwhile.
             if pinned == self.is_pinned(leader) {
                 found.inside = census.group;
@@ -378,6 +378,7 @@ impl Group {
         census: &Census,
         pinned: bool,
         found: &mut Found,
+        patience: Instant,
     ) -> io::Result<()> {
         // With the place in `outside` of those who are there.
         let mut members: HashMap<i32, Option<usize>> =
@@ -399,7 +400,7 @@ impl Group {
                     undecided.push(other);
                     continue;
                 }
-                match self.judge(among, other, parent, &found.outside)? {
+                match self.judge(among, other, parent, &found.outside, patience)? {
                     Verdict::Member { held, is_stray } => {
                         let held = Arc::new(held);
                         if is_stray {
@@ -428,11 +429,12 @@ impl Group {
         other: Other,
         parent: Option<Option<usize>>,
         outside: &[Arc<Held>],
+        patience: Instant,
     ) -> io::Result<Verdict> {
         // Most are strangers, and need not be held to be told so. (If the ID has come to mean another
         // meanwhile, that one is new.)
         if let (None, Some(cookie), Among::All) = (parent, &self.cookie, among) {
-            if !processes::carries(other.id, cookie)? {
+            if !processes::carries(other.id, cookie, patience)? {
                 return Ok(Verdict::Stranger);
             }
         }
@@ -447,7 +449,7 @@ impl Group {
             None => false,
         };
         let by_cookie = match &self.cookie {
-            Some(cookie) => processes::carries(held.id(), cookie)?,
+            Some(cookie) => processes::carries(held.id(), cookie, patience)?,
             None => false,
         };
         Ok(match (held.lives(), by_parent || by_cookie) {

@@ -19,11 +19,20 @@ while read -r number group cookie cgroup; do
     eval "group_$number=\$group cookie_$number=\$cookie cgroup_$number=\$cgroup"
 done
 
+# The kernel passes over whose first thread has ended.
+kill_cgroup() {
+    echo 1 2>/dev/null >"$cgroup/cgroup.kill"
+    find "$cgroup" -name cgroup.procs -exec cat {} \; 2>/dev/null | while read -r id; do
+        # 0 is one from outside this PID namespace, and to kill that would mean our own group.
+        [ "$id" -gt 0 ] && kill -KILL "$id" 2>/dev/null
+    done
+}
+
 cookies=
 for number in $list; do
     eval "group=\$group_$number cookie=\$cookie_$number cgroup=\$cgroup_$number"
     [ "$group" = - ] || kill -KILL "-$group" 2>/dev/null
-    [ "$cgroup" = - ] || echo 1 2>/dev/null >"$cgroup/cgroup.kill"
+    [ "$cgroup" = - ] || kill_cgroup
     [ "$cookie" = - ] || cookies="$cookies$cookie
 "
 done
@@ -33,9 +42,13 @@ done
 tries=0 quiet=0
 while [ -n "$cookies" ] && [ "$tries" -lt 1000 ] && [ "$quiet" -lt 5 ]; do
     tries=$((tries + 1)) quiet=$((quiet + 1))
-    for file in $(printf %s "$cookies" | grep -lFf - /proc/[0-9]*/environ 2>/dev/null); do
+    # By the threads as well: the first of them may have ended, and then tells nothing.
+    for file in $(
+        printf %s "$cookies" | grep -lFf - /proc/[0-9]*/environ 2>/dev/null
+        printf %s "$cookies" | grep -lFf - /proc/[0-9]*/task/[0-9]*/environ 2>/dev/null
+    ); do
         file=${file#/proc/}
-        kill -KILL "${file%/environ}" 2>/dev/null
+        kill -KILL "${file%%/*}" 2>/dev/null
         quiet=0
     done
 done
@@ -45,6 +58,7 @@ for number in $list; do
     [ "$cgroup" = - ] && continue
     tries=0
     while [ -d "$cgroup" ] && [ "$tries" -lt 30 ]; do
+        kill_cgroup
         find "$cgroup" -depth -type d -exec rmdir {} \; 2>/dev/null
         [ -d "$cgroup" ] && sleep 1
         tries=$((tries + 1))

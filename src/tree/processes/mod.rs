@@ -102,6 +102,10 @@ pub(super) fn refuses(id: i32) -> bool {
 /// How many are held at a time, where there may be many. Other threads want descriptors, too.
 pub(super) const AT_ONCE: usize = 64;
 
+/// How often to look for those who are new while a tree is killed: more than any tree takes, and few enough to come
+/// to an end.
+pub(super) const PASSES: usize = 1000;
+
 /// Signals them all. The error is the last one, and says whom it is about.
 pub(super) fn send<T: Deref<Target = Held>>(members: &[T], signal: c_int) -> io::Result<()> {
     let mut result = Ok(());

@@ -136,6 +136,8 @@ enum Environment {
     Empty,
     /// It is dying.
     Dying,
+    /// Its first thread has ended, and others have not, who can be asked.
+    OfOthers,
     /// It is in the middle of an exec, or was so a moment ago.
     Unsettled,
 }
@@ -169,6 +171,7 @@ fn parse(stat: &[u8]) -> Option<Stat> {
     // An exec sets these in this order: where the environment begins, and ends, for the time being, at the same
     // place; where it ends; where the code is.
     let environment = match () {
+        () if flags & PF_EXITING != 0 && threads > 1 => Environment::OfOthers,
         () if flags & PF_EXITING != 0 => Environment::Dying,
         () if code != 0 && from == to => Environment::Empty,
         () => Environment::Unsettled,
@@ -203,13 +206,12 @@ fn read(path: &str, buffer: &mut Vec<u8>) -> rustix::io::Result<()> {
 /// In the middle of an exec a process shows no environment, though it has had one and will have one again; nor
 /// does one that is dying. It is told from one whose environment is empty by what its memory is known to hold so
 /// far. So look again: at the dying until it is likely that they are dead, since nobody is to be missed who still
-/// seems to live, and it matters little; at others for as long as an exec can take that waits for a disk, or for
-/// its turn on a busy machine. Who does one exec after the other may be in one whenever it is looked at, a few
-/// times in a row.
-pub(in super::super) fn carries(id: i32, cookie: &Cookie) -> io::Result<bool> {
+/// seems to live, and it matters little; at others until then, since an exec can wait for a disk, or for its turn
+/// on a busy machine, and who does one exec after the other may be in one whenever it is looked at. (It may also
+/// wait for ever, for a disk that is gone. So whoever looks at many has one patience for all of them.)
+pub(in super::super) fn carries(id: i32, cookie: &Cookie, patience: Instant) -> io::Result<bool> {
     const AN_END: Duration = Duration::from_millis(80);
-    const AN_EXEC: Duration = Duration::from_secs(2);
-    let began = Instant::now();
+    let an_end = Instant::now() + AN_END;
     let mut buffer = Vec::new();
     let mut pause = Backoff::new();
     loop {
@@ -221,15 +223,33 @@ pub(in super::super) fn carries(id: i32, cookie: &Cookie) -> io::Result<bool> {
             Err(Errno::ACCESS | Errno::PERM | Errno::NOENT) => return Ok(false),
             Err(error) => return Err(error.into()),
         }
-        let patience = match stat(id, &mut buffer)? {
-            Some(Stat { lives: true, environment: Environment::Unsettled, .. }) => AN_EXEC,
-            Some(Stat { lives: true, environment: Environment::Dying, .. }) => AN_END,
+        let until = match stat(id, &mut buffer)? {
+            Some(Stat { lives: true, environment: Environment::OfOthers, .. })
+                if read_of_a_thread(id, &mut buffer) =>
+            {
+                return Ok(cookie.is_in(&buffer));
+            }
+            Some(Stat { lives: true, environment: Environment::Unsettled, .. }) => {
+                patience.max(an_end)
+            }
+            Some(Stat { lives: true, environment: Environment::Dying, .. })
+            | Some(Stat { lives: true, environment: Environment::OfOthers, .. }) => an_end,
             _ => return Ok(false),
         };
-        if !pause.sleep(began.checked_add(patience)) {
+        if !pause.sleep(Some(until)) {
             return Ok(false);
         }
     }
+}
+
+/// Reads the environment as one of the other threads shows it. Says whether one does.
+fn read_of_a_thread(id: i32, buffer: &mut Vec<u8>) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
+    let mut environments = threads.filter_map(|thread| {
+        let path = thread.path().join("environ").into_os_string().into_string().ok()?;
+        Some(read(&path, buffer).is_ok() && !buffer.is_empty())
+    });
+    environments.any(|shown| shown)
 }
 
 #[derive(Debug)]

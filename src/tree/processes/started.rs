@@ -64,7 +64,7 @@ pub(in super::super) fn census(group: Option<i32>, since: Since) -> io::Result<C
 }
 
 /// Nobody's is read.
-pub(in super::super) fn carries(_: i32, _: &Cookie) -> io::Result<bool> {
+pub(in super::super) fn carries(_: i32, _: &Cookie, _: Instant) -> io::Result<bool> {
     Ok(false)
 }
 

@@ -27,7 +27,7 @@ pub(in super::super) fn census(_: Option<i32>, _: Since) -> io::Result<Census> {
     Err(not_told("the system does not list processes"))
 }
 
-pub(in super::super) fn carries(_: i32, _: &Cookie) -> io::Result<bool> {
+pub(in super::super) fn carries(_: i32, _: &Cookie, _: Instant) -> io::Result<bool> {
     Ok(false)
 }
 
