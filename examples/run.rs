@@ -55,10 +55,10 @@ fn main() {
             say(format_args!("{error}"));
             error.status
         }),
-        Ok(None) => {
-            println!("{HELP}");
-            0
-        }
+        Ok(None) => match writeln!(io::stdout(), "{HELP}") {
+            Ok(()) => 0,
+            Err(_) => FAILED,
+        },
         Err(error) => {
             say(format_args!("{error}\nTry 'run --help' for more information."));
             FAILED
@@ -179,7 +179,8 @@ fn run(options: &Options) -> Result<i32, Error> {
     drop(child);
     let used = platform::used();
     if options.json {
-        println!("{}", report_json(&captured, &survivors, used));
+        let report = report_json(&captured, &survivors, used);
+        writeln!(io::stdout(), "{report}").map_err(failed("cannot report"))?;
     } else {
         report(&captured, &survivors, used);
     }
@@ -231,7 +232,7 @@ fn kill_the_survivors(child: &SharedChild) -> io::Result<Vec<Survivor>> {
 struct Used {
     user: Duration,
     system: Duration,
-    /// By its largest process, in bytes.
+    /// By its largest process, in bytes; and never less than ours, as which it begins.
     peak_memory: u64,
 }
 

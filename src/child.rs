@@ -27,6 +27,8 @@ pub struct SharedChild {
     stopping: OnceLock<Box<Stopping>>,
 }
 
+type StandardStreams = (Option<ChildStdin>, Option<ChildStdout>, Option<ChildStderr>);
+
 enum Body {
     Alone(Leader),
     Tree(Owned),
@@ -398,9 +400,16 @@ impl SharedChild {
         self.leader().notice()
     }
 
-    /// Whether its standard input is there to be taken, and its standard error.
-    pub(crate) fn has_stdin_and_stderr(&self) -> (bool, bool) {
-        self.leader().with_child(|child| (child.stdin.is_some(), child.stderr.is_some()))
+    /// Takes all pipes at once, unless there is an objection to what is there: whether standard input is, and
+    /// standard error.
+    pub(crate) fn take_pipes<E>(
+        &self,
+        object: impl FnOnce(bool, bool) -> Result<(), E>,
+    ) -> Result<StandardStreams, E> {
+        self.leader().with_child(|child| {
+            object(child.stdin.is_some(), child.stderr.is_some())?;
+            Ok((child.stdin.take(), child.stdout.take(), child.stderr.take()))
+        })
     }
 
     /// Gives the child a standard output of ours to be taken.

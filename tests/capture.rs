@@ -2,11 +2,9 @@
 
 mod common;
 
+use common::captures::{bounded, piped, run};
 use common::*;
-use shared_child::seam::Backend;
-use shared_child::{
-    Capture, Captured, Limit, SharedChild, SpawnOptions, StoppedBy, Stream, StreamEnd,
-};
+use shared_child::{Capture, Limit, SpawnOptions, StoppedBy, Stream, StreamEnd};
 use std::cell::RefCell;
 use std::io::{self, ErrorKind, Read, Write};
 use std::ops::ControlFlow;
@@ -25,24 +23,6 @@ fn written(count: usize) -> Vec<u8> {
     let mut all = Vec::from_iter(0..251).repeat(count.div_ceil(251));
     all.truncate(count);
     all
-}
-
-fn bounded<'a>() -> Capture<'a> {
-    let mut capture = Capture::new();
-    capture.timeout(LONG);
-    capture
-}
-
-#[track_caller]
-fn run(backend: Backend, parts: &[&str], capture: &mut Capture<'_>) -> Captured {
-    backend.capture(&SpawnOptions::new(), &mut helper(parts), capture).expect("to capture")
-}
-
-/// A child with all three pipes.
-fn piped(backend: Backend, parts: &[&str]) -> SharedChild {
-    let mut command = helper(parts);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    backend.spawn(&mut command).expect("to spawn")
 }
 
 #[test]
@@ -306,7 +286,12 @@ fn a_pipe_that_is_flooded_after_the_exit() {
             let child = piped(backend, &["spawn", "2", "hear", "flood"]);
             wait(&child);
             child.take_stdin().unwrap().write_all(b"\n").unwrap();
+            // Slower than the flood, so that the pipe is never empty.
             let mut capture = Capture::new();
+            capture.on_output(|_, _| {
+                thread::sleep(Duration::from_millis(1));
+                ControlFlow::Continue(())
+            });
             // One of the two comes to an end.
             let timeout = if drain == SHORT { LONG } else { 4 * SHORT };
             let captured = child.capture(capture.drain(drain).timeout(timeout).limit(10)).unwrap();
@@ -360,6 +345,32 @@ fn a_deadline_is_kept_though_others_have_the_pipe() {
             assert_eq!(captured.stdout.end, StreamEnd::HeldOpen);
             assert!(captured.elapsed < LONG);
             drop(stdin);
+        }
+    });
+}
+
+/// The time is up, and the child has ended, while the caller is busy with what it has said before.
+#[test]
+fn what_came_while_nobody_listened() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let child = piped(backend, &["say", "first", "hear", "complain", "last"]);
+        let mut stdin = child.take_stdin();
+        let deadline = Instant::now() + 4 * SHORT;
+        let mut capture = Capture::new();
+        capture.deadline(deadline).on_output(|_, bytes| {
+            if bytes.starts_with(b"first") {
+                stdin.take().unwrap().write_all(b"\n").unwrap();
+                wait(&child);
+                thread::sleep(deadline.saturating_duration_since(Instant::now()));
+            }
+            ControlFlow::Continue(())
+        });
+        let captured = child.capture(&mut capture).unwrap();
+        // On a machine so slow that it has not even begun, it is stopped.
+        if captured.stdout.total > 0 {
+            assert!(captured.success(), "{captured:?}");
+            assert_eq!(captured.stderr.text().trim_end(), "last");
         }
     });
 }

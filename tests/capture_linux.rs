@@ -5,12 +5,13 @@
 
 mod common;
 
+use common::captures::{bounded, piped_with as piped, run};
 use common::linux::{Deny, DescriptorLimit, cpu_time, deny};
 use common::stage::{Cast, daemon, parts, start};
 use common::*;
 use shared_child::seam::Backend;
 use shared_child::unix::ReapedElsewhere;
-use shared_child::{Capture, Captured, SharedChild, SpawnOptions, StoppedBy, StreamEnd};
+use shared_child::{Capture, SpawnOptions, StoppedBy, StreamEnd};
 use std::ffi::c_int;
 use std::io::{ErrorKind, Read};
 use std::ops::ControlFlow;
@@ -24,23 +25,6 @@ use std::time::{Duration, Instant};
 
 const MIB: usize = 1 << 20;
 const SHORT: Duration = Duration::from_millis(50);
-
-fn bounded<'a>() -> Capture<'a> {
-    let mut capture = Capture::new();
-    capture.timeout(LONG);
-    capture
-}
-
-#[track_caller]
-fn run(backend: Backend, parts: &[&str], capture: &mut Capture<'_>) -> Captured {
-    backend.capture(&SpawnOptions::new(), &mut helper(parts), capture).expect("to capture")
-}
-
-fn piped(backend: Backend, options: &SpawnOptions, parts: &[&str]) -> SharedChild {
-    let mut command = helper(parts);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    backend.spawn_with(options, &mut command).expect("to spawn")
-}
 
 /// The promises, in short.
 fn exercise() {

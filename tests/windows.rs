@@ -7,6 +7,7 @@ mod common;
 
 use common::*;
 use shared_child::seam::Backend;
+use shared_child::{SpawnOptions, StreamEnd};
 use std::io::Read;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -120,15 +121,37 @@ fn lowest_free_handle() -> usize {
 
 #[test]
 fn handles_are_not_leaked() {
+    leak_no_handles(|backend| {
+        assert!(wait(&quick(backend, 0)).success());
+        drop(quick(backend, 0));
+        let mut command = Command::new("no such program");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        backend.spawn(&mut command).unwrap_err();
+    });
+}
+
+/// Also when operations are under way at the end: a pipe that is held, and input that nobody reads.
+#[test]
+fn handles_of_captures_are_not_leaked() {
+    leak_no_handles(|backend| {
+        assert!(
+            captures::run(backend, &["echo-both"], captures::bounded().stdin("both")).success()
+        );
+        let mut capture = captures::bounded();
+        capture.merge_stderr(true).stdin(vec![0; 1 << 20]).drain(Duration::ZERO);
+        let mut command = helper(&["spawn", "1", "sleep"]);
+        let captured = backend.capture(tree().kill_on_drop(true), &mut command, &mut capture);
+        assert_eq!(captured.unwrap().stdout.end, StreamEnd::HeldOpen);
+    });
+}
+
+fn tree() -> SpawnOptions {
+    SpawnOptions::new().tree(true).clone()
+}
+
+fn leak_no_handles(round: impl Fn(Backend)) {
     watchdog!();
     on_every_backend(|backend| {
-        let round = |backend: Backend| {
-            assert!(wait(&quick(backend, 0)).success());
-            drop(quick(backend, 0));
-            let mut command = Command::new("no such program");
-            command.stdin(Stdio::piped()).stdout(Stdio::piped());
-            backend.spawn(&mut command).unwrap_err();
-        };
         round(backend);
         let before = lowest_free_handle();
         for _ in 0..rounds(100) {
@@ -300,6 +323,7 @@ mod trees {
 
         #[track_caller]
         fn living_live_on(&mut self, living: BTreeSet<u32>) {
+            // Nothing tells of what does not happen: whoever is on the way out has a while to get there.
             std::thread::sleep(Duration::from_millis(50));
             assert_eq!(self.living(), living);
             self.stdin = None;
@@ -313,10 +337,6 @@ mod trees {
                 let _ = tree.kill();
             }
         }
-    }
-
-    fn tree() -> SpawnOptions {
-        SpawnOptions::new().tree(true).clone()
     }
 
     fn parts(text: &str) -> Vec<String> {

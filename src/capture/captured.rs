@@ -234,7 +234,9 @@ impl fmt::Debug for Abridged<'_> {
         if text.len() <= 2 * EACH {
             return text.fmt(f);
         }
-        let boundary = |at: usize| (at..).find(|at| text.is_char_boundary(*at)).expect("the end");
+        let boundary = |at: usize| {
+            (at..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len())
+        };
         let (first, last) = (boundary(EACH), boundary(text.len() - EACH));
         write!(f, "{:?} … {:?}", &text[..first], &text[last..])
     }

@@ -1,7 +1,7 @@
 //! What the child is fed with.
 
-use super::Input;
-use super::system::Pipes;
+use super::pipes::Pipes;
+use super::settings::Input;
 use std::io::{self, ErrorKind, Read};
 
 const CHUNK: usize = 64 * 1024;

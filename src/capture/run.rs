@@ -10,12 +10,13 @@
 //!
 //! Output is read in all of them, since one that is to end may have to write first.
 
+use super::Stream;
 use super::captured::{Captured, CapturedStream, StoppedBy, StreamEnd};
 use super::hooks::Hooks;
 use super::input::{Fed, Feed};
 use super::keep::Keep;
-use super::system::Pipes;
-use super::{Capture, DRAIN, Input, Stream};
+use super::pipes::Pipes;
+use super::settings::{Capture, DRAIN, Input};
 use crate::SharedChild;
 use crate::backoff::Backoff;
 use crate::exit::Ask;
@@ -35,24 +36,24 @@ pub(super) fn run(
     capture: &mut Capture<'_>,
     began: Instant,
 ) -> io::Result<Captured> {
-    // Before anything is taken.
     let has_input = !matches!(capture.input, Input::Nothing);
-    let refused = match child.has_stdin_and_stderr() {
-        (false, _) if has_input => {
-            "is to be fed, but its standard input is not piped, or was taken"
-        }
-        (_, true) if capture.merge_stderr => {
-            "has two outputs, which cannot be merged any more: spawn it with SpawnOptions::spawn_piped"
-        }
-        _ => "",
-    };
-    if !refused.is_empty() {
-        let message = format!("process {} {refused}", child.id());
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-    }
+    // All or none: whoever is refused has lost nothing.
+    let (stdin, stdout, stderr) = child
+        .take_pipes(|has_stdin, has_stderr| {
+            if has_input && !has_stdin {
+                return Err("is to be fed, but its standard input is not piped, or was taken");
+            }
+            if capture.merge_stderr && has_stderr {
+                return Err("has two outputs, which cannot be merged any more: spawn it with \
+                        SpawnOptions::spawn_piped");
+            }
+            Ok(())
+        })
+        .map_err(|why| {
+            io::Error::new(io::ErrorKind::InvalidInput, format!("process {} {why}", child.id()))
+        })?;
     // What there is nothing for is closed.
-    let stdin = child.take_stdin().filter(|_| has_input);
-    let pipes = Pipes::new(stdin, child.take_stdout(), child.take_stderr())?;
+    let pipes = Pipes::new(stdin.filter(|_| has_input), stdout, stderr)?;
     let deadline =
         earlier(capture.timeout.and_then(|timeout| began.checked_add(timeout)), capture.deadline);
     let streams = Stream::BOTH.map(|stream| Kept {

@@ -6,13 +6,12 @@
 //!
 //! Sources: ReadFile, CancelIoEx, GetOverlappedResult, CreateNamedPipeW of the Win32 documentation.
 
-use super::Stream;
+use super::pipes::Ready;
 use crate::exit::{Notice, is_signalled, wait_for_any};
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::os::windows::io::{AsHandle, AsRawHandle, BorrowedHandle, FromRawHandle, OwnedHandle};
-use std::process::{ChildStderr, ChildStdin, ChildStdout};
 use std::ptr;
 use std::time::Instant;
 use windows_sys::Win32::Foundation::{
@@ -32,23 +31,11 @@ use windows_sys::Win32::System::Threading::CreateEventW;
 
 const CHUNK: usize = 64 * 1024;
 
-/// Our ends of the pipes that are open.
-pub(super) struct Pipes {
-    stdin: Option<Pipe>,
-    outputs: [Option<Pipe>; 2],
-}
+/// What an end of a pipe is, here.
+pub(super) type End = OwnedHandle;
 
-/// What can be done now.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Ready {
-    pub(super) stdin: bool,
-    pub(super) outputs: [bool; 2],
-    /// There is reason to look for the exit.
-    pub(super) exit: bool,
-}
-
-/// A pipe, and the one operation on it.
-struct Pipe {
+/// Our end of a pipe, and the one operation on it.
+pub(super) struct Pipe {
     handle: OwnedHandle,
     state: State,
     /// Signalled when the operation is over.
@@ -66,7 +53,7 @@ enum State {
 }
 
 impl Pipe {
-    fn new(handle: OwnedHandle) -> io::Result<Self> {
+    pub(super) fn new(handle: OwnedHandle) -> io::Result<Self> {
         // SAFETY: no pointers but null; manual reset, as overlapped operations want it.
         let event = unsafe { CreateEventW(ptr::null(), 1, 0, ptr::null()) };
         let event = owned(event)?;
@@ -131,7 +118,35 @@ impl Pipe {
         }
     }
 
-    fn available(&self) -> u64 {
+    /// Appends what there is to read. `None` if that is nothing now, 0 at the end.
+    pub(super) fn read(&mut self, into: &mut Vec<u8>) -> io::Result<Option<usize>> {
+        if let State::Idle = self.state {
+            self.start(Operation::Read, CHUNK);
+        }
+        match self.result() {
+            // Somebody has written nothing, which is possible here, and is not the end.
+            Ok(Some(0)) => Ok(None),
+            Ok(Some(count)) => {
+                into.extend_from_slice(&self.buffer[..count]);
+                Ok(Some(count))
+            }
+            Err(error) if is(&error, ERROR_BROKEN_PIPE) => Ok(Some(0)),
+            unfinished => unfinished,
+        }
+    }
+
+    /// Writes what there is room for. `None` if that is nothing now; then the same is to be written later.
+    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<Option<usize>> {
+        if let State::Idle = self.state {
+            let length = bytes.len().min(CHUNK);
+            self.buffer[..length].copy_from_slice(&bytes[..length]);
+            self.start(Operation::Write, length);
+        }
+        self.result()
+    }
+
+    /// How many bytes there are to be read just now, at most.
+    pub(super) fn available(&self) -> u64 {
         let mut count = 0;
         // SAFETY: null pointers for what is not asked for; the count outlives the call.
         unsafe {
@@ -165,99 +180,55 @@ impl Drop for Pipe {
     }
 }
 
-impl Pipes {
-    pub(super) fn new(
-        stdin: Option<ChildStdin>,
-        stdout: Option<ChildStdout>,
-        stderr: Option<ChildStderr>,
-    ) -> io::Result<Self> {
-        let pipe = |handle: Option<OwnedHandle>| handle.map(Pipe::new).transpose();
-        let stdin = pipe(stdin.map(OwnedHandle::from))?;
-        let outputs = [pipe(stdout.map(OwnedHandle::from))?, pipe(stderr.map(OwnedHandle::from))?];
-        Ok(Self { stdin, outputs })
+/// What waits for pipes, and for an exit.
+pub(super) struct Waiter;
+
+impl Waiter {
+    pub(super) fn new() -> Self {
+        Self
     }
 
-    pub(super) fn is_open(&self, stream: Stream) -> bool {
-        self.outputs[stream as usize].is_some()
-    }
+    /// Something has moved.
+    pub(super) fn progress(&mut self) {}
 
-    pub(super) fn close(&mut self, stream: Stream) {
-        self.outputs[stream as usize] = None;
-    }
-
-    pub(super) fn close_stdin(&mut self) {
-        self.stdin = None;
-    }
-
-    /// Blocks until something can be done, or until the deadline. Looks at least once. The exit is looked for if
-    /// there is a notice; standard input counts only if there is something to feed.
+    /// Blocks until one of these is ready, or until the deadline. Looks at least once.
     pub(super) fn wait(
         &mut self,
-        feed: bool,
+        stdin: Option<&mut Pipe>,
+        outputs: &mut [Option<Pipe>; 2],
         exit: Option<&Notice>,
         deadline: Option<Instant>,
     ) -> io::Result<Ready> {
-        for pipe in self.outputs.iter_mut().flatten() {
+        for pipe in outputs.iter_mut().flatten() {
             if let State::Idle = pipe.state {
                 pipe.start(Operation::Read, CHUNK);
             }
         }
-        let exit = exit.and_then(Notice::descriptor);
-        let ready = self.ready(feed, exit)?;
-        if ready.stdin || ready.exit || ready.outputs.contains(&true) {
-            return Ok(ready);
+        let (stdin, exit) = (stdin.as_deref(), exit.and_then(Notice::descriptor));
+        let now = ready(stdin, outputs, exit)?;
+        if now.stdin || now.exit || now.outputs.contains(&true) {
+            return Ok(now);
         }
-        let stdin = self.stdin.as_ref().filter(|_| feed);
-        let pipes = self.outputs.iter().flatten().chain(stdin);
-        let all: Vec<_> = pipes.map(|pipe| pipe.event.as_handle()).chain(exit).collect();
-        wait_for_any(&all, deadline)?;
-        self.ready(feed, exit)
+        let events = outputs.iter().flatten().chain(stdin).map(|pipe| pipe.event.as_handle());
+        wait_for_any(&events.chain(exit).collect::<Vec<_>>(), deadline)?;
+        ready(stdin, outputs, exit)
     }
+}
 
-    fn ready(&self, feed: bool, exit: Option<BorrowedHandle<'_>>) -> io::Result<Ready> {
-        let is_ready = |pipe: &Option<Pipe>| pipe.as_ref().map_or(Ok(false), Pipe::is_ready);
-        let has_room = |pipe: &Pipe| Ok(matches!(pipe.state, State::Idle) || pipe.is_ready()?);
-        let stdin = self.stdin.as_ref().filter(|_| feed);
-        Ok(Ready {
-            stdin: stdin.map_or(Ok::<_, io::Error>(false), has_room)?,
-            outputs: [is_ready(&self.outputs[0])?, is_ready(&self.outputs[1])?],
-            exit: exit.map_or(Ok(false), is_signalled)?,
-        })
-    }
-
-    /// Appends what there is to read. `None` if that is nothing now, 0 at the end.
-    pub(super) fn read(&mut self, stream: Stream, into: &mut Vec<u8>) -> io::Result<Option<usize>> {
-        let Some(pipe) = &mut self.outputs[stream as usize] else { return Ok(Some(0)) };
-        if let State::Idle = pipe.state {
-            pipe.start(Operation::Read, CHUNK);
-        }
-        match pipe.result() {
-            // Somebody has written nothing, which is possible here, and is not the end.
-            Ok(Some(0)) => Ok(None),
-            Ok(Some(count)) => {
-                into.extend_from_slice(&pipe.buffer[..count]);
-                Ok(Some(count))
-            }
-            Err(error) if is(&error, ERROR_BROKEN_PIPE) => Ok(Some(0)),
-            unfinished => unfinished,
-        }
-    }
-
-    /// Writes what there is room for. `None` if that is nothing now; then the same is to be written later.
-    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<Option<usize>> {
-        let Some(pipe) = &mut self.stdin else { return Ok(None) };
-        if let State::Idle = pipe.state {
-            let length = bytes.len().min(CHUNK);
-            pipe.buffer[..length].copy_from_slice(&bytes[..length]);
-            pipe.start(Operation::Write, length);
-        }
-        pipe.result()
-    }
-
-    /// How many bytes there are to be read just now, at most.
-    pub(super) fn available(&self, stream: Stream) -> u64 {
-        self.outputs[stream as usize].as_ref().map_or(0, Pipe::available)
-    }
+fn ready(
+    stdin: Option<&Pipe>,
+    outputs: &[Option<Pipe>; 2],
+    exit: Option<BorrowedHandle<'_>>,
+) -> io::Result<Ready> {
+    let is_ready = |pipe: &Option<Pipe>| pipe.as_ref().map_or(Ok(false), Pipe::is_ready);
+    Ok(Ready {
+        stdin: match stdin {
+            Some(pipe) => matches!(pipe.state, State::Idle) || pipe.is_ready()?,
+            None => false,
+        },
+        outputs: [is_ready(&outputs[0])?, is_ready(&outputs[1])?],
+        exit: exit.map_or(Ok(false), is_signalled)?,
+    })
 }
 
 /// A pipe of which our end, the first, is overlapped. None of the two is inherited by itself.

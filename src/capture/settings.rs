@@ -1,0 +1,380 @@
+//! What is wanted of a capture.
+
+use super::Stream;
+use super::hooks::{OnLine, OnOutput};
+use super::keep::Limit;
+use super::lines::Line;
+use std::fmt;
+use std::io::Read;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+/// How long somebody else may hold a pipe after the child has exited, unless said otherwise.
+pub(super) const DRAIN: Duration = Duration::from_millis(200);
+
+/// What is wanted of a child's output, and within which bounds.
+///
+/// A capture feeds the child's standard input, if there is something to feed, and reads its standard output and
+/// standard error, until the child has exited and both are at their end. It cannot hang:
+///
+/// - pipes are read and written as they are ready, so it does not matter how much the child writes before
+///   it reads, or whether it reads at all;
+/// - when the [`timeout`](Self::timeout) or the [`deadline`](Self::deadline) has passed, the child is stopped, the
+///   whole [tree](crate::SpawnOptions::tree) if it is one. It has the [`grace`](Self::grace) to end, in which its
+///   output is still read;
+/// - after its exit, whoever else still has the other end of a pipe (a daemon that it has left behind) is
+///   waited for no longer than for the [`drain`](Self::drain) time. What is in the pipe by then is read;
+/// - a child that does not die though it was killed is not waited for either.
+///
+/// What was read is always returned, and [`Captured`](super::Captured) says how it ended.
+///
+/// All this happens on the calling thread, without others and without signals. (Where the system has nothing better to
+/// tell of an exit, the wait for that alone takes a helper thread, as always.) Other threads may wait, poll,
+/// signal, stop and kill meanwhile. A capture can be used any number of times; a
+/// [reader](Self::stdin_from) is then where the last one left it.
+///
+/// # Examples
+///
+/// ```
+/// use shared_child::{Capture, Limit, SpawnOptions};
+/// use std::{process::Command, time::Duration};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let captured = SpawnOptions::new().tree(true).capture(
+///     Command::new("rustc").arg("--version"),
+///     Capture::new()
+///         .timeout(Duration::from_secs(60))
+///         .grace(Duration::from_secs(5))
+///         .limit(Limit::head_and_tail(32 << 10, 32 << 10)),
+/// )?;
+/// assert!(captured.success());
+/// assert!(captured.stdout.text().starts_with("rustc"));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Default)]
+pub struct Capture<'a> {
+    pub(super) input: Input<'a>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) deadline: Option<Instant>,
+    pub(super) grace: Duration,
+    pub(super) drain: Option<Duration>,
+    pub(super) limits: [Option<Limit>; 2],
+    pub(super) stop_at_limit: bool,
+    pub(super) merge_stderr: bool,
+    pub(super) on_output: Option<Box<OnOutput<'a>>>,
+    pub(super) on_line: Option<Box<OnLine<'a>>>,
+}
+
+/// What the child is to be fed with.
+#[derive(Default)]
+pub(super) enum Input<'a> {
+    #[default]
+    Nothing,
+    Bytes(Vec<u8>),
+    Reader(Box<dyn Read + 'a>),
+}
+
+impl<'a> Capture<'a> {
+    /// All output, however much, with no timeout and no input.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::{Capture, SpawnOptions}, std::process::Command};
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut command = Command::new("rustc");
+    /// let captured = SpawnOptions::new().capture(command.arg("--version"), &mut Capture::new())?;
+    /// assert!(captured.stdout.text().starts_with("rustc"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Feeds the child with these bytes, and then closes its standard input. A child that closes it before it
+    /// has read them all is no error.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::{Capture, SpawnOptions}, std::process::Command};
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut command = Command::new("rustc");
+    /// command.args(["-", "--crate-type", "lib", "--emit", "metadata=-"]);
+    /// let mut capture = Capture::new();
+    /// capture.stdin("pub fn answer() -> u32 { 42 }");
+    /// assert!(SpawnOptions::new().capture(&mut command, &mut capture)?.success());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stdin(&mut self, bytes: impl Into<Vec<u8>>) -> &mut Self {
+        self.input = Input::Bytes(bytes.into());
+        self
+    }
+
+    /// Feeds the child with what this reader has, and closes its standard input when that ends.
+    ///
+    /// The reader is asked on the calling thread, when the child has room for more. While it blocks, nothing is
+    /// read of the child, and no deadline is noticed; so it should be one that does not block for long, such as a
+    /// file. If it fails the child is stopped, before it sees an end of its input that is none:
+    /// [`StoppedBy::Input`](super::StoppedBy::Input).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::{Capture, SpawnOptions}, std::{fs::File, process::Command}};
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut command = Command::new("rustc");
+    /// command.args(["-", "--crate-type", "lib", "--emit", "metadata=-"]);
+    /// # let path = std::env::temp_dir().join(format!("shared_child-doc-{}.rs", std::process::id()));
+    /// # std::fs::write(&path, "pub fn answer() -> u32 { 42 }")?;
+    /// let mut capture = Capture::new();
+    /// capture.stdin_from(File::open(&path)?);
+    /// assert!(SpawnOptions::new().capture(&mut command, &mut capture)?.success());
+    /// # std::fs::remove_file(&path)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stdin_from(&mut self, reader: impl Read + 'a) -> &mut Self {
+        self.input = Input::Reader(Box::new(reader));
+        self
+    }
+
+    /// Stops the child if it still runs this long after the capture began.
+    ///
+    /// If there is a [`deadline`](Self::deadline) as well, the earlier one counts.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use shared_child::{Capture, SpawnOptions, StoppedBy};
+    /// # use std::{process::Command, time::Duration};
+    /// # fn main() -> std::io::Result<()> {
+    /// # let mut command = if cfg!(windows) { Command::new("ping") } else { Command::new("sleep") };
+    /// # if cfg!(windows) { command.args(["-n", "1000", "127.0.0.1"]); } else { command.arg("1000"); }
+    /// let mut capture = Capture::new();
+    /// capture.timeout(Duration::from_millis(10));
+    /// let captured = SpawnOptions::new().capture(&mut command, &mut capture)?;
+    /// assert_eq!(captured.stopped_by, Some(StoppedBy::Deadline));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn timeout(&mut self, timeout: Duration) -> &mut Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Stops the child if it still runs at this moment.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use shared_child::{Capture, SpawnOptions};
+    /// # use std::{process::Command, time::{Duration, Instant}};
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut capture = Capture::new();
+    /// capture.deadline(Instant::now() + Duration::from_secs(60)); // for both together
+    /// for argument in ["--version", "--help"] {
+    ///     let mut command = Command::new("rustc");
+    ///     SpawnOptions::new().capture(command.arg(argument), &mut capture)?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn deadline(&mut self, deadline: Instant) -> &mut Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// How long the child has to end, when it is to be stopped for whatever reason: it is asked first, as by
+    /// [`SharedChild::stop`](crate::SharedChild::stop), and killed when the grace is over. Without one it is killed at once.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::Capture, std::time::Duration};
+    /// let mut capture = Capture::new();
+    /// capture.timeout(Duration::from_secs(60)).grace(Duration::from_secs(5));
+    /// ```
+    pub fn grace(&mut self, grace: Duration) -> &mut Self {
+        self.grace = grace;
+        self
+    }
+
+    /// How long to go on reading after the child has exited, while somebody else has the other end of a pipe:
+    /// 200 ms unless said otherwise. [`Duration::MAX`] waits for them all, up to the
+    /// [timeout](Self::timeout), if there is one. After a stop it is a second at most.
+    ///
+    /// What is in the pipe by then is read in any case. The stream's end is
+    /// [`HeldOpen`](super::StreamEnd::HeldOpen) then, and whoever writes to it later finds nobody reading.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::Capture, std::time::Duration};
+    /// let mut capture = Capture::new();
+    /// capture.timeout(Duration::from_secs(60)).drain(Duration::MAX); // also what it leaves behind
+    /// ```
+    pub fn drain(&mut self, drain: Duration) -> &mut Self {
+        self.drain = Some(drain);
+        self
+    }
+
+    /// How much to keep of each stream. What is beyond is read, so that the child does not block, and counted,
+    /// but not kept.
+    ///
+    /// A number of bytes means the first ones: [`Limit::head`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::{Capture, SpawnOptions}, std::process::Command};
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut command = Command::new("rustc");
+    /// let captured =
+    ///     SpawnOptions::new().capture(command.arg("--version"), Capture::new().limit(5))?;
+    /// assert_eq!(captured.stdout.bytes, b"rustc");
+    /// assert!(captured.stdout.missing > 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn limit(&mut self, limit: impl Into<Limit>) -> &mut Self {
+        self.limits = [Some(limit.into()); 2];
+        self
+    }
+
+    /// The same for one of the two streams.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use shared_child::{Capture, Limit, Stream};
+    /// let mut capture = Capture::new();
+    /// capture.limit_of(Stream::Stderr, Limit::tail(16 << 10));
+    /// ```
+    pub fn limit_of(&mut self, stream: Stream, limit: impl Into<Limit>) -> &mut Self {
+        self.limits[stream as usize] = Some(limit.into());
+        self
+    }
+
+    /// Stops the child when it has written more than what is kept of a stream.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use shared_child::{Capture, SpawnOptions, StoppedBy, Stream};
+    /// # use std::process::Command;
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut command = Command::new("rustc");
+    /// let captured = SpawnOptions::new()
+    ///     .capture(command.arg("--version"), Capture::new().limit(5).stop_at_limit(true))?;
+    /// assert_eq!(captured.stopped_by, Some(StoppedBy::Limit(Stream::Stdout)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stop_at_limit(&mut self, stop: bool) -> &mut Self {
+        self.stop_at_limit = stop;
+        self
+    }
+
+    /// Has the child write its standard error to where its standard output goes, so that the two come in the
+    /// order in which they were written. They are [`Captured::stdout`](super::Captured::stdout) then.
+    ///
+    /// This has to be settled before the spawn, so it is for [`SpawnOptions::capture`](crate::SpawnOptions::capture)
+    /// and [`SpawnOptions::spawn_piped`](crate::SpawnOptions::spawn_piped).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::{Capture, SpawnOptions}, std::process::Command};
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut command = Command::new("rustc");
+    /// let captured = SpawnOptions::new()
+    ///     .capture(command.arg("--no-such-flag"), Capture::new().merge_stderr(true))?;
+    /// assert!(captured.stdout.text().contains("no-such-flag"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn merge_stderr(&mut self, merge: bool) -> &mut Self {
+        self.merge_stderr = merge;
+        self
+    }
+
+    /// Shows output as it arrives, in pieces as it comes, whatever the [limits](Self::limit).
+    /// [`ControlFlow::Break`] stops the child, and is the last that is shown.
+    ///
+    /// This runs on the calling thread, so no deadline is noticed before it returns. If it panics, the pipes are
+    /// closed; a child that was spawned by
+    /// [`SpawnOptions::capture`](crate::SpawnOptions::capture) is killed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::{Capture, SpawnOptions}, std::process::Command, std::ops::ControlFlow};
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut length = 0;
+    /// let mut capture = Capture::new();
+    /// capture.limit(0).on_output(|_, bytes| {
+    ///     length += bytes.len();
+    ///     ControlFlow::Continue(())
+    /// });
+    /// SpawnOptions::new().capture(Command::new("rustc").arg("--version"), &mut capture)?;
+    /// drop(capture);
+    /// assert!(length > 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn on_output(
+        &mut self,
+        show: impl FnMut(Stream, &[u8]) -> ControlFlow<()> + 'a,
+    ) -> &mut Self {
+        self.on_output = Some(Box::new(show));
+        self
+    }
+
+    /// Shows output line by line, otherwise like [`on_output`](Self::on_output). There may be both.
+    ///
+    /// A line that is too long to be held in memory comes in pieces, which do not split a UTF-8 character: see
+    /// [`Line`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::{Capture, SpawnOptions}, std::process::Command, std::ops::ControlFlow};
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut capture = Capture::new();
+    /// capture.on_line(|stream, line| {
+    ///     println!("{stream}: {line}");
+    ///     ControlFlow::Continue(())
+    /// });
+    /// SpawnOptions::new().capture(Command::new("rustc").arg("--version"), &mut capture)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn on_line(
+        &mut self,
+        show: impl FnMut(Stream, Line<'_>) -> ControlFlow<()> + 'a,
+    ) -> &mut Self {
+        self.on_line = Some(Box::new(show));
+        self
+    }
+}
+
+impl fmt::Debug for Capture<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Capture");
+        match &self.input {
+            Input::Nothing => {}
+            Input::Bytes(bytes) => _ = debug.field("stdin", &format_args!("{} bytes", bytes.len())),
+            Input::Reader(_) => _ = debug.field("stdin", &format_args!("a reader")),
+        }
+        debug.field("timeout", &self.timeout).field("deadline", &self.deadline);
+        debug.field("grace", &self.grace).field("drain", &self.drain.unwrap_or(DRAIN));
+        debug.field("limits", &self.limits).field("stop_at_limit", &self.stop_at_limit);
+        debug.field("merge_stderr", &self.merge_stderr);
+        debug.finish_non_exhaustive()
+    }
+}

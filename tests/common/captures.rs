@@ -1,0 +1,28 @@
+//! Captures that end, whatever happens.
+
+use super::{LONG, helper};
+use shared_child::seam::Backend;
+use shared_child::{Capture, Captured, SharedChild, SpawnOptions};
+use std::process::Stdio;
+
+pub(crate) fn bounded<'a>() -> Capture<'a> {
+    let mut capture = Capture::new();
+    capture.timeout(LONG);
+    capture
+}
+
+#[track_caller]
+pub(crate) fn run(backend: Backend, parts: &[&str], capture: &mut Capture<'_>) -> Captured {
+    backend.capture(&SpawnOptions::new(), &mut helper(parts), capture).expect("to capture")
+}
+
+/// A child with all three pipes.
+pub(crate) fn piped(backend: Backend, parts: &[&str]) -> SharedChild {
+    piped_with(backend, &SpawnOptions::new(), parts)
+}
+
+pub(crate) fn piped_with(backend: Backend, options: &SpawnOptions, parts: &[&str]) -> SharedChild {
+    let mut command = helper(parts);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    backend.spawn_with(options, &mut command).expect("to spawn")
+}
