@@ -215,21 +215,22 @@ pub(in super::super) fn carries(id: i32, cookie: &Cookie, patience: Instant) -> 
     let mut buffer = Vec::new();
     let mut pause = Backoff::new();
     loop {
-        match read(&format!("/proc/{id}/environ"), &mut buffer) {
+        let is_hidden = match read(&format!("/proc/{id}/environ"), &mut buffer) {
             Ok(()) if !buffer.is_empty() => return Ok(cookie.is_in(&buffer)),
-            // The latter is said of one that is dying.
-            Ok(()) | Err(Errno::SRCH) => {}
-            // Another user's, or gone.
-            Err(Errno::ACCESS | Errno::PERM | Errno::NOENT) => return Ok(false),
+            // The latter is said of one that is dying, or whose first thread is.
+            Ok(()) | Err(Errno::SRCH) => false,
+            // Another user's, as all is that has no memory any more.
+            Err(Errno::ACCESS | Errno::PERM) => true,
+            Err(Errno::NOENT) => return Ok(false),
             Err(error) => return Err(error.into()),
-        }
+        };
         let until = match stat(id, &mut buffer)? {
             Some(Stat { lives: true, environment: Environment::OfOthers, .. })
                 if read_of_a_thread(id, &mut buffer) =>
             {
                 return Ok(cookie.is_in(&buffer));
             }
-            Some(Stat { lives: true, environment: Environment::Unsettled, .. }) => {
+            Some(Stat { lives: true, environment: Environment::Unsettled, .. }) if !is_hidden => {
                 patience.max(an_end)
             }
             Some(Stat { lives: true, environment: Environment::Dying, .. })
