@@ -41,6 +41,11 @@ pub(crate) trait ById: Send + Sync + 'static {
 
     /// Reaps it if it is a zombie. Says whether it is gone.
     fn reap(&self) -> bool;
+
+    /// Whether there is something to block for.
+    fn runs(&self) -> bool {
+        matches!(self.look(), Ok(Look::Running))
+    }
 }
 
 /// A real one.
@@ -61,6 +66,14 @@ impl ById for Process {
 
     fn reap(&self) -> bool {
         by_pid::reap(self.pid)
+    }
+
+    /// Stricter than a look, which takes a child for running also while somebody else's reap of it is not through.
+    /// To block then would be to block on whoever has the ID by the time that we get there. So `waitid` must have
+    /// seen it run, and the ID be its own *after* that.
+    fn runs(&self) -> bool {
+        matches!(by_pid::look(self.pid), Ok(Look::Running))
+            && matches!(self.look(), Ok(Look::Running))
     }
 }
 
@@ -245,7 +258,7 @@ impl<P: ById> Shared<P> {
 
     /// Whether there is something to block for. Without `waitid` there is not, and callers poll.
     fn runs(&self) -> bool {
-        matches!(self.process.look(), Ok(Look::Running))
+        self.process.runs()
     }
 
     fn reap(&self) -> bool {
