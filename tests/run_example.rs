@@ -131,6 +131,10 @@ fn what_cannot_be_run() {
     let mut ours_alone = Command::new(ours());
     assert_eq!(code(&within_bounds(ours_alone.arg("/no/such/program"))), Some(127));
     assert_eq!(code(&within_bounds(Command::new(ours()).arg("/"))), Some(126));
+}
+
+#[test]
+fn options_that_make_no_sense() {
     for arguments in [
         &[][..],
         &["--timeout"],
