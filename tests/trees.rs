@@ -183,6 +183,31 @@ fn those_who_fork_steadily() {
     }
 }
 
+/// Who was seen in the group may be elsewhere when that is signalled, and back when it is looked at again.
+#[test]
+fn those_who_leave_the_group_and_come_back() {
+    watchdog!();
+    for kind in Kind::all(function_name!()) {
+        for round in 0..rounds(30).max(3) {
+            let hoppers = [start("pid hop-groups"), start("pid hop-groups")].concat();
+            // In every other round with one whose environment says nothing.
+            let bare = [parts("spawn 3 bare pid hop-groups"), hoppers.clone()].concat();
+            let members = if round % 2 == 0 { 2 } else { 3 };
+            let cast = if round % 2 == 0 { hoppers } else { bare };
+            let mut stage = Stage::set(kind, &[cast, parts("read")].concat(), members);
+            if round % 4 == 0 {
+                stage.stdin = None;
+                wait(&stage.child);
+            }
+            // It must be told from the next owner of its ID, by its age.
+            std::thread::sleep(std::time::Duration::from_millis(if members == 3 { 50 } else { 0 }));
+            assert!(!stage.tree().is_empty().unwrap());
+            stage.tree().kill().unwrap();
+            stage.is_empty();
+        }
+    }
+}
+
 /// In the middle of an exec a process shows no environment; and what shows a large one must not be read half
 /// before and half after.
 #[test]

@@ -13,10 +13,12 @@
 //! | it is in the group | the leader was still unreaped *after* this was read |
 //! | its parent is a member | that one was still there *after* this was read, so it is not about the next owner of its ID |
 //! | it carries the cookie | nobody else has it |
+//! | it was seen in the group | it is older than the look that saw it there, and so not the next owner of its ID |
 //!
 //! **Why nobody is missed.** A kill finds everybody before it kills anybody, since with a parent the way
 //! to its children is lost. Linux kills a group as one: whoever is being forked just then is killed with
-//! it, or not born. Those outside can fork until they are hit. So it looks again until it finds nobody
+//! it, or not born. Who was seen in it may be elsewhere for the moment of the signal, so all who were seen are killed
+//! one by one as well. Those outside can fork until they are hit. So it looks again until it finds nobody
 //! new; and where process IDs are handed out in turn, it only has to look at those that were handed out
 //! since it began, which is fast enough to catch up with one who forks and exits, over and over:
 //!
@@ -32,7 +34,9 @@
 //!   are no dead among them.
 //!
 //! What is left are those who have done away with all three before anybody has looked: out of the group,
-//! parent dead, environment emptied. That is why [`Containment`] says best effort.
+//! parent dead, environment emptied. (So too who is seen in the group, and is elsewhere a moment later when it is held,
+//! if it has emptied its environment and is so young, some 20 ms, that it might be the next owner of its ID.) That is why
+//! [`Containment`] says best effort.
 
 use super::cookie::Cookie;
 use super::processes::{self, AT_ONCE, Census, Held, Other, PASSES, Since, send};
@@ -69,6 +73,22 @@ struct Found {
     known: usize,
     /// Those who were gone when they were looked at, and may have had children.
     gone: Vec<i32>,
+    /// Who was seen in the group, and is no younger than this, is the one that was seen.
+    since: Option<Since>,
+}
+
+/// Those who were seen in the group, and live.
+#[derive(Default)]
+struct Seen {
+    inside: Vec<Arc<Held>>,
+    /// Those who have left it since.
+    left: Vec<Arc<Held>>,
+}
+
+impl Seen {
+    fn all(&self) -> impl Iterator<Item = &Arc<Held>> {
+        self.inside.iter().chain(&self.left)
+    }
 }
 
 impl Found {
@@ -88,12 +108,14 @@ struct Look {
     /// And nobody can have been missed.
     is_last: bool,
     newest: i32,
+    since: Option<Since>,
 }
 
 /// Those that live.
 struct Living {
     inside: Vec<i32>,
     outside: Vec<Arc<Held>>,
+    since: Option<Since>,
 }
 
 impl Living {
@@ -137,7 +159,13 @@ impl Group {
         }
         // Before the list is read.
         let newest = processes::newest();
-        let (found, _) = self.signal_all(leader, libc::SIGKILL)?;
+        let (mut found, _) = self.signal_all(leader, libc::SIGKILL)?;
+        for some in found.inside.chunks(AT_ONCE) {
+            let seen = self.hold(leader, some, found.since)?;
+            // Who may not be killed is met again below.
+            let _ = send(&seen.inside, libc::SIGKILL).and(send(&seen.left, libc::SIGKILL));
+            found.outside.extend(seen.left);
+        }
         match newest {
             // A tree that stays in its group is done with, and that is most of them.
             Some(newest) if found.outside.is_empty() => self.chase(leader, found, newest),
@@ -155,7 +183,7 @@ impl Group {
     /// The rest of a kill, where process IDs are handed out in turn: of those that were handed out after
     /// this one.
     fn chase(&self, leader: &Leader, first: Found, mut after: i32) -> io::Result<()> {
-        let Found { inside, mut outside, .. } = first;
+        let Found { inside, mut outside, since, .. } = first;
         // Those in the group who have been killed by now, and may take a while to die.
         let mut killed = HashSet::new();
         for _ in 0..PASSES {
@@ -166,7 +194,7 @@ impl Group {
             let _ = send(&look.joined, libc::SIGKILL).and(send(&look.outside, libc::SIGKILL));
             outside = look.outside;
             if look.is_last {
-                let refused = self.refused(leader, &inside);
+                let refused = self.refused(leader, &inside, since);
                 return send(&outside, libc::SIGKILL).and(refused);
             }
             // Before they were killed they may have forked whom this look has come too early for.
@@ -188,27 +216,33 @@ impl Group {
         // The dead have no children any more.
         known.retain(|held| held.lives());
         let newest = processes::newest().unwrap_or(after);
-        let Found { inside, outside, known, gone } =
+        let Found { inside, mut outside, known, gone, since } =
             self.find(leader, Among::New(after, newest), known)?;
-        let mut joined = self.hold(leader, &inside)?;
+        let Seen { inside: mut joined, left } = self.hold(leader, &inside, since)?;
         joined.retain(|member| !known_inside.contains(&member.id()));
+        outside.extend(left);
         let nobody = joined.is_empty() && outside.len() == known;
-        Ok(Look { joined, outside, nobody, is_last: nobody && gone.is_empty(), newest })
+        Ok(Look { joined, outside, nobody, is_last: nobody && gone.is_empty(), newest, since })
     }
 
     /// The rest of a kill, elsewhere: looks at all, until there is nobody who is not known.
     fn repeat(&self, leader: &Leader, mut known: HashSet<i32>) -> io::Result<()> {
         for _ in 0..PASSES {
-            let Living { inside, outside } = self.living(leader)?;
+            let Living { inside, outside, since } = self.living(leader)?;
             self.hold_on_to(&outside);
             let mut refused = send(&outside, libc::SIGKILL);
+            let mut nobody_left = true;
             for some in inside.chunks(AT_ONCE) {
                 // Most were killed with the group and are on their way out; but not who has joined it since.
-                refused = send(&self.hold(leader, some)?, libc::SIGKILL).and(refused);
+                let seen = self.hold(leader, some, since)?;
+                nobody_left &= seen.left.is_empty();
+                refused = send(&seen.inside, libc::SIGKILL)
+                    .and(send(&seen.left, libc::SIGKILL))
+                    .and(refused);
             }
             let before = known.len();
             known.extend(ids(&outside).chain(inside));
-            if known.len() == before {
+            if known.len() == before && nobody_left {
                 return refused;
             }
         }
@@ -217,13 +251,14 @@ impl Group {
 
     /// The error of those in the group who may not be signalled. A signal to the group passes them over in
     /// silence, if there are others.
-    fn refused(&self, leader: &Leader, inside: &[i32]) -> io::Result<()> {
+    fn refused(&self, leader: &Leader, inside: &[i32], since: Option<Since>) -> io::Result<()> {
         // By the ID, which may be another's: nothing is sent here, and whoever it is about is held next.
         let refuse = |id: &&i32| processes::refuses(**id);
         let refusing: Vec<i32> = inside.iter().filter(refuse).copied().collect();
         let mut refused = Ok(());
         for some in refusing.chunks(AT_ONCE) {
-            refused = send(&self.hold(leader, some)?, 0).and(refused);
+            let seen = self.hold(leader, some, since)?;
+            refused = send(&seen.inside, 0).and(send(&seen.left, 0)).and(refused);
         }
         refused
     }
@@ -239,7 +274,7 @@ impl Group {
             return self.signal_group(leader, signal);
         }
         let (found, refused) = self.signal_all(leader, signal)?;
-        self.refused(leader, &found.inside).and(refused)
+        self.refused(leader, &found.inside, found.since).and(refused)
     }
 
     /// The leader and its group, without looking for anybody else.
@@ -264,24 +299,23 @@ impl Group {
             return Ok(false);
         }
         loop {
-            let Living { inside, outside } = self.living(leader)?;
+            let Living { inside, outside, since } = self.living(leader)?;
             if inside.is_empty() && outside.is_empty() {
                 return Ok(true);
             }
-            let ended = |members: &[Arc<Held>]| members.iter().all(|member| member.wait(deadline));
             for some in inside.chunks(AT_ONCE) {
-                if !ended(&self.hold(leader, some)?) {
+                if !self.hold(leader, some, since)?.all().all(|member| member.wait(deadline)) {
                     return Ok(false);
                 }
             }
-            if !ended(&outside) {
+            if !outside.iter().all(|member| member.wait(deadline)) {
                 return Ok(false);
             }
         }
     }
 
     pub(super) fn processes(&self, leader: &Leader) -> io::Result<Vec<u32>> {
-        let Living { inside, outside } = self.living(leader)?;
+        let Living { inside, outside, .. } = self.living(leader)?;
         let mut all: Vec<i32> = ids(&outside).chain(inside).collect();
         // It may have left its group.
         if !all.contains(&self.id) && matches!(leader.try_wait(), Ok(None)) {
@@ -310,15 +344,18 @@ impl Group {
     /// missing, but if there are any, then there is one.
     fn living(&self, leader: &Leader) -> io::Result<Living> {
         let newest = processes::newest();
-        let found = self.find(leader, Among::All, Vec::new())?;
-        let mut living = Living { inside: Vec::new(), outside: found.outside };
-        for some in found.inside.chunks(AT_ONCE) {
-            living.inside.extend(ids(&self.hold(leader, some)?));
+        let Found { inside, outside, since, .. } = self.find(leader, Among::All, Vec::new())?;
+        let mut living = Living { inside: Vec::new(), outside, since };
+        for some in inside.chunks(AT_ONCE) {
+            let seen = self.hold(leader, some, since)?;
+            living.inside.extend(ids(&seen.inside));
+            living.outside.extend(seen.left);
         }
         let Some(mut after) = newest.filter(|_| living.is_empty()) else { return Ok(living) };
         for _ in 0..PASSES {
             let look = self.look_at_new(leader, after, Vec::new(), &HashSet::new())?;
-            living = Living { inside: ids(&look.joined).collect(), outside: look.outside };
+            let inside = ids(&look.joined).collect();
+            living = Living { inside, outside: look.outside, since: look.since };
             if look.is_last || !living.is_empty() {
                 return Ok(living);
             }
@@ -327,16 +364,32 @@ impl Group {
         Err(self.too_fast())
     }
 
-    /// Those of the group who live.
-    fn hold(&self, leader: &Leader, inside: &[i32]) -> io::Result<Vec<Arc<Held>>> {
-        let mut held = Vec::new();
-        for id in inside {
-            held.extend(Held::open(*id)?.map(Arc::new));
+    /// Those who were seen in the group, and live, wherever they are by now.
+    fn hold(&self, leader: &Leader, seen: &[i32], since: Option<Since>) -> io::Result<Seen> {
+        let mut held = Seen::default();
+        for id in seen {
+            let Some(one) = Held::open(*id)? else { continue };
+            if one.group() == Some(self.id) {
+                held.inside.push(Arc::new(one));
+                continue;
+            }
+            let Some(one) = one.kept()? else { continue };
+            let is_the_one = match (since, &self.cookie) {
+                (Some(since), _) if one.is_older_than(since)? => true,
+                (_, Some(cookie)) => processes::carries(*id, cookie, Instant::now() + PATIENCE)?,
+                (_, None) => false,
+            };
+            if is_the_one {
+                held.left.push(Arc::new(one));
+            }
         }
-        held.retain(|member: &Arc<Held>| member.group() == Some(self.id) && member.lives());
+        held.inside.retain(|member| member.lives());
+        held.left.retain(|member| member.lives());
         if !self.is_pinned(leader) {
-            held.clear();
+            held.inside.clear();
         }
+        // Nothing else may tell of them any more.
+        self.hold_on_to(&held.left);
         Ok(held)
     }
 
@@ -356,6 +409,7 @@ impl Group {
                 )));
             }
             let group = pinned.then_some(self.id);
+            found.since = Some(Since::now());
             let census = match among {
                 Among::All => processes::census(group, self.since)?,
                 Among::New(after, newest) => {
@@ -367,6 +421,9 @@ impl Group {
             // Nothing that was read of a group is worth anything if the ID was free meanwhile.
             if pinned == self.is_pinned(leader) {
                 found.inside = census.group;
+                // Those who are known and have come back are held already.
+                let known: HashSet<i32> = ids(&found.outside).collect();
+                found.inside.retain(|id| !known.contains(id));
                 return Ok(found);
             }
         }

@@ -120,6 +120,9 @@ fn play(mut arguments: impl Iterator<Item = String>) {
             // Goes on with an empty environment.
             #[cfg(unix)]
             "bare" => unix::without_environment(arguments.by_ref().collect()),
+            // In a group of its own, and back, until it is killed.
+            #[cfg(unix)]
+            "hop-groups" => unix::hop_groups(),
             #[cfg(unix)]
             "fork-steadily" => unix::fork_steadily(&argument()),
             // Becomes another of itself, so many times.
@@ -244,6 +247,18 @@ mod unix {
     pub(crate) fn own_group() {
         // SAFETY: integers.
         assert_eq!(unsafe { libc::setpgid(0, 0) }, 0, "{}", std::io::Error::last_os_error());
+    }
+
+    pub(crate) fn hop_groups() {
+        // SAFETY: integers. Without a handler the alarm ends the process.
+        unsafe {
+            libc::alarm(600);
+            let home = libc::getpgid(0);
+            loop {
+                libc::setpgid(0, 0);
+                libc::setpgid(0, home);
+            }
+        }
     }
 
     pub(crate) fn without_environment(parts: Vec<String>) {

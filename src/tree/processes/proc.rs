@@ -305,6 +305,11 @@ impl Held {
         Ok(self.stat()?.map(|stat| stat.parent))
     }
 
+    /// Whether it had started by then, for certain.
+    pub(in super::super) fn is_older_than(&self, since: Since) -> io::Result<bool> {
+        Ok(self.stat()?.is_some_and(|stat| stat.started < since.0))
+    }
+
     pub(in super::super) fn group(&self) -> Option<i32> {
         group_of(self.id())
     }

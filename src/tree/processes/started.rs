@@ -89,6 +89,11 @@ impl Held {
         Ok(self.record().map(|record| record.parent))
     }
 
+    /// Whether it had started by then, for certain.
+    pub(in super::super) fn is_older_than(&self, since: Since) -> io::Result<bool> {
+        Ok(self.started.is_some_and(|started| started < since.0))
+    }
+
     pub(in super::super) fn group(&self) -> Option<i32> {
         Some(self.record()?.group)
     }

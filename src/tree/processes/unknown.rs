@@ -47,6 +47,10 @@ impl Held {
         match self.0 {}
     }
 
+    pub(in super::super) fn is_older_than(&self, _: Since) -> io::Result<bool> {
+        match self.0 {}
+    }
+
     pub(in super::super) fn group(&self) -> Option<i32> {
         match self.0 {}
     }
