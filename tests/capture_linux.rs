@@ -409,7 +409,8 @@ fn a_stranger_with_a_pipe_after_a_stop() {
 fn waiting_takes_no_time() {
     alone!();
     watchdog!();
-    const WHILE: Duration = Duration::from_millis(600);
+    // Who spins uses all of it. An emulated machine uses a fifth of a second for what there is to do.
+    const WHILE: Duration = Duration::from_secs(1);
     let mut options = SpawnOptions::new();
     options.tree(true);
     on_every_backend(|backend| {
@@ -426,7 +427,7 @@ fn waiting_takes_no_time() {
             let captured = child.capture(&mut capture).unwrap();
             let used = cpu_time() - before;
             assert!(captured.elapsed >= WHILE);
-            assert!(used < WHILE / 3, "{used:?} for {line:?}");
+            assert!(used < WHILE / 2, "{used:?} for {line:?}");
             child.tree().unwrap().kill().unwrap();
         }
     });
