@@ -75,8 +75,8 @@ impl SharedChild {
 }
 
 impl Tree {
-    /// Sends a signal to every process of the tree, once. Those that come into being meanwhile may or may
-    /// not get it. Does nothing, successfully, once the tree is empty.
+    /// Sends a signal to every process of the tree, once. Those that come into being meanwhile, or leave their
+    /// process group, may or may not get it. Does nothing, successfully, once the tree is empty.
     ///
     /// # Errors
     ///

@@ -63,7 +63,6 @@ pub(super) struct Group {
 }
 
 /// Who belongs to the tree.
-#[derive(Default)]
 struct Found {
     /// Members of the group, zombies among them. (None if the group is not to be relied on.)
     inside: Vec<i32>,
@@ -73,8 +72,8 @@ struct Found {
     known: usize,
     /// Those who were gone when they were looked at, and may have had children.
     gone: Vec<i32>,
-    /// Who was seen in the group, and is no younger than this, is the one that was seen.
-    since: Option<Since>,
+    /// When the look began: who has an ID that was seen in the group, and is older than this, is the one that was seen.
+    since: Since,
 }
 
 /// Those who were seen in the group, and live.
@@ -108,14 +107,14 @@ struct Look {
     /// And nobody can have been missed.
     is_last: bool,
     newest: i32,
-    since: Option<Since>,
+    since: Since,
 }
 
 /// Those that live.
 struct Living {
     inside: Vec<i32>,
     outside: Vec<Arc<Held>>,
-    since: Option<Since>,
+    since: Since,
 }
 
 impl Living {
@@ -227,22 +226,22 @@ impl Group {
 
     /// The rest of a kill, elsewhere: looks at all, until there is nobody who is not known.
     fn repeat(&self, leader: &Leader, mut known: HashSet<i32>) -> io::Result<()> {
+        let mut left = HashSet::new();
         for _ in 0..PASSES {
             let Living { inside, outside, since } = self.living(leader)?;
             self.hold_on_to(&outside);
             let mut refused = send(&outside, libc::SIGKILL);
-            let mut nobody_left = true;
+            let before = known.len() + left.len();
             for some in inside.chunks(AT_ONCE) {
                 // Most were killed with the group and are on their way out; but not who has joined it since.
                 let seen = self.hold(leader, some, since)?;
-                nobody_left &= seen.left.is_empty();
+                left.extend(ids(&seen.left));
                 refused = send(&seen.inside, libc::SIGKILL)
                     .and(send(&seen.left, libc::SIGKILL))
                     .and(refused);
             }
-            let before = known.len();
             known.extend(ids(&outside).chain(inside));
-            if known.len() == before && nobody_left {
+            if known.len() + left.len() == before {
                 return refused;
             }
         }
@@ -251,7 +250,7 @@ impl Group {
 
     /// The error of those in the group who may not be signalled. A signal to the group passes them over in
     /// silence, if there are others.
-    fn refused(&self, leader: &Leader, inside: &[i32], since: Option<Since>) -> io::Result<()> {
+    fn refused(&self, leader: &Leader, inside: &[i32], since: Since) -> io::Result<()> {
         // By the ID, which may be another's: nothing is sent here, and whoever it is about is held next.
         let refuse = |id: &&i32| processes::refuses(**id);
         let refusing: Vec<i32> = inside.iter().filter(refuse).copied().collect();
@@ -365,8 +364,9 @@ impl Group {
     }
 
     /// Those who were seen in the group, and live, wherever they are by now.
-    fn hold(&self, leader: &Leader, seen: &[i32], since: Option<Since>) -> io::Result<Seen> {
+    fn hold(&self, leader: &Leader, seen: &[i32], since: Since) -> io::Result<Seen> {
         let mut held = Seen::default();
+        let patience = Instant::now() + PATIENCE;
         for id in seen {
             let Some(one) = Held::open(*id)? else { continue };
             if one.group() == Some(self.id) {
@@ -374,10 +374,10 @@ impl Group {
                 continue;
             }
             let Some(one) = one.kept()? else { continue };
-            let is_the_one = match (since, &self.cookie) {
-                (Some(since), _) if one.is_older_than(since)? => true,
-                (_, Some(cookie)) => processes::carries(*id, cookie, Instant::now() + PATIENCE)?,
-                (_, None) => false,
+            let is_the_one = match &self.cookie {
+                _ if one.is_older_than(since)? => true,
+                Some(cookie) => processes::carries(*id, cookie, patience)?,
+                None => false,
             };
             if is_the_one {
                 held.left.push(Arc::new(one));
@@ -398,7 +398,13 @@ impl Group {
         let mut strays = self.strays();
         strays.retain(|stray| ids(&known).all(|id| id != stray.id()));
         known.append(&mut strays);
-        let mut found = Found { known: known.len(), outside: known, ..Found::default() };
+        let mut found = Found {
+            inside: Vec::new(),
+            known: known.len(),
+            outside: known,
+            gone: Vec::new(),
+            since: Since::now(),
+        };
         loop {
             let pinned = self.is_pinned(leader);
             if !pinned && self.cookie.is_none() {
@@ -409,7 +415,7 @@ impl Group {
                 )));
             }
             let group = pinned.then_some(self.id);
-            found.since = Some(Since::now());
+            found.since = Since::now();
             let census = match among {
                 Among::All => processes::census(group, self.since)?,
                 Among::New(after, newest) => {
