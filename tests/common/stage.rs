@@ -155,8 +155,12 @@ impl Drop for Cast {
 
 /// Kills a process if it is one of the helper program's.
 pub(crate) fn kill_a_helper(pid: u32) {
-    let program = std::fs::read_link(format!("/proc/{pid}/exe"));
-    if program.is_ok_and(|program| program == std::path::Path::new(helper(&[]).get_program())) {
+    use std::os::unix::ffi::OsStrExt;
+    let helper = helper(&[]);
+    let path = helper.get_program().as_bytes();
+    // By its path, which follows the emulator's if there is one.
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    if line.split(|byte| *byte == 0).take(2).any(|argument| argument == path) {
         // SAFETY: plain integers. It was one of ours a moment ago.
         unsafe { libc::kill(linux::pid_t(pid), libc::SIGKILL) };
     }
