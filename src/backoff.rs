@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 const FIRST: Duration = Duration::from_micros(50);
-const LONGEST: Duration = Duration::from_millis(20);
+pub(crate) const LONGEST: Duration = Duration::from_millis(20);
 
 /// Sleeps that double from 50 µs to 20 ms.
 ///

@@ -114,15 +114,19 @@ mod backoff;
 mod capture;
 mod child;
 mod exit;
+#[cfg(feature = "async")]
+mod exited;
 mod lifecycle;
-#[cfg(unix)]
-mod reaper;
 #[doc(hidden)]
 pub mod seam;
+#[cfg(feature = "set")]
+mod set;
 mod spawn;
 mod stop;
 mod sync;
 mod tree;
+#[cfg(any(unix, feature = "async"))]
+mod watcher;
 
 #[cfg(target_os = "linux")]
 pub mod linux;
@@ -133,6 +137,11 @@ pub mod windows;
 
 pub use capture::{Capture, Captured, CapturedStream, Limit, Line, StoppedBy, Stream, StreamEnd};
 pub use child::SharedChild;
+pub use exit::ExitNotice;
+#[cfg(feature = "async")]
+pub use exited::{Exited, ExitedDeadline};
+#[cfg(feature = "set")]
+pub use set::{ChildSet, Finished};
 pub use spawn::SpawnOptions;
 pub use tree::{Containment, Mechanism, Tree};
 

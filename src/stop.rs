@@ -6,6 +6,8 @@
 
 use crate::SharedChild;
 use crate::exit::Ask;
+#[cfg(feature = "set")]
+use crate::sync::Arc;
 use crate::sync::Mutex;
 use std::io;
 use std::process::ExitStatus;
@@ -52,6 +54,54 @@ pub(crate) fn stop(child: &SharedChild, ask: Ask, grace: Duration) -> io::Result
     }
     kill_the_rest(child)?;
     child.wait()
+}
+
+/// Stops all, at the same time. The first error is told when all has been done that can be.
+#[cfg(feature = "set")]
+pub(crate) fn stop_all(children: &[Arc<SharedChild>], grace: Duration) -> io::Result<()> {
+    let mut result = Ok(());
+    let mut asked = Vec::new();
+    for child in children {
+        match child.is_gone_by(Some(Instant::now())) {
+            Ok(true) => {}
+            Ok(false) => asked.push((child, begin(child, Ask::DEFAULT, grace))),
+            Err(error) => note(&mut result, child, error),
+        }
+    }
+    // One after the other, and yet no longer than the longest: their graces run at the same time.
+    for (child, deadline) in asked {
+        if let Err(error) = child.is_gone_by(deadline) {
+            note(&mut result, child, error);
+        }
+    }
+    let killed = kill_each(children);
+    let deadline = Instant::now().checked_add(DYING);
+    for child in children.iter().filter(|child| !child.is_known_to_be_gone()) {
+        if let Err(error) = child.is_gone_by(deadline) {
+            note(&mut result, child, error);
+        }
+    }
+    killed.and(result)
+}
+
+/// Kills whoever is left of each. The first error is told when all have been killed that can be.
+#[cfg(feature = "set")]
+pub(crate) fn kill_each(children: &[Arc<SharedChild>]) -> io::Result<()> {
+    let mut result = Ok(());
+    for child in children.iter().filter(|child| !child.is_known_to_be_gone()) {
+        if let Err(error) = child.kill_all() {
+            note(&mut result, child, error);
+        }
+    }
+    result
+}
+
+/// Keeps the first error. That a status is not known is for whoever waits for it.
+#[cfg(feature = "set")]
+fn note(result: &mut io::Result<()>, child: &SharedChild, error: io::Error) {
+    if result.is_ok() && child.try_wait().is_ok() {
+        *result = Err(error);
+    }
 }
 
 /// Asks it to end. Says by when to kill it, if ever.

@@ -81,7 +81,7 @@ mod linux_only {
                 (0..rounds(300)).map(|_| stoppable(backend, 0)).unzip();
             drop(children);
             // It names itself, in a moment.
-            until("one reaper", || linux::helper_threads() == ["child-reaper"]);
+            until("one watcher", || linux::helper_threads() == ["child-watcher"]);
             // It costs nothing while nothing happens.
             until("it sleeps", linux::helper_threads_rest);
             drop(pipes);

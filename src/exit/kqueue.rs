@@ -28,14 +28,16 @@
 use super::by_pid::{self, Pid};
 use super::identity::{self, Identity};
 use super::{Look, unix};
+use crate::sync::Mutex;
 use rustix::event::kqueue::{Event, EventFilter, EventFlags, ProcessEvents, kevent, kqueue};
+use std::collections::HashSet;
 use std::ffi::c_int;
 use std::io;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{self, ExitStatus};
-use std::ptr::null_mut;
+use std::ptr::{null_mut, without_provenance_mut};
 use std::time::{Duration, Instant};
 
 #[derive(Debug)]
@@ -152,38 +154,96 @@ pub(crate) fn exit_of(pid: Pid) -> Option<impl AsFd> {
 
 /// Many of them in one: a kqueue is itself something to wait for.
 #[derive(Debug)]
-pub(crate) struct KqueueWatch(Queue);
+pub(crate) struct KqueueWatch {
+    queue: Queue,
+    /// A pipe, whose one end is readable while the bell rings. (Events that one can trigger oneself are not
+    /// everywhere.)
+    bell: (OwnedFd, OwnedFd),
+    /// What is in the queue. To add it again would put another key in the place of its own.
+    watched: Mutex<HashSet<RawFd>>,
+}
 
 impl KqueueWatch {
     pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self(Queue::new()?))
+        let (heard, rung) = rustix::pipe::pipe()?;
+        for end in [&heard, &rung] {
+            rustix::io::fcntl_setfd(end, rustix::io::FdFlags::CLOEXEC)?;
+            rustix::io::ioctl_fionbio(end, true)?;
+        }
+        let queue = Queue::new()?;
+        // For as long as it rings, to whoever asks.
+        let key = without_provenance_mut(BELL);
+        let filter = EventFilter::Read(heard.as_raw_fd());
+        queue.change(Event::new(filter, EventFlags::ADD, key))?;
+        Ok(Self { queue, bell: (heard, rung), watched: Mutex::default() })
     }
 
-    /// Reports `key`, once, when the descriptor becomes readable.
+    /// Reports `key`, once, when the descriptor becomes readable. Fails if it is here already.
     pub(crate) fn add(&self, fd: BorrowedFd<'_>, key: u64) -> io::Result<()> {
-        let key = std::ptr::without_provenance_mut(key as usize);
+        let fd = fd.as_raw_fd();
+        let mut watched = self.watched.lock();
+        if !watched.insert(fd) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        // A key is a number of ours, or the address of something: it fits.
+        let key = without_provenance_mut(key as usize);
         let flags = EventFlags::ADD | EventFlags::ONESHOT;
-        let event = Event::new(EventFilter::Read(fd.as_raw_fd()), flags, key);
-        Ok(self.0.change(event)?)
+        let added = self.queue.change(Event::new(EventFilter::Read(fd), flags, key));
+        if added.is_err() {
+            watched.remove(&fd);
+        }
+        Ok(added?)
     }
 
-    /// Once reported, an event is gone by itself.
-    pub(crate) fn remove(&self, _: BorrowedFd<'_>) {}
+    /// Must come before the descriptor is closed, whose number may then be another's.
+    pub(crate) fn remove(&self, fd: BorrowedFd<'_>) {
+        let fd = fd.as_raw_fd();
+        self.watched.lock().remove(&fd);
+        // It fails for what was reported, which is gone by itself.
+        let _ =
+            self.queue.change(Event::new(EventFilter::Read(fd), EventFlags::DELETE, null_mut()));
+    }
 
-    /// Blocks, and adds the keys of those that became readable.
-    pub(crate) fn wait(&self, keys: &mut Vec<u64>, timeout: Option<Duration>) -> io::Result<()> {
-        let mut events = Vec::with_capacity(64);
+    /// The bell rings from here on. (Neither this nor the next blocks, and a byte always fits: there is one at most.)
+    pub(crate) fn ring(&self) {
+        let _ = rustix::io::write(&self.bell.1, &[0]);
+    }
+
+    pub(crate) fn hush(&self) {
+        let _ = rustix::io::read(&self.bell.0, &mut [0]);
+    }
+
+    /// Blocks, and adds the keys of those that became readable. Says whether the bell rings.
+    pub(crate) fn wait(
+        &self,
+        keys: &mut Vec<u64>,
+        at_most: usize,
+        timeout: Option<Duration>,
+    ) -> io::Result<bool> {
+        let mut events = Vec::with_capacity(at_most.clamp(1, EVENTS));
         // SAFETY: no changes are made, so no descriptor is registered here.
-        let waited =
-            unsafe { kevent(&self.0, &[], rustix::buffer::spare_capacity(&mut events), timeout) };
+        let waited = unsafe {
+            kevent(&self.queue, &[], rustix::buffer::spare_capacity(&mut events), timeout)
+        };
         match waited {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        keys.extend(events.iter().map(|event| event.udata().addr() as u64));
-        Ok(())
+        let mut rung = false;
+        let events = events.iter().map(|event| event.udata().addr());
+        keys.extend(events.filter_map(|key| {
+            rung |= key == BELL;
+            (key != BELL).then_some(key as u64)
+        }));
+        Ok(rung)
     }
 }
+
+/// The key of the bell. Other keys count from below, or are addresses.
+const BELL: usize = usize::MAX;
+
+/// How many events are taken at once, at most.
+const EVENTS: usize = 64;
 
 /// A kqueue, in the process that has it.
 #[derive(Debug)]

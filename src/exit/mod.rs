@@ -14,6 +14,8 @@ mod by_pid;
 #[cfg(unix)]
 mod identity;
 mod per_process;
+#[cfg(any(unix, feature = "set", feature = "async"))]
+mod port;
 #[cfg(any(
     target_os = "macos",
     target_os = "freebsd",
@@ -22,12 +24,15 @@ mod per_process;
 ))]
 pub(crate) mod record;
 #[cfg(unix)]
+mod registration;
+#[cfg(unix)]
 pub(crate) mod thread;
 #[cfg(unix)]
 mod unix;
 #[cfg(unix)]
 pub(crate) use unix::{
-    ASKS_ANYBODY, Ask, Backend, Notice, ask, reaped_elsewhere, spawn_helper, time_left,
+    ASKS_ANYBODY, Ask, Backend, Notice, ask, reaped_elsewhere, spawn_helper, spawn_thread,
+    time_left,
 };
 
 // For those that are not children, where the system lists them.
@@ -47,8 +52,30 @@ pub(crate) use {
 };
 
 #[cfg(unix)]
-pub(crate) use crate::reaper::{busy, sweep};
+pub(crate) use crate::watcher::{busy, sweep};
 pub(crate) use per_process::PerProcess;
+
+// How many children are heard of. On Windows nobody need hear of them but by these features.
+#[cfg(any(unix, feature = "set", feature = "async"))]
+pub(crate) use port::Port;
+#[cfg(unix)]
+pub(crate) use registration::Registration;
+#[cfg(all(windows, feature = "async"))]
+pub(crate) use windows::spawn_thread;
+mod exit_notice;
+pub use exit_notice::ExitNotice;
+
+#[cfg(all(feature = "async", not(all(feature = "tokio", target_os = "linux"))))]
+#[path = "no_reactor.rs"]
+mod reactor;
+#[cfg(all(feature = "tokio", target_os = "linux"))]
+mod reactor;
+#[cfg(feature = "async")]
+pub(crate) use reactor::Readiness;
+#[cfg(all(windows, any(feature = "set", feature = "async")))]
+mod wait_registration;
+#[cfg(all(windows, any(feature = "set", feature = "async")))]
+pub(crate) use wait_registration::Registration;
 
 // The descriptor that tells of an exit, and what watches many of them: one of these three.
 #[cfg(target_os = "linux")]
@@ -101,7 +128,27 @@ mod no_descriptor;
     target_os = "openbsd",
     target_os = "dragonfly"
 )))]
-pub(crate) use no_descriptor::{NoDescriptor as Descriptor, NoWatch as Watch};
+pub(crate) use no_descriptor::NoDescriptor as Descriptor;
+#[cfg(not(any(
+    all(windows, not(any(feature = "set", feature = "async"))),
+    target_os = "linux",
+    target_vendor = "apple",
+    target_os = "freebsd",
+    target_os = "netbsd",
+    target_os = "openbsd",
+    target_os = "dragonfly"
+)))]
+mod no_watch;
+#[cfg(not(any(
+    all(windows, not(any(feature = "set", feature = "async"))),
+    target_os = "linux",
+    target_vendor = "apple",
+    target_os = "freebsd",
+    target_os = "netbsd",
+    target_os = "openbsd",
+    target_os = "dragonfly"
+)))]
+pub(crate) use no_watch::NoWatch as Watch;
 
 #[cfg(windows)]
 mod windows;

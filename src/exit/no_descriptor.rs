@@ -7,7 +7,7 @@ use std::ffi::c_int;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitStatus;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 #[derive(Debug)]
 pub(crate) struct NoDescriptor(Infallible);
@@ -44,27 +44,6 @@ impl NoDescriptor {
 
 impl AsFd for NoDescriptor {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match self.0 {}
-    }
-}
-
-#[derive(Debug)]
-pub(crate) struct NoWatch(Infallible);
-
-impl NoWatch {
-    pub(crate) fn new() -> io::Result<Self> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
-    pub(crate) fn add(&self, _: BorrowedFd<'_>, _: u64) -> io::Result<()> {
-        match self.0 {}
-    }
-
-    pub(crate) fn remove(&self, _: BorrowedFd<'_>) {
-        match self.0 {}
-    }
-
-    pub(crate) fn wait(&self, _: &mut Vec<u64>, _: Option<Duration>) -> io::Result<()> {
         match self.0 {}
     }
 }

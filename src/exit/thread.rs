@@ -17,13 +17,16 @@
 //!   on it, since whoever reaps calls [`Thread::settled`], which wakes all that are on the condvar. A
 //!   helper that is late sees a stranger at worst, does nothing to it, and goes when that exits.
 //!
+//! *Listeners* are told instead of blocking. They share the helper with the waits that have a deadline, are told by it
+//! when it has left, and by whoever reaps before that (`settled`); each once.
+//!
 //! Against foreign reapers, who heed no lock, there is only the [`Identity`], asked right before.
 //!
 //! The process is a parameter, so that `model.rs` can check every interleaving.
 
 use super::identity::{self, Identity};
 use super::{Look, by_pid, by_pid::Pid, unix};
-use crate::sync::{Arc, Mutex, imp::Condvar};
+use crate::sync::{Arc, Mutex, MutexGuard, imp::Condvar};
 use std::ffi::c_int;
 use std::fmt;
 use std::io;
@@ -103,7 +106,12 @@ struct Waiting {
     rounds: u64,
     /// The handle has been dropped: the helper is to reap.
     orphan: bool,
+    listeners: Vec<(u64, Listener)>,
+    next_listener: u64,
 }
+
+/// Called once, when there is reason to look. It does not block.
+pub(crate) type Listener = Box<dyn FnOnce() + Send>;
 
 impl Thread {
     pub(crate) fn new(pid: Pid) -> Self {
@@ -165,8 +173,35 @@ impl<P: ById> Thread<P> {
 
     pub(crate) fn settled(&self) {
         if let Ok(shared) = self.shared() {
-            shared.waiting.lock().closed = true;
-            shared.changed.notify_all();
+            let mut waiting = shared.waiting.lock();
+            waiting.closed = true;
+            shared.told(waiting);
+        }
+    }
+
+    /// Has it told when there is reason to look; at once, if there is already. `None` if nobody will: no thread is to
+    /// be had, or this is the child of a fork.
+    pub(crate) fn listen(&self, listener: Listener) -> Option<u64> {
+        let shared = self.shared().ok()?;
+        let mut waiting = shared.waiting.lock();
+        let id = waiting.next_listener;
+        waiting.next_listener += 1;
+        // Look under the lock: whoever settles it, or leaves as the helper, comes before or after all this.
+        if waiting.closed || !shared.runs() {
+            drop(waiting);
+            listener();
+        } else if waiting.helper || Shared::start_helper(shared, &mut waiting) {
+            waiting.listeners.push((id, listener));
+        } else {
+            return None;
+        }
+        Some(id)
+    }
+
+    /// It is not told from here on, if it has not been.
+    pub(crate) fn unlisten(&self, id: u64) {
+        if let Ok(shared) = self.shared() {
+            shared.waiting.lock().listeners.retain(|(other, _)| *other != id);
         }
     }
 
@@ -247,13 +282,21 @@ impl<P: ById> Shared<P> {
             if !waiting.orphan || self.reap() {
                 waiting.helper = false;
                 waiting.rounds += 1;
-                self.changed.notify_all();
+                self.told(waiting);
                 return;
             }
             // An orphan that `waitid` does not block for and that cannot be reaped (see `Backoff`).
             drop(waiting);
             pause.sleep(None);
         }
+    }
+
+    /// Wakes those on the condvar, and tells the listeners.
+    fn told(&self, mut waiting: MutexGuard<'_, Waiting>) {
+        let listeners = std::mem::take(&mut waiting.listeners);
+        self.changed.notify_all();
+        drop(waiting);
+        listeners.into_iter().for_each(|(_, listener)| listener());
     }
 
     /// Whether there is something to block for. Without `waitid` there is not, and callers poll.

@@ -5,9 +5,9 @@ use super::thread::Thread;
 use super::{Descriptor, Exit, Look, Opened};
 use crate::backoff::Backoff;
 use crate::lifecycle::Lifecycle;
-use crate::reaper;
 use crate::sync::Arc;
 use crate::unix::ReapedElsewhere;
+use crate::watcher;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::ffi::c_int;
 use std::io;
@@ -129,7 +129,7 @@ impl Notice {
         }
     }
 
-    /// What the reaper can watch, if there is something.
+    /// What becomes readable by the exit, and stays so, if there is something.
     pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Descriptor(descriptor) => Some(descriptor.as_fd()),
@@ -198,7 +198,7 @@ impl Exit for Notice {
 
     fn abandon(this: &Arc<Self>) {
         if !this.reap() {
-            reaper::adopt(Arc::clone(this));
+            watcher::adopt(Arc::clone(this));
         }
     }
 }
@@ -245,13 +245,20 @@ pub(crate) fn poll_until(fd: BorrowedFd<'_>, flags: PollFlags, deadline: Option<
     }
 }
 
+/// Starts one of our own threads, which makes system calls, and little more.
+pub(crate) fn spawn_helper(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    spawn_thread(name, 128 * 1024, run)
+}
+
 /// Starts one of our own threads. It takes no signals, but for its first instants: to spare it those the
 /// mask of the thread that calls us would have to be changed, and that is not ours.
 #[cfg(not(all(test, loom)))]
-pub(crate) fn spawn_helper(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    /// It makes system calls, and little more.
-    const STACK: usize = 128 * 1024;
-    let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(STACK);
+pub(crate) fn spawn_thread(
+    name: &str,
+    stack: usize,
+    run: impl FnOnce() + Send + 'static,
+) -> io::Result<()> {
+    let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(stack);
     thread.spawn(move || {
         block_signals();
         run();
@@ -260,7 +267,11 @@ pub(crate) fn spawn_helper(name: &str, run: impl FnOnce() + Send + 'static) -> i
 }
 
 #[cfg(all(test, loom))]
-pub(crate) fn spawn_helper(_: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+pub(crate) fn spawn_thread(
+    _: &str,
+    _: usize,
+    run: impl FnOnce() + Send + 'static,
+) -> io::Result<()> {
     loom::thread::spawn(run);
     Ok(())
 }

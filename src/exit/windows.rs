@@ -106,6 +106,12 @@ impl Notice {
         wait(process, deadline, LONGEST_WAIT)
     }
 
+    /// There is nothing to be reaped.
+    #[cfg(feature = "async")]
+    pub(crate) fn reap(&self) -> bool {
+        true
+    }
+
     /// What is signalled by the exit.
     pub(crate) fn descriptor(&self) -> Option<BorrowedHandle<'_>> {
         Some(self.process())
@@ -218,11 +224,18 @@ pub(crate) fn busy<T>(run: impl FnOnce() -> T) -> T {
     run()
 }
 
-/// Starts one of our own threads.
+/// Starts one of our own threads, which makes system calls, and little more.
 pub(crate) fn spawn_helper(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    /// It makes system calls, and little more.
-    const STACK: usize = 128 * 1024;
-    let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(STACK);
+    spawn_thread(name, 128 * 1024, run)
+}
+
+/// Starts one of our own threads.
+pub(crate) fn spawn_thread(
+    name: &str,
+    stack: usize,
+    run: impl FnOnce() + Send + 'static,
+) -> io::Result<()> {
+    let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(stack);
     thread.spawn(run)?;
     Ok(())
 }

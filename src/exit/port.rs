@@ -1,0 +1,118 @@
+//! Where the exits of many children are heard of, by any number of threads.
+//!
+//! What hears is a kernel queue (epoll, kqueue), in which the descriptors of the children are. Whatever is told by
+//! this process itself (a helper thread's finding, a registered wait of Windows, a wish to be woken) is *posted*: put
+//! into a list, beside which a *bell* in the kernel queue rings for as long as there is something in it. Where there
+//! is no kernel queue, everything is posted, and a condition variable is the bell.
+//!
+//! A token is told to one thread, once. That it is told does not promise that an exit will be seen, and a token may
+//! be about a child that is not there any more: whoever hears it looks.
+
+use super::Watch;
+use crate::sync::{Mutex, MutexGuard, imp::Condvar};
+use std::collections::VecDeque;
+use std::io;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+pub(crate) struct Port {
+    watch: Option<Watch>,
+    /// Never held over anything that blocks. The bell rings if and only if there is something in it.
+    posted: Mutex<VecDeque<u64>>,
+    /// The bell where there is no watch.
+    changed: Condvar,
+}
+
+impl Port {
+    /// Never fails: without a descriptor to spare there is no watch.
+    pub(crate) fn new() -> Self {
+        Self { watch: Watch::new().ok(), posted: Mutex::default(), changed: Condvar::new() }
+    }
+
+    /// What children with descriptors are put into.
+    #[cfg(unix)]
+    pub(super) fn watch(&self) -> Option<&Watch> {
+        self.watch.as_ref()
+    }
+
+    /// Takes out what was put into it.
+    #[cfg(unix)]
+    pub(super) fn remove(&self, descriptor: Option<std::os::fd::BorrowedFd<'_>>) {
+        if let (Some(watch), Some(descriptor)) = (&self.watch, descriptor) {
+            watch.remove(descriptor);
+        }
+    }
+
+    /// Has the token told. Never blocks.
+    pub(crate) fn post(&self, token: u64) {
+        let mut posted = self.posted.lock();
+        posted.push_back(token);
+        match &self.watch {
+            Some(watch) if posted.len() == 1 => watch.ring(),
+            Some(_) => {}
+            None => self.changed.notify_one(),
+        }
+    }
+
+    /// Blocks until there are tokens, or until the deadline, and adds them: no more than `at_most`, the others are
+    /// for other threads. May come back with none before the deadline. An error means that somebody has closed a
+    /// descriptor of ours.
+    pub(crate) fn wait(
+        &self,
+        tokens: &mut Vec<u64>,
+        at_most: usize,
+        deadline: Option<Instant>,
+    ) -> io::Result<()> {
+        if self.take_posted(self.posted.lock(), tokens, at_most) {
+            return Ok(());
+        }
+        let Some(watch) = &self.watch else {
+            self.wait_for_posted(tokens, at_most, deadline);
+            return Ok(());
+        };
+        let left =
+            deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()).min(DAY));
+        let rung = watch.wait(tokens, at_most, left)?;
+        if rung {
+            self.take_posted(self.posted.lock(), tokens, at_most);
+        }
+        Ok(())
+    }
+
+    fn take_posted(
+        &self,
+        mut posted: MutexGuard<'_, VecDeque<u64>>,
+        tokens: &mut Vec<u64>,
+        at_most: usize,
+    ) -> bool {
+        let count = posted.len().min(at_most.saturating_sub(tokens.len()));
+        tokens.extend(posted.drain(..count));
+        if count > 0 && posted.is_empty() {
+            if let Some(watch) = &self.watch {
+                watch.hush();
+            }
+        }
+        count > 0
+    }
+
+    fn wait_for_posted(&self, tokens: &mut Vec<u64>, at_most: usize, deadline: Option<Instant>) {
+        let mut posted = self.posted.lock();
+        while posted.is_empty() {
+            posted = match deadline {
+                None => self.changed.wait(posted).unwrap_or_else(PoisonError::into_inner),
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now()).min(DAY);
+                    if left.is_zero() {
+                        return;
+                    }
+                    let woken = self.changed.wait_timeout(posted, left);
+                    woken.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+        self.take_posted(posted, tokens, at_most);
+    }
+}
+
+/// Systems differ in how long a timeout they take; a day is within all limits, and callers come back.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);

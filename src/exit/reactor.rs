@@ -1,0 +1,38 @@
+//! Linux, with the feature `tokio`: the reactor of the runtime that runs the task wakes it.
+//!
+//! (A kqueue may not be put into another process's reactor after a fork, and tokio cannot be told to leave it alone;
+//! so elsewhere the watcher serves.)
+
+use super::{ExitNotice, Notice};
+use crate::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::task::{Context, Poll};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Keeps the descriptor open for as long as the reactor has it.
+#[derive(Debug)]
+pub(crate) struct Readiness(AsyncFd<ExitNotice>);
+
+impl Readiness {
+    /// `None` if this is no task of a tokio runtime, if that has no I/O, or if its reactor has this descriptor already,
+    /// for another task.
+    pub(crate) fn of(notice: &Arc<Notice>, id: u32) -> Option<Self> {
+        // Only what tokio runs: a future that is polled by another executor, though within the context of a runtime,
+        // may outlive that.
+        tokio::task::try_id()?;
+        let notice = ExitNotice::of(Arc::clone(notice), id).ok()?;
+        // tokio panics for want of I/O, and there is no way to ask.
+        let registered = catch_unwind(AssertUnwindSafe(|| {
+            // SAFETY: the notice keeps its one descriptor open until the `AsyncFd` is dropped, and lends it to nobody.
+            unsafe { AsyncFd::register_with_interest(notice, Interest::READABLE) }
+        }));
+        registered.ok()?.ok().map(Self)
+    }
+
+    /// Whether there is reason to look.
+    pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        // An error means that the runtime is shutting down.
+        self.0.poll_read_ready(cx).map(drop)
+    }
+}

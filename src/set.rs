@@ -1,0 +1,538 @@
+//! Many children, and one wait for whichever exits next.
+//!
+//! A set has a [`Port`], in which its members are by a *token* each. Whoever waits hears of a token, looks at the child,
+//! and takes the member out if it has exited; and who has taken it out hands it out. So each is handed out once, whoever
+//! else is told of it: another thread, the same thread twice, another set.
+//!
+//! Members that are not to be heard of (no descriptor, no thread), and those that were heard of and are not to be had
+//! yet, are looked at by whoever waits, after pauses.
+
+use crate::SharedChild;
+use crate::backoff::Backoff;
+use crate::exit::{Port, Registration};
+use crate::stop;
+use crate::sync::{Arc, Mutex};
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::hash::{BuildHasherDefault, DefaultHasher, Hash};
+use std::io;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+/// Children that are waited for together, each known by a key.
+///
+/// Any number of threads may wait, insert, remove and kill at the same time, all through `&self`; each exit
+/// is handed out once, by the [`wait_next`](Self::wait_next) of one of them. The order is that of the exits, as far as the
+/// system tells. To hear of an exit costs the same however many children there are, and a set takes no thread.
+///
+/// A child may be in several sets, and be waited for and killed by others meanwhile: a set holds
+/// it by an [`Arc`]. When a set is dropped nothing happens to children that others hold too.
+///
+/// With the feature `set`.
+///
+/// # Platforms
+///
+/// - **Linux, macOS, the BSDs**: one epoll or kqueue a set, and the bell that wakes it: two or three descriptors.
+/// - **Windows**: registered waits, for which the system has a thread for every 63 children, whichever sets they are in.
+/// - **Other Unix, and children that are served without a descriptor**: the helper thread of the child.
+/// - A set that found no descriptors to spare when it was made, and a child for which there is no helper
+///   thread to be had: whoever waits looks at such children up to 50 times a second.
+///
+/// A set is not for the child of a fork, which may do no more than drop it.
+///
+/// # Examples
+///
+/// ```
+/// use shared_child::{ChildSet, SharedChild};
+/// use std::process::Command;
+///
+/// # fn main() -> std::io::Result<()> {
+/// let set = ChildSet::new();
+/// for flag in ["--version", "--help"] {
+///     let mut command = Command::new("rustc");
+///     # command.stdout(std::process::Stdio::null());
+///     set.insert(flag, SharedChild::spawn(command.arg(flag))?);
+/// }
+/// while let Some(finished) = set.wait_next() {
+///     println!("{}: {}", finished.key, finished.status?);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub struct ChildSet<K> {
+    /// Never held over anything that blocks.
+    members: Mutex<Members<K>>,
+    port: Arc<Port>,
+}
+
+struct Members<K> {
+    tokens: HashMap<K, u64>,
+    by_token: HashMap<u64, Member<K>, BuildHasherDefault<DefaultHasher>>,
+    /// Each is used once.
+    next_token: u64,
+    /// Those that nobody will tell of (any more).
+    looked_at: BTreeSet<u64>,
+    /// How many threads are waiting.
+    waiting: usize,
+}
+
+struct Member<K> {
+    key: K,
+    child: Arc<SharedChild>,
+    /// `None` for those that are looked at, and those that were told of already.
+    registration: Option<Registration>,
+}
+
+/// A child of a [`ChildSet`] that has exited.
+///
+/// # Examples
+///
+/// See [`ChildSet`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Finished<K> {
+    /// The key that it had in the set.
+    pub key: K,
+    /// The child, which is not in the set any more.
+    pub child: Arc<SharedChild>,
+    /// Its exit status; or why that is not known, as [`SharedChild::wait`] would say.
+    pub status: io::Result<ExitStatus>,
+}
+
+/// To wake up, and see how things stand. (No member has it.)
+const WAKE: u64 = 0;
+
+impl<K: Clone + Eq + Hash> ChildSet<K> {
+    /// A set without children.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use shared_child::ChildSet;
+    ///
+    /// let set = ChildSet::<String>::new();
+    /// assert!(set.wait_next().is_none()); // nobody to wait for
+    /// ```
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            members: Mutex::new(Members {
+                tokens: HashMap::new(),
+                by_token: HashMap::default(),
+                next_token: WAKE + 1,
+                looked_at: BTreeSet::new(),
+                waiting: 0,
+            }),
+            port: Arc::new(Port::new()),
+        }
+    }
+
+    /// Adds a child, running or not; those who are waiting wait for it too from here on. Returns the child that
+    /// had the same key, if there was one: it is not in the set any more.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::{ChildSet, SharedChild}, std::{process::Command, sync::Arc}};
+    /// # fn main() -> std::io::Result<()> {
+    /// let set = ChildSet::new();
+    /// let child = Arc::new(SharedChild::spawn(Command::new("rustc").arg("--version"))?);
+    /// set.insert(1, Arc::clone(&child)); // shared: it can be killed from elsewhere
+    /// set.insert(2, SharedChild::spawn(Command::new("rustc").arg("--version"))?);
+    /// assert_eq!(set.len(), 2);
+    /// # while set.wait_next().is_some() {}
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn insert(&self, key: K, child: impl Into<Arc<SharedChild>>) -> Option<Arc<SharedChild>> {
+        let child = child.into();
+        let mut members = self.members.lock();
+        let token = members.next_token;
+        members.next_token += 1;
+        // Whoever hears of the token waits for the lock, and finds it.
+        let registration = match child.notice() {
+            Some(notice) => {
+                let registration = Registration::new(&notice, &self.port, token);
+                if registration.is_none() {
+                    self.look_at(&mut members, token);
+                }
+                registration
+            }
+            None => {
+                self.port.post(token);
+                None
+            }
+        };
+        let old = members.tokens.insert(key.clone(), token);
+        let old = old.and_then(|old| members.by_token.remove(&old));
+        members.by_token.insert(token, Member { key, child, registration });
+        drop(members);
+        old.map(|old| old.leave(&self.port))
+    }
+
+    /// Takes a child out. It is not waited for any more, and nothing else happens to it. `None` if there is no
+    /// such key, as when the child was handed out.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::{ChildSet, SharedChild}, std::process::Command};
+    /// # fn main() -> std::io::Result<()> {
+    /// let set = ChildSet::new();
+    /// set.insert("version", SharedChild::spawn(Command::new("rustc").arg("--version"))?);
+    /// let child = set.remove(&"version").expect("it was not handed out");
+    /// assert!(set.is_empty());
+    /// # child.wait()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn remove(&self, key: &K) -> Option<Arc<SharedChild>> {
+        let mut members = self.members.lock();
+        let token = members.tokens.get(key).copied()?;
+        let member = self.take(&mut members, token);
+        drop(members);
+        member.map(|member| member.leave(&self.port))
+    }
+
+    /// The child with this key.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::{ChildSet, SharedChild}, std::process::Command};
+    /// # fn main() -> std::io::Result<()> {
+    /// let set = ChildSet::new();
+    /// set.insert("version", SharedChild::spawn(Command::new("rustc").arg("--version"))?);
+    /// if let Some(child) = set.get(&"version") {
+    ///     child.kill()?;
+    /// }
+    /// # set.wait_next();
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn get(&self, key: &K) -> Option<Arc<SharedChild>> {
+        let members = self.members.lock();
+        let token = members.tokens.get(key)?;
+        members.by_token.get(token).map(|member| Arc::clone(&member.child))
+    }
+
+    /// Blocks until a child has exited, and takes it out of the set. `None` if the set is empty, or becomes so
+    /// meanwhile: since others have got, or removed, the last.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::{ChildSet, SharedChild}, std::process::Command};
+    /// # fn main() -> std::io::Result<()> {
+    /// let set = ChildSet::new();
+    /// set.insert("version", SharedChild::spawn(Command::new("rustc").arg("--version"))?);
+    /// let finished = set.wait_next().expect("there is one");
+    /// assert!(finished.status?.success());
+    /// assert!(set.wait_next().is_none());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn wait_next(&self) -> Option<Finished<K>> {
+        self.next(None)
+    }
+
+    /// Like [`wait_next`](Self::wait_next), but for no longer than `timeout`: `None` if nobody has exited then. (Whether
+    /// that is so, or the set is empty, [`is_empty`](Self::is_empty) tells.)
+    ///
+    /// Looks at least once. Any timeout is fine, [`Duration::MAX`] included.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::{ChildSet, SharedChild}, std::{process::Command, time::Duration}};
+    /// # fn main() -> std::io::Result<()> {
+    /// let set = ChildSet::new();
+    /// set.insert("version", SharedChild::spawn(Command::new("rustc").arg("--version"))?);
+    /// while !set.is_empty() {
+    ///     match set.wait_next_timeout(Duration::from_secs(1)) {
+    ///         Some(finished) => println!("{}: {:?}", finished.key, finished.status),
+    ///         None => println!("{} are running", set.len()),
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn wait_next_timeout(&self, timeout: Duration) -> Option<Finished<K>> {
+        // A moment that no clock will ever show is as good as none.
+        self.next(Instant::now().checked_add(timeout))
+    }
+
+    /// Like [`wait_next`](Self::wait_next), but until `deadline` at the latest: `None` if nobody has exited then.
+    ///
+    /// Looks at least once, also if the deadline has passed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::{ChildSet, SharedChild}, std::{process::Command, time::{Duration, Instant}}};
+    /// # fn main() -> std::io::Result<()> {
+    /// let set = ChildSet::new();
+    /// set.insert("version", SharedChild::spawn(Command::new("rustc").arg("--version"))?);
+    /// let deadline = Instant::now() + Duration::from_secs(60); // for all together
+    /// while set.wait_next_deadline(deadline).is_some() {}
+    /// set.kill_all()?; // who is left
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn wait_next_deadline(&self, deadline: Instant) -> Option<Finished<K>> {
+        self.next(Some(deadline))
+    }
+
+    /// A child that has exited, if there is one. Does not wait.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::{ChildSet, SharedChild}, std::process::Command};
+    /// # fn main() -> std::io::Result<()> {
+    /// let set = ChildSet::new();
+    /// let child = SharedChild::spawn(Command::new("rustc").arg("--version"))?;
+    /// child.wait()?;
+    /// set.insert("version", child);
+    /// assert!(set.try_next().is_some());
+    /// assert!(set.try_next().is_none());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn try_next(&self) -> Option<Finished<K>> {
+        self.next(Some(Instant::now()))
+    }
+
+    /// How many children are in the set: those that have exited and were not handed out included.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// assert_eq!(shared_child::ChildSet::<u32>::new().len(), 0);
+    /// ```
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.members.lock().by_token.len()
+    }
+
+    /// Whether no child is in the set.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// assert!(shared_child::ChildSet::<u32>::new().is_empty());
+    /// ```
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The children that are in the set now, with their keys, in no order. What happens to the set meanwhile does not
+    /// change what this gives.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::{ChildSet, SharedChild}, std::process::Command};
+    /// # fn main() -> std::io::Result<()> {
+    /// let set = ChildSet::new();
+    /// set.insert("version", SharedChild::spawn(Command::new("rustc").arg("--version"))?);
+    /// for (key, child) in set.iter() {
+    ///     println!("{key}: process {}", child.id());
+    /// }
+    /// # set.wait_next();
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (K, Arc<SharedChild>)> + use<K> {
+        let members = self.members.lock();
+        let all = members.by_token.values();
+        let all: Vec<_> =
+            all.map(|member| (member.key.clone(), Arc::clone(&member.child))).collect();
+        all.into_iter()
+    }
+
+    /// Kills all children that are in the set, and the whole [trees](SharedChild::tree) of those that lead one. They
+    /// stay in the set until they are handed out, each with the status that it ended with.
+    ///
+    /// # Errors
+    ///
+    /// The first of those of [`SharedChild::kill`] and [`Tree::kill`](crate::Tree::kill). All the others have been killed
+    /// by then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::{ChildSet, SharedChild}, std::process::Command};
+    /// # fn main() -> std::io::Result<()> {
+    /// let set = ChildSet::new();
+    /// set.insert("version", SharedChild::spawn(Command::new("rustc").arg("--version"))?);
+    /// set.kill_all()?;
+    /// while let Some(finished) = set.wait_next() {
+    ///     println!("{}: {}", finished.key, finished.status?);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn kill_all(&self) -> io::Result<()> {
+        let children: Vec<_> = self.iter().map(|(_, child)| child).collect();
+        stop::kill_each(&children)
+    }
+
+    /// [Stops](SharedChild::stop) all children that are in the set, all at the same time: asks each to end, waits for up
+    /// to `grace` until all have ended, then kills those that are left. Whole trees, of those that lead one.
+    ///
+    /// They stay in the set until they are handed out. Of a child that was handed out before, the rest of its tree is
+    /// not stopped: it is not in the set any more.
+    ///
+    /// # Errors
+    ///
+    /// The first of those of [`SharedChild::stop`], but for statuses that are not known. All the others have been stopped
+    /// by then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::{ChildSet, SharedChild}, std::{process::Command, time::Duration}};
+    /// # fn main() -> std::io::Result<()> {
+    /// let set = ChildSet::new();
+    /// for n in 0..3 {
+    ///     set.insert(n, SharedChild::spawn(Command::new("rustc").arg("--version"))?);
+    /// }
+    /// set.stop_all(Duration::from_secs(5))?; // 5 seconds for all three, not 15
+    /// while let Some(finished) = set.wait_next() {
+    ///     println!("{}: {}", finished.key, finished.status?);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stop_all(&self, grace: Duration) -> io::Result<()> {
+        let children: Vec<_> = self.iter().map(|(_, child)| child).collect();
+        stop::stop_all(&children, grace)
+    }
+
+    fn next(&self, deadline: Option<Instant>) -> Option<Finished<K>> {
+        let _waiting = Waiting::in_set(self)?;
+        let mut pause = Backoff::new();
+        let mut tokens = Vec::with_capacity(1);
+        loop {
+            let looked_at = self.members.lock().looked_at.clone();
+            // The one that was heard of comes first.
+            for token in tokens.drain(..).chain(looked_at.iter().copied()) {
+                if let Some(finished) = self.take_if_exited(token) {
+                    return Some(finished);
+                }
+            }
+            if self.is_empty() {
+                return None;
+            }
+            let look = (!looked_at.is_empty()).then(|| Instant::now() + pause.next());
+            let until = deadline.into_iter().chain(look).min();
+            // One token: what this thread does not hand out is for others to hear of.
+            if self.port.wait(&mut tokens, 1, until).is_err() {
+                // Somebody has closed our descriptors.
+                self.look_at_all();
+                if !pause.sleep(deadline) {
+                    return None;
+                }
+            } else if tokens.is_empty() && deadline.is_some_and(|at| at <= Instant::now()) {
+                // Those who are looked at have been, but for a first time at the end.
+                return None;
+            }
+        }
+    }
+
+    /// Whoever is told that the child has exited, and finds it here, hands it out.
+    fn take_if_exited(&self, token: u64) -> Option<Finished<K>> {
+        let child = Arc::clone(&self.members.lock().by_token.get(&token)?.child);
+        let Some(status) = child.try_wait().transpose() else {
+            // Told of, and not to be had yet (see `Backoff`). Unless somebody has removed it meanwhile.
+            let mut members = self.members.lock();
+            if members.by_token.contains_key(&token) {
+                self.look_at(&mut members, token);
+            }
+            return None;
+        };
+        let mut members = self.members.lock();
+        let member = self.take(&mut members, token)?;
+        drop(members);
+        let key = member.key.clone();
+        member.leave(&self.port);
+        Some(Finished { key, child, status })
+    }
+
+    fn take(&self, members: &mut Members<K>, token: u64) -> Option<Member<K>> {
+        let member = members.by_token.remove(&token)?;
+        members.tokens.remove(&member.key);
+        members.looked_at.remove(&token);
+        if members.by_token.is_empty() {
+            self.wake_all(members);
+        }
+        Some(member)
+    }
+
+    /// From here on whoever waits looks at it.
+    fn look_at(&self, members: &mut Members<K>, token: u64) {
+        if members.looked_at.is_empty() {
+            // They sleep for longer than those do who look.
+            self.wake_all(members);
+        }
+        members.looked_at.insert(token);
+    }
+
+    fn look_at_all(&self) {
+        let mut members = self.members.lock();
+        members.looked_at = members.by_token.keys().copied().collect();
+    }
+
+    fn wake_all(&self, members: &Members<K>) {
+        for _ in 0..members.waiting {
+            self.port.post(WAKE);
+        }
+    }
+}
+
+impl<K> Member<K> {
+    /// Not under the lock.
+    fn leave(self, port: &Port) -> Arc<SharedChild> {
+        if let Some(registration) = self.registration {
+            registration.end(port);
+        }
+        self.child
+    }
+}
+
+/// A thread that waits.
+struct Waiting<'a, K>(&'a ChildSet<K>);
+
+impl<'a, K> Waiting<'a, K> {
+    /// `None` if there is nobody to wait for.
+    fn in_set(set: &'a ChildSet<K>) -> Option<Self> {
+        let mut members = set.members.lock();
+        if members.by_token.is_empty() {
+            return None;
+        }
+        members.waiting += 1;
+        Some(Self(set))
+    }
+}
+
+impl<K> Drop for Waiting<'_, K> {
+    fn drop(&mut self) {
+        self.0.members.lock().waiting -= 1;
+    }
+}
+
+impl<K: Clone + Eq + Hash> Default for ChildSet<K> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<K> fmt::Debug for ChildSet<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.members.lock().by_token.len();
+        f.debug_struct("ChildSet").field("len", &count).finish_non_exhaustive()
+    }
+}

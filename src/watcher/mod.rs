@@ -1,0 +1,198 @@
+//! The one background thread. It reaps the children whose handles are gone ([`orphans`]), and wakes the tasks that
+//! await children ([`tasks`]).
+//!
+//! It is started when it is first needed, sleeps until something is to be done, and ends when nothing is left. To take
+//! on a child, and to hear of its exit, cost the same however many there are.
+//!
+//! A fork without exec copies the state but not the thread. The copy's children are not its own, and
+//! its epoll is the parent's; so the child of a fork has a state of its own.
+
+mod orphans;
+#[cfg(feature = "async")]
+pub(crate) mod tasks;
+
+#[cfg(unix)]
+pub(crate) use orphans::{adopt, busy, sweep};
+
+use crate::exit::{Notice, PerProcess, Port, Registration, spawn_thread};
+use crate::sync::Arc;
+use orphans::Stranded;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, DefaultHasher};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, PoisonError};
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+static SHARED: PerProcess<Shared> = PerProcess::new();
+
+#[derive(Default)]
+struct Shared {
+    stranded: Stranded,
+    /// Never held over anything that blocks, nor over code of the caller's: wakers are cloned, woken and dropped
+    /// elsewhere.
+    watcher: Mutex<Watcher>,
+}
+
+#[derive(Default)]
+struct Watcher {
+    /// What the thread sleeps on. There is a thread if and only if there is this.
+    port: Option<Arc<Port>>,
+    /// By the address of the notice, which is its own for as long as it is here.
+    watched: HashMap<u64, Watched, BuildHasherDefault<DefaultHasher>>,
+    /// Who is to be woken at a time.
+    timers: BTreeMap<(Instant, u64), Waker>,
+    /// When the thread wakes up by itself, if it sleeps.
+    wakes_at: Option<Instant>,
+    /// Children that could not be taken on.
+    stranded: Vec<Arc<Notice>>,
+    /// Those that are to be reaped, and could not be at their time: a tracer holds them.
+    held_up: Vec<Arc<Notice>>,
+    /// Tasks come and go: the thread stays for a moment after the last.
+    served_tasks: bool,
+}
+
+struct Watched {
+    registration: Registration,
+    /// Its handle is gone: to be reaped.
+    orphan: bool,
+    wakers: Vec<(u64, Waker)>,
+}
+
+/// How often those are tried again that are held up.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// How long the thread stays after the last task. A thread is dear next to a child that is awaited.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// What a waker takes is the caller's.
+const STACK: usize = 1024 * 1024;
+
+impl Shared {
+    fn with_watcher<T>(&self, run: impl FnOnce(&mut Watcher) -> T) -> T {
+        let mut watcher = self.watcher.lock().unwrap_or_else(PoisonError::into_inner);
+        let answer = run(&mut watcher);
+        self.stranded.are(watcher.stranded.len());
+        answer
+    }
+}
+
+impl Watcher {
+    /// The port of the thread, which is started if there is none. It ends only when nothing is left to be done, so
+    /// the caller gives it something under the same lock.
+    fn port(&mut self) -> io::Result<&Arc<Port>> {
+        if self.port.is_none() {
+            let port = Arc::new(Port::new());
+            let its = Arc::clone(&port);
+            spawn_thread("child-watcher", STACK, move || run(&its))?;
+            self.port = Some(port);
+            self.wakes_at = None;
+        }
+        self.port.as_ref().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// Has the thread hear of the child. Says whether it will.
+    fn watch(&mut self, notice: &Arc<Notice>) -> io::Result<Option<&mut Watched>> {
+        use std::collections::hash_map::Entry;
+        let port = Arc::clone(self.port()?);
+        let key = key(notice);
+        Ok(match self.watched.entry(key) {
+            Entry::Occupied(entry) => Some(entry.into_mut()),
+            Entry::Vacant(entry) => Registration::new(notice, &port, key).map(|registration| {
+                entry.insert(Watched { registration, orphan: false, wakers: Vec::new() })
+            }),
+        })
+    }
+
+    /// There is reason to look at those: who awaits them is due to be woken.
+    fn heard(&mut self, port: &Port, keys: &[u64], due: &mut Vec<Waker>) {
+        for key in keys {
+            // What is not there any more was told too late.
+            let Some(watched) = self.watched.remove(key) else { continue };
+            due.extend(watched.wakers.into_iter().map(|(_, waker)| waker));
+            if watched.orphan {
+                self.held_up.push(Arc::clone(watched.registration.notice()));
+            }
+            watched.registration.end(port);
+        }
+        self.reap_orphans();
+    }
+
+    fn fire_timers(&mut self, due: &mut Vec<Waker>) {
+        let now = Instant::now();
+        while let Some(timer) = self.timers.first_entry().filter(|timer| timer.key().0 <= now) {
+            due.push(timer.remove());
+        }
+    }
+
+    /// The port has failed, since somebody has closed a descriptor of ours. Who awaits something starts anew, and what
+    /// is left is tried again at later spawns and drops.
+    fn give_up(&mut self, due: &mut Vec<Waker>) {
+        for (_, watched) in std::mem::take(&mut self.watched) {
+            due.extend(watched.wakers.into_iter().map(|(_, waker)| waker));
+            if watched.orphan {
+                self.stranded.push(Arc::clone(watched.registration.notice()));
+            }
+        }
+        due.extend(std::mem::take(&mut self.timers).into_values());
+        self.stranded.append(&mut self.held_up);
+        self.port = None;
+    }
+
+    /// Until when to sleep.
+    fn sleeps_until(&mut self, lingers_until: Option<Instant>) -> Result<Option<Instant>, Over> {
+        let now = Instant::now();
+        if self.watched.is_empty() && self.timers.is_empty() && self.held_up.is_empty() {
+            match lingers_until.filter(|until| *until > now) {
+                Some(until) => self.wakes_at = Some(until),
+                None => {
+                    // Under the lock: whoever is next starts a new thread.
+                    self.port = None;
+                    return Err(Over);
+                }
+            }
+        } else {
+            let retry = (!self.held_up.is_empty()).then(|| now + RETRY);
+            let timer = self.timers.first_key_value().map(|((at, _), _)| *at);
+            self.wakes_at = retry.into_iter().chain(timer).min();
+        }
+        Ok(self.wakes_at)
+    }
+}
+
+/// There is nothing left to be done.
+struct Over;
+
+fn key(notice: &Arc<Notice>) -> u64 {
+    Arc::as_ptr(notice).addr() as u64
+}
+
+/// The thread.
+fn run(port: &Arc<Port>) {
+    let shared = SHARED.get();
+    let (mut keys, mut due) = (Vec::new(), Vec::new());
+    let mut waited = Ok(());
+    let mut lingers_until = None;
+    loop {
+        let until = shared.with_watcher(|watcher| {
+            watcher.heard(port, &keys, &mut due);
+            watcher.fire_timers(&mut due);
+            if waited.is_err() {
+                watcher.give_up(&mut due);
+                return Err(Over);
+            }
+            if std::mem::take(&mut watcher.served_tasks) || !due.is_empty() {
+                lingers_until = Some(Instant::now() + LINGER);
+            }
+            watcher.sleeps_until(lingers_until)
+        });
+        for waker in due.drain(..) {
+            // What a waker does is the caller's. The others must not suffer for it.
+            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+        }
+        let Ok(until) = until else { return };
+        keys.clear();
+        waited = port.wait(&mut keys, usize::MAX, until);
+    }
+}

@@ -1,0 +1,113 @@
+//! The tasks that await children.
+
+use super::{LINGER, SHARED, Watcher, key};
+use crate::exit::Notice;
+use crate::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Waker;
+use std::time::Instant;
+
+/// To wake up, and see what there is to do. (No address.)
+const WAKE: u64 = 0;
+
+/// What a task is to be woken by. It must be [let go of](forget) when it is not wanted any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wake {
+    Exit { key: u64, id: u64 },
+    Timer { at: Instant, id: u64 },
+}
+
+/// What came of the wish to be woken.
+pub(crate) enum Answer {
+    /// It will be.
+    Will(Wake),
+    /// Nobody can tell of this exit: look now and then.
+    CannotTell,
+    /// There is no thread to be had.
+    NoThread,
+}
+
+/// Has the task woken, once, when there is reason to look at the child; at once, if there is already.
+pub(crate) fn at_exit(notice: &Arc<Notice>, waker: &Waker) -> Answer {
+    // What is not taken is dropped after the lock is released: that may run the caller's code.
+    let mut waker = Some(waker.clone());
+    SHARED.get().with_watcher(|watcher| {
+        let id = watcher.serve();
+        match watcher.watch(notice) {
+            Ok(Some(watched)) => {
+                watched.wakers.extend(waker.take().map(|waker| (id, waker)));
+                Answer::Will(Wake::Exit { key: key(notice), id })
+            }
+            Ok(None) => Answer::CannotTell,
+            Err(_) => Answer::NoThread,
+        }
+    })
+}
+
+/// Has the task woken at that time. `None` if there is no thread to be had.
+pub(crate) fn at(at: Instant, waker: &Waker) -> Option<Wake> {
+    let mut waker = Some(waker.clone());
+    SHARED.get().with_watcher(|watcher| {
+        let id = watcher.serve();
+        let port = Arc::clone(watcher.port().ok()?);
+        watcher.timers.extend(waker.take().map(|waker| ((at, id), waker)));
+        // It may sleep for longer than that.
+        if watcher.wakes_at.is_none_or(|wakes| at < wakes) {
+            watcher.wakes_at = Some(at);
+            port.post(WAKE);
+        }
+        Some(Wake::Timer { at, id })
+    })
+}
+
+/// Has another waker woken in its place. Says `false` if it has been woken already.
+pub(crate) fn renew(wake: Wake, waker: &Waker) -> bool {
+    let mut waker = waker.clone();
+    SHARED.get().with_watcher(|watcher| {
+        let old = match wake {
+            Wake::Exit { key, id } => watcher
+                .watched
+                .get_mut(&key)
+                .and_then(|watched| watched.wakers.iter_mut().find(|(other, _)| *other == id))
+                .map(|(_, old)| old),
+            Wake::Timer { at, id } => watcher.timers.get_mut(&(at, id)),
+        };
+        // The old one goes with `waker`, after the lock is released.
+        old.map(|old| std::mem::swap(old, &mut waker)).is_some()
+    })
+}
+
+/// It is not to be woken any more.
+pub(crate) fn forget(wake: Wake) {
+    let old = SHARED.get().with_watcher(|watcher| match wake {
+        Wake::Exit { key, id } => watcher.forget(key, id),
+        Wake::Timer { at, id } => watcher.timers.remove(&(at, id)),
+    });
+    drop(old);
+}
+
+impl Watcher {
+    /// The ID of the next waker, which is used once.
+    fn serve(&mut self) -> u64 {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        self.served_tasks = true;
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn forget(&mut self, key: u64, id: u64) -> Option<Waker> {
+        let watched = self.watched.get_mut(&key)?;
+        let index = watched.wakers.iter().position(|(other, _)| *other == id)?;
+        let (_, waker) = watched.wakers.swap_remove(index);
+        if watched.wakers.is_empty() && !watched.orphan {
+            if let (Some(watched), Some(port)) = (self.watched.remove(&key), &self.port) {
+                watched.registration.end(port);
+                if self.watched.is_empty() && self.wakes_at.is_none() {
+                    // Nothing is left that would wake the thread.
+                    self.wakes_at = Some(Instant::now() + LINGER);
+                    port.post(WAKE);
+                }
+            }
+        }
+        Some(waker)
+    }
+}
