@@ -153,7 +153,6 @@ pub(crate) fn exit_of(pid: Pid) -> Option<impl AsFd> {
 }
 
 /// Many of them in one: a kqueue is itself something to wait for.
-#[derive(Debug)]
 pub(crate) struct KqueueWatch {
     queue: Queue,
     /// A pipe, whose one end is readable while the bell rings. (Events that one can trigger oneself are not

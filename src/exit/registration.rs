@@ -46,10 +46,6 @@ impl Registration {
         Some(Self { notice: Arc::clone(notice), how })
     }
 
-    pub(crate) fn notice(&self) -> &Arc<Notice> {
-        &self.notice
-    }
-
     /// Takes it out of its port. What the port was told before, it tells.
     ///
     /// Not the work of a drop, since a port that is dropped in the child of a fork shares its queue with the parent's.

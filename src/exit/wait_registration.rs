@@ -15,7 +15,6 @@ use windows_sys::Win32::System::Threading::{
 };
 
 pub(crate) struct Registration {
-    notice: Arc<Notice>,
     wait: HANDLE,
     told: *mut Told,
     /// What is waited for must stay open meanwhile, whoever drops the child.
@@ -55,11 +54,7 @@ impl Registration {
             drop(unsafe { Box::from_raw(told) });
             return None;
         }
-        Some(Self { notice: Arc::clone(notice), wait, told, _process: process })
-    }
-
-    pub(crate) fn notice(&self) -> &Arc<Notice> {
-        &self.notice
+        Some(Self { wait, told, _process: process })
     }
 
     /// What the port was told before, it tells.

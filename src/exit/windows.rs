@@ -106,12 +106,6 @@ impl Notice {
         wait(process, deadline, LONGEST_WAIT)
     }
 
-    /// There is nothing to be reaped.
-    #[cfg(feature = "async")]
-    pub(crate) fn reap(&self) -> bool {
-        true
-    }
-
     /// What is signalled by the exit.
     pub(crate) fn descriptor(&self) -> Option<BorrowedHandle<'_>> {
         Some(self.process())

@@ -5,6 +5,7 @@ use crate::exit::thread::{ById, Thread};
 use crate::exit::{Exit, Look};
 use crate::lifecycle::Lifecycle;
 use crate::sync::Arc;
+use loom::sync::{Condvar, Mutex};
 use loom::thread;
 use std::io;
 use std::process::ExitStatus;
@@ -151,6 +152,47 @@ fn a_wait_beside_a_poll() {
 #[test]
 fn a_wait_with_a_deadline_beside_a_poll() {
     while_it_exits(wait_with_a_deadline, try_wait);
+}
+
+/// Told once, whoever reaps; and from then on there is an exit to be had.
+fn listen(child: &Lifecycle<MockChild, Notice>) {
+    // (It may have been had by another thread already.)
+    if let Some(notice) = child.notice() {
+        let told = Arc::new((Mutex::new(false), Condvar::new()));
+        let listener = Arc::clone(&told);
+        let tell = move || {
+            let was = std::mem::replace(&mut *listener.0.lock().unwrap(), true);
+            assert!(!was, "told twice");
+            listener.1.notify_all();
+        };
+        assert!(notice.0.listen(Box::new(tell)).is_some());
+        drop(notice);
+        let mut is_told = told.0.lock().unwrap();
+        while !*is_told {
+            is_told = told.1.wait(is_told).unwrap();
+        }
+    }
+    wait(child);
+}
+
+#[test]
+fn a_listener() {
+    while_it_exits(listen, |_| ());
+}
+
+#[test]
+fn a_listener_beside_a_wait() {
+    while_it_exits(listen, wait);
+}
+
+#[test]
+fn a_listener_beside_a_poll() {
+    while_it_exits(listen, try_wait);
+}
+
+#[test]
+fn listeners() {
+    while_it_exits(listen, listen);
 }
 
 /// The helper takes on what is dropped while it runs.

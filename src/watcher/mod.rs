@@ -7,6 +7,10 @@
 //! A fork without exec copies the state but not the thread. The copy's children are not its own, and
 //! its epoll is the parent's; so the child of a fork has a state of its own.
 
+#[cfg(unix)]
+mod orphans;
+#[cfg(windows)]
+#[path = "no_orphans.rs"]
 mod orphans;
 #[cfg(feature = "async")]
 pub(crate) mod tasks;
@@ -54,6 +58,7 @@ struct Watcher {
 }
 
 struct Watched {
+    notice: Arc<Notice>,
     registration: Registration,
     /// Its handle is gone: to be reaped.
     orphan: bool,
@@ -100,7 +105,8 @@ impl Watcher {
         Ok(match self.watched.entry(key) {
             Entry::Occupied(entry) => Some(entry.into_mut()),
             Entry::Vacant(entry) => Registration::new(notice, &port, key).map(|registration| {
-                entry.insert(Watched { registration, orphan: false, wakers: Vec::new() })
+                let notice = Arc::clone(notice);
+                entry.insert(Watched { notice, registration, orphan: false, wakers: Vec::new() })
             }),
         })
     }
@@ -112,7 +118,7 @@ impl Watcher {
             let Some(watched) = self.watched.remove(key) else { continue };
             due.extend(watched.wakers.into_iter().map(|(_, waker)| waker));
             if watched.orphan {
-                self.held_up.push(Arc::clone(watched.registration.notice()));
+                self.held_up.push(watched.notice);
             }
             watched.registration.end(port);
         }
@@ -132,7 +138,7 @@ impl Watcher {
         for (_, watched) in std::mem::take(&mut self.watched) {
             due.extend(watched.wakers.into_iter().map(|(_, waker)| waker));
             if watched.orphan {
-                self.stranded.push(Arc::clone(watched.registration.notice()));
+                self.stranded.push(watched.notice);
             }
         }
         due.extend(std::mem::take(&mut self.timers).into_values());
