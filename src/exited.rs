@@ -1,8 +1,7 @@
 //! The future of an exit, for any executor: a look, and a wish to be woken.
 //!
 //! Who wakes is the [`watcher`](crate::watcher), one thread for all children and tasks; or, with the feature
-//! `tokio`, the reactor of the runtime ([`reactor`](crate::exit::reactor)). To be woken tells nothing but that it is
-//! time to look.
+//! `tokio`, the reactor of the runtime (`exit/reactor.rs`). To be woken tells nothing but that it is time to look.
 
 use crate::SharedChild;
 use crate::backoff::{Backoff, LONGEST};

@@ -91,6 +91,32 @@
 //! # }
 //! ```
 //!
+//! # Many children, and tasks
+//!
+//! With the feature `set`, a `ChildSet` waits for whichever of many children exits next. With the feature `async`,
+//! `SharedChild::exited` is a future for any executor; with the feature `tokio`, on Linux, one that the runtime's own
+//! reactor wakes. And [`exit_notice`](SharedChild::exit_notice) is for those who wait in a loop of their own. All of them
+//! may be about the same child, beside threads that wait for it.
+//!
+#![cfg_attr(feature = "set", doc = "```")]
+#![cfg_attr(not(feature = "set"), doc = "```ignore")]
+//! use shared_child::{ChildSet, SpawnOptions};
+//! use std::{process::Command, time::Duration};
+//!
+//! # fn main() -> std::io::Result<()> {
+//! let set = ChildSet::new();
+//! for flag in ["--version", "--print=sysroot"] {
+//!     let child = SpawnOptions::new().tree(true).spawn(Command::new("rustc").arg(flag))?;
+//!     set.insert(flag, child);
+//! }
+//! while let Some(finished) = set.wait_next_timeout(Duration::from_secs(600)) {
+//!     println!("{}: {}", finished.key, finished.status?);
+//! }
+//! set.stop_all(Duration::from_secs(5))?; // who is left after ten minutes without an exit, all at once
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Dropping
 //!
 //! Dropping a handle never blocks, and kills only if that was [asked for](SpawnOptions::kill_on_drop). A child that has exited by then is reaped on the

@@ -112,36 +112,32 @@ impl Watcher {
     }
 
     /// There is reason to look at those: who awaits them is due to be woken.
-    fn heard(&mut self, port: &Port, keys: &[u64], due: &mut Vec<Waker>) {
+    fn heard(&mut self, keys: &[u64], due: &mut Due) {
         for key in keys {
             // What is not there any more was told too late.
             let Some(watched) = self.watched.remove(key) else { continue };
-            due.extend(watched.wakers.into_iter().map(|(_, waker)| waker));
+            due.wakers.extend(watched.wakers.into_iter().map(|(_, waker)| waker));
+            due.registrations.push(watched.registration);
             if watched.orphan {
                 self.held_up.push(watched.notice);
             }
-            watched.registration.end(port);
         }
         self.reap_orphans();
     }
 
-    fn fire_timers(&mut self, due: &mut Vec<Waker>) {
+    fn fire_timers(&mut self, due: &mut Due) {
         let now = Instant::now();
         while let Some(timer) = self.timers.first_entry().filter(|timer| timer.key().0 <= now) {
-            due.push(timer.remove());
+            due.wakers.push(timer.remove());
         }
     }
 
     /// The port has failed, since somebody has closed a descriptor of ours. Who awaits something starts anew, and what
     /// is left is tried again at later spawns and drops.
-    fn give_up(&mut self, due: &mut Vec<Waker>) {
-        for (_, watched) in std::mem::take(&mut self.watched) {
-            due.extend(watched.wakers.into_iter().map(|(_, waker)| waker));
-            if watched.orphan {
-                self.stranded.push(watched.notice);
-            }
-        }
-        due.extend(std::mem::take(&mut self.timers).into_values());
+    fn give_up(&mut self, due: &mut Due) {
+        let keys: Vec<u64> = self.watched.keys().copied().collect();
+        self.heard(&keys, due);
+        due.wakers.extend(std::mem::take(&mut self.timers).into_values());
         self.stranded.append(&mut self.held_up);
         self.port = None;
     }
@@ -167,6 +163,26 @@ impl Watcher {
     }
 }
 
+/// What the thread does when it has released the lock.
+#[derive(Default)]
+struct Due {
+    wakers: Vec<Waker>,
+    registrations: Vec<Registration>,
+}
+
+impl Due {
+    fn perform(&mut self, port: &Port) {
+        // A child may be awaited again from here on, while it is still in the port: that takes a copy of its descriptor.
+        for registration in self.registrations.drain(..) {
+            registration.end(port);
+        }
+        for waker in self.wakers.drain(..) {
+            // What a waker does is the caller's. The others must not suffer for it.
+            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+        }
+    }
+}
+
 /// There is nothing left to be done.
 struct Over;
 
@@ -177,26 +193,23 @@ fn key(notice: &Arc<Notice>) -> u64 {
 /// The thread.
 fn run(port: &Arc<Port>) {
     let shared = SHARED.get();
-    let (mut keys, mut due) = (Vec::new(), Vec::new());
+    let (mut keys, mut due) = (Vec::new(), Due::default());
     let mut waited = Ok(());
     let mut lingers_until = None;
     loop {
         let until = shared.with_watcher(|watcher| {
-            watcher.heard(port, &keys, &mut due);
+            watcher.heard(&keys, &mut due);
             watcher.fire_timers(&mut due);
             if waited.is_err() {
                 watcher.give_up(&mut due);
                 return Err(Over);
             }
-            if std::mem::take(&mut watcher.served_tasks) || !due.is_empty() {
+            if std::mem::take(&mut watcher.served_tasks) || !due.wakers.is_empty() {
                 lingers_until = Some(Instant::now() + LINGER);
             }
             watcher.sleeps_until(lingers_until)
         });
-        for waker in due.drain(..) {
-            // What a waker does is the caller's. The others must not suffer for it.
-            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
-        }
+        due.perform(port);
         let Ok(until) = until else { return };
         keys.clear();
         waited = port.wait(&mut keys, usize::MAX, until);

@@ -1,7 +1,7 @@
 //! The tasks that await children.
 
-use super::{LINGER, SHARED, Watcher, key};
-use crate::exit::Notice;
+use super::{LINGER, SHARED, Watched, Watcher, key};
+use crate::exit::{Notice, Port};
 use crate::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
@@ -79,11 +79,15 @@ pub(crate) fn renew(wake: Wake, waker: &Waker) -> bool {
 
 /// It is not to be woken any more.
 pub(crate) fn forget(wake: Wake) {
-    let old = SHARED.get().with_watcher(|watcher| match wake {
+    // What is over is given up after the lock is released.
+    let (waker, over) = SHARED.get().with_watcher(|watcher| match wake {
         Wake::Exit { key, id } => watcher.forget(key, id),
-        Wake::Timer { at, id } => watcher.timers.remove(&(at, id)),
+        Wake::Timer { at, id } => (watcher.timers.remove(&(at, id)), None),
     });
-    drop(old);
+    if let Some((watched, port)) = over {
+        watched.registration.end(&port);
+    }
+    drop(waker);
 }
 
 impl Watcher {
@@ -94,20 +98,20 @@ impl Watcher {
         NEXT.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn forget(&mut self, key: u64, id: u64) -> Option<Waker> {
-        let watched = self.watched.get_mut(&key)?;
-        let index = watched.wakers.iter().position(|(other, _)| *other == id)?;
-        let (_, waker) = watched.wakers.swap_remove(index);
-        if watched.wakers.is_empty() && !watched.orphan {
-            if let (Some(watched), Some(port)) = (self.watched.remove(&key), &self.port) {
-                watched.registration.end(port);
-                if self.watched.is_empty() && self.wakes_at.is_none() {
-                    // Nothing is left that would wake the thread.
-                    self.wakes_at = Some(Instant::now() + LINGER);
-                    port.post(WAKE);
-                }
-            }
+    /// The waker, and the registration of a child that nobody awaits any more.
+    fn forget(&mut self, key: u64, id: u64) -> (Option<Waker>, Option<(Watched, Arc<Port>)>) {
+        let Some(watched) = self.watched.get_mut(&key) else { return (None, None) };
+        let index = watched.wakers.iter().position(|(other, _)| *other == id);
+        let waker = index.map(|index| watched.wakers.swap_remove(index).1);
+        if !watched.wakers.is_empty() || watched.orphan {
+            return (waker, None);
         }
-        Some(waker)
+        let over = self.watched.remove(&key).zip(self.port.clone());
+        if let (true, None, Some(port)) = (self.watched.is_empty(), self.wakes_at, &self.port) {
+            // Nothing is left that would wake the thread.
+            self.wakes_at = Some(Instant::now() + LINGER);
+            port.post(WAKE);
+        }
+        (waker, over)
     }
 }
