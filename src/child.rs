@@ -5,6 +5,7 @@ use crate::lifecycle::Lifecycle;
 use crate::stop::{self, Stopping};
 use crate::sync::Arc;
 use crate::tree::{Leader, Owned, Spawned, Tree};
+use crate::usage::Usage;
 use std::fmt;
 use std::io;
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus};
@@ -280,6 +281,61 @@ impl SharedChild {
     /// ```
     pub fn try_wait(&self) -> io::Result<Option<ExitStatus>> {
         self.waited(Leader::try_wait)
+    }
+
+    /// What the child has used of CPU time and memory, once it has exited; also after it was waited for. Never
+    /// blocks.
+    ///
+    /// `Ok(None)` while it runs, where the system does not tell, and if its exit was not seen here before it was
+    /// reaped: by another part of the program, or by [`SharedChild::new`], which was given a child that had exited.
+    ///
+    /// Of a [tree](Self::tree) with a cgroup of its own (`linux::SpawnOptionsExt::cgroup`) it is what the whole
+    /// tree has used: while somebody is left, up to now; from then on, in all. Of any other tree it is the leader's.
+    ///
+    /// # Platforms
+    ///
+    /// - **Linux**, **Android**, **FreeBSD**: as `wait4` tells it (getrusage(2)). That is the child, and of those
+    ///   that it has started, those that were waited for, by it and in turn by them; CPU times are summed, and the
+    ///   peak is that of the largest process. It is of resident memory. On Linux it is also not below the peak that
+    ///   this very process had before the spawn, since the memory of the spawning process counts until the child
+    ///   executes its program; or below what this process has in use, if it is forked for the spawn (a `pre_exec`
+    ///   hook does that).
+    /// - **Linux, a cgroup**: all that were ever in it. The peak is of what the memory controller charges, the page
+    ///   cache included, and `None` without that controller or before Linux 5.19. If the counters cannot be read,
+    ///   it is the child's.
+    /// - **macOS**: CPU times as above. The peak is that of the child's own footprint, as the system's tools show
+    ///   it.
+    /// - **NetBSD**: the child alone, and perhaps no peak.
+    /// - **Windows**: the child alone. The peak is that of its working set.
+    /// - **Others** do not tell before the reap.
+    ///
+    /// # Errors
+    ///
+    /// The operating system's, if it does not tell whether the child has exited.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::SharedChild, std::process::Command};
+    /// # fn main() -> std::io::Result<()> {
+    /// let child = SharedChild::spawn(Command::new("rustc").arg("--version"))?;
+    /// child.wait()?;
+    /// match child.usage()? {
+    ///     Some(usage) => println!("it took {:?} of CPU time", usage.cpu()),
+    ///     None => println!("nobody knows what it took"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn usage(&self) -> io::Result<Option<Usage>> {
+        match self.try_wait() {
+            Ok(None) => return Ok(None),
+            // One that says nothing of the child. (If somebody else has reaped it, that is remembered.)
+            Err(error) if self.notice().is_some() => return Err(error),
+            Ok(Some(_)) | Err(_) => {}
+        }
+        let own = self.leader().usage();
+        Ok(self.tree().and_then(Tree::usage).or(own))
     }
 
     /// Kills the child: SIGKILL, or `TerminateProcess`. Does nothing, successfully, once it has

@@ -151,6 +151,7 @@ mod spawn;
 mod stop;
 mod sync;
 mod tree;
+mod usage;
 #[cfg(any(unix, feature = "async"))]
 mod watcher;
 
@@ -170,6 +171,7 @@ pub use exited::{Exited, ExitedDeadline};
 pub use set::{ChildSet, Finished};
 pub use spawn::SpawnOptions;
 pub use tree::{Containment, Mechanism, Tree};
+pub use usage::Usage;
 
 #[cfg(all(test, loom))]
 mod model;

@@ -9,6 +9,7 @@
 //! - *signal*: only in `Unreaped`. We have not reaped the child, so unless somebody else has (which
 //!   the exit notice knows or finds out), its process ID is still its own.
 //! - *look*: has it exited? If so,
+//! - *ask what it has used*, which only a zombie tells; then
 //! - *reap*, last and once: after it, the kernel may give the process ID to a stranger. So the state
 //!   turns to `Exited` before the lock is released, and no signal, look or reap happens ever after.
 //!
@@ -24,6 +25,7 @@
 use crate::backoff::Backoff;
 use crate::exit::{Exit, Look, Reap, Reaped, reaped_elsewhere};
 use crate::sync::{Arc, Mutex};
+use crate::usage::Usage;
 use std::io;
 use std::process::ExitStatus;
 use std::time::Instant;
@@ -36,6 +38,8 @@ struct State<C, E: Exit> {
     child: C,
     /// The status of a child that could not be reaped yet. It has been told, so it stands.
     held: Option<ExitStatus>,
+    /// Asked when the exit is seen first, so before the reap. Boxed since handles are many, and small.
+    usage: Option<Box<Usage>>,
     /// Not to be reaped though it may have exited, for the sake of its process ID.
     pinned: bool,
 }
@@ -100,7 +104,7 @@ impl<C: Reap, E: Exit> Lifecycle<C, E> {
     }
 
     fn with(child: C, life: Life<E>) -> Self {
-        Self(Mutex::new(State { life, child, held: None, pinned: false }))
+        Self(Mutex::new(State { life, child, held: None, usage: None, pinned: false }))
     }
 
     /// From here on an exit is told, but the child not reaped: its process ID stays taken.
@@ -167,6 +171,11 @@ impl<C: Reap, E: Exit> Lifecycle<C, E> {
         answer
     }
 
+    /// What the child has used, if its exit has been seen, and as far as the system told.
+    pub(crate) fn usage(&self) -> Option<Usage> {
+        self.0.lock().usage.as_deref().copied()
+    }
+
     /// Hands the notice to `send` if the child may still be signalled; otherwise there is nothing to
     /// do, which is fine.
     pub(crate) fn signal(&self, send: impl FnOnce(&E) -> io::Result<()>) -> io::Result<()> {
@@ -214,10 +223,15 @@ impl<C: Reap, E: Exit> Lifecycle<C, E> {
 
 impl<C: Reap, E: Exit> State<C, E> {
     fn reap_if_exited(&mut self, exit: &E) -> io::Result<Option<ExitStatus>> {
+        let look = exit.look()?;
+        // Also of one that is not reaped yet: by then somebody else may have done it.
+        if self.usage.is_none() && matches!(look, Look::Exited(_) | Look::Held(_)) {
+            self.usage = exit.usage().map(Box::new);
+        }
         // What is seen is about this very process; what is reaped goes by its ID. They can differ only
         // if a foreign reaper got in between these two steps and the ID has a new owner already: then
         // what was seen is the truth.
-        let status = match exit.look()? {
+        let status = match look {
             Look::Running => return Ok(None),
             // (Where only the reap tells the status, it goes before the pin.)
             Look::Exited(Some(seen)) if self.pinned => {

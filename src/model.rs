@@ -8,11 +8,12 @@ mod fallback;
 
 use crate::exit::{Exit, Look, Reap, Reaped};
 use crate::lifecycle::Lifecycle;
+use crate::usage::Usage;
 use loom::sync::{Arc, Condvar, Mutex, MutexGuard};
 use loom::thread;
 use std::io;
 use std::process::ExitStatus;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -57,6 +58,9 @@ struct Kernel {
 const BY_ITSELF: i32 = 7 << 8;
 const KILLED: i32 = 9;
 const OF_A_STRANGER: i32 = 77 << 8;
+
+const USED: Usage =
+    Usage { user: Duration::from_secs(7), system: Duration::ZERO, peak_memory: None };
 
 impl World {
     fn new(kernel: Kernel) -> Arc<Self> {
@@ -192,6 +196,12 @@ impl Exit for MockExit {
         let process = self.0.process();
         assert!(matches!(process.phase, Phase::Reaped | Phase::Recycled));
         self.0.kernel.keeps_status.then(|| status(process.status))
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        let process = self.0.process();
+        assert!(process.reaps == 0, "a stranger was asked what it has used");
+        (process.phase == Phase::Zombie).then_some(USED)
     }
 
     fn kill(&self) -> io::Result<()> {
@@ -386,6 +396,53 @@ fn the_end_of_a_pinned_child() {
             }
         });
     }
+}
+
+/// What it has used is known to whoever has been told of the exit, and stays so.
+#[test]
+fn usage_is_asked_of_the_zombie_and_remembered() {
+    for pinned in [false, true] {
+        loom::model(move || {
+            let world = World::new(Kernel { shows_status: true, keeps_status: false });
+            let child = spawn(&world);
+            if pinned {
+                child.pin();
+            }
+            let exit = exit_on_a_thread(&world);
+            let poller = on_a_thread(&child, |child| {
+                let seen = child.try_wait().unwrap();
+                (seen, child.usage())
+            });
+            assert_eq!(child.wait(None).unwrap(), Some(status(BY_ITSELF)));
+            assert_eq!(child.usage(), Some(USED));
+            exit.join().unwrap();
+            let (seen, usage) = poller.join().unwrap();
+            assert!(seen.is_none() || usage == Some(USED));
+            child.unpin();
+            assert_eq!(world.process().reaps, 1);
+            assert_eq!(child.usage(), Some(USED));
+        });
+    }
+}
+
+/// Who reaps the child may be quicker, and then nobody knows.
+#[test]
+fn usage_against_a_foreign_reaper() {
+    loom::model(|| {
+        let world = World::new(Kernel { shows_status: true, keeps_status: true });
+        world.exit(BY_ITSELF);
+        let child = spawn(&world);
+        let foreign = {
+            let world = Arc::clone(&world);
+            thread::spawn(move || world.reap_elsewhere())
+        };
+        child.wait(None).unwrap();
+        let usage = child.usage();
+        foreign.join().unwrap();
+        assert!(usage.is_none_or(|usage| usage == USED));
+        assert_eq!(child.try_wait().unwrap(), Some(status(BY_ITSELF)));
+        assert_eq!(child.usage(), usage);
+    });
 }
 
 /// Who is to be killed with the handle is killed before anybody can reap it.

@@ -95,14 +95,18 @@ pub(super) fn waitid(kind: libc::idtype_t, id: u32, options: c_int) -> io::Resul
     }
     // SAFETY: it was zeroed, and a siginfo_t of zeroes is valid; where the kernel wrote, it wrote
     // valid fields. POSIX leaves `si_signo` and `si_pid` zero where no child was to be reported.
-    let info = unsafe { info.assume_init() };
+    Ok(seen(&unsafe { info.assume_init() }))
+}
+
+/// What `waitid` has told, if it was asked for exits.
+pub(super) fn seen(info: &libc::siginfo_t) -> Look {
     // `si_code` as well: macOS has been seen to report stopped children to those who asked for exits.
     if info.si_signo != libc::SIGCHLD
         || !matches!(info.si_code, libc::CLD_EXITED | libc::CLD_KILLED | libc::CLD_DUMPED)
     {
-        return Ok(Look::Running);
+        return Look::Running;
     }
-    Ok(Look::Exited(status(&info)))
+    Look::Exited(status(info))
 }
 
 /// The `wait` status that `waitid` tells in two fields. All systems put it together in the same way,

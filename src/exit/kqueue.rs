@@ -27,8 +27,9 @@
 
 use super::by_pid::{self, Pid};
 use super::identity::{self, Identity};
-use super::{Look, unix};
+use super::{Look, unix, usage};
 use crate::sync::Mutex;
+use crate::usage::Usage;
 use rustix::event::kqueue::{Event, EventFilter, EventFlags, ProcessEvents, kevent, kqueue};
 use std::collections::HashSet;
 use std::ffi::c_int;
@@ -108,6 +109,13 @@ impl Kqueue {
             }
             _ => None,
         }
+    }
+
+    pub(crate) fn usage(&self) -> Option<Usage> {
+        if self.queue.inherited() {
+            return None;
+        }
+        usage::by_id(self.identity.as_ref(), self.pid)
     }
 
     pub(crate) fn signal(&self, signal: c_int) -> io::Result<()> {

@@ -5,6 +5,7 @@
 //! an operating system stays on the other side of it.
 
 use crate::sync::Arc;
+use crate::usage::Usage;
 use std::io;
 use std::process::{Child, ExitStatus};
 use std::time::Instant;
@@ -29,6 +30,7 @@ mod registration;
 pub(crate) mod thread;
 #[cfg(unix)]
 mod unix;
+mod usage;
 #[cfg(unix)]
 pub(crate) use unix::{
     ASKS_ANYBODY, Ask, Backend, Notice, ask, reaped_elsewhere, spawn_helper, spawn_thread,
@@ -160,7 +162,7 @@ pub(crate) use windows::{
 
 /// How the exit of one child is noticed, without reaping it.
 ///
-/// `look`, `recover` and whatever signals are called under the lifecycle's lock and before its reap,
+/// `look`, `recover`, `usage` and whatever signals are called under the lifecycle's lock and before its reap,
 /// so an implementation has to mind only two others: the threads in its own `wait`, and foreign
 /// reapers.
 pub(crate) trait Exit: Send + Sync + Sized + 'static {
@@ -175,6 +177,9 @@ pub(crate) trait Exit: Send + Sync + Sized + 'static {
 
     /// The status of a child that somebody else has reaped, if the kernel kept it. Never blocks.
     fn recover(&self) -> Option<ExitStatus>;
+
+    /// What the child has used, if it is a zombie, and if the system tells. Never blocks.
+    fn usage(&self) -> Option<Usage>;
 
     /// Kills the child. Never blocks.
     fn kill(&self) -> io::Result<()>;

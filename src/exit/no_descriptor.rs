@@ -2,6 +2,7 @@
 
 use super::by_pid::Pid;
 use super::{Look, unix};
+use crate::usage::Usage;
 use std::convert::Infallible;
 use std::ffi::c_int;
 use std::io;
@@ -26,6 +27,10 @@ impl NoDescriptor {
     }
 
     pub(crate) fn recover(&self) -> Option<ExitStatus> {
+        match self.0 {}
+    }
+
+    pub(crate) fn usage(&self) -> Option<Usage> {
         match self.0 {}
     }
 

@@ -16,7 +16,8 @@
 //!
 //! Sources: pidfd_open(2), pidfd_send_signal(2), waitid(2), and `fs/pidfs.c` for the ioctl.
 
-use super::{Look, by_pid, by_pid::Pid, unix};
+use super::{Look, by_pid, by_pid::Pid, unix, usage};
+use crate::usage::Usage;
 use std::ffi::c_int;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -90,6 +91,10 @@ impl Pidfd {
     /// What the kernel keeps of a process that was reaped while a pidfd to it was open.
     pub(crate) fn recover(&self) -> Option<ExitStatus> {
         self.info().ok().flatten()
+    }
+
+    pub(crate) fn usage(&self) -> Option<Usage> {
+        usage::of_pidfd(self.fd.as_fd())
     }
 
     pub(crate) fn signal(&self, signal: c_int) -> io::Result<()> {

@@ -25,8 +25,9 @@
 //! The process is a parameter, so that `model.rs` can check every interleaving.
 
 use super::identity::{self, Identity};
-use super::{Look, by_pid, by_pid::Pid, unix};
+use super::{Look, by_pid, by_pid::Pid, unix, usage};
 use crate::sync::{Arc, Mutex, MutexGuard, imp::Condvar};
+use crate::usage::Usage;
 use std::ffi::c_int;
 use std::fmt;
 use std::io;
@@ -116,6 +117,11 @@ pub(crate) type Listener = Box<dyn FnOnce() + Send>;
 impl Thread {
     pub(crate) fn new(pid: Pid) -> Self {
         Self::of(Process { pid, identity: Identity::of(pid) })
+    }
+
+    pub(crate) fn usage(&self) -> Option<Usage> {
+        let process = &self.shared().ok()?.process;
+        usage::by_id(process.identity.as_ref(), process.pid)
     }
 
     pub(crate) fn signal(&self, signal: c_int) -> io::Result<()> {

@@ -7,6 +7,7 @@ use crate::backoff::Backoff;
 use crate::lifecycle::Lifecycle;
 use crate::sync::Arc;
 use crate::unix::ReapedElsewhere;
+use crate::usage::Usage;
 use crate::watcher;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::ffi::c_int;
@@ -181,6 +182,13 @@ impl Exit for Notice {
         match self {
             Self::Descriptor(descriptor) => descriptor.recover(),
             Self::Thread(_) => None,
+        }
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        match self {
+            Self::Descriptor(descriptor) => descriptor.usage(),
+            Self::Thread(thread) => thread.usage(),
         }
     }
 

@@ -8,9 +8,10 @@
 //! Sources: WaitForMultipleObjects, TerminateProcess, GenerateConsoleCtrlEvent and Process Creation Flags of the
 //! Win32 documentation.
 
-use super::{Exit, Look, Opened};
+use super::{Exit, Look, Opened, usage};
 use crate::lifecycle::Lifecycle;
 use crate::sync::Arc;
+use crate::usage::Usage;
 use std::io;
 use std::os::windows::io::{AsRawHandle, BorrowedHandle};
 use std::process::{Child, ExitStatus};
@@ -182,6 +183,10 @@ impl Exit for Notice {
 
     fn recover(&self) -> Option<ExitStatus> {
         None
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        usage::of(self.process())
     }
 
     fn kill(&self) -> io::Result<()> {

@@ -5,6 +5,7 @@ use crate::exit::thread::{ById, Thread};
 use crate::exit::{Exit, Look};
 use crate::lifecycle::Lifecycle;
 use crate::sync::Arc;
+use crate::usage::Usage;
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
 use std::io;
@@ -65,6 +66,10 @@ impl Exit for Notice {
     }
 
     fn recover(&self) -> Option<ExitStatus> {
+        None
+    }
+
+    fn usage(&self) -> Option<Usage> {
         None
     }
 

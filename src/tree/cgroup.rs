@@ -5,6 +5,8 @@
 //! it.) `cgroup.kill` (Linux 5.14) kills all members as one, and `cgroup.events` says, to those who poll it,
 //! when nobody is left.
 //!
+//! What it counts of CPU time and memory goes with it, so that is read before it is removed.
+//!
 //! Source: the kernel's Documentation/admin-guide/cgroup-v2.rst.
 
 use super::before_exec::{self, Order};
@@ -13,6 +15,7 @@ use super::processes::{AT_ONCE, Held, PASSES, send};
 use crate::backoff::Backoff;
 use crate::exit::{PerProcess, poll_until, spawn_helper};
 use crate::sync::Mutex;
+use crate::usage::Usage;
 use rustix::event::PollFlags;
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString, c_int};
@@ -24,7 +27,7 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, Command};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Those that nobody waits for. They are tried again when the next is made.
 static STRANDED: PerProcess<Mutex<Vec<PathBuf>>> = PerProcess::new();
@@ -43,6 +46,8 @@ pub(crate) enum Place {
 pub(super) struct Cgroup {
     directory: PathBuf,
     watched: Mutex<Watched>,
+    /// Once it is done, and may be removed.
+    used: Mutex<Option<Usage>>,
     /// What a fork has copied is not its own.
     process: u32,
 }
@@ -72,7 +77,8 @@ impl Cgroup {
         let directory = parent.join(format!("shared_child-{cookie}"));
         fs::create_dir(&directory)
             .map_err(|error| explain(error, "cannot make a cgroup", &directory))?;
-        let cgroup = Self { directory, watched: Mutex::default(), process: process::id() };
+        let (watched, used) = (Mutex::default(), Mutex::default());
+        let cgroup = Self { directory, watched, used, process: process::id() };
         for (file, what) in [
             ("cgroup.procs", "the directory above is not on a cgroup v2 file system"),
             ("cgroup.kill", "cgroup.kill is missing, which takes Linux 5.14"),
@@ -189,8 +195,17 @@ impl Cgroup {
         options.open(&path).map_err(|error| explain(error, "cannot open", &path))
     }
 
+    /// `None` if it cannot be read.
+    pub(super) fn usage(&self) -> Option<Usage> {
+        let now = read_usage(&self.directory);
+        // Looked at after: if there is nothing, then it was not removed while it was read.
+        self.used.lock().or(now)
+    }
+
     /// It is empty: removes it, now or when nobody waits for that any more.
     pub(super) fn done(&self) {
+        let used = read_usage(&self.directory);
+        *self.used.lock() = used;
         let remove = {
             let mut watched = self.watched.lock();
             watched.to_be_removed = true;
@@ -262,6 +277,26 @@ fn remove_all(directory: &Path) -> bool {
         Ok(()) => true,
         Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
+}
+
+/// What those in it have used, and in those below it, whether or not they are still there.
+fn read_usage(directory: &Path) -> Option<Usage> {
+    let times = fs::read_to_string(directory.join("cpu.stat")).ok()?;
+    // There from Linux 5.19 on, if the memory controller is.
+    let peak = fs::read_to_string(directory.join("memory.peak")).ok();
+    parse_usage(&times, peak.as_deref())
+}
+
+fn parse_usage(times: &str, peak: Option<&str>) -> Option<Usage> {
+    let time = |name| {
+        let micros = times.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+        Some(Duration::from_micros(micros.parse().ok()?))
+    };
+    Some(Usage {
+        user: time("user_usec")?,
+        system: time("system_usec")?,
+        peak_memory: peak.and_then(|peak| peak.trim_end().parse().ok()),
+    })
 }
 
 fn directories(directory: &Path) -> Vec<PathBuf> {
@@ -350,5 +385,17 @@ mod tests {
         assert_eq!(cgroup2(line), Some(("/a b".into(), r"/mnt/c\d".into())));
         assert_eq!(cgroup2(b"35 31 0:32 / /sys/fs/cgroup rw - cgroup cgroup rw,cpu"), None);
         assert_eq!(cgroup2(b""), None);
+    }
+
+    #[test]
+    fn what_it_counts_is_understood() {
+        let times = "usage_usec 7000003\nuser_usec 4000001\nsystem_usec 3000002\nnice_usec 0\n";
+        let (user, system) = (Duration::from_micros(4_000_001), Duration::from_micros(3_000_002));
+        let usage = |peak_memory| Some(Usage { user, system, peak_memory });
+        assert_eq!(parse_usage(times, Some("12582912\n")), usage(Some(12 << 20)));
+        assert_eq!(parse_usage(times, None), usage(None));
+        assert_eq!(parse_usage(times, Some("max\n")), usage(None));
+        assert_eq!(parse_usage("usage_usec 7\n", None), None);
+        assert_eq!(parse_usage("user_usec 7\nsystem_usec -1\n", None), None);
     }
 }

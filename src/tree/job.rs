@@ -19,6 +19,7 @@
 use super::{Contain, Containment, Leader, Mechanism, Spawned, Wanted};
 use crate::backoff::Backoff;
 use crate::exit::{Ask, Notice};
+use crate::usage::Usage;
 use std::ffi::c_void;
 use std::io;
 use std::mem::offset_of;
@@ -147,6 +148,11 @@ impl Contain for Members {
 
     fn containment(&self) -> Containment {
         Containment::Complete { by: Mechanism::JobObject }
+    }
+
+    /// (A job counts what is committed, not what is resident, so the two would not be about the same.)
+    fn usage(&self) -> Option<Usage> {
+        None
     }
 
     fn outlives_the_handle(&self) -> bool {

@@ -47,6 +47,7 @@ pub(crate) use owned::{Owned, sweep};
 
 use crate::exit::{Ask, Exit, Notice};
 use crate::lifecycle::Lifecycle;
+use crate::usage::Usage;
 use std::fmt;
 use std::io;
 use std::process::Child;
@@ -100,6 +101,10 @@ pub(crate) trait Contain: Send + Sync + Sized + 'static {
     fn processes(&self, leader: &Leader) -> io::Result<Vec<u32>>;
 
     fn containment(&self) -> Containment;
+
+    /// What all have used, also those that have ended: up to now, or up to the end of the tree. `None` where that is
+    /// not counted.
+    fn usage(&self) -> Option<Usage>;
 
     /// Whether somebody must see the tree to its end, though the handle is gone.
     fn outlives_the_handle(&self) -> bool;
@@ -332,6 +337,10 @@ impl Tree {
     #[must_use]
     pub fn containment(&self) -> Containment {
         self.members.containment()
+    }
+
+    pub(crate) fn usage(&self) -> Option<Usage> {
+        self.members.usage()
     }
 
     pub(crate) fn is_public(&self) -> bool {

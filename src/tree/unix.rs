@@ -8,6 +8,7 @@ use super::processes::{self, Since};
 use super::{Contain, Containment, Leader, Mechanism, Spawned, Wanted, nursery};
 use crate::exit::Ask;
 use crate::sync::Mutex;
+use crate::usage::Usage;
 use std::ffi::c_int;
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -140,6 +141,13 @@ impl Contain for Members {
         match &self.by {
             By::Group(group) => group.containment(),
             By::Cgroup(_) => Containment::Complete { by: Mechanism::Cgroup },
+        }
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        match &self.by {
+            By::Group(_) => None,
+            By::Cgroup(cgroup) => cgroup.usage(),
         }
     }
 
