@@ -3,6 +3,7 @@
 use super::Stream;
 use super::keep::Kept;
 use super::lines::unfinished_character;
+use crate::Usage;
 use std::borrow::Cow;
 use std::fmt;
 use std::io;
@@ -39,6 +40,8 @@ pub struct Captured {
     /// Why the capture has stopped the child, if it has. (The child may have ended by itself at the same moment:
     /// the status tells.)
     pub stopped_by: Option<StoppedBy>,
+    /// What it has used, as [`SharedChild::usage`](crate::SharedChild::usage) tells at the end of the capture.
+    pub usage: Option<Usage>,
     /// How long it took, from the beginning of the capture, or of the spawn if that was a part of it.
     pub elapsed: Duration,
     /// What went wrong, if something did: the status is not known, since somebody else has taken it

@@ -392,6 +392,8 @@ impl Run<'_, '_> {
             );
             self.failed(io::Error::new(io::ErrorKind::TimedOut, message));
         }
+        // What is wrong is told where the status is.
+        let usage = self.child.usage().unwrap_or(None);
         let [stdout, stderr] =
             self.streams.map(|Kept { keep, end }| CapturedStream::new(keep.finish(), end));
         Captured {
@@ -399,6 +401,7 @@ impl Run<'_, '_> {
             stdout,
             stderr,
             stopped_by: self.stopped_by,
+            usage,
             elapsed: began.elapsed(),
             error: self.error,
         }
