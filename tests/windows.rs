@@ -198,7 +198,6 @@ mod trees {
     use std::process::{ChildStdin, ChildStdout};
     use std::time::Instant;
     use windows_sys::Win32::Foundation::WAIT_TIMEOUT;
-    use windows_sys::Win32::System::LibraryLoader::{GetModuleHandleA, GetProcAddress};
     use windows_sys::Win32::System::Threading::{
         CREATE_NEW_PROCESS_GROUP, CREATE_SUSPENDED, GetPriorityClass, IDLE_PRIORITY_CLASS,
         NORMAL_PRIORITY_CLASS, PROCESS_SYNCHRONIZE, WaitForSingleObject,
@@ -674,15 +673,6 @@ mod trees {
             wait(&child);
             assert_eq!(stop(&child).code(), Some(7));
         });
-    }
-
-    /// Whether this is wine, which does not do all that Windows does.
-    fn on_wine() -> bool {
-        // SAFETY: the names end with a zero. The module is part of every process.
-        unsafe {
-            let ntdll = GetModuleHandleA(c"ntdll.dll".as_ptr().cast());
-            GetProcAddress(ntdll, c"wine_get_version".as_ptr().cast()).is_some()
-        }
     }
 
     /// A plain spawn, one of a single child in a job, and one of a tree; with these flags.

@@ -109,6 +109,17 @@ fn play(mut arguments: impl Iterator<Item = String>) {
                 let mut child = another(arguments.by_ref().take(count)).spawn().expect("to spawn");
                 child.wait().expect("to wait");
             }
+            // Uses so many milliseconds of CPU time.
+            "burn" => {
+                let time = Duration::from_millis(argument().parse().expect("a number"));
+                let start = cpu_time();
+                while cpu_time() < start + time {}
+            }
+            // Writes to so many MiB of memory.
+            "touch" => {
+                let size: usize = argument().parse().expect("a number");
+                std::hint::black_box(vec![1_u8; size << 20]);
+            }
             // Says which process this is.
             "pid" => say(&format!("pid {}", std::process::id())),
             #[cfg(unix)]
@@ -203,6 +214,42 @@ fn close(stream: u32) {
         // SAFETY: as above.
         drop(unsafe { OwnedHandle::from_raw_handle(handle) });
     }
+}
+
+/// What this process has used, as its parent is told.
+#[cfg(unix)]
+fn cpu_time() -> Duration {
+    // SAFETY: the struct is one of integers, and outlives the call.
+    let usage = unsafe {
+        let mut usage = std::mem::zeroed::<libc::rusage>();
+        assert_eq!(libc::getrusage(libc::RUSAGE_SELF, &raw mut usage), 0);
+        usage
+    };
+    let time = |time: libc::timeval| {
+        Duration::from_secs(time.tv_sec as u64) + Duration::from_micros(time.tv_usec as u64)
+    };
+    time(usage.ru_utime) + time(usage.ru_stime)
+}
+
+#[cfg(windows)]
+fn cpu_time() -> Duration {
+    use windows_sys::Win32::Foundation::FILETIME;
+    use windows_sys::Win32::System::Threading::{GetCurrentProcess, GetProcessTimes};
+    let [mut created, mut exited, mut kernel, mut user] = [FILETIME::default(); 4];
+    // SAFETY: they outlive the call, and the handle is always open.
+    let told = unsafe {
+        GetProcessTimes(
+            GetCurrentProcess(),
+            &raw mut created,
+            &raw mut exited,
+            &raw mut kernel,
+            &raw mut user,
+        )
+    };
+    assert_ne!(told, 0);
+    let units =
+        |time: FILETIME| u64::from(time.dwHighDateTime) << 32 | u64::from(time.dwLowDateTime);
+    Duration::from_nanos(100 * (units(kernel) + units(user)))
 }
 
 fn another(parts: impl Iterator<Item = String>) -> Command {

@@ -167,6 +167,22 @@ macro_rules! alone {
     };
 }
 
+/// Whether this is wine, which does not do all that Windows does.
+#[cfg(windows)]
+pub(crate) fn on_wine() -> bool {
+    use windows_sys::Win32::System::LibraryLoader::{GetModuleHandleA, GetProcAddress};
+    // SAFETY: the names end with a zero. The module is part of every process.
+    unsafe {
+        let ntdll = GetModuleHandleA(c"ntdll.dll".as_ptr().cast());
+        GetProcAddress(ntdll, c"wine_get_version".as_ptr().cast()).is_some()
+    }
+}
+
+#[cfg(not(windows))]
+pub(crate) fn on_wine() -> bool {
+    false
+}
+
 /// How often to do what finds races by repetition: more often where somebody asks for torture, and less
 /// often on an emulated machine.
 pub(crate) fn rounds(usual: usize) -> usize {
