@@ -12,6 +12,7 @@ use crate::backoff::Backoff;
 use crate::exit::{Port, Registration};
 use crate::stop;
 use crate::sync::{Arc, Mutex};
+use std::borrow::Borrow;
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::hash::{BuildHasherDefault, DefaultHasher, Hash};
@@ -180,13 +181,17 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
     /// # fn main() -> std::io::Result<()> {
     /// let set = ChildSet::new();
     /// set.insert("version", SharedChild::spawn(Command::new("rustc").arg("--version"))?);
-    /// let child = set.remove(&"version").expect("it was not handed out");
+    /// let child = set.remove("version").expect("it was not handed out");
     /// assert!(set.is_empty());
     /// # child.wait()?;
     /// # Ok(())
     /// # }
     /// ```
-    pub fn remove(&self, key: &K) -> Option<Arc<SharedChild>> {
+    pub fn remove<Q>(&self, key: &Q) -> Option<Arc<SharedChild>>
+    where
+        K: Borrow<Q>,
+        Q: Eq + Hash + ?Sized,
+    {
         let mut members = self.members.lock();
         let token = members.tokens.get(key).copied()?;
         let member = self.take(&mut members, token);
@@ -203,7 +208,7 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
     /// # fn main() -> std::io::Result<()> {
     /// let set = ChildSet::new();
     /// set.insert("version", SharedChild::spawn(Command::new("rustc").arg("--version"))?);
-    /// if let Some(child) = set.get(&"version") {
+    /// if let Some(child) = set.get("version") {
     ///     child.kill()?;
     /// }
     /// # set.wait_next();
@@ -211,7 +216,11 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
     /// # }
     /// ```
     #[must_use]
-    pub fn get(&self, key: &K) -> Option<Arc<SharedChild>> {
+    pub fn get<Q>(&self, key: &Q) -> Option<Arc<SharedChild>>
+    where
+        K: Borrow<Q>,
+        Q: Eq + Hash + ?Sized,
+    {
         let members = self.members.lock();
         let token = members.tokens.get(key)?;
         members.by_token.get(token).map(|member| Arc::clone(&member.child))
