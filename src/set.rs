@@ -194,7 +194,10 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
     {
         let mut members = self.members.lock();
         let token = members.tokens.get(key).copied()?;
-        let member = self.take(&mut members, token);
+        let member = Self::take(&mut members, token);
+        if members.by_token.is_empty() {
+            self.wake_one(&members);
+        }
         drop(members);
         member.map(|member| member.leave(&self.port))
     }
@@ -464,28 +467,25 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
             return None;
         };
         let mut members = self.members.lock();
-        let member = self.take(&mut members, token)?;
+        let member = Self::take(&mut members, token)?;
         drop(members);
         let key = member.key.clone();
         member.leave(&self.port);
         Some(Finished { key, child, status })
     }
 
-    fn take(&self, members: &mut Members<K>, token: u64) -> Option<Member<K>> {
+    fn take(members: &mut Members<K>, token: u64) -> Option<Member<K>> {
         let member = members.by_token.remove(&token)?;
         members.tokens.remove(&member.key);
         members.looked_at.remove(&token);
-        if members.by_token.is_empty() {
-            self.wake_all(members);
-        }
         Some(member)
     }
 
     /// From here on whoever waits looks at it.
     fn look_at(&self, members: &mut Members<K>, token: u64) {
         if members.looked_at.is_empty() {
-            // They sleep for longer than those do who look.
-            self.wake_all(members);
+            // They sleep for longer than one does who looks.
+            self.wake_one(members);
         }
         members.looked_at.insert(token);
     }
@@ -494,9 +494,12 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
         let mut members = self.members.lock();
         members.looked_at = members.by_token.keys().copied().collect();
     }
+}
 
-    fn wake_all(&self, members: &Members<K>) {
-        for _ in 0..members.waiting {
+impl<K> ChildSet<K> {
+    /// One is enough: whoever leaves wakes the next, if there is reason for it still.
+    fn wake_one(&self, members: &Members<K>) {
+        if members.waiting > 0 {
             self.port.post(WAKE);
         }
     }
@@ -529,7 +532,13 @@ impl<'a, K> Waiting<'a, K> {
 
 impl<K> Drop for Waiting<'_, K> {
     fn drop(&mut self) {
-        self.0.members.lock().waiting -= 1;
+        let mut members = self.0.members.lock();
+        members.waiting -= 1;
+        // Those who sleep are to leave as well if nobody is left to be waited for; and if this one was to look at what
+        // nobody tells of, that is for another from here on.
+        if members.by_token.is_empty() || !members.looked_at.is_empty() {
+            self.0.wake_one(&members);
+        }
     }
 }
 
