@@ -68,20 +68,27 @@ pub(crate) fn stop_all(children: &[Arc<SharedChild>], grace: Duration) -> io::Re
             Err(error) => note(&mut result, child, error),
         }
     }
-    // One after the other, and yet no longer than the longest: their graces run at the same time.
+    // One after the other, and yet no longer than the longest: their graces run at the same time. Those that are to be
+    // killed first come first, or two who stop the same might each wait for what the other is to kill after that.
+    asked.sort_by_key(|(_, deadline)| (deadline.is_none(), *deadline));
     for (child, deadline) in asked {
-        if let Err(error) = child.is_gone_by(deadline) {
+        let killed = child.is_gone_by(deadline).and_then(|gone| match gone {
+            true => Ok(()),
+            false => child.kill_all(),
+        });
+        if let Err(error) = killed {
             note(&mut result, child, error);
         }
     }
-    let killed = kill_each(children);
+    // They are dying.
     let deadline = Instant::now().checked_add(DYING);
     for child in children.iter().filter(|child| !child.is_known_to_be_gone()) {
         if let Err(error) = child.is_gone_by(deadline) {
             note(&mut result, child, error);
         }
     }
-    killed.and(result)
+    // Where the system does not tell who is in a tree, what a leader that has ended has left is killed now.
+    kill_each(children).and(result)
 }
 
 /// Kills whoever is left of each. The first error is told when all have been killed that can be.
