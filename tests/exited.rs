@@ -1,0 +1,1608 @@
+//! Promise: an exit can be awaited, by any executor, by any number of tasks, and for any time. Whatever these do
+//! with their futures and wakers, the child is not harmed by it, and others are woken all the same.
+
+#![cfg(feature = "async")]
+
+mod common;
+
+use common::*;
+use shared_child::SharedChild;
+use shared_child::seam::Backend;
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::process::{ChildStdin, ExitStatus};
+use std::sync::{Arc, Barrier, Condvar, Mutex, mpsc};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread;
+use std::time::{Duration, Instant};
+
+type Owned = Pin<Box<dyn Future<Output = io::Result<ExitStatus>> + Send>>;
+
+/// A future that has its child.
+fn owned(child: &Arc<SharedChild>) -> Owned {
+    let child = Arc::clone(child);
+    Box::pin(async move { child.exited().await })
+}
+
+/// Rings when it wakes.
+#[derive(Default)]
+struct Bell {
+    rung: Mutex<usize>,
+    changed: Condvar,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        *self.rung.lock().unwrap() += 1;
+        self.changed.notify_all();
+    }
+}
+
+impl Bell {
+    fn waker(self: &Arc<Self>) -> Waker {
+        Waker::from(Arc::clone(self))
+    }
+
+    fn count(&self) -> usize {
+        *self.rung.lock().unwrap()
+    }
+
+    /// Blocks until it has rung more often than that.
+    #[track_caller]
+    fn wait_beyond(&self, seen: usize) {
+        let rung = self.rung.lock().unwrap();
+        let woken = self.changed.wait_timeout_while(rung, LONG, |rung| *rung <= seen).unwrap();
+        assert!(!woken.1.timed_out(), "nobody has woken it");
+    }
+
+    /// How many wakers there are of it.
+    fn wakers(self: &Arc<Self>) -> usize {
+        Arc::strong_count(self) - 1
+    }
+}
+
+fn poll<F: Future + Unpin>(future: &mut F, bell: &Arc<Bell>) -> Poll<F::Output> {
+    poll_by(future, &bell.waker())
+}
+
+fn poll_by<F: Future + Unpin>(future: &mut F, waker: &Waker) -> Poll<F::Output> {
+    Pin::new(future).poll(&mut Context::from_waker(waker))
+}
+
+/// Polls it again whenever it is woken, and never else.
+#[track_caller]
+fn finish<F: Future + Unpin>(future: &mut F) -> F::Output {
+    counted(future).0
+}
+
+/// Says how often it was polled, too.
+#[track_caller]
+fn counted<F: Future + Unpin>(future: &mut F) -> (F::Output, usize) {
+    let bell = Arc::new(Bell::default());
+    for polls in 1.. {
+        let seen = bell.count();
+        if let Poll::Ready(answer) = poll(future, &bell) {
+            return (answer, polls);
+        }
+        bell.wait_beyond(seen);
+    }
+    unreachable!("nobody polls that often")
+}
+
+#[track_caller]
+fn block_on<F: Future>(future: F) -> F::Output {
+    finish(&mut pin!(future))
+}
+
+/// Wakes one of many tasks.
+struct Ring {
+    task: usize,
+    woken: mpsc::Sender<usize>,
+}
+
+impl Wake for Ring {
+    fn wake(self: Arc<Self>) {
+        // They may be over.
+        let _ = self.woken.send(self.task);
+    }
+}
+
+/// Runs many tasks on this thread, each of which is polled at first and whenever it is woken. What they give, in the
+/// order in which they end.
+#[track_caller]
+fn run_all<F: Future>(
+    futures: impl IntoIterator<Item = F>,
+    when_all_are_polled: impl FnOnce(),
+) -> Vec<(usize, F::Output)> {
+    let (woken, wakes) = mpsc::channel();
+    let mut tasks: Vec<_> = futures.into_iter().map(|future| Some(Box::pin(future))).collect();
+    let wakers = (0..tasks.len()).map(|task| Ring { task, woken: woken.clone() });
+    let wakers: Vec<_> = wakers.map(|ring| Waker::from(Arc::new(ring))).collect();
+    let mut over = Vec::new();
+    let mut poll_one = |task: usize, over: &mut Vec<_>| {
+        let Some(future) = &mut tasks[task] else { return };
+        if let Poll::Ready(answer) = poll_by(future, &wakers[task]) {
+            tasks[task] = None;
+            over.push((task, answer));
+        }
+    };
+    (0..wakers.len()).for_each(|task| poll_one(task, &mut over));
+    when_all_are_polled();
+    while over.len() < wakers.len() {
+        poll_one(wakes.recv_timeout(LONG).expect("somebody is woken"), &mut over);
+    }
+    over
+}
+
+/// Does something when it is woken.
+struct OnWake<F>(Mutex<Option<F>>);
+
+impl<F: FnOnce() + Send + 'static> Wake for OnWake<F> {
+    fn wake(self: Arc<Self>) {
+        let run = self.0.lock().unwrap().take();
+        if let Some(run) = run {
+            run();
+        }
+    }
+}
+
+fn on_wake(run: impl FnOnce() + Send + 'static) -> Waker {
+    Waker::from(Arc::new(OnWake(Mutex::new(Some(run)))))
+}
+
+/// Does something when it goes.
+struct OnDrop<F: FnOnce() + Send + 'static>(Mutex<Option<F>>);
+
+impl<F: FnOnce() + Send + 'static> Wake for OnDrop<F> {
+    fn wake(self: Arc<Self>) {}
+}
+
+impl<F: FnOnce() + Send + 'static> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        if let Some(run) = self.0.get_mut().unwrap().take() {
+            run();
+        }
+    }
+}
+
+fn on_drop(run: impl FnOnce() + Send + 'static) -> Waker {
+    Waker::from(Arc::new(OnDrop(Mutex::new(Some(run)))))
+}
+
+fn shared(backend: Backend, code: i32) -> (Arc<SharedChild>, ChildStdin) {
+    let (child, stdin) = stoppable(backend, code);
+    (Arc::new(child), stdin)
+}
+
+/// As far as the clock goes, nearly.
+fn end_of_time() -> Instant {
+    let mut far = Instant::now();
+    let mut step = Duration::MAX / 2;
+    while step > Duration::from_secs(1) {
+        far = far.checked_add(step).unwrap_or(far);
+        step /= 2;
+    }
+    far
+}
+
+#[test]
+fn they_may_go_anywhere() {
+    fn anywhere<T: Send + Sync + Unpin + std::fmt::Debug>(_: &T) {}
+    fn another_thread<T: Send>(_: T) {}
+    watchdog!();
+    let child = quick(Backend::ALL[0], 0);
+    anywhere(&child.exited());
+    anywhere(&child.exited_deadline(Instant::now()));
+    another_thread(child.stop_async(LONG));
+    another_thread(child.exit_notice());
+    assert!(format!("{:?}", child.exited()).contains("Exited"));
+    wait(&child);
+}
+
+#[test]
+fn who_has_exited_before_is_not_waited_for() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let child = quick(backend, 7);
+        wait(&child);
+        let mut exited = child.exited();
+        let mut by_deadline = child.exited_deadline(Instant::now());
+        for _ in 0..3 {
+            let Poll::Ready(status) = poll_by(&mut exited, Waker::noop()) else {
+                panic!("pending")
+            };
+            assert_eq!(status.unwrap().code(), Some(7));
+            let status = poll_by(&mut by_deadline, Waker::noop());
+            let Poll::Ready(status) = status else { panic!("pending") };
+            assert_eq!(status.unwrap().unwrap().code(), Some(7));
+        }
+    });
+}
+
+#[test]
+fn an_exit_between_two_polls() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let (child, stdin) = stoppable(backend, 7);
+        let bell = Arc::new(Bell::default());
+        let mut exited = child.exited();
+        assert!(poll(&mut exited, &bell).is_pending());
+        assert!(poll(&mut exited, &bell).is_pending());
+        assert_eq!(bell.count(), 0, "nothing has happened");
+        drop(stdin);
+        bell.wait_beyond(0);
+        assert_eq!(finish(&mut exited).unwrap().code(), Some(7));
+        // The same answer, to whoever asks again.
+        for _ in 0..3 {
+            let Poll::Ready(again) = poll(&mut exited, &bell) else { panic!("pending") };
+            assert_eq!(again.unwrap().code(), Some(7));
+        }
+        assert_eq!(child.try_wait().unwrap().unwrap().code(), Some(7));
+        until("nothing of the waker is kept", || bell.wakers() == 0);
+    });
+}
+
+/// Somebody else learns of the exit first, and reaps.
+#[test]
+fn an_exit_that_a_thread_has_waited_for() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let (child, stdin) = stoppable(backend, 7);
+        let bell = Arc::new(Bell::default());
+        let mut exited = child.exited();
+        assert!(poll(&mut exited, &bell).is_pending());
+        drop(stdin);
+        wait(&child);
+        bell.wait_beyond(0);
+        let Poll::Ready(status) = poll(&mut exited, &bell) else { panic!("it is known") };
+        assert_eq!(status.unwrap().code(), Some(7));
+    });
+}
+
+#[test]
+fn exits_race_registrations() {
+    watchdog!();
+    on_every_backend(|backend| {
+        for round in 0..rounds(150) {
+            let (child, stdin) = stoppable(backend, 7);
+            let start = Barrier::new(2);
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    start.wait();
+                    drop(stdin);
+                });
+                start.wait();
+                for _ in 0..round % 50 {
+                    std::hint::spin_loop();
+                }
+                let status = if round % 2 == 0 {
+                    block_on(child.exited()).unwrap()
+                } else {
+                    block_on(child.exited_deadline(Instant::now() + LONG)).unwrap().unwrap()
+                };
+                assert_eq!(status.code(), Some(7));
+            });
+            assert_eq!(block_on(quick(backend, 8).exited()).unwrap().code(), Some(8));
+        }
+    });
+}
+
+/// Threads, tasks and a kill, in every order that the scheduler finds.
+#[test]
+fn tasks_race_threads_and_kills() {
+    watchdog!();
+    on_every_backend(|backend| {
+        for round in 0..rounds(100) {
+            let (child, stdin) = stoppable(backend, 7);
+            let start = Barrier::new(5);
+            thread::scope(|scope| {
+                let (child, start) = (&child, &start);
+                let begun = |way: usize| {
+                    start.wait();
+                    match way {
+                        0 => child.wait().unwrap(),
+                        1 => wait(child),
+                        2 => block_on(child.exited()).unwrap(),
+                        _ => {
+                            block_on(child.exited_deadline(Instant::now() + LONG)).unwrap().unwrap()
+                        }
+                    }
+                };
+                let waiters: Vec<_> = (0..4).map(|way| scope.spawn(move || begun(way))).collect();
+                start.wait();
+                if round % 2 == 0 {
+                    child.kill().unwrap();
+                }
+                drop(stdin);
+                let statuses: Vec<_> = waiters.into_iter().map(|w| w.join().unwrap()).collect();
+                assert!(statuses.iter().all(|status| *status == statuses[0]), "{statuses:?}");
+            });
+        }
+    });
+}
+
+#[test]
+fn many_tasks_await_one_child() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let (child, stdin) = stoppable(backend, 7);
+        let polled = Barrier::new(5);
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..4)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let all = run_all((0..16).map(|_| child.exited()), || {
+                            polled.wait();
+                        });
+                        all.into_iter().map(|(_, status)| status.unwrap().code()).collect()
+                    })
+                })
+                .collect();
+            polled.wait();
+            drop(stdin);
+            for thread in threads {
+                let codes: Vec<_> = thread.join().unwrap();
+                assert_eq!(codes, [Some(7); 16]);
+            }
+        });
+    });
+}
+
+#[test]
+fn bursts_of_exits() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let (children, pipes): (Vec<_>, Vec<_>) =
+            (0..rounds(150)).map(|n| stoppable(backend, n as i32 % 100)).unzip();
+        let all = run_all(children.iter().map(SharedChild::exited), || drop(pipes));
+        for (task, status) in all {
+            assert_eq!(status.unwrap().code(), Some(task as i32 % 100));
+        }
+    });
+}
+
+#[test]
+fn the_order_is_that_of_the_exits() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let children: Vec<_> = (0..10).map(|code| stoppable(backend, code)).collect();
+        let (exits, mut pipes): (Vec<_>, Vec<_>) = children.into_iter().unzip();
+        let mut futures: Vec<_> = exits.iter().map(SharedChild::exited).collect();
+        let bells: Vec<Arc<Bell>> = (0..10).map(|_| Arc::default()).collect();
+        for (future, bell) in futures.iter_mut().zip(&bells) {
+            assert!(poll(future, bell).is_pending());
+        }
+        // The last first: each wakes its own task, and no other.
+        for last in (0..10).rev() {
+            drop(pipes.pop());
+            bells[last].wait_beyond(0);
+            assert_eq!(finish(&mut futures[last]).unwrap().code(), Some(last as i32));
+            assert!(bells[..last].iter().all(|bell| bell.count() == 0));
+        }
+    });
+}
+
+#[test]
+fn to_drop_a_future_cancels_nothing() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let (child, stdin) = stoppable(backend, 7);
+        let bell = Arc::new(Bell::default());
+        drop(child.exited());
+        drop(child.exited_deadline(Instant::now() + LONG));
+        let mut other = child.exited();
+        let others = Arc::new(Bell::default());
+        assert!(poll(&mut other, &others).is_pending());
+        for _ in 0..100 {
+            let mut exited = child.exited();
+            assert!(poll(&mut exited, &bell).is_pending());
+            assert_eq!(bell.wakers(), 1);
+            drop(exited);
+            assert_eq!(bell.wakers(), 0, "the waker has stayed");
+            let mut exited = child.exited_deadline(Instant::now() + LONG);
+            assert!(poll(&mut exited, &bell).is_pending());
+            drop(exited);
+            assert_eq!(bell.wakers(), 0, "the waker has stayed");
+        }
+        assert_eq!(child.try_wait().unwrap(), None);
+        drop(stdin);
+        others.wait_beyond(0);
+        assert_eq!(finish(&mut other).unwrap().code(), Some(7));
+        assert_eq!(bell.count(), 0, "it was not waiting any more");
+        let mut exited = child.exited();
+        assert!(poll(&mut exited, &bell).is_ready());
+        drop(exited);
+        assert_eq!(bell.wakers(), 0);
+    });
+}
+
+#[test]
+fn the_last_waker_is_woken_and_no_other_is_kept() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let (child, stdin) = stoppable(backend, 7);
+        let (mut exited, mut timed) =
+            (child.exited(), child.exited_deadline(Instant::now() + LONG));
+        let bells: Vec<Arc<Bell>> = (0..1000).map(|_| Arc::default()).collect();
+        let mut before: Option<&Arc<Bell>> = None;
+        for bell in &bells {
+            assert!(poll(&mut exited, bell).is_pending());
+            assert!(poll(&mut timed, bell).is_pending());
+            assert!((2..4).contains(&bell.wakers()), "{} for one task", bell.wakers());
+            assert_eq!(before.map_or(0, Bell::wakers), 0, "the waker has stayed");
+            before = Some(bell);
+        }
+        drop(stdin);
+        let (last, others) = bells.split_last().unwrap();
+        last.wait_beyond(1);
+        assert!(others.iter().all(|bell| bell.count() == 0));
+        assert_eq!(finish(&mut exited).unwrap().code(), Some(7));
+        assert_eq!(finish(&mut timed).unwrap().unwrap().code(), Some(7));
+        until("no waker is left", || bells.iter().all(|bell| bell.wakers() == 0));
+    });
+}
+
+#[test]
+fn a_future_that_is_polled_by_one_thread_after_the_other() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let (child, stdin) = shared(backend, 7);
+        let mut future = owned(&child);
+        for _ in 0..20 {
+            let polled = thread::spawn(move || {
+                assert!(poll(&mut future, &Arc::default()).is_pending());
+                future
+            });
+            future = polled.join().unwrap();
+        }
+        let last = thread::spawn(move || finish(&mut future));
+        drop(stdin);
+        assert_eq!(last.join().unwrap().unwrap().code(), Some(7));
+    });
+}
+
+struct Panics;
+
+impl Wake for Panics {
+    fn wake(self: Arc<Self>) {
+        panic!("the waker panics, on purpose");
+    }
+}
+
+#[test]
+fn a_waker_that_panics_hurts_nobody_else() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let [first, second, third] = [7, 8, 9].map(|code| stoppable(backend, code));
+        let panics = Waker::from(Arc::new(Panics));
+        // Before and after others, at the same child; and a timer.
+        let mut bad: Vec<_> = (0..2).map(|_| first.0.exited()).collect();
+        let mut late = third.0.exited_deadline(Instant::now() + Duration::from_millis(5));
+        assert!(poll_by(&mut bad[0], &panics).is_pending());
+        let all = run_all([&first.0, &first.0, &second.0].map(SharedChild::exited), || {
+            assert!(poll_by(&mut bad[1], &panics).is_pending());
+            let _ = poll_by(&mut late, &panics);
+            drop(first.1);
+            wait(&first.0);
+            drop(second.1);
+        });
+        let codes: Vec<_> = all.into_iter().map(|(_, status)| status.unwrap().code()).collect();
+        assert_eq!(codes, [Some(7), Some(7), Some(8)]);
+        // Those tasks have missed their call, but the answer is there.
+        assert!(bad.iter_mut().all(|exited| finish(exited).unwrap().code() == Some(7)));
+        let none = block_on(third.0.exited_deadline(Instant::now() + Duration::from_millis(20)));
+        assert_eq!(none.unwrap(), None, "the timers go on");
+        assert_eq!(finish(&mut late).unwrap(), None);
+        drop(third.1);
+        assert_eq!(block_on(third.0.exited()).unwrap().code(), Some(9));
+    });
+}
+
+/// The wakers run the caller's code, which may do anything with other futures, and its own.
+#[test]
+fn a_waker_that_polls_and_drops_futures() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let ((child, stdin), (other, others_stdin)) = (shared(backend, 7), shared(backend, 8));
+        let (done, is_done) = mpsc::channel();
+        let bell = Arc::new(Bell::default());
+        let ours = Arc::new(Mutex::new(Some(owned(&child))));
+        let mut dropped: Vec<_> = [&child, &other].into_iter().map(owned).collect();
+        let mut polled: Vec<_> = [&child, &other].into_iter().map(owned).collect();
+        for future in dropped.iter_mut().chain(&mut polled) {
+            assert!(poll(future, &bell).is_pending());
+        }
+        let waker = on_wake({
+            let (ours, child, other) = (Arc::clone(&ours), Arc::clone(&child), Arc::clone(&other));
+            move || {
+                drop(ours.lock().unwrap().take());
+                drop(dropped);
+                let mut new = owned(&other);
+                assert!(poll(&mut new, &Arc::default()).is_pending());
+                let deadline = Instant::now() + LONG;
+                assert!(poll(&mut child.exited_deadline(deadline), &Arc::default()).is_ready());
+                assert!(poll(&mut polled[0], &Arc::default()).is_ready());
+                assert!(poll(&mut polled[1], &Arc::default()).is_pending());
+                done.send(polled.remove(1)).unwrap();
+            }
+        });
+        assert!(poll_by(ours.lock().unwrap().as_mut().unwrap(), &waker).is_pending());
+        drop(stdin);
+        let mut rest = is_done.recv_timeout(LONG).expect("the waker is through");
+        drop(others_stdin);
+        assert_eq!(finish(&mut rest).unwrap().code(), Some(8));
+        assert_eq!(block_on(child.exited()).unwrap().code(), Some(7));
+    });
+}
+
+#[test]
+fn a_waker_that_polls_and_drops_futures_when_it_is_dropped() {
+    watchdog!();
+    on_every_backend(|backend| {
+        // It goes when it is replaced, with its future, or when it has woken.
+        for way in 0..3 {
+            let ((child, stdin), (other, others_stdin)) = (shared(backend, 7), shared(backend, 8));
+            let (done, is_done) = mpsc::channel();
+            let bell = Arc::new(Bell::default());
+            let mut dropped: Vec<_> = [&child, &other].into_iter().map(owned).collect();
+            for future in &mut dropped {
+                assert!(poll(future, &bell).is_pending());
+            }
+            let waker = on_drop({
+                let (child, other) = (Arc::clone(&child), Arc::clone(&other));
+                move || {
+                    drop(dropped);
+                    let mut new = [owned(&child), owned(&other)];
+                    let _ = poll(&mut new[0], &Arc::default());
+                    assert!(poll(&mut new[1], &Arc::default()).is_pending());
+                    done.send(new).unwrap();
+                }
+            });
+            let mut future = Some(owned(&child));
+            assert!(poll_by(future.as_mut().unwrap(), &waker).is_pending());
+            drop(waker);
+            assert!(is_done.try_recv().is_err(), "the task is to be woken by it");
+            match way {
+                0 => assert!(poll(future.as_mut().unwrap(), &bell).is_pending()),
+                1 => future = None,
+                _ => {}
+            }
+            drop(stdin);
+            let [mut this, mut that] = is_done.recv_timeout(LONG).expect("the waker is gone");
+            drop(others_stdin);
+            assert_eq!(finish(&mut that).unwrap().code(), Some(8));
+            assert_eq!(block_on(child.exited()).unwrap().code(), Some(7));
+            // (It may have been through in there already.)
+            if way < 2 {
+                assert_eq!(finish(&mut this).unwrap().code(), Some(7));
+                assert!(future.is_none_or(|mut future| finish(&mut future).is_ok()));
+            }
+        }
+    });
+}
+
+#[test]
+fn deadlines() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let (child, stdin) = stoppable(backend, 7);
+        // Passed: one look, and the answer.
+        let now = Instant::now();
+        for passed in [now, now.checked_sub(Duration::from_secs(1)).unwrap_or(now)] {
+            let mut exited = child.exited_deadline(passed);
+            let bell = Arc::new(Bell::default());
+            let Poll::Ready(answer) = poll(&mut exited, &bell) else { panic!("it has passed") };
+            assert_eq!(answer.unwrap(), None);
+            assert_eq!(bell.wakers(), 0);
+        }
+        // Soon: not before.
+        for soon in [0, 1, 20] {
+            let deadline = Instant::now() + Duration::from_millis(soon);
+            assert_eq!(block_on(child.exited_deadline(deadline)).unwrap(), None);
+            assert!(Instant::now() >= deadline);
+        }
+        // Far away, and one that is sooner meanwhile.
+        let (mut far, bell) = (child.exited_deadline(end_of_time()), Arc::new(Bell::default()));
+        assert!(poll(&mut far, &bell).is_pending());
+        let sooner = Instant::now() + Duration::from_millis(20);
+        assert_eq!(block_on(child.exited_deadline(sooner)).unwrap(), None);
+        assert!(poll(&mut far, &bell).is_pending());
+        assert_eq!(bell.count(), 0, "it is not so far yet");
+        // An exit before it.
+        drop(stdin);
+        bell.wait_beyond(0);
+        assert_eq!(finish(&mut far).unwrap().unwrap().code(), Some(7));
+        let again = finish(&mut far).unwrap();
+        assert_eq!(again.unwrap().code(), Some(7));
+    });
+}
+
+/// In any order: each task is woken at its own time, and not before.
+#[test]
+fn deadlines_of_many_tasks() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let (running, stdin) = stoppable(backend, 7);
+        let start = Instant::now();
+        let deadlines: Vec<_> =
+            (0..101).map(|n| start + Duration::from_millis(n * 37 % 101)).collect();
+        let tasks = deadlines.iter().map(|deadline| {
+            let exited = running.exited_deadline(*deadline);
+            async move { (exited.await.unwrap(), Instant::now()) }
+        });
+        for (task, (answer, at)) in run_all(tasks, || ()) {
+            assert_eq!(answer, None);
+            assert!(at >= deadlines[task]);
+        }
+        drop(stdin);
+        assert_eq!(block_on(running.exited()).unwrap().code(), Some(7));
+    });
+}
+
+/// The next of several timers goes: the others come all the same.
+#[test]
+fn a_deadline_that_is_given_up() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let (child, stdin) = stoppable(backend, 7);
+        let soon = |milliseconds| Instant::now() + Duration::from_millis(milliseconds);
+        let bell = Arc::new(Bell::default());
+        let mut given_up = child.exited_deadline(soon(10_000));
+        assert!(poll(&mut given_up, &bell).is_pending());
+        let mut kept = child.exited_deadline(soon(30));
+        let polled = poll(&mut kept, &bell);
+        drop(given_up);
+        if polled.is_pending() {
+            assert_eq!(finish(&mut kept).unwrap(), None);
+        }
+        drop(stdin);
+        assert_eq!(block_on(child.exited()).unwrap().code(), Some(7));
+    });
+}
+
+#[cfg(feature = "set")]
+#[test]
+fn tasks_threads_and_a_set_agree() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let (children, pipes): (Vec<_>, Vec<_>) =
+            (0..20_i32).map(|code| shared(backend, code)).unzip();
+        let set = shared_child::ChildSet::new();
+        for (code, child) in (0..20_i32).zip(&children) {
+            set.insert(code, Arc::clone(child));
+        }
+        thread::scope(|scope| {
+            let by_set = scope.spawn(|| {
+                let mut codes: Vec<_> = std::iter::from_fn(|| set.wait_next())
+                    .inspect(|it| assert_eq!(it.status.as_ref().unwrap().code(), Some(it.key)))
+                    .map(|finished| finished.key)
+                    .collect();
+                codes.sort_unstable();
+                codes
+            });
+            let by_threads: Vec<_> =
+                children.iter().map(|child| scope.spawn(|| wait(child))).collect();
+            let by_tasks = run_all(children.iter().map(|child| child.exited()), || drop(pipes));
+            for (task, status) in by_tasks {
+                assert_eq!(status.unwrap().code(), Some(task as i32));
+            }
+            for (code, thread) in by_threads.into_iter().enumerate() {
+                assert_eq!(thread.join().unwrap().code(), Some(code as i32));
+            }
+            assert_eq!(by_set.join().unwrap(), (0..20_i32).collect::<Vec<_>>());
+        });
+    });
+}
+
+#[test]
+fn a_stop() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let child = quick(backend, 7);
+        wait(&child);
+        for grace in [Duration::ZERO, LONG, Duration::MAX] {
+            assert_eq!(block_on(child.stop_async(grace)).unwrap().code(), Some(7));
+        }
+        let child = sleeper(backend);
+        let status = block_on(child.stop_async(Duration::ZERO)).unwrap();
+        assert!(!status.success());
+        assert_eq!(child.try_wait().unwrap(), Some(status));
+        // Not even begun.
+        let (child, stdin) = stoppable(backend, 8);
+        drop(child.stop_async(Duration::ZERO));
+        assert_eq!(child.try_wait().unwrap(), None);
+        drop(stdin);
+        assert_eq!(wait(&child).code(), Some(8));
+    });
+}
+
+#[cfg(windows)]
+#[test]
+fn a_notice_is_a_handle_that_is_signalled_for_good() {
+    use std::os::windows::io::{AsHandle, AsRawHandle};
+    use windows_sys::Win32::Foundation::{WAIT_OBJECT_0, WAIT_TIMEOUT};
+    use windows_sys::Win32::System::Threading::WaitForSingleObject;
+    watchdog!();
+    on_every_backend(|backend| {
+        let wait_for = |notice: &shared_child::ExitNotice, milliseconds| {
+            // SAFETY: the handle is the notice's, which is borrowed.
+            unsafe { WaitForSingleObject(notice.as_handle().as_raw_handle(), milliseconds) }
+        };
+        let (child, stdin) = stoppable(backend, 7);
+        let notices = [child.exit_notice().unwrap(), child.exit_notice().unwrap()];
+        assert!(notices.iter().all(|notice| wait_for(notice, 0) == WAIT_TIMEOUT));
+        drop(stdin);
+        for _ in 0..3 {
+            assert!(notices.iter().all(|notice| wait_for(notice, 60_000) == WAIT_OBJECT_0));
+        }
+        assert_eq!(child.try_wait().unwrap().unwrap().code(), Some(7));
+        let late = child.exit_notice().unwrap();
+        drop(child);
+        assert_eq!([wait_for(&late, 0), wait_for(&notices[0], 0)], [WAIT_OBJECT_0; 2]);
+    });
+}
+
+#[cfg(unix)]
+mod stops {
+    use super::*;
+    use std::io::Read;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Stdio;
+
+    /// So short that nobody could obey it.
+    const SHORT: Duration = Duration::from_millis(50);
+
+    /// A child that plays this, and has said that it got as far as `say ready`.
+    fn ready(backend: Backend, line: &str) -> (SharedChild, impl Read + use<>) {
+        let line: Vec<&str> = line.split(' ').collect();
+        let mut command = helper(&line);
+        let child = backend.spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped())).unwrap();
+        let mut stdout = child.take_stdout().unwrap();
+        let mut said = [0; 6];
+        stdout.read_exact(&mut said).unwrap();
+        assert_eq!(&said, b"ready\n");
+        (child, stdout)
+    }
+
+    #[test]
+    fn who_obeys_is_not_killed() {
+        watchdog!();
+        on_every_backend(|backend| {
+            let (child, _said) = ready(backend, "say ready read");
+            let status = block_on(child.stop_async(Duration::MAX)).unwrap();
+            assert_eq!(status.signal(), Some(libc::SIGTERM));
+            let again = block_on(child.stop_async(Duration::ZERO)).unwrap();
+            assert_eq!(again, status);
+        });
+    }
+
+    #[test]
+    fn who_does_not_obey_is_killed() {
+        watchdog!();
+        on_every_backend(|backend| {
+            let (child, _said) = ready(backend, "ignore 15 say ready read");
+            let start = Instant::now();
+            let status = block_on(child.stop_async(SHORT)).unwrap();
+            assert_eq!(status.signal(), Some(libc::SIGKILL));
+            assert!(start.elapsed() >= SHORT);
+        });
+    }
+
+    /// The shortest grace counts, whether a task or a thread gives it, and the signal is sent once.
+    #[test]
+    fn beside_a_thread_that_stops() {
+        watchdog!();
+        on_every_backend(|backend| {
+            let short = Duration::from_millis(200);
+            for (task, thread) in [(short, Duration::MAX), (Duration::MAX, short)] {
+                let (child, mut said) = ready(backend, "report 15 say ready read");
+                thread::scope(|scope| {
+                    let child = &child;
+                    let by_task = scope.spawn(move || block_on(child.stop_async(task)).unwrap());
+                    let mut signal = [0; 10];
+                    said.read_exact(&mut signal).unwrap();
+                    assert_eq!(&signal, b"signal 15\n");
+                    let by_thread = scope.spawn(move || child.stop(thread).unwrap());
+                    for end in [by_task, by_thread] {
+                        assert_eq!(end.join().unwrap().signal(), Some(libc::SIGKILL));
+                    }
+                });
+                let mut rest = String::new();
+                said.read_to_string(&mut rest).unwrap();
+                assert_eq!(rest, "", "it was asked twice");
+            }
+        });
+    }
+
+    #[test]
+    fn that_is_dropped_half_way_has_asked_and_not_killed() {
+        watchdog!();
+        on_every_backend(|backend| {
+            let (child, mut said) =
+                ready(backend, "report 15 say ready hear say ready read exit 7");
+            let stdin = child.take_stdin().unwrap();
+            let bell = Arc::new(Bell::default());
+            let mut stop = Box::pin(child.stop_async(SHORT));
+            assert!(poll(&mut stop, &bell).is_pending());
+            drop(stop);
+            assert_eq!(bell.wakers(), 0);
+            let mut signal = [0; 10];
+            said.read_exact(&mut signal).unwrap();
+            assert_eq!(&signal, b"signal 15\n");
+            // Past the grace, nobody is there who would kill.
+            let later = Instant::now() + 2 * SHORT;
+            assert_eq!(block_on(child.exited_deadline(later)).unwrap(), None);
+            drop(stdin);
+            assert_eq!(block_on(child.exited()).unwrap().code(), Some(7));
+        });
+    }
+
+    #[test]
+    fn many_tasks_stop_one_child() {
+        watchdog!();
+        on_every_backend(|backend| {
+            let (child, _said) = ready(backend, "say ready read");
+            let all = run_all((0..16).map(|_| child.stop_async(Duration::MAX)), || ());
+            assert!(
+                all.iter().all(|(_, end)| end.as_ref().unwrap().signal() == Some(libc::SIGTERM))
+            );
+        });
+    }
+
+    #[cfg(target_os = "linux")]
+    mod of_trees {
+        use super::*;
+        use common::stage::{Kind, Stage, daemon, parts, start};
+
+        #[test]
+        fn that_obey() {
+            watchdog!();
+            for kind in Kind::all(function_name!()) {
+                let all = [start("pid read"), daemon("pid read"), parts("pid read")];
+                let stage = Stage::set(kind, &all.concat(), 3);
+                let end = block_on(stage.child.stop_async(Duration::MAX)).unwrap();
+                assert_eq!(end.signal(), Some(libc::SIGTERM));
+                stage.is_empty();
+            }
+        }
+
+        /// The leader obeys, or is gone already, and a member does not.
+        #[test]
+        fn with_a_stubborn_member() {
+            watchdog!();
+            for kind in Kind::all(function_name!()) {
+                for (leader, code) in [("pid read", None), ("pid exit 7", Some(7))] {
+                    let all = [daemon("ignore 15 pid read"), parts(leader)].concat();
+                    let stage = Stage::set(kind, &all, 2);
+                    if code.is_some() {
+                        assert_eq!(block_on(stage.child.exited()).unwrap().code(), code);
+                    }
+                    let start = Instant::now();
+                    let end = block_on(stage.child.stop_async(SHORT)).unwrap();
+                    assert!(start.elapsed() >= SHORT);
+                    assert_eq!(end.signal(), code.map_or(Some(libc::SIGTERM), |_| None));
+                    stage.is_empty();
+                }
+            }
+        }
+
+        /// Nobody is left as soon as the last one is gone, and not when the leader is.
+        #[test]
+        fn that_end_with_their_last_member() {
+            watchdog!();
+            for kind in Kind::all(function_name!()) {
+                let all = [start("setsid report 15 pid read"), parts("pid read")].concat();
+                let mut stage = Stage::set(kind, &all, 2);
+                let stdin = stage.stdin.take();
+                thread::scope(|scope| {
+                    let child = &stage.child;
+                    let stopper =
+                        scope.spawn(|| block_on(child.stop_async(Duration::MAX)).unwrap());
+                    until("the leader is gone", || !linux::is_alive(child.id()));
+                    assert_eq!(stage.survivors().len(), 1);
+                    assert!(!stopper.is_finished());
+                    drop(stdin);
+                    assert_eq!(stopper.join().unwrap().signal(), Some(libc::SIGTERM));
+                });
+            }
+        }
+    }
+}
+
+#[cfg(unix)]
+mod notices {
+    use super::*;
+    use rustix::event::{PollFd, PollFlags, Timespec};
+    use shared_child::ExitNotice;
+
+    fn is_ready(notice: &ExitNotice, within: Duration) -> bool {
+        let mut fds = [PollFd::new(notice, PollFlags::IN)];
+        let within = Timespec::try_from(within).unwrap();
+        rustix::event::poll(&mut fds, Some(&within)).unwrap();
+        fds[0].revents().contains(PollFlags::IN)
+    }
+
+    /// Of children on those backends that have any.
+    fn with_notices(test: impl Fn(SharedChild, ChildStdin, ExitNotice)) {
+        on_every_backend(|backend| {
+            let (child, stdin) = stoppable(backend, 7);
+            match child.exit_notice() {
+                Ok(notice) => test(child, stdin, notice),
+                Err(error) => {
+                    assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+                    #[cfg(target_os = "linux")]
+                    assert_ne!(backend, Backend::ALL[0], "{error}");
+                    drop(stdin);
+                    wait(&child);
+                }
+            }
+        });
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn unsupported_where_a_thread_waits() {
+        watchdog!();
+        let (child, stdin) = stoppable(Backend::ALL[1], 7);
+        let error = child.exit_notice().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+        assert!(error.to_string().contains(&child.id().to_string()), "{error}");
+        drop(stdin);
+        wait(&child);
+        // Of one that is known to have ended there is one, since nothing is to be waited for.
+        assert!(is_ready(&child.exit_notice().unwrap(), Duration::ZERO));
+    }
+
+    #[test]
+    fn ready_at_the_exit_and_for_good() {
+        watchdog!();
+        with_notices(|child, stdin, notice| {
+            let second = child.exit_notice().unwrap();
+            assert!(!is_ready(&notice, Duration::ZERO));
+            let mut exited = child.exited();
+            let bell = Arc::new(Bell::default());
+            assert!(poll(&mut exited, &bell).is_pending());
+            drop(stdin);
+            for notice in [&notice, &second, &notice] {
+                assert!(is_ready(notice, LONG));
+            }
+            // It has not taken the exit from the task.
+            bell.wait_beyond(0);
+            #[cfg(target_os = "linux")]
+            {
+                assert!(linux::is_zombie(child.id()), "it was reaped");
+                let late = child.exit_notice().unwrap();
+                assert!(is_ready(&late, Duration::ZERO));
+                assert!(linux::is_zombie(child.id()), "it was reaped");
+                assert_eq!(child.try_wait().unwrap().unwrap().code(), Some(7));
+            }
+            assert_eq!(finish(&mut exited).unwrap().code(), Some(7));
+            let after = child.exit_notice().unwrap();
+            drop(exited);
+            drop(child);
+            for _ in 0..3 {
+                assert!([&notice, &second, &after].iter().all(|it| is_ready(it, Duration::ZERO)));
+            }
+        });
+    }
+
+    #[test]
+    fn outlives_the_handle() {
+        watchdog!();
+        with_notices(|child, stdin, notice| {
+            drop(child);
+            assert!(!is_ready(&notice, Duration::ZERO));
+            drop(stdin);
+            assert!(is_ready(&notice, LONG));
+            assert!(is_ready(&notice, Duration::ZERO));
+        });
+        with_notices(|child, stdin, notice| {
+            let mut inner = child.into_inner();
+            drop(stdin);
+            assert!(is_ready(&notice, LONG));
+            assert_eq!(inner.wait().unwrap().code(), Some(7));
+            assert!(is_ready(&notice, Duration::ZERO));
+        });
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn in_a_loop_of_ones_own() {
+        use rustix::event::epoll;
+        watchdog!();
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        let (children, mut pipes): (Vec<_>, Vec<_>) =
+            (0..10).map(|code| stoppable(Backend::ALL[0], code)).unzip();
+        let notices: Vec<_> = children.iter().map(|child| child.exit_notice().unwrap()).collect();
+        for (index, notice) in notices.iter().enumerate() {
+            let data = epoll::EventData::new_u64(index as u64);
+            epoll::add(&epoll, notice, data, epoll::EventFlags::IN).unwrap();
+        }
+        let long = Timespec::try_from(LONG).unwrap();
+        for last in (0..10_usize).rev() {
+            drop(pipes.pop());
+            let mut events = Vec::with_capacity(10);
+            epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), Some(&long)).unwrap();
+            let ready: Vec<u64> = events.iter().map(|event| event.data.u64()).collect();
+            assert_eq!(ready, [last as u64]);
+            assert_eq!(children[last].try_wait().unwrap().unwrap().code(), Some(last as i32));
+            epoll::delete(&epoll, &notices[last]).unwrap();
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod linux_only {
+    use super::*;
+    use common::linux::{Deny, NoDescriptors, deny};
+    use shared_child::seam;
+    use shared_child::unix::ReapedElsewhere;
+    use std::process::Stdio;
+
+    const BEST: Backend = Backend::ALL[0];
+
+    #[track_caller]
+    fn until_all_threads_have_ended() {
+        until("no threads", || linux::helper_threads().is_empty());
+    }
+
+    /// What takes this much time in which nothing happens costs no more CPU than that.
+    fn is_idle<T>(what: &str, run: impl FnOnce() -> T) -> T {
+        let before = linux::cpu_time();
+        let answer = run();
+        let used = linux::cpu_time() - before;
+        assert!(used < Duration::from_millis(200), "{what} took {used:?} of CPU");
+        answer
+    }
+
+    const A_WHILE: Duration = Duration::from_millis(400);
+
+    fn a_while() -> Instant {
+        Instant::now() + A_WHILE
+    }
+
+    /// The promises, in short.
+    fn exercise(backend: Backend) {
+        let others = linux::children().len();
+        let (child, stdin) = stoppable(backend, 7);
+        let bell = Arc::new(Bell::default());
+        let mut exited = child.exited();
+        for _ in 0..3 {
+            assert!(poll(&mut exited, &bell).is_pending());
+        }
+        drop(child.exited_deadline(a_while()));
+        let (none, polls) =
+            is_idle("a deadline", || counted(&mut child.exited_deadline(a_while())));
+        assert_eq!(none.unwrap(), None);
+        assert!(polls < 1000, "{polls} polls for nothing");
+        let all = run_all((0..10).map(|_| child.exited()), || drop(stdin));
+        assert!(all.into_iter().all(|(_, status)| status.unwrap().code() == Some(7)));
+        assert_eq!(finish(&mut exited).unwrap().code(), Some(7));
+        until("no waker is left", || bell.wakers() == 0);
+        assert!(!block_on(sleeper(backend).stop_async(LONG)).unwrap().success());
+        // Forgotten, with the child.
+        let (child, stdin) = stoppable(backend, 7);
+        let mut forgotten = Box::pin(child.exited());
+        assert!(poll(&mut forgotten, &bell).is_pending());
+        std::mem::forget(forgotten);
+        drop((child, stdin));
+        until("reaped", || {
+            wait(&quick(backend, 0));
+            linux::children().len() == others
+        });
+    }
+
+    #[test]
+    fn with_nothing_refused() {
+        alone!();
+        watchdog!();
+        on_every_backend(exercise);
+        until_all_threads_have_ended();
+    }
+
+    #[test]
+    fn a_forgotten_future_keeps_no_zombie() {
+        alone!();
+        watchdog!();
+        on_every_backend(|backend| {
+            for exited in [true, false] {
+                let before = linux::descriptors();
+                let (child, stdin) = stoppable(backend, 7);
+                let mut forgotten = Box::pin(child.exited());
+                assert!(poll(&mut forgotten, &Arc::default()).is_pending());
+                std::mem::forget(forgotten);
+                let stdin = (!exited).then_some(stdin);
+                if exited {
+                    linux::wait_for_zombie(child.id());
+                }
+                drop(child);
+                drop(stdin);
+                until("reaped", || linux::children().is_empty());
+                until_all_threads_have_ended();
+                until("no descriptors", || linux::descriptors() == before);
+            }
+        });
+    }
+
+    fn switches_of_the_watcher() -> u64 {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+        let statuses =
+            tasks.filter_map(|it| std::fs::read_to_string(it.path().join("status")).ok());
+        let mut watchers = statuses.filter(|status| status.contains("child-watcher"));
+        let status = watchers.next().expect("a watcher");
+        let line = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches"));
+        line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).expect("a count")
+    }
+
+    #[test]
+    fn one_thread_for_all_which_sleeps() {
+        alone!();
+        watchdog!();
+        let (children, pipes): (Vec<_>, Vec<_>) = (0..64).map(|_| stoppable(BEST, 7)).unzip();
+        // Each two times.
+        let futures = children.iter().chain(&children).map(SharedChild::exited);
+        let all = run_all(futures, || {
+            until("it sleeps", || {
+                linux::helper_threads() == ["child-watcher"] && linux::helper_threads_rest()
+            });
+            let before = switches_of_the_watcher();
+            is_idle("to wait for 64 children", || {
+                let (other, _stdin) = stoppable(BEST, 7);
+                // Not by the watcher: it is this one that is looked at.
+                assert_eq!(other.wait_timeout(A_WHILE).unwrap(), None);
+                other.kill().unwrap();
+                wait(&other);
+            });
+            let woken = switches_of_the_watcher() - before;
+            assert!(woken < 5, "it was woken {woken} times for nothing");
+            assert_eq!(linux::helper_threads(), ["child-watcher"]);
+            drop(pipes);
+        });
+        assert!(all.into_iter().all(|(_, status)| status.unwrap().code() == Some(7)));
+        until_all_threads_have_ended();
+    }
+
+    #[test]
+    fn thousands_of_children() {
+        if !linux::is_root() || std::env::var_os("SHARED_CHILD_BRIEF").is_some() {
+            eprintln!("{} skipped: it takes root, and a machine of one's own", function_name!());
+            return;
+        }
+        alone!();
+        watchdog!();
+        const COUNT: usize = 5000;
+        let limit = libc::rlimit { rlim_cur: 20_000, rlim_max: 20_000 };
+        // SAFETY: the struct outlives the call.
+        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0 {
+            eprintln!("{} skipped: no more descriptors are allowed", function_name!());
+            return;
+        }
+        let before = linux::descriptors();
+        // One pipe for all.
+        let (theirs, ours) = std::os::unix::net::UnixStream::pair().unwrap();
+        let spawn_some = || -> Vec<_> {
+            let spawn = |_| {
+                let theirs = std::os::fd::OwnedFd::from(theirs.try_clone().unwrap());
+                BEST.spawn(helper(&["read", "exit", "7"]).stdin(Stdio::from(theirs))).unwrap()
+            };
+            (0..COUNT / 2).map(spawn).collect()
+        };
+        let children: Vec<_> = thread::scope(|scope| {
+            let others = scope.spawn(spawn_some);
+            let mut all = spawn_some();
+            all.extend(others.join().unwrap());
+            all
+        });
+        drop(theirs);
+        let all = run_all(children.iter().map(SharedChild::exited), || {
+            until("one watcher", || linux::helper_threads() == ["child-watcher"]);
+            drop(ours);
+        });
+        assert!(all.into_iter().all(|(_, status)| status.unwrap().code() == Some(7)));
+        until("no descriptors", || linux::descriptors() <= before + 2);
+        until_all_threads_have_ended();
+        assert_eq!(linux::descriptors(), before);
+    }
+
+    #[test]
+    fn no_descriptors_at_the_spawn() {
+        alone!();
+        watchdog!();
+        let full = NoDescriptors::left();
+        let spawned = BEST.spawn(helper(&["sleep"]).stdin(Stdio::inherit()));
+        // (musl's posix_spawn takes two for itself.)
+        let Ok(child) = spawned else {
+            if cfg!(target_env = "musl") {
+                return;
+            }
+            panic!("std needs no descriptor to spawn");
+        };
+        let (none, polls) = is_idle("to look", || counted(&mut child.exited_deadline(a_while())));
+        assert_eq!(none.unwrap(), None);
+        assert!(polls < 1000, "{polls} polls for nothing");
+        assert_eq!(child.exit_notice().unwrap_err().kind(), io::ErrorKind::Unsupported);
+        let mut exited = child.exited();
+        let bell = Arc::new(Bell::default());
+        assert!(poll(&mut exited, &bell).is_pending());
+        child.kill().unwrap();
+        assert!(!finish(&mut exited).unwrap().success());
+        drop(full);
+        exercise(BEST);
+    }
+
+    #[test]
+    fn no_descriptors_for_the_watcher() {
+        alone!();
+        watchdog!();
+        let (child, other) = (sleeper(BEST), sleeper(BEST));
+        let full = NoDescriptors::left();
+        let mut exited = child.exited();
+        let bell = Arc::new(Bell::default());
+        assert!(poll(&mut exited, &bell).is_pending());
+        let (none, polls) = is_idle("to look", || counted(&mut child.exited_deadline(a_while())));
+        assert_eq!(none.unwrap(), None);
+        assert!(polls < 1000, "{polls} polls for nothing");
+        child.kill().unwrap();
+        assert!(!finish(&mut exited).unwrap().success());
+        // That of one which runs is at hand, that of one which has ended is to be made.
+        other.exit_notice().unwrap();
+        other.kill().unwrap();
+        assert!(!block_on(other.exited()).unwrap().success());
+        let full_again = NoDescriptors::left();
+        assert_eq!(other.exit_notice().unwrap_err().raw_os_error(), Some(libc::EMFILE));
+        drop((full, full_again));
+        exercise(BEST);
+    }
+
+    #[test]
+    fn no_threads() {
+        alone!();
+        watchdog!();
+        deny(&Deny::threads());
+        assert!(thread::Builder::new().spawn(|| ()).is_err(), "the filter works");
+        on_every_backend(exercise);
+    }
+
+    /// There is a watcher, but no thread that could wait for the child.
+    #[test]
+    fn no_more_threads() {
+        alone!();
+        watchdog!();
+        let (kept, stdin) = stoppable(BEST, 8);
+        let mut exited = kept.exited();
+        assert!(poll(&mut exited, &Arc::default()).is_pending());
+        deny(&Deny::threads());
+        on_every_backend(exercise);
+        drop(stdin);
+        assert_eq!(finish(&mut exited).unwrap().code(), Some(8));
+    }
+
+    #[test]
+    fn no_pidfds() {
+        alone!();
+        watchdog!();
+        deny(&[Deny::always(libc::SYS_pidfd_open, libc::ENOSYS)]);
+        exercise(BEST);
+        let child = sleeper(BEST);
+        assert_eq!(child.exit_notice().unwrap_err().kind(), io::ErrorKind::Unsupported);
+        kill_and_wait(&child);
+    }
+
+    #[test]
+    fn no_epoll() {
+        alone!();
+        watchdog!();
+        deny(&[Deny::always(libc::SYS_epoll_create1, libc::EPERM)]);
+        on_every_backend(exercise);
+    }
+
+    #[track_caller]
+    fn assert_true_or_lost(backend: Backend, answer: io::Result<ExitStatus>) {
+        match answer {
+            Ok(status) => assert_eq!(status.code(), Some(7)),
+            Err(error) => {
+                assert!(backend != BEST || !linux::keeps_status_of_reaped(), "{error}");
+                assert!(error.get_ref().unwrap().is::<ReapedElsewhere>(), "{error:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn somebody_else_reaps() {
+        alone!();
+        watchdog!();
+        on_every_backend(|backend| {
+            let (child, stdin) = stoppable(backend, 7);
+            let mut futures: Vec<_> = (0..3).map(|_| child.exited()).collect();
+            let mut by_deadline = child.exited_deadline(end_of_time());
+            for future in &mut futures {
+                assert!(poll(future, &Arc::default()).is_pending());
+            }
+            let bell = Arc::new(Bell::default());
+            assert!(poll(&mut by_deadline, &bell).is_pending());
+            drop(stdin);
+            linux::reap(child.id());
+            bell.wait_beyond(0);
+            for future in &mut futures {
+                assert_true_or_lost(backend, finish(future));
+                assert_true_or_lost(backend, finish(future));
+            }
+            assert_true_or_lost(backend, finish(&mut by_deadline).map(Option::unwrap));
+            assert_true_or_lost(backend, block_on(child.stop_async(Duration::ZERO)));
+        });
+    }
+
+    #[test]
+    fn sigchld_ignored() {
+        alone!();
+        watchdog!();
+        // It is to be known before: it takes a child that is reaped.
+        linux::keeps_status_of_reaped();
+        linux::on_sigchld(libc::SIG_IGN);
+        on_every_backend(|backend| {
+            for _ in 0..rounds(50) {
+                let (child, stdin) = stoppable(backend, 7);
+                let all = run_all((0..3).map(|_| child.exited()), || drop(stdin));
+                all.into_iter().for_each(|(_, answer)| assert_true_or_lost(backend, answer));
+            }
+        });
+        until_all_threads_have_ended();
+    }
+
+    /// A zombie that its tracer holds is not to be had yet: to look for it does not make one spin.
+    #[test]
+    fn a_zombie_that_its_tracer_holds() {
+        alone!();
+        watchdog!();
+        on_every_backend(|backend| {
+            let child = sleeper(backend);
+            let mut early = child.exited();
+            assert!(poll(&mut early, &Arc::default()).is_pending());
+            let release = linux::trace_from_a_fork(child.id());
+            child.kill().unwrap();
+            until("a zombie", || linux::is_zombie(child.id()));
+            let (answer, polls) =
+                is_idle("to look", || counted(&mut child.exited_deadline(a_while())));
+            assert_eq!(answer.unwrap(), None, "it was not to be had");
+            assert!(polls < 1000, "{polls} polls for nothing");
+            let mut late = child.exited();
+            for future in [&mut early, &mut late] {
+                assert!(poll(future, &Arc::default()).is_pending());
+            }
+            let all = run_all([early, late], release);
+            assert!(all.into_iter().all(|(_, status)| !status.unwrap().success()));
+        });
+        until_all_threads_have_ended();
+    }
+}
+
+/// Where they are dev-dependencies.
+#[cfg(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu"))]
+mod executors {
+    use super::*;
+    use tokio::runtime::{Builder, Runtime};
+
+    fn multi_thread() -> Runtime {
+        Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+    }
+
+    /// Whose reactor and tasks go on only while it is in `block_on`.
+    fn current_thread() -> Runtime {
+        Builder::new_current_thread().enable_all().build().unwrap()
+    }
+
+    fn without_io() -> Runtime {
+        Builder::new_current_thread().enable_time().build().unwrap()
+    }
+
+    fn with_every_runtime(test: impl Fn(Backend, &Runtime)) {
+        on_every_backend(|backend| {
+            for runtime in [multi_thread(), current_thread(), without_io()] {
+                test(backend, &runtime);
+            }
+        });
+    }
+
+    #[track_caller]
+    fn code(status: io::Result<ExitStatus>) -> i32 {
+        status.unwrap().code().expect("it was not killed")
+    }
+
+    #[test]
+    fn tokio_itself_and_its_tasks() {
+        watchdog!();
+        with_every_runtime(|backend, runtime| {
+            let (child, stdin) = shared(backend, 7);
+            runtime.block_on(async {
+                // Several tasks of one runtime at the same child.
+                let (polled, mut are_polled) = tokio::sync::mpsc::channel(10);
+                let tasks: Vec<_> = (0..10)
+                    .map(|_| {
+                        let (mut future, polled) = (owned(&child), polled.clone());
+                        tokio::spawn(async move {
+                            let first =
+                                std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx)));
+                            assert!(first.await.is_pending());
+                            polled.send(()).await.unwrap();
+                            future.await
+                        })
+                    })
+                    .collect();
+                for _ in 0..10 {
+                    are_polled.recv().await.unwrap();
+                }
+                let deadline = Instant::now() + Duration::from_millis(5);
+                assert_eq!(child.exited_deadline(deadline).await.unwrap(), None);
+                drop(stdin);
+                assert_eq!(code(child.exited().await), 7);
+                for task in tasks {
+                    assert_eq!(code(task.await.unwrap()), 7);
+                }
+            });
+        });
+    }
+
+    #[test]
+    fn tokio_with_a_timeout_and_a_kill() {
+        watchdog!();
+        with_every_runtime(|backend, runtime| {
+            let child = Arc::new(sleeper(backend));
+            let killed = async move {
+                tokio::select! {
+                    status = child.exited() => panic!("it runs on: {status:?}"),
+                    () = tokio::time::sleep(Duration::from_millis(10)) => {
+                        child.kill().unwrap();
+                        child.exited().await.unwrap()
+                    }
+                }
+            };
+            let status = runtime.block_on(async { tokio::spawn(killed).await.unwrap() });
+            assert!(!status.success());
+            let (child, child_too) = (sleeper(backend), Arc::new(sleeper(backend)));
+            let status = runtime.block_on(async {
+                let stopped = tokio::spawn(async move { child_too.stop_async(LONG).await });
+                assert!(!stopped.await.unwrap().unwrap().success());
+                child.stop_async(LONG).await.unwrap()
+            });
+            assert!(!status.success());
+        });
+    }
+
+    #[test]
+    fn tokio_and_a_thousand_children() {
+        watchdog!();
+        // (Those without pidfds have a thread each.)
+        for (backend, count) in [(Backend::ALL[0], rounds(1000)), (Backend::ALL[1], rounds(100))] {
+            for runtime in [multi_thread(), current_thread()] {
+                runtime.block_on(async {
+                    let children = (0..count).map(|_| Arc::new(quick(backend, 7)));
+                    let tasks: Vec<_> = children
+                        .map(|child| tokio::spawn(async move { child.exited().await }))
+                        .collect();
+                    for task in tasks {
+                        assert_eq!(code(task.await.unwrap()), 7);
+                    }
+                });
+            }
+        }
+    }
+
+    /// Polls it once, in a task of that runtime.
+    fn begun_in(runtime: &Runtime, mut future: Owned) -> Owned {
+        let begun = runtime.spawn(async move {
+            let first = std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx)));
+            assert!(first.await.is_pending());
+            Some(future)
+        });
+        runtime.block_on(begun).unwrap().expect("what was begun")
+    }
+
+    #[test]
+    fn begun_elsewhere_and_finished_in_tokio() {
+        watchdog!();
+        with_every_runtime(|backend, runtime| {
+            let (child, stdin) = shared(backend, 7);
+            let mut future = owned(&child);
+            assert!(poll(&mut future, &Arc::default()).is_pending());
+            let future = begun_in(runtime, future);
+            let task = runtime.spawn(future);
+            drop(stdin);
+            assert_eq!(code(runtime.block_on(task).unwrap()), 7);
+        });
+    }
+
+    #[test]
+    fn a_runtime_that_is_dropped() {
+        watchdog!();
+        on_every_backend(|backend| {
+            for runtime in [multi_thread(), current_thread(), without_io()] {
+                // Before, and while, it is polled elsewhere; and with futures in it.
+                let [before, between, within] = [7, 8, 9].map(|code| shared(backend, code));
+                let [mut early, mut late] =
+                    [&before, &between].map(|(child, _)| begun_in(&runtime, owned(child)));
+                let bell = Arc::new(Bell::default());
+                assert!(poll(&mut late, &bell).is_pending());
+                drop(runtime.spawn(begun_in(&runtime, owned(&within.0))));
+                drop(runtime);
+                assert!(poll(&mut early, &Arc::default()).is_pending());
+                drop((before.1, between.1, within.1));
+                assert_eq!(code(finish(&mut early)), 7);
+                bell.wait_beyond(0);
+                assert_eq!(code(finish(&mut late)), 8);
+                assert_eq!(code(block_on(within.0.exited())), 9);
+            }
+        });
+    }
+
+    /// The reactor of a runtime has a descriptor but once.
+    #[test]
+    fn one_of_two_tasks_goes_away() {
+        watchdog!();
+        with_every_runtime(|backend, runtime| {
+            for first_stays in [true, false] {
+                let (child, stdin) = shared(backend, 7);
+                let first = runtime.spawn(begun_in(runtime, owned(&child)));
+                let second = runtime.spawn(begun_in(runtime, owned(&child)));
+                runtime.block_on(tokio::task::yield_now());
+                let (stays, goes) = if first_stays { (first, second) } else { (second, first) };
+                goes.abort();
+                assert!(runtime.block_on(goes).unwrap_err().is_cancelled());
+                drop(stdin);
+                assert_eq!(code(runtime.block_on(stays).unwrap()), 7);
+            }
+        });
+    }
+
+    #[test]
+    fn a_notice_in_a_reactor() {
+        watchdog!();
+        let (child, stdin) = stoppable(Backend::ALL[0], 7);
+        let notice = smol::Async::new_nonblocking(child.exit_notice().unwrap()).unwrap();
+        smol::block_on(async {
+            assert!(smol::future::poll_once(notice.readable()).await.is_none());
+            drop(stdin);
+            notice.readable().await.unwrap();
+        });
+        assert_eq!(child.try_wait().unwrap().unwrap().code(), Some(7));
+        let (child, stdin) = stoppable(Backend::ALL[0], 8);
+        current_thread().block_on(async {
+            let (notice, interest) = (child.exit_notice().unwrap(), tokio::io::Interest::READABLE);
+            // SAFETY: the notice keeps its descriptor open, and the same, for as long as the `AsyncFd` has it.
+            let registered =
+                unsafe { tokio::io::unix::AsyncFd::register_with_interest(notice, interest) };
+            drop(stdin);
+            let _ready = registered.unwrap().readable().await.unwrap();
+        });
+        assert_eq!(child.try_wait().unwrap().unwrap().code(), Some(8));
+    }
+
+    #[test]
+    fn smol_and_many_tasks() {
+        watchdog!();
+        on_every_backend(|backend| {
+            let (children, pipes): (Vec<_>, Vec<_>) = (0..40).map(|n| shared(backend, n)).unzip();
+            smol::block_on(async {
+                let executor = smol::LocalExecutor::new();
+                let tasks: Vec<_> =
+                    children.iter().map(|child| executor.spawn(child.exited())).collect();
+                let deadline = Instant::now() + Duration::from_millis(5);
+                let none = executor.run(children[0].exited_deadline(deadline));
+                assert_eq!(none.await.unwrap(), None);
+                drop(pipes);
+                for (n, task) in (0..).zip(tasks) {
+                    assert_eq!(code(executor.run(task).await), n);
+                }
+            });
+            let child = sleeper(backend);
+            assert!(!smol::block_on(child.stop_async(LONG)).unwrap().success());
+            // On smol's own threads, and the main one.
+            let (child, stdin) = shared(backend, 7);
+            let tasks: Vec<_> = (0..10).map(|_| smol::spawn(owned(&child))).collect();
+            drop(stdin);
+            for task in tasks {
+                assert_eq!(code(smol::block_on(task)), 7);
+            }
+        });
+    }
+}
