@@ -1102,6 +1102,64 @@ mod linux_only {
     }
 
     #[test]
+    fn nothing_is_left_behind() {
+        alone!();
+        watchdog!();
+        on_every_backend(|backend| {
+            let before = linux::descriptors();
+            let far = || Instant::now() + 60 * LONG;
+            for round in 0..rounds(100) {
+                let (child, stdin) = stoppable(backend, 7);
+                let (mut one, mut two) = (child.exited(), child.exited_deadline(far()));
+                let bell = Arc::new(Bell::default());
+                assert!(poll(&mut one, &bell).is_pending());
+                assert!(poll(&mut two, &bell).is_pending());
+                if round % 3 == 0 {
+                    drop((one, two));
+                } else if round % 3 == 1 {
+                    drop(stdin);
+                    assert_eq!(finish(&mut one).unwrap().code(), Some(7));
+                    assert_eq!(finish(&mut two).unwrap().unwrap().code(), Some(7));
+                    continue;
+                }
+                drop(stdin);
+                wait(&child);
+            }
+            until_all_threads_have_ended();
+            until("no descriptors", || linux::descriptors() == before);
+            assert_eq!(linux::children(), []);
+        });
+    }
+
+    /// A deadline that is not waited for any more does not keep the thread until then.
+    #[test]
+    fn a_deadline_that_nobody_waits_for_keeps_no_thread() {
+        alone!();
+        watchdog!();
+        on_every_backend(|backend| {
+            for exits in [true, false] {
+                let (child, stdin) = stoppable(backend, 7);
+                let mut exited = child.exited_deadline(Instant::now() + 60 * LONG);
+                assert!(poll(&mut exited, &Arc::default()).is_pending());
+                until("it sleeps", || {
+                    linux::helper_threads().contains(&"child-watcher".to_owned())
+                        && linux::helper_threads_rest()
+                });
+                let stdin = (!exits).then_some(stdin);
+                if exits {
+                    assert_eq!(finish(&mut exited).unwrap().unwrap().code(), Some(7));
+                }
+                drop(exited);
+                until("the watcher has ended", || {
+                    !linux::helper_threads().contains(&"child-watcher".to_owned())
+                });
+                drop(stdin);
+                wait(&child);
+            }
+        });
+    }
+
+    #[test]
     fn a_forgotten_future_keeps_no_zombie() {
         alone!();
         watchdog!();
@@ -1372,6 +1430,49 @@ mod linux_only {
             }
             let all = run_all([early, late], release);
             assert!(all.into_iter().all(|(_, status)| !status.unwrap().success()));
+        });
+        until_all_threads_have_ended();
+    }
+
+    /// The child of a fork may drop what it has copied, and await children of its own.
+    #[test]
+    fn after_a_fork() {
+        alone!();
+        watchdog!();
+        on_every_backend(|backend| {
+            for at_work in [false, true] {
+                let (child, stdin) = shared(backend, 7);
+                let bell = Arc::new(Bell::default());
+                let mut copied: Vec<_> = (0..3).map(|_| owned(&child)).collect();
+                let mut by_deadline = child.exited_deadline(Instant::now() + LONG);
+                assert!(poll(&mut by_deadline, &bell).is_pending());
+                for future in &mut copied {
+                    assert!(poll(future, &bell).is_pending());
+                }
+                let mut copied = Some((copied, Arc::clone(&child)));
+                let in_the_fork = || {
+                    drop(copied.take());
+                    let (own, stdin) = stoppable(backend, 8);
+                    let none =
+                        block_on(own.exited_deadline(Instant::now() + Duration::from_millis(5)));
+                    assert_eq!(none.unwrap(), None);
+                    drop(stdin);
+                    block_on(own.exited()).unwrap().code().unwrap() as u8
+                };
+                let code = if at_work {
+                    seam::while_the_reaper_works(|| linux::in_a_fork(in_the_fork))
+                } else {
+                    linux::in_a_fork(in_the_fork)
+                };
+                assert_eq!(code, 8);
+                assert_eq!(bell.count(), 0, "the fork has woken tasks of ours");
+                drop(stdin);
+                let (copied, child) = copied.expect("only the fork has dropped it");
+                let all = run_all(copied, || ());
+                assert!(all.into_iter().all(|(_, status)| status.unwrap().code() == Some(7)));
+                assert_eq!(finish(&mut by_deadline).unwrap().unwrap().code(), Some(7));
+                assert_eq!(wait(&child).code(), Some(7));
+            }
         });
         until_all_threads_have_ended();
     }

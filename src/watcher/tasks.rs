@@ -80,9 +80,13 @@ pub(crate) fn renew(wake: Wake, waker: &Waker) -> bool {
 /// It is not to be woken any more.
 pub(crate) fn forget(wake: Wake) {
     // What is over is given up after the lock is released.
-    let (waker, over) = SHARED.get().with_watcher(|watcher| match wake {
-        Wake::Exit { key, id } => watcher.forget(key, id),
-        Wake::Timer { at, id } => (watcher.timers.remove(&(at, id)), None),
+    let (waker, over) = SHARED.get().with_watcher(|watcher| {
+        let old = match wake {
+            Wake::Exit { key, id } => watcher.forget(key, id),
+            Wake::Timer { at, id } => (watcher.timers.remove(&(at, id)), None),
+        };
+        watcher.end_in_time();
+        old
     });
     if let Some((watched, port)) = over {
         watched.registration.end(&port);
@@ -106,12 +110,18 @@ impl Watcher {
         if !watched.wakers.is_empty() || watched.orphan {
             return (waker, None);
         }
-        let over = self.watched.remove(&key).zip(self.port.clone());
-        if let (true, None, Some(port)) = (self.watched.is_empty(), self.wakes_at, &self.port) {
-            // Nothing is left that would wake the thread.
-            self.wakes_at = Some(Instant::now() + LINGER);
+        (waker, self.watched.remove(&key).zip(self.port.clone()))
+    }
+
+    /// The thread may sleep until a deadline that nobody waits for any more. If nothing is left, it is to end before.
+    fn end_in_time(&mut self) {
+        let Some(port) = &self.port else { return };
+        let by = Instant::now() + LINGER;
+        let is_late = self.wakes_at.is_none_or(|wakes| by < wakes);
+        if self.watched.is_empty() && self.timers.is_empty() && is_late {
+            self.served_tasks = true;
+            self.wakes_at = Some(by);
             port.post(WAKE);
         }
-        (waker, over)
     }
 }
