@@ -487,8 +487,9 @@ fn a_waker_that_panics_hurts_nobody_else() {
             wait(&first.0);
             drop(second.1);
         });
-        let codes: Vec<_> = all.into_iter().map(|(_, status)| status.unwrap().code()).collect();
-        assert_eq!(codes, [Some(7), Some(7), Some(8)]);
+        for (task, status) in all {
+            assert_eq!(status.unwrap().code(), Some([7, 7, 8][task]));
+        }
         // Those tasks have missed their call, but the answer is there.
         assert!(bad.iter_mut().all(|exited| finish(exited).unwrap().code() == Some(7)));
         let none = block_on(third.0.exited_deadline(Instant::now() + Duration::from_millis(20)));
@@ -658,6 +659,32 @@ fn a_deadline_that_is_given_up() {
         }
         drop(stdin);
         assert_eq!(block_on(child.exited()).unwrap().code(), Some(7));
+    });
+}
+
+/// A thread that dies of what a panic left behind wakes nobody any more.
+#[test]
+fn a_waker_whose_panic_panics_when_it_is_dropped() {
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("what was thrown panics, on purpose");
+        }
+    }
+    alone!();
+    watchdog!();
+    on_every_backend(|backend| {
+        let [(first, pipe), (second, other_pipe)] = [7, 8].map(|code| stoppable(backend, code));
+        let (mut bad, mut good) = (first.exited(), second.exited());
+        let bell = Arc::new(Bell::default());
+        assert!(poll(&mut good, &bell).is_pending());
+        let waker = on_wake(|| std::panic::panic_any(Bomb));
+        assert!(poll_by(&mut bad, &waker).is_pending());
+        drop((pipe, waker));
+        assert_eq!(block_on(first.exited()).unwrap().code(), Some(7));
+        drop(other_pipe);
+        bell.wait_beyond(0);
+        assert_eq!(finish(&mut good).unwrap().code(), Some(8));
     });
 }
 

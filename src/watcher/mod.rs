@@ -178,7 +178,11 @@ impl Due {
         }
         for waker in self.wakers.drain(..) {
             // What a waker does is the caller's. The others must not suffer for it.
-            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+            if let Err(thrown) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
+                // Nor for what it has thrown, which may panic when it is dropped.
+                let dropped = catch_unwind(AssertUnwindSafe(|| drop(thrown)));
+                dropped.unwrap_or_else(std::mem::forget);
+            }
         }
     }
 }
