@@ -66,6 +66,10 @@ impl<'a> Exited<'a> {
                 Poll::Pending
             }
             Waiting::ForExit(wake) if tasks::renew(*wake, cx.waker()) => Poll::Pending,
+            Waiting::OnReactor(readiness) if !readiness.is_of_this_task() => {
+                self.waiting = Waiting::Not;
+                self.arm(cx)
+            }
             Waiting::OnReactor(readiness) if readiness.poll(cx).is_pending() => Poll::Pending,
             Waiting::ForExit(_) | Waiting::OnReactor(_) => {
                 self.waiting = Waiting::Told;

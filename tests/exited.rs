@@ -1626,6 +1626,32 @@ mod executors {
         runtime.block_on(begun).unwrap().expect("what was begun")
     }
 
+    /// The runtime that it was begun in may not be at work any more.
+    #[test]
+    fn begun_in_tokio_and_finished_elsewhere() {
+        watchdog!();
+        with_every_runtime(|backend, runtime| {
+            let (child, stdin) = shared(backend, 7);
+            let mut future = begun_in(runtime, owned(&child));
+            let bell = Arc::new(Bell::default());
+            assert!(poll(&mut future, &bell).is_pending());
+            drop(stdin);
+            bell.wait_beyond(0);
+            assert_eq!(code(finish(&mut future)), 7);
+            // In another runtime.
+            let (child, stdin) = shared(backend, 8);
+            let future = begun_in(runtime, owned(&child));
+            let other = current_thread();
+            drop(stdin);
+            assert_eq!(code(other.block_on(async { other.spawn(future).await.unwrap() })), 8);
+            // In another runtime's `block_on`, which is no task.
+            let (child, stdin) = shared(backend, 9);
+            let future = begun_in(runtime, owned(&child));
+            drop(stdin);
+            assert_eq!(code(other.block_on(future)), 9);
+        });
+    }
+
     #[test]
     fn begun_elsewhere_and_finished_in_tokio() {
         watchdog!();

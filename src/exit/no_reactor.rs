@@ -13,6 +13,10 @@ impl Readiness {
         None
     }
 
+    pub(crate) fn is_of_this_task(&self) -> bool {
+        match self.0 {}
+    }
+
     pub(crate) fn poll(&self, _: &mut Context<'_>) -> Poll<()> {
         match self.0 {}
     }

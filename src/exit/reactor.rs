@@ -12,7 +12,10 @@ use tokio::io::unix::AsyncFd;
 
 /// Keeps the descriptor open for as long as the reactor has it.
 #[derive(Debug)]
-pub(crate) struct Readiness(AsyncFd<ExitNotice>);
+pub(crate) struct Readiness {
+    notice: AsyncFd<ExitNotice>,
+    task: tokio::task::Id,
+}
 
 impl Readiness {
     /// `None` if this is no task of a tokio runtime, if that has no I/O, or if its reactor has this descriptor already,
@@ -20,19 +23,24 @@ impl Readiness {
     pub(crate) fn of(notice: &Arc<Notice>, id: u32) -> Option<Self> {
         // Only what tokio runs: a future that is polled by another executor, though within the context of a runtime,
         // may outlive that.
-        tokio::task::try_id()?;
+        let task = tokio::task::try_id()?;
         let notice = ExitNotice::of(Arc::clone(notice), id).ok()?;
         // tokio panics for want of I/O, and there is no way to ask.
         let registered = catch_unwind(AssertUnwindSafe(|| {
             // SAFETY: the notice keeps its one descriptor open until the `AsyncFd` is dropped, and lends it to nobody.
             unsafe { AsyncFd::register_with_interest(notice, Interest::READABLE) }
         }));
-        registered.ok()?.ok().map(Self)
+        Some(Self { notice: registered.ok()?.ok()?, task })
+    }
+
+    /// Whether it was made by the task that runs now. Another one may go on while the runtime of that stands still.
+    pub(crate) fn is_of_this_task(&self) -> bool {
+        tokio::task::try_id() == Some(self.task)
     }
 
     /// Whether there is reason to look.
     pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
         // An error means that the runtime is shutting down.
-        self.0.poll_read_ready(cx).map(drop)
+        self.notice.poll_read_ready(cx).map(drop)
     }
 }
