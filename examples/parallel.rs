@@ -61,12 +61,6 @@ Exit status: 0 if all have succeeded, 1 if one has failed or its output cannot
 be written, 2 if an option or the input is wrong, 128 and its number after a
 signal.";
 
-/// What makes a command the biggest. (There is no peak memory to be had yet.)
-const BIGNESS: &str = "bytes of output";
-fn bigness(captured: &Captured) -> Option<u64> {
-    Some(captured.stdout.total + captured.stderr.total)
-}
-
 fn main() {
     process::exit(match parse(Parser::from_env()) {
         Ok(Some((options, lines))) => run(options, lines).unwrap_or_else(|error| {
@@ -325,8 +319,9 @@ impl Pool {
                     self.stop();
                 }
             }
+            let memory = captured.usage.and_then(|usage| usage.peak_memory);
             report.slowest = report.slowest.max(Some((captured.elapsed, number)));
-            report.biggest = report.biggest.max(bigness(captured).map(|size| (size, number)));
+            report.biggest = report.biggest.max(memory.map(|memory| (memory, number)));
         }
         if success {
             report.succeeded += 1;
@@ -403,8 +398,9 @@ impl Pool {
         if let Some((elapsed, number)) = report.slowest {
             say(format_args!("slowest: {}: {:.2}s", self.name(number), elapsed.as_secs_f64()));
         }
-        if let Some((size, number)) = report.biggest {
-            say(format_args!("biggest: {}: {size} {BIGNESS}", self.name(number)));
+        if let Some((memory, number)) = report.biggest {
+            let mib = memory as f64 / f64::from(1 << 20);
+            say(format_args!("biggest: {}: {mib:.1} MiB", self.name(number)));
         }
         match signals {
             0 => i32::from(failed > 0 || report.mute),
