@@ -510,7 +510,8 @@ mod platform {
     }
 
     pub(super) fn line(bytes: &[u8]) -> io::Result<OsString> {
-        let line = str::from_utf8(bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e));
+        let line = std::str::from_utf8(bytes);
+        let line = line.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
         line.map(OsString::from)
     }
 
