@@ -50,13 +50,10 @@ fn backend(n: usize) -> Backend {
 }
 
 /// A thread that is blocked, as far as can be told here; and what it gets in the end.
-fn blocked<'scope, T: Send>(
+fn blocked<'scope, T: Send + 'scope>(
     scope: &'scope Scope<'scope, '_>,
     wait: impl FnOnce() -> T + Send + 'scope,
-) -> ScopedJoinHandle<'scope, T>
-where
-    T: 'scope,
-{
+) -> ScopedJoinHandle<'scope, T> {
     let (send, receive) = mpsc::channel();
     let waiter = scope.spawn(move || {
         #[cfg(target_os = "linux")]
