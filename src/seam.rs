@@ -24,6 +24,13 @@ pub fn tie_by_guardian(options: &mut SpawnOptions) {
     options.wanted.system.no_nursery = true;
 }
 
+/// Has the watcher wake the tasks of tokio runtimes, as without the feature `tokio`: so both are measured in one build, by
+/// the same tasks on the same executor. It is for futures that are polled for the first time from here on.
+#[cfg(all(feature = "tokio", target_os = "linux"))]
+pub fn watcher_only(only: bool) {
+    exit::WATCHER_ONLY.store(only, std::sync::atomic::Ordering::Relaxed);
+}
+
 impl Backend {
     /// All that this system has, the one that is used by default first.
     pub const ALL: &[Self] = {

@@ -74,6 +74,8 @@ mod reactor;
 mod reactor;
 #[cfg(feature = "async")]
 pub(crate) use reactor::Readiness;
+#[cfg(all(feature = "tokio", target_os = "linux"))]
+pub(crate) use reactor::WATCHER_ONLY;
 #[cfg(all(windows, any(feature = "set", feature = "async")))]
 mod wait_registration;
 #[cfg(all(windows, any(feature = "set", feature = "async")))]

@@ -6,9 +6,13 @@
 use super::{ExitNotice, Notice};
 use crate::sync::Arc;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+/// For the benchmark: no reactor serves, as if the feature was not there.
+pub(crate) static WATCHER_ONLY: AtomicBool = AtomicBool::new(false);
 
 /// Keeps the descriptor open for as long as the reactor has it.
 #[derive(Debug)]
@@ -21,6 +25,9 @@ impl Readiness {
     /// `None` if this is no task of a tokio runtime, if that has no I/O, or if its reactor has this descriptor already,
     /// for another task.
     pub(crate) fn of(notice: &Arc<Notice>, id: u32) -> Option<Self> {
+        if WATCHER_ONLY.load(Ordering::Relaxed) {
+            return None;
+        }
         // Only what tokio runs: a future that is polled by another executor, though within the context of a runtime,
         // may outlive that.
         let task = tokio::task::try_id()?;
