@@ -1,7 +1,8 @@
 //! The command line: which measurements, and what is printed of them.
 
 use crate::report::{Row, Table};
-use crate::{capture, cgroup, crowd, handle, spawn, tree, try_wait, waiters, wake, worker};
+use crate::{brood, capture, cgroup, crowd, futures, handle, set, set_memory};
+use crate::{spawn, tree, try_wait, waiters, wake, worker};
 use lexopt::{Arg, ValueExt};
 use std::error::Error;
 use std::path::PathBuf;
@@ -23,6 +24,9 @@ const MEASUREMENTS: &[(&str, Measure)] = &[
     ("tree_kill", tree::measure_kill),
     ("sweep", tree::measure_sweep),
     ("cgroup_kill", cgroup::measure),
+    ("set", set::measure),
+    ("set_memory", set_memory::measure),
+    ("futures", futures::measure),
 ];
 
 /// How much time to spend.
@@ -58,6 +62,7 @@ pub(crate) fn run() -> Result<()> {
             }
             // What the benchmark runs itself as, which is not for users.
             Arg::Value(name) if name == wake::CHILD => wake::child(),
+            Arg::Value(name) if name == brood::MEMBER => brood::member(),
             Arg::Value(name) if name == worker::WORKER => {
                 let (kind, who) = (parser.value()?.string()?, parser.value()?.string()?);
                 return worker::serve(&kind, &who);

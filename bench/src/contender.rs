@@ -19,13 +19,28 @@ pub(crate) enum Who {
     Ours,
     /// This crate where it must do without a pidfd: timed waits take a helper thread a child.
     Fallback,
+    /// This crate where a task of tokio's is woken by the reactor of its runtime.
+    OnReactor,
+    /// This crate with a hundred children.
+    Few,
     /// shared_child 1.1.2.
     Peer,
+    /// tokio.
+    Tokio,
 }
 
 impl Who {
-    const ALL: [Self; 6] =
-        [Self::Nobody, Self::Raw, Self::Std, Self::Ours, Self::Fallback, Self::Peer];
+    const ALL: [Self; 9] = [
+        Self::Nobody,
+        Self::Raw,
+        Self::Std,
+        Self::Ours,
+        Self::Fallback,
+        Self::OnReactor,
+        Self::Few,
+        Self::Peer,
+        Self::Tokio,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -34,7 +49,10 @@ impl Who {
             Self::Std => "std",
             Self::Ours => "this crate",
             Self::Fallback => "its fallback",
+            Self::OnReactor => "its reactor",
+            Self::Few => "a set of 100",
             Self::Peer => "1.1.2",
+            Self::Tokio => "tokio",
         }
     }
 

@@ -71,7 +71,7 @@ fn row(name: &str, unit: &'static str, costs: &[Cost], of: fn(&Cost) -> f64) -> 
 }
 
 /// The system's allocator, with a count of the bytes in use.
-struct Counting;
+pub(crate) struct Counting;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -79,7 +79,7 @@ static ALLOCATOR: Counting = Counting;
 static IN_USE: AtomicUsize = AtomicUsize::new(0);
 
 impl Counting {
-    fn bytes() -> usize {
+    pub(crate) fn bytes() -> usize {
         IN_USE.load(Ordering::Relaxed)
     }
 }

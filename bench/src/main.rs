@@ -1,4 +1,4 @@
-//! Measures this crate beside `std::process`, shared_child 1.1.2 and raw system calls:
+//! Measures this crate beside `std::process`, shared_child 1.1.2, tokio and raw system calls:
 //!
 //! ```text
 //! cargo run --release -p bench [-- [--quick] [--json FILE] [NAME…]]
@@ -8,6 +8,8 @@
 //! order that is shuffled each time, and the ratio is the median over the rounds. So whatever slows
 //! the machine for a while slows all alike. A missed bar is printed, and is no failure of the run.
 
+#[cfg(target_os = "linux")]
+mod brood;
 #[cfg(target_os = "linux")]
 mod capture;
 #[cfg(target_os = "linux")]
@@ -19,6 +21,8 @@ mod contender;
 #[cfg(target_os = "linux")]
 mod crowd;
 #[cfg(target_os = "linux")]
+mod futures;
+#[cfg(target_os = "linux")]
 mod handle;
 #[cfg(target_os = "linux")]
 mod procfs;
@@ -26,6 +30,10 @@ mod procfs;
 mod report;
 #[cfg(target_os = "linux")]
 mod rounds;
+#[cfg(target_os = "linux")]
+mod set;
+#[cfg(target_os = "linux")]
+mod set_memory;
 #[cfg(target_os = "linux")]
 mod spawn;
 #[cfg(target_os = "linux")]

@@ -12,6 +12,8 @@ pub(crate) struct Row {
     compare: Compare,
     reference: Who,
     figures: Vec<Figure>,
+    /// Which of this crate's the row is about.
+    ours: Who,
     bar: Option<f64>,
     is_latency: bool,
 }
@@ -72,8 +74,15 @@ impl Row {
         reference: Who,
         figures: Vec<Figure>,
     ) -> Self {
-        let (bar, is_latency) = (None, false);
-        Self { name: name.to_owned(), unit, compare, reference, figures, bar, is_latency }
+        let (ours, bar, is_latency) = (Who::Ours, None, false);
+        Self { name: name.to_owned(), unit, compare, reference, figures, ours, bar, is_latency }
+    }
+
+    /// Where this crate takes part in two ways, each with a bar of its own: the row is about this one, and leaves the
+    /// others out.
+    pub(crate) fn of(mut self, ours: Who) -> Self {
+        self.figures.retain(|figure| [ours, self.reference].contains(&figure.who));
+        Self { ours, ..self }
     }
 
     /// What this crate's comparison with the reference, or its figure, must not exceed.
@@ -91,7 +100,7 @@ impl Row {
     }
 
     fn ours(&self) -> Option<f64> {
-        self.figure(Who::Ours)?.against.map(|against| against.mid)
+        self.figure(self.ours)?.against.map(|against| against.mid)
     }
 
     fn is_within(&self) -> Option<bool> {
@@ -123,7 +132,7 @@ impl Row {
                     let _ = write!(line, " [{low:.3}, {high:.3}]");
                 }
             }
-            if let (Who::Ours, Some(bar)) = (*who, self.bar) {
+            if let Some(bar) = self.bar.filter(|_| *who == self.ours) {
                 let _ = write!(line, "   bar {}: {}", self.compare.show_bar(bar), self.verdict());
             }
             text += &line;
@@ -151,7 +160,7 @@ impl Row {
             self.figure(self.reference)
                 .map(|it| format!("{}: {}", self.reference.name(), value(it)))
                 .unwrap_or_default(),
-            self.figure(Who::Ours).map(value).unwrap_or_default(),
+            self.figure(self.ours).map(value).unwrap_or_default(),
             self.ours().map(|it| self.compare.show(it)).unwrap_or_default(),
             self.bar.map(|bar| self.compare.show_bar(bar)).unwrap_or_default(),
             self.verdict().to_owned(),

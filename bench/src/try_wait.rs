@@ -24,7 +24,7 @@ pub(crate) fn measure(effort: Effort) -> Result<Vec<Row>> {
         Who::Fallback => sample(|| fallback.try_wait().map(|status| status.is_some())),
         Who::Peer => sample(|| peer.try_wait().map(|status| status.is_some())),
         Who::Std => sample(|| std.try_wait().map(|status| status.is_some())),
-        Who::Raw | Who::Nobody => sample(|| waitid(std.id())),
+        _ => sample(|| waitid(std.id())),
     })?;
     let name = "`try_wait` on a live child";
     Ok(vec![

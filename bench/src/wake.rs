@@ -55,7 +55,21 @@ fn sample<H: Handle>() -> Result<f64> {
     command.arg(CHILD).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = Killed::<H>::spawn(&mut command)?;
     // std's wait would close the pipe that the child is held by.
-    let (stdin, mut stdout) = child.pipes().ok_or("no pipes to the child")?;
+    let (stdin, stdout) = child.pipes().ok_or("no pipes to the child")?;
+    latency(stdin, stdout, || {
+        let status = child.wait_a_minute()?;
+        let woken = nanoseconds();
+        status.ok_or("the wait timed out")?;
+        Ok(woken)
+    })
+}
+
+/// From the last moment of the child, which these are the pipes of, until that which the wait tells; in microseconds.
+pub(crate) fn latency(
+    stdin: impl Send,
+    mut stdout: impl Read,
+    wait: impl FnOnce() -> Result<u64>,
+) -> Result<f64> {
     stdout.read_exact(&mut [0; 1])?; // it is ready
 
     let woken = thread::scope(|scope| {
@@ -66,10 +80,8 @@ fn sample<H: Handle>() -> Result<f64> {
             thread::sleep(Duration::from_millis(4));
             blocked
         });
-        let status = child.wait_a_minute()?;
-        let woken = nanoseconds();
+        let woken = wait()?;
         release.join().map_err(|_| "the release has failed")??;
-        status.ok_or("the wait timed out")?;
         Ok::<_, Box<dyn std::error::Error>>(woken)
     })?;
 
@@ -96,7 +108,7 @@ pub(crate) fn child() -> ! {
 }
 
 /// The monotonic clock, which processes share. (`Instant` does not give its number.)
-fn nanoseconds() -> u64 {
+pub(crate) fn nanoseconds() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `now` is a writable timespec. This clock exists everywhere, so the call cannot fail.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };

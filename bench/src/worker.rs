@@ -8,7 +8,7 @@
 use crate::cli::Result;
 use crate::contender::Who;
 use crate::waiters::{self, Waiters};
-use crate::wake;
+use crate::{futures, set, wake};
 use std::env;
 use std::io::{self, BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
@@ -55,6 +55,9 @@ pub(crate) fn serve(kind: &str, who: &str) -> Result<()> {
     limit_time();
     let who = Who::named(who).ok_or("no such contender")?;
     let mut sampler: Box<dyn FnMut(usize) -> Result<Vec<f64>>> = match kind {
+        set::KIND => Box::new(move |count| set::samples(who, count)),
+        futures::CPU => Box::new(move |count| futures::cpu_times(who, count)),
+        futures::WAKE => Box::new(move |count| futures::latencies(who, count)),
         wake::KIND => Box::new(move |count| wake::samples(who, count)),
         waiters::KIND => {
             let waiters = Waiters::start(who)?;
