@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 const STUBBORN: &str = "ignore 15 pid read";
 
@@ -324,6 +325,8 @@ fn all_are_asked_at_the_same_time() {
         running.hear("signal 15");
     }
     assert_eq!(running.cast.alive().len(), 3);
+    // Longer than a capture waits by itself for those who are left.
+    thread::sleep(Duration::from_millis(400));
     running.input = None;
     let captured = running.ends(130);
     says(&captured, "3 stopped");
