@@ -1069,9 +1069,18 @@ mod linux_only {
 
     const BEST: Backend = Backend::ALL[0];
 
+    /// They stay for a second: not to be asked all the time.
+    #[track_caller]
+    fn until_ended(is_one: impl Fn(&str) -> bool) {
+        until("the threads have ended", || {
+            thread::sleep(Duration::from_millis(2));
+            !linux::helper_threads().iter().any(|name| is_one(name))
+        });
+    }
+
     #[track_caller]
     fn until_all_threads_have_ended() {
-        until("no threads", || linux::helper_threads().is_empty());
+        until_ended(|_| true);
     }
 
     /// What takes this much time in which nothing happens costs no more CPU than that.
@@ -1177,9 +1186,7 @@ mod linux_only {
                     assert_eq!(finish(&mut exited).unwrap().unwrap().code(), Some(7));
                 }
                 drop(exited);
-                until("the watcher has ended", || {
-                    !linux::helper_threads().contains(&"child-watcher".to_owned())
-                });
+                until_ended(|name| name == "child-watcher");
                 drop(stdin);
                 wait(&child);
             }
