@@ -155,7 +155,9 @@ fn on_wake(run: impl FnOnce() + Send + 'static) -> Waker {
 struct OnDrop<F: FnOnce() + Send + 'static>(Mutex<Option<F>>);
 
 impl<F: FnOnce() + Send + 'static> Wake for OnDrop<F> {
-    fn wake(self: Arc<Self>) {}
+    fn wake(self: Arc<Self>) {
+        drop(self);
+    }
 }
 
 impl<F: FnOnce() + Send + 'static> Drop for OnDrop<F> {
