@@ -159,18 +159,15 @@ impl Future for ExitedDeadline<'_> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         // Before the look: it looks at least once, and who has exited by the deadline is said to have.
-        let is_over = Pin::new(&mut this.deadline).poll(cx).is_ready();
-        match Pin::new(&mut this.exited).poll(cx) {
-            Poll::Ready(answer) => {
-                this.deadline.stop_waiting();
-                Poll::Ready(answer.map(Some))
-            }
-            Poll::Pending if is_over => {
-                this.exited.stop_waiting();
-                Poll::Ready(Ok(None))
-            }
-            Poll::Pending => Poll::Pending,
+        if Pin::new(&mut this.deadline).poll(cx).is_ready() {
+            this.exited.stop_waiting();
+            return Poll::Ready(this.exited.child.try_wait());
         }
+        let answer = Pin::new(&mut this.exited).poll(cx);
+        if answer.is_ready() {
+            this.deadline.stop_waiting();
+        }
+        answer.map_ok(Some)
     }
 }
 
@@ -185,8 +182,9 @@ impl SharedChild {
     /// One background thread wakes the tasks for all children. It is started when it is first needed, and ends a second
     /// after it is not needed any more. Where none is to be had, a poll takes up to 20 ms, instead of it.
     ///
-    /// With the feature `tokio`, on Linux, a task of a tokio runtime is woken by that runtime's reactor instead, which
-    /// spares the way over that thread.
+    /// With the feature `tokio`, on Linux, a task of a multi-threaded tokio runtime is woken by that runtime's reactor
+    /// instead, which spares the way over that thread. (Of a runtime whose I/O is not enabled tokio says so by a panic,
+    /// which is caught here; where panics abort, enable it.) As with all that tokio wakes, some worker has to be free.
     ///
     /// # Errors
     ///
@@ -281,7 +279,8 @@ impl SharedChild {
     /// The future of [`stop`](Self::stop): asks the child to end, waits for up to `grace`, then kills it. The whole
     /// [tree](Self::tree), if it is one.
     ///
-    /// To drop the future after it was polled leaves the child asked, and not killed.
+    /// To drop the future after it was polled leaves the child asked, and not killed; its grace counts for those who
+    /// stop the child later.
     ///
     /// A child is waited for as by [`exited`](Self::exited). When the leader of a tree has ended and others have not,
     /// their end is looked for, after pauses of up to 100 ms. A look at a tree and its kill are system calls for each

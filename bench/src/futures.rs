@@ -2,9 +2,9 @@
 //!
 //! Everything is on tokio's executor, in a task for each child, so that what differs is only what wakes them:
 //! `tokio::process::Child::wait`, `exited()` as on any executor (the thread that wakes the tasks is this crate's), and
-//! `exited()` with the feature `tokio` (the reactor of the runtime does it). The runtime has the current thread only,
-//! which is fairest: with more, what is measured is how busy threads are with handing each other work, and how long one
-//! that is parked takes to get up, which is the same for all and hides the rest.
+//! `exited()` with the feature `tokio` (the reactor of the runtime does it). The runtime is a
+//! multi-threaded one, whose reactor alone serves `exited()`, with a single worker, which is fairest: with more, what is
+//! measured is how busy threads are with handing each other work.
 //!
 //! The CPU time is counted as in [`set`](crate::set): all children end at once. The latency is as in
 //! [`wake`](crate::wake), from the child's last moment until the task goes on.
@@ -76,7 +76,7 @@ pub(crate) fn cpu_times(who: Who, children: usize) -> Result<Vec<f64>> {
 
 fn runtime_for(who: Who) -> io::Result<Runtime> {
     seam::watcher_only(who != Who::OnReactor);
-    runtime::Builder::new_current_thread().enable_io().build()
+    runtime::Builder::new_multi_thread().worker_threads(1).enable_io().build()
 }
 
 /// The CPU time from when the children begin to exit until all tasks have told the status.
@@ -103,7 +103,8 @@ fn exits(runtime: &Runtime, who: Who, children: usize) -> Result<Duration> {
     runtime.block_on(tasks.until_waiting());
     let start = cpu_time()?;
     brood.release();
-    runtime.block_on(tasks.until_done())?;
+    // On the worker as well, or it would wake this thread for each.
+    runtime.block_on(runtime.spawn(tasks.until_done()))??;
     Ok(cpu_time()? - start)
 }
 
@@ -123,18 +124,18 @@ impl Tasks {
         });
     }
 
-    /// Returns when all have been polled, on this one thread: so each waits.
+    /// Returns when all have been polled: so each waits, but for the last perhaps, which is about to.
     async fn until_waiting(&self) {
         while self.polled.load(Ordering::Relaxed) < self.all.len() {
             task::yield_now().await;
         }
     }
 
-    async fn until_done(&mut self) -> Result<()> {
+    async fn until_done(mut self) -> io::Result<()> {
         while let Some(status) = self.all.join_next().await {
-            let status = status??;
+            let status = status.map_err(io::Error::other)??;
             if !status.success() {
-                return Err(format!("a child has failed: {status}").into());
+                return Err(io::Error::other(format!("a child has failed: {status}")));
             }
         }
         Ok(())

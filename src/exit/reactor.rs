@@ -1,4 +1,7 @@
-//! Linux, with the feature `tokio`: the reactor of the runtime that runs the task wakes it.
+//! Linux, with the feature `tokio`: the reactor of the multi-threaded runtime that runs the task wakes it.
+//!
+//! That of a runtime with one thread stands still while nobody is in its `block_on`, as it may be while another executor
+//! polls the future on a thread that tokio takes for a task's (`spawn_blocking`). So there the watcher serves.
 //!
 //! (A kqueue may not be put into another process's reactor after a fork, and tokio cannot be told to leave it alone;
 //! so elsewhere the watcher serves.)
@@ -10,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 /// For the benchmark: no reactor serves, as if the feature was not there.
 pub(crate) static WATCHER_ONLY: AtomicBool = AtomicBool::new(false);
@@ -22,7 +26,7 @@ pub(crate) struct Readiness {
 }
 
 impl Readiness {
-    /// `None` if this is no task of a tokio runtime, if that has no I/O, or if its reactor has this descriptor already,
+    /// `None` if this is no task of a multi-threaded tokio runtime, if that has no I/O, or if its reactor has this descriptor already,
     /// for another task.
     pub(crate) fn of(notice: &Arc<Notice>, id: u32) -> Option<Self> {
         if WATCHER_ONLY.load(Ordering::Relaxed) {
@@ -31,6 +35,10 @@ impl Readiness {
         // Only what tokio runs: a future that is polled by another executor, though within the context of a runtime,
         // may outlive that.
         let task = tokio::task::try_id()?;
+        let runtime = Handle::try_current().ok()?;
+        if runtime.runtime_flavor() != RuntimeFlavor::MultiThread {
+            return None;
+        }
         let notice = ExitNotice::of(Arc::clone(notice), id).ok()?;
         // tokio panics for want of I/O, and there is no way to ask.
         let registered = catch_unwind(AssertUnwindSafe(|| {

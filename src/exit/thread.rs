@@ -26,7 +26,7 @@
 
 use super::identity::{self, Identity};
 use super::{Look, by_pid, by_pid::Pid, unix, usage};
-use crate::sync::{Arc, Mutex, MutexGuard, imp::Condvar};
+use crate::sync::{Arc, Mutex, imp::Condvar};
 use crate::usage::Usage;
 use std::ffi::c_int;
 use std::fmt;
@@ -111,7 +111,7 @@ struct Waiting {
     next_listener: u64,
 }
 
-/// Called once, when there is reason to look. It does not block.
+/// Called once, when there is reason to look. It does not block, and does not come back here.
 pub(crate) type Listener = Box<dyn FnOnce() + Send>;
 
 impl Thread {
@@ -181,7 +181,7 @@ impl<P: ById> Thread<P> {
         if let Ok(shared) = self.shared() {
             let mut waiting = shared.waiting.lock();
             waiting.closed = true;
-            shared.told(waiting);
+            shared.tell_all(&mut waiting);
         }
     }
 
@@ -288,7 +288,7 @@ impl<P: ById> Shared<P> {
             if !waiting.orphan || self.reap() {
                 waiting.helper = false;
                 waiting.rounds += 1;
-                self.told(waiting);
+                self.tell_all(&mut waiting);
                 return;
             }
             // An orphan that `waitid` does not block for and that cannot be reaped (see `Backoff`).
@@ -297,12 +297,11 @@ impl<P: ById> Shared<P> {
         }
     }
 
-    /// Wakes those on the condvar, and tells the listeners.
-    fn told(&self, mut waiting: MutexGuard<'_, Waiting>) {
-        let listeners = std::mem::take(&mut waiting.listeners);
+    /// Tells the listeners, and wakes those on the condvar. All under the lock: once a waiter has come back, whoever
+    /// listens has been told as well.
+    fn tell_all(&self, waiting: &mut Waiting) {
+        waiting.listeners.drain(..).for_each(|(_, listener)| listener());
         self.changed.notify_all();
-        drop(waiting);
-        listeners.into_iter().for_each(|(_, listener)| listener());
     }
 
     /// Whether there is something to block for. Without `waitid` there is not, and callers poll.
