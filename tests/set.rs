@@ -370,10 +370,10 @@ fn replacements_race_exits() {
         thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {
-                    loop {
-                        let finished = next(&set);
+                    // Until nobody is left.
+                    while let Some(finished) = set.wait_next_timeout(LONG) {
                         if finished.key == usize::MAX {
-                            break set.insert(usize::MAX, finished.child);
+                            break;
                         }
                         assert_eq!(finished.key, 0);
                         let code = finished.status.unwrap().code().expect("it was not killed");
@@ -389,6 +389,7 @@ fn replacements_race_exits() {
             until("the last is handed out", || set.get(&0).is_none());
             set.get(&usize::MAX).unwrap().kill().unwrap();
         });
+        assert!(set.is_empty());
         let mut got = got.into_inner().unwrap();
         got.sort_unstable();
         let mut all: Vec<_> = (0..count).map(code).collect();
