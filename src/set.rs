@@ -73,6 +73,8 @@ struct Members<K> {
     next_token: u64,
     /// Those that nobody will tell of (any more).
     looked_at: BTreeSet<u64>,
+    /// Of how many the port may hear later than others do.
+    late: usize,
     /// How many threads are waiting.
     waiting: usize,
 }
@@ -122,6 +124,7 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
                 by_token: HashMap::default(),
                 next_token: WAKE + 1,
                 looked_at: BTreeSet::new(),
+                late: 0,
                 waiting: 0,
             }),
             port: Arc::new(Port::new()),
@@ -164,9 +167,12 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
                 None
             }
         };
-        let old = members.tokens.insert(key.clone(), token);
-        let old = old.and_then(|old| members.by_token.remove(&old));
-        members.by_token.insert(token, Member { key, child, registration });
+        let old = members.tokens.get(&key).copied();
+        let old = old.and_then(|old| Self::take(&mut members, old));
+        members.tokens.insert(key.clone(), token);
+        let member = Member { key, child, registration };
+        members.late += usize::from(member.is_late());
+        members.by_token.insert(token, member);
         drop(members);
         old.map(|old| old.leave(&self.port))
     }
@@ -431,10 +437,18 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
         loop {
             let looked_at = self.members.lock().looked_at.clone();
             // The one that was heard of comes first.
-            for token in tokens.drain(..).chain(looked_at.iter().copied()) {
+            for token in tokens.drain(..) {
                 if let Some(finished) = self.take_if_exited(token) {
                     return Some(finished);
                 }
+                // Told of, and not to be had yet (see `Backoff`). Unless it is no member any more.
+                let mut members = self.members.lock();
+                if members.by_token.contains_key(&token) {
+                    self.look_at(&mut members, token);
+                }
+            }
+            if let Some(finished) = looked_at.iter().find_map(|token| self.take_if_exited(*token)) {
+                return Some(finished);
             }
             if self.is_empty() {
                 return None;
@@ -449,23 +463,27 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
                     return None;
                 }
             } else if tokens.is_empty() && deadline.is_some_and(|at| at <= Instant::now()) {
-                // Those who are looked at have been, but for a first time at the end.
-                return None;
+                // Those who are looked at have been. But another thread may be on its way here with an exit that
+                // somebody knows of already.
+                return self.late().into_iter().find_map(|token| self.take_if_exited(token));
             }
         }
+    }
+
+    /// Those of which the port may hear later than others do.
+    fn late(&self) -> Vec<u64> {
+        let members = self.members.lock();
+        if members.late == 0 {
+            return Vec::new();
+        }
+        let late = members.by_token.iter().filter(|(_, member)| member.is_late());
+        late.map(|(token, _)| *token).collect()
     }
 
     /// Whoever is told that the child has exited, and finds it here, hands it out.
     fn take_if_exited(&self, token: u64) -> Option<Finished<K>> {
         let child = Arc::clone(&self.members.lock().by_token.get(&token)?.child);
-        let Some(status) = child.try_wait().transpose() else {
-            // Told of, and not to be had yet (see `Backoff`). Unless somebody has removed it meanwhile.
-            let mut members = self.members.lock();
-            if members.by_token.contains_key(&token) {
-                self.look_at(&mut members, token);
-            }
-            return None;
-        };
+        let status = child.try_wait().transpose()?;
         let mut members = self.members.lock();
         let member = Self::take(&mut members, token)?;
         drop(members);
@@ -477,6 +495,7 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
     fn take(members: &mut Members<K>, token: u64) -> Option<Member<K>> {
         let member = members.by_token.remove(&token)?;
         members.tokens.remove(&member.key);
+        members.late -= usize::from(member.is_late());
         members.looked_at.remove(&token);
         Some(member)
     }
@@ -506,6 +525,10 @@ impl<K> ChildSet<K> {
 }
 
 impl<K> Member<K> {
+    fn is_late(&self) -> bool {
+        self.registration.as_ref().is_some_and(|registration| !registration.is_prompt())
+    }
+
     /// Not under the lock.
     fn leave(self, port: &Port) -> Arc<SharedChild> {
         if let Some(registration) = self.registration {

@@ -46,6 +46,12 @@ impl Registration {
         Some(Self { notice: Arc::clone(notice), how })
     }
 
+    /// Whether the port hears of an exit no later than anybody else.
+    #[cfg(feature = "set")]
+    pub(crate) fn is_prompt(&self) -> bool {
+        !matches!(self.how, How::Listening(_))
+    }
+
     /// Takes it out of its port. What the port was told before, it tells.
     ///
     /// Not the work of a drop, since a port that is dropped in the child of a fork shares its queue with the parent's.

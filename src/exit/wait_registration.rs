@@ -57,6 +57,12 @@ impl Registration {
         Some(Self { wait, told, _process: process })
     }
 
+    /// Whether the port hears of an exit no later than anybody else: not by way of another thread.
+    #[cfg(feature = "set")]
+    pub(crate) fn is_prompt(&self) -> bool {
+        false
+    }
+
     /// What the port was told before, it tells.
     pub(crate) fn end(self, _: &Port) {}
 }
