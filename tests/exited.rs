@@ -1067,6 +1067,7 @@ mod linux_only {
     use common::linux::{Deny, NoDescriptors, deny};
     use shared_child::seam;
     use shared_child::unix::ReapedElsewhere;
+    use std::mem::ManuallyDrop;
     use std::process::Stdio;
 
     const BEST: Backend = Backend::ALL[0];
@@ -1121,9 +1122,8 @@ mod linux_only {
         assert!(!block_on(sleeper(backend).stop_async(LONG)).unwrap().success());
         // Forgotten, with the child.
         let (child, stdin) = stoppable(backend, 7);
-        let mut forgotten = Box::pin(child.exited());
-        assert!(poll(&mut forgotten, &bell).is_pending());
-        std::mem::forget(forgotten);
+        let mut forgotten = ManuallyDrop::new(child.exited());
+        assert!(poll(&mut *forgotten, &bell).is_pending());
         drop((child, stdin));
         until("reaped", || {
             wait(&quick(backend, 0));
@@ -1203,9 +1203,8 @@ mod linux_only {
             for exited in [true, false] {
                 let before = linux::descriptors();
                 let (child, stdin) = stoppable(backend, 7);
-                let mut forgotten = Box::pin(child.exited());
-                assert!(poll(&mut forgotten, &Arc::default()).is_pending());
-                std::mem::forget(forgotten);
+                let mut forgotten = ManuallyDrop::new(child.exited());
+                assert!(poll(&mut *forgotten, &Arc::default()).is_pending());
                 let stdin = (!exited).then_some(stdin);
                 if exited {
                     linux::wait_for_zombie(child.id());
