@@ -1206,6 +1206,42 @@ mod linux_only {
         }
     }
 
+    /// Two look at once, one of them in vain for what the other has got meanwhile. It must not go without what is there
+    /// besides.
+    #[test]
+    fn who_comes_late_for_one_gets_another() {
+        watchdog!();
+        let exited = Arc::new(quick(BEST, 7));
+        wait(&exited);
+        for _ in 0..rounds(300) {
+            let set = ChildSet::new();
+            let child = Arc::new(sleeper(BEST));
+            set.insert("waited for", Arc::clone(&child));
+            thread::scope(|scope| {
+                // The bell has rung once: it is asked first after that.
+                let waiter = blocked(scope, || next(&set).key);
+                set.insert("posted", Arc::clone(&exited));
+                assert_eq!(waiter.join().unwrap(), "posted");
+            });
+            child.kill().unwrap();
+            linux::wait_for_zombie(child.id());
+            let start = Barrier::new(3);
+            let both = thread::scope(|scope| {
+                let looks = [(); 2].map(|()| {
+                    scope.spawn(|| {
+                        start.wait();
+                        set.try_next().map(|finished| finished.key)
+                    })
+                });
+                start.wait();
+                set.insert("posted", Arc::clone(&exited));
+                looks.map(|look| look.join().unwrap())
+            });
+            assert!(both.contains(&Some("waited for")), "it had exited before: {both:?}");
+            while set.wait_next().is_some() {}
+        }
+    }
+
     /// The same, for children that are so from the beginning.
     #[test]
     fn who_looks_leaves_that_to_another_without_descriptors() {

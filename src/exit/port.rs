@@ -63,20 +63,22 @@ impl Port {
         at_most: usize,
         deadline: Option<Instant>,
     ) -> io::Result<()> {
-        if self.take_posted(self.posted.lock(), tokens, at_most) {
-            return Ok(());
+        loop {
+            if self.take_posted(self.posted.lock(), tokens, at_most) {
+                return Ok(());
+            }
+            let Some(watch) = &self.watch else {
+                self.wait_for_posted(tokens, at_most, deadline);
+                return Ok(());
+            };
+            let left = deadline
+                .map(|deadline| deadline.saturating_duration_since(Instant::now()).min(DAY));
+            let rung = watch.wait(tokens, at_most, left)?;
+            if !rung || !tokens.is_empty() {
+                return Ok(());
+            }
+            // Others may have taken what it rang for, and what it has come before may be there still.
         }
-        let Some(watch) = &self.watch else {
-            self.wait_for_posted(tokens, at_most, deadline);
-            return Ok(());
-        };
-        let left =
-            deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()).min(DAY));
-        let rung = watch.wait(tokens, at_most, left)?;
-        if rung {
-            self.take_posted(self.posted.lock(), tokens, at_most);
-        }
-        Ok(())
     }
 
     fn take_posted(
