@@ -24,10 +24,12 @@ use std::time::{Duration, Instant};
 ///
 /// Any number of threads may wait, insert, remove and kill at the same time, all through `&self`; each exit
 /// is handed out once, by the [`wait_next`](Self::wait_next) of one of them. The order is that of the exits, as far as the
-/// system tells. To hear of an exit costs the same however many children there are, and a set takes no thread.
+/// system tells. To hear of an exit costs the same however many children there are, and a set has no thread of its own.
 ///
 /// A child may be in several sets, and be waited for and killed by others meanwhile: a set holds
 /// it by an [`Arc`]. When a set is dropped nothing happens to children that others hold too.
+///
+/// Keys are hashed, compared, cloned and dropped under the set's lock: their code must not use the set.
 ///
 /// With the feature `set`.
 ///
@@ -168,13 +170,13 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
             }
         };
         let old = members.tokens.get(&key).copied();
-        let old = old.and_then(|old| Self::take(&mut members, old));
+        let old = old.and_then(|token| Some((token, Self::take(&mut members, token)?)));
         members.tokens.insert(key.clone(), token);
         let member = Member { key, child, registration };
         members.late += usize::from(member.is_late());
         members.by_token.insert(token, member);
         drop(members);
-        old.map(|old| old.leave(&self.port))
+        old.map(|(token, old)| self.give_up(token, old))
     }
 
     /// Takes a child out. It is not waited for any more, and nothing else happens to it. `None` if there is no
@@ -205,7 +207,7 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
             self.wake_one(&members);
         }
         drop(members);
-        member.map(|member| member.leave(&self.port))
+        member.map(|member| self.give_up(token, member))
     }
 
     /// The child with this key.
@@ -498,6 +500,13 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
         members.late -= usize::from(member.is_late());
         members.looked_at.remove(&token);
         Some(member)
+    }
+
+    /// Not under the lock. It was not handed out, so nobody may ever come for its token.
+    fn give_up(&self, token: u64, member: Member<K>) -> Arc<SharedChild> {
+        let child = member.leave(&self.port);
+        self.port.withdraw(token);
+        child
     }
 
     /// From here on whoever waits looks at it.

@@ -62,8 +62,15 @@ pub(crate) use per_process::PerProcess;
 pub(crate) use port::Port;
 #[cfg(unix)]
 pub(crate) use registration::Registration;
+#[cfg(all(windows, any(feature = "set", feature = "async")))]
+mod no_watch;
+#[cfg(all(windows, any(feature = "set", feature = "async")))]
+mod wait_registration;
 #[cfg(all(windows, feature = "async"))]
 pub(crate) use windows::spawn_thread;
+#[cfg(all(windows, any(feature = "set", feature = "async")))]
+pub(crate) use {no_watch::NoWatch as Watch, wait_registration::Registration};
+
 mod exit_notice;
 pub use exit_notice::ExitNotice;
 
@@ -76,10 +83,6 @@ mod reactor;
 pub(crate) use reactor::Readiness;
 #[cfg(all(feature = "tokio", target_os = "linux"))]
 pub(crate) use reactor::WATCHER_ONLY;
-#[cfg(all(windows, any(feature = "set", feature = "async")))]
-mod wait_registration;
-#[cfg(all(windows, any(feature = "set", feature = "async")))]
-pub(crate) use wait_registration::Registration;
 
 // The descriptor that tells of an exit, and what watches many of them: one of these three.
 #[cfg(target_os = "linux")]
@@ -132,27 +135,7 @@ mod no_descriptor;
     target_os = "openbsd",
     target_os = "dragonfly"
 )))]
-pub(crate) use no_descriptor::NoDescriptor as Descriptor;
-#[cfg(not(any(
-    all(windows, not(any(feature = "set", feature = "async"))),
-    target_os = "linux",
-    target_vendor = "apple",
-    target_os = "freebsd",
-    target_os = "netbsd",
-    target_os = "openbsd",
-    target_os = "dragonfly"
-)))]
-mod no_watch;
-#[cfg(not(any(
-    all(windows, not(any(feature = "set", feature = "async"))),
-    target_os = "linux",
-    target_vendor = "apple",
-    target_os = "freebsd",
-    target_os = "netbsd",
-    target_os = "openbsd",
-    target_os = "dragonfly"
-)))]
-pub(crate) use no_watch::NoWatch as Watch;
+pub(crate) use no_descriptor::{NoDescriptor as Descriptor, NoWatch as Watch};
 
 #[cfg(windows)]
 mod windows;

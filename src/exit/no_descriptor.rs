@@ -1,5 +1,9 @@
 //! Where no descriptor tells of an exit: [`thread`](super::thread) serves alone.
 
+#[path = "no_watch.rs"]
+mod no_watch;
+pub(crate) use no_watch::NoWatch;
+
 use super::by_pid::Pid;
 use super::{Look, unix};
 use crate::usage::Usage;

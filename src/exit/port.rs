@@ -54,6 +54,15 @@ impl Port {
         }
     }
 
+    /// The token need not be told any more, if it has not been: nobody would take it where nobody waits.
+    #[cfg(feature = "set")]
+    pub(crate) fn withdraw(&self, token: u64) {
+        let mut posted = self.posted.lock();
+        let before = posted.len();
+        posted.retain(|other| *other != token);
+        self.hush_if_emptied(before, &posted);
+    }
+
     /// Blocks until there are tokens, or until the deadline, and adds them: no more than `at_most`, the others are
     /// for other threads. May come back with none before the deadline. An error means that somebody has closed a
     /// descriptor of ours.
@@ -88,13 +97,16 @@ impl Port {
         at_most: usize,
     ) -> bool {
         let count = posted.len().min(at_most.saturating_sub(tokens.len()));
+        let before = posted.len();
         tokens.extend(posted.drain(..count));
-        if count > 0 && posted.is_empty() {
-            if let Some(watch) = &self.watch {
-                watch.hush();
-            }
-        }
+        self.hush_if_emptied(before, &posted);
         count > 0
+    }
+
+    fn hush_if_emptied(&self, before: usize, posted: &VecDeque<u64>) {
+        if let Some(watch) = self.watch.as_ref().filter(|_| before > 0 && posted.is_empty()) {
+            watch.hush();
+        }
     }
 
     fn wait_for_posted(&self, tokens: &mut Vec<u64>, at_most: usize, deadline: Option<Instant>) {
@@ -118,3 +130,35 @@ impl Port {
 
 /// Systems differ in how long a timeout they take; a day is within all limits, and callers come back.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+#[cfg(all(test, feature = "set", not(loom)))]
+mod tests {
+    use super::Port;
+    use crate::sync::{Mutex, imp::Condvar};
+    use std::time::Instant;
+
+    /// With a bell in a kernel queue where there is one, and without.
+    #[test]
+    fn what_is_withdrawn_is_not_told() {
+        let without = Port { watch: None, posted: Mutex::default(), changed: Condvar::new() };
+        for port in [Port::new(), without] {
+            let told = || {
+                let mut tokens = Vec::new();
+                port.wait(&mut tokens, 1, Some(Instant::now())).expect("nobody closes it");
+                tokens
+            };
+            for token in 1..=3 {
+                port.post(token);
+            }
+            port.withdraw(2);
+            assert_eq!((told(), told(), told()), (vec![1], vec![3], vec![]));
+            port.post(4);
+            port.withdraw(4);
+            // The bell is silent, and rings for the next.
+            assert!(port.posted.lock().is_empty());
+            assert_eq!(told(), []);
+            port.post(5);
+            assert_eq!(told(), [5]);
+        }
+    }
+}
