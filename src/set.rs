@@ -457,7 +457,8 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
             }
             let look = (!looked_at.is_empty()).then(|| Instant::now() + pause.next());
             let until = deadline.into_iter().chain(look).min();
-            // One token: what this thread does not hand out is for others to hear of.
+            // One token, though that is a system call an exit more: what this thread does not hand out is for others
+            // to hear of.
             if self.port.wait(&mut tokens, 1, until).is_err() {
                 // Somebody has closed our descriptors.
                 self.look_at_all();

@@ -8,7 +8,10 @@
 //! | asked | as above; but of a tree, all must be gone; or the grace is over |
 //! | killed | as above; or it has not died in time |
 //!
-//! Output is read in all of them, since one that is to end may have to write first.
+//! Output is read in all of them, since one that is to end may have to write first. So a stop within a capture is not
+//! [`stop::stop`], which would block, but made of the same halves: [`stop::begin`], and the kill.
+//!
+//! A deadline thus needs no thread and no signal, and nothing has to be cleaned up but the pipes.
 
 use super::Stream;
 use super::captured::{Captured, CapturedStream, StoppedBy, StreamEnd};

@@ -208,6 +208,9 @@ pub(crate) enum Look {
 }
 
 /// The reaping end of a child: std's, or the model's.
+///
+/// It goes by the process ID, although a pidfd could reap by itself: a `Child` learns its status only by reaping, and
+/// `into_inner` hands one out that is to know it. (The watcher has no `Child` to satisfy, and reaps through the pidfd.)
 pub(crate) trait Reap {
     /// Reaps the child if it is a zombie. Never blocks.
     fn reap(&mut self) -> io::Result<Reaped>;

@@ -1,7 +1,8 @@
 //! The mark that all members of a tree carry in their environment, from the leader down.
 //!
 //! A process that has left the process group, and whose parents are gone, can still be told by it. It is a
-//! variable with a list of cookies, the outermost tree's first, so that a tree within a tree has both.
+//! variable with a list of cookies, the outermost tree's first, so that a tree within a tree has both. Not a variable
+//! each: std cannot forget that a command once mentioned one, and a command may be spawned a million times.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;

@@ -2,7 +2,8 @@
 //!
 //! It is a small `sh`, one for the whole process, started when first needed. It reads what to kill from a
 //! socket, whose other end only this process has. When that dies, by whatever cause, the socket ends,
-//! and the guardian does its work.
+//! and the guardian does its work. A shell, since nothing else that outlives us is at hand without forking this
+//! process, which may be large, or knowing its program, which is not ours.
 //!
 //! **What it goes by.** A process group: it is told of it after the spawn, and that it is done before the
 //! leader can be reaped by us. With our death the leader is reaped by init, so if nobody is left in the group

@@ -1,8 +1,9 @@
 //! The one background thread. It reaps the children whose handles are gone ([`orphans`]), and wakes the tasks that
 //! await children ([`tasks`]).
 //!
-//! It is started when it is first needed, sleeps until something is to be done, and ends when nothing is left. To take
-//! on a child, and to hear of its exit, cost the same however many there are.
+//! It is started when it is first needed, sleeps until something is to be done, and ends when nothing is left: a thread
+//! that stays would be one that the program did not ask for. To take on a child, and to hear of its exit, cost the same
+//! however many there are.
 //!
 //! A fork without exec copies the state but not the thread. The copy's children are not its own, and
 //! its epoll is the parent's; so the child of a fork has a state of its own.
