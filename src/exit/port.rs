@@ -12,11 +12,12 @@ use super::Watch;
 use crate::sync::{Mutex, MutexGuard, imp::Condvar};
 use std::collections::VecDeque;
 use std::io;
-use std::sync::PoisonError;
+use std::sync::{OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 pub(crate) struct Port {
-    watch: Option<Watch>,
+    /// Set under the lock of what is posted. None yet, if there was no descriptor to spare so far.
+    watch: OnceLock<Watch>,
     /// Never held over anything that blocks. The bell rings if and only if there is something in it.
     posted: Mutex<VecDeque<u64>>,
     /// The bell where there is no watch.
@@ -24,21 +25,31 @@ pub(crate) struct Port {
 }
 
 impl Port {
-    /// Never fails: without a descriptor to spare there is no watch.
+    /// Never fails: without a descriptor to spare there is no watch, for now.
     pub(crate) fn new() -> Self {
-        Self { watch: Watch::new().ok(), posted: Mutex::default(), changed: Condvar::new() }
+        let watch = Watch::new().map_or_else(|_| OnceLock::new(), OnceLock::from);
+        Self { watch, posted: Mutex::default(), changed: Condvar::new() }
     }
 
-    /// What children with descriptors are put into.
+    /// What children with descriptors are put into. Tries anew whether there is a descriptor to spare.
     #[cfg(unix)]
     pub(super) fn watch(&self) -> Option<&Watch> {
-        self.watch.as_ref()
+        if self.watch.get().is_none() {
+            let watch = Watch::new().ok()?;
+            // The bell rings for what is there, and who sleeps without it goes over to it.
+            let posted = self.posted.lock();
+            if self.watch.set(watch).is_ok() {
+                self.watch.get().filter(|_| !posted.is_empty()).inspect(|watch| watch.ring());
+                self.changed.notify_all();
+            }
+        }
+        self.watch.get()
     }
 
     /// Takes out what was put into it.
     #[cfg(unix)]
     pub(super) fn remove(&self, descriptor: Option<std::os::fd::BorrowedFd<'_>>) {
-        if let (Some(watch), Some(descriptor)) = (&self.watch, descriptor) {
+        if let (Some(watch), Some(descriptor)) = (self.watch.get(), descriptor) {
             watch.remove(descriptor);
         }
     }
@@ -47,7 +58,7 @@ impl Port {
     pub(crate) fn post(&self, token: u64) {
         let mut posted = self.posted.lock();
         posted.push_back(token);
-        match &self.watch {
+        match self.watch.get() {
             Some(watch) if posted.len() == 1 => watch.ring(),
             Some(_) => {}
             None => self.changed.notify_one(),
@@ -76,9 +87,11 @@ impl Port {
             if self.take_posted(self.posted.lock(), tokens, at_most) {
                 return Ok(());
             }
-            let Some(watch) = &self.watch else {
-                self.wait_for_posted(tokens, at_most, deadline);
-                return Ok(());
+            let Some(watch) = self.watch.get() else {
+                if self.wait_for_posted(tokens, at_most, deadline) {
+                    return Ok(());
+                }
+                continue;
             };
             let left = deadline
                 .map(|deadline| deadline.saturating_duration_since(Instant::now()).min(DAY));
@@ -104,20 +117,29 @@ impl Port {
     }
 
     fn hush_if_emptied(&self, before: usize, posted: &VecDeque<u64>) {
-        if let Some(watch) = self.watch.as_ref().filter(|_| before > 0 && posted.is_empty()) {
+        if let Some(watch) = self.watch.get().filter(|_| before > 0 && posted.is_empty()) {
             watch.hush();
         }
     }
 
-    fn wait_for_posted(&self, tokens: &mut Vec<u64>, at_most: usize, deadline: Option<Instant>) {
+    /// Says `false` if there is a watch to wait for instead.
+    fn wait_for_posted(
+        &self,
+        tokens: &mut Vec<u64>,
+        at_most: usize,
+        deadline: Option<Instant>,
+    ) -> bool {
         let mut posted = self.posted.lock();
         while posted.is_empty() {
+            if self.watch.get().is_some() {
+                return false;
+            }
             posted = match deadline {
                 None => self.changed.wait(posted).unwrap_or_else(PoisonError::into_inner),
                 Some(deadline) => {
                     let left = deadline.saturating_duration_since(Instant::now()).min(DAY);
                     if left.is_zero() {
-                        return;
+                        return true;
                     }
                     let woken = self.changed.wait_timeout(posted, left);
                     woken.unwrap_or_else(PoisonError::into_inner).0
@@ -125,6 +147,7 @@ impl Port {
             };
         }
         self.take_posted(posted, tokens, at_most);
+        true
     }
 }
 
@@ -135,12 +158,14 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 mod tests {
     use super::Port;
     use crate::sync::{Mutex, imp::Condvar};
+    use std::sync::OnceLock;
     use std::time::Instant;
 
     /// With a bell in a kernel queue where there is one, and without.
     #[test]
     fn what_is_withdrawn_is_not_told() {
-        let without = Port { watch: None, posted: Mutex::default(), changed: Condvar::new() };
+        let without =
+            Port { watch: OnceLock::new(), posted: Mutex::default(), changed: Condvar::new() };
         for port in [Port::new(), without] {
             let told = || {
                 let mut tokens = Vec::new();
