@@ -44,8 +44,12 @@ struct Shared {
 struct Watcher {
     /// What the thread sleeps on. There is a thread if and only if there is this.
     port: Option<Arc<Port>>,
-    /// By the address of the notice, which is its own for as long as it is here.
+    /// By a number that is used once: what was told of one that is gone must not meet another.
     watched: HashMap<u64, Watched, BuildHasherDefault<DefaultHasher>>,
+    /// Those numbers, by the address of the notice, which is its own for as long as it is watched.
+    numbers: HashMap<usize, u64, BuildHasherDefault<DefaultHasher>>,
+    /// The last number, of those who are watched and those who are to be woken.
+    last: u64,
     /// Who is to be woken at a time.
     timers: BTreeMap<(Instant, u64), Waker>,
     /// When the thread wakes up by itself, if it sleeps.
@@ -63,6 +67,7 @@ struct Watched {
     registration: Registration,
     /// Its handle is gone: to be reaped.
     orphan: bool,
+    /// In the order of their numbers.
     wakers: Vec<(u64, Waker)>,
 }
 
@@ -98,25 +103,39 @@ impl Watcher {
         self.port.as_ref().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    /// Has the thread hear of the child. Says whether it will.
-    fn watch(&mut self, notice: &Arc<Notice>) -> io::Result<Option<&mut Watched>> {
-        use std::collections::hash_map::Entry;
+    fn number(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+
+    /// Has the thread hear of the child. Says whether it will, and by which number.
+    fn watch(&mut self, notice: &Arc<Notice>) -> io::Result<Option<(u64, &mut Watched)>> {
         let port = Arc::clone(self.port()?);
-        let key = key(notice);
-        Ok(match self.watched.entry(key) {
-            Entry::Occupied(entry) => Some(entry.into_mut()),
-            Entry::Vacant(entry) => Registration::new(notice, &port, key).map(|registration| {
-                let notice = Arc::clone(notice);
-                entry.insert(Watched { notice, registration, orphan: false, wakers: Vec::new() })
-            }),
-        })
+        let known = self.numbers.get(&address(notice)).copied();
+        let number = known.unwrap_or_else(|| self.number());
+        if known.is_none() {
+            let Some(registration) = Registration::new(notice, &port, number) else {
+                return Ok(None);
+            };
+            let notice = Arc::clone(notice);
+            self.numbers.insert(address(&notice), number);
+            let wakers = Vec::new();
+            self.watched.insert(number, Watched { notice, registration, orphan: false, wakers });
+        }
+        Ok(self.watched.get_mut(&number).map(|watched| (number, watched)))
+    }
+
+    fn unwatch(&mut self, number: u64) -> Option<Watched> {
+        let watched = self.watched.remove(&number)?;
+        self.numbers.remove(&address(&watched.notice));
+        Some(watched)
     }
 
     /// There is reason to look at those: who awaits them is due to be woken.
-    fn heard(&mut self, keys: &[u64], due: &mut Due) {
-        for key in keys {
+    fn heard(&mut self, numbers: &[u64], due: &mut Due) {
+        for number in numbers {
             // What is not there any more was told too late.
-            let Some(watched) = self.watched.remove(key) else { continue };
+            let Some(watched) = self.unwatch(*number) else { continue };
             due.wakers.extend(watched.wakers.into_iter().map(|(_, waker)| waker));
             due.registrations.push(watched.registration);
             if watched.orphan {
@@ -136,8 +155,8 @@ impl Watcher {
     /// The port has failed, since somebody has closed a descriptor of ours. Who awaits something starts anew, and what
     /// is left is tried again at later spawns and drops.
     fn give_up(&mut self, due: &mut Due) {
-        let keys: Vec<u64> = self.watched.keys().copied().collect();
-        self.heard(&keys, due);
+        let numbers: Vec<u64> = self.watched.keys().copied().collect();
+        self.heard(&numbers, due);
         due.wakers.extend(std::mem::take(&mut self.timers).into_values());
         self.stranded.append(&mut self.held_up);
         self.port = None;
@@ -191,19 +210,19 @@ impl Due {
 /// There is nothing left to be done.
 struct Over;
 
-fn key(notice: &Arc<Notice>) -> u64 {
-    Arc::as_ptr(notice).addr() as u64
+fn address(notice: &Arc<Notice>) -> usize {
+    Arc::as_ptr(notice).addr()
 }
 
 /// The thread.
 fn run(port: &Arc<Port>) {
     let shared = SHARED.get();
-    let (mut keys, mut due) = (Vec::new(), Due::default());
+    let (mut numbers, mut due) = (Vec::new(), Due::default());
     let mut waited = Ok(());
     let mut lingers_until = None;
     loop {
         let until = shared.with_watcher(|watcher| {
-            watcher.heard(&keys, &mut due);
+            watcher.heard(&numbers, &mut due);
             watcher.fire_timers(&mut due);
             if waited.is_err() {
                 watcher.give_up(&mut due);
@@ -216,7 +235,7 @@ fn run(port: &Arc<Port>) {
         });
         due.perform(port);
         let Ok(until) = until else { return };
-        keys.clear();
-        waited = port.wait(&mut keys, usize::MAX, until);
+        numbers.clear();
+        waited = port.wait(&mut numbers, usize::MAX, until);
     }
 }

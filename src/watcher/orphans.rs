@@ -51,7 +51,7 @@ impl Watcher {
     /// Says whether it will be reaped.
     fn watch_orphan(&mut self, child: &Arc<Notice>) -> bool {
         let watched = self.watch(child).ok().flatten();
-        watched.map(|watched| watched.orphan = true).is_some()
+        watched.map(|(_, watched)| watched.orphan = true).is_some()
     }
 
     fn retry_stranded(&mut self) {

@@ -1,19 +1,18 @@
 //! The tasks that await children.
 
-use super::{LINGER, SHARED, Watched, Watcher, key};
+use super::{LINGER, SHARED, Watched, Watcher};
 use crate::exit::{Notice, Port};
 use crate::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
 use std::time::Instant;
 
-/// To wake up, and see what there is to do. (No address.)
+/// To wake up, and see what there is to do. (No number of anybody.)
 const WAKE: u64 = 0;
 
 /// What a task is to be woken by. It must be [let go of](forget) when it is not wanted any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wake {
-    Exit { key: u64, id: u64 },
+    Exit { child: u64, id: u64 },
     Timer { at: Instant, id: u64 },
 }
 
@@ -34,9 +33,9 @@ pub(crate) fn at_exit(notice: &Arc<Notice>, waker: &Waker) -> Answer {
     SHARED.get().with_watcher(|watcher| {
         let id = watcher.serve();
         match watcher.watch(notice) {
-            Ok(Some(watched)) => {
+            Ok(Some((child, watched))) => {
                 watched.wakers.extend(waker.take().map(|waker| (id, waker)));
-                Answer::Will(Wake::Exit { key: key(notice), id })
+                Answer::Will(Wake::Exit { child, id })
             }
             Ok(None) => Answer::CannotTell,
             Err(_) => Answer::NoThread,
@@ -65,11 +64,10 @@ pub(crate) fn renew(wake: Wake, waker: &Waker) -> bool {
     let mut waker = waker.clone();
     SHARED.get().with_watcher(|watcher| {
         let old = match wake {
-            Wake::Exit { key, id } => watcher
-                .watched
-                .get_mut(&key)
-                .and_then(|watched| watched.wakers.iter_mut().find(|(other, _)| *other == id))
-                .map(|(_, old)| old),
+            Wake::Exit { child, id } => watcher.watched.get_mut(&child).and_then(|watched| {
+                let index = watched.position(id)?;
+                Some(&mut watched.wakers[index].1)
+            }),
             Wake::Timer { at, id } => watcher.timers.get_mut(&(at, id)),
         };
         // The old one goes with `waker`, after the lock is released.
@@ -82,7 +80,7 @@ pub(crate) fn forget(wake: Wake) {
     // What is over is given up after the lock is released.
     let (waker, over) = SHARED.get().with_watcher(|watcher| {
         let old = match wake {
-            Wake::Exit { key, id } => watcher.forget(key, id),
+            Wake::Exit { child, id } => watcher.forget(child, id),
             Wake::Timer { at, id } => (watcher.timers.remove(&(at, id)), None),
         };
         watcher.end_in_time();
@@ -97,20 +95,18 @@ pub(crate) fn forget(wake: Wake) {
 impl Watcher {
     /// The ID of the next waker, which is used once.
     fn serve(&mut self) -> u64 {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
         self.served_tasks = true;
-        NEXT.fetch_add(1, Ordering::Relaxed)
+        self.number()
     }
 
     /// The waker, and the registration of a child that nobody awaits any more.
-    fn forget(&mut self, key: u64, id: u64) -> (Option<Waker>, Option<(Watched, Arc<Port>)>) {
-        let Some(watched) = self.watched.get_mut(&key) else { return (None, None) };
-        let index = watched.wakers.iter().position(|(other, _)| *other == id);
-        let waker = index.map(|index| watched.wakers.swap_remove(index).1);
+    fn forget(&mut self, child: u64, id: u64) -> (Option<Waker>, Option<(Watched, Arc<Port>)>) {
+        let Some(watched) = self.watched.get_mut(&child) else { return (None, None) };
+        let waker = watched.position(id).map(|index| watched.wakers.remove(index).1);
         if !watched.wakers.is_empty() || watched.orphan {
             return (waker, None);
         }
-        (waker, self.watched.remove(&key).zip(self.port.clone()))
+        (waker, self.unwatch(child).zip(self.port.clone()))
     }
 
     /// The thread may sleep until a deadline that nobody waits for any more. If nothing is left, it is to end before.
@@ -123,5 +119,12 @@ impl Watcher {
             self.wakes_at = Some(by);
             port.post(WAKE);
         }
+    }
+}
+
+impl Watched {
+    /// Of many who await one child, each is found at once.
+    fn position(&self, id: u64) -> Option<usize> {
+        self.wakers.binary_search_by_key(&id, |(id, _)| *id).ok()
     }
 }
