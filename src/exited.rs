@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 
 /// A future that is ready when the child has exited, with its status: from [`SharedChild::exited`].
 ///
-/// Dropping it cancels nothing, and leaves nothing behind. It may be polled by any executor, from any thread, and
-/// be moved from one to another. Polled again after it was ready, it gives the same answer.
+/// Dropping it cancels nothing, and takes back what it has asked for. It may be polled by any executor, from any thread,
+/// and be moved from one to another. Polled again after it was ready, it gives the same answer.
 ///
 /// # Examples
 ///
@@ -54,7 +54,7 @@ impl<'a> Exited<'a> {
         match &mut self.waiting {
             Waiting::Not => {
                 let Some(notice) = self.child.notice() else { return Poll::Ready(()) };
-                if let Some(readiness) = Readiness::of(&notice, self.child.id()) {
+                if let Some(readiness) = Readiness::of(&notice, cx) {
                     self.waiting = Waiting::OnReactor(readiness);
                     return self.arm(cx);
                 }
@@ -66,7 +66,7 @@ impl<'a> Exited<'a> {
                 Poll::Pending
             }
             Waiting::ForExit(wake) if tasks::renew(*wake, cx.waker()) => Poll::Pending,
-            Waiting::OnReactor(readiness) if !readiness.is_of_this_task() => {
+            Waiting::OnReactor(readiness) if !readiness.is_of_this_task(cx) => {
                 self.waiting = Waiting::Not;
                 self.arm(cx)
             }
@@ -99,6 +99,11 @@ impl<'a> Exited<'a> {
         self.waiting = Waiting::Not;
         crate::sync::sleep(self.pause.next());
         cx.waker().wake_by_ref();
+    }
+
+    /// Said after a poll that was pending.
+    fn has_paused_here(&self) -> bool {
+        matches!(self.waiting, Waiting::Not)
     }
 
     fn stop_waiting(&mut self) {
@@ -158,16 +163,20 @@ impl Future for ExitedDeadline<'_> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        // Before the look: it looks at least once, and who has exited by the deadline is said to have.
-        if Pin::new(&mut this.deadline).poll(cx).is_ready() {
-            this.exited.stop_waiting();
-            return Poll::Ready(this.exited.child.try_wait());
+        if !this.deadline.has_come() {
+            if let Poll::Ready(answer) = Pin::new(&mut this.exited).poll(cx) {
+                this.deadline.stop_waiting();
+                return Poll::Ready(answer.map(Some));
+            }
+            // Who has held up the executor comes back at once, and sees then what time it is.
+            if this.exited.has_paused_here() || Pin::new(&mut this.deadline).poll(cx).is_pending() {
+                return Poll::Pending;
+            }
         }
-        let answer = Pin::new(&mut this.exited).poll(cx);
-        if answer.is_ready() {
-            this.deadline.stop_waiting();
-        }
-        answer.map_ok(Some)
+        // A look after the deadline: so who has exited by then is said to have.
+        this.exited.stop_waiting();
+        this.deadline.stop_waiting();
+        Poll::Ready(this.exited.child.try_wait())
     }
 }
 
@@ -180,11 +189,13 @@ impl SharedChild {
     /// that is to own it has it in an [`Arc`](std::sync::Arc).
     ///
     /// One background thread wakes the tasks for all children. It is started when it is first needed, and ends a second
-    /// after it is not needed any more. Where none is to be had, a poll takes up to 20 ms, instead of it.
+    /// after it is not needed any more. Where none is to be had, a poll takes up to 20 ms, instead of it. (A child that
+    /// has no descriptor has a helper thread as well, which it keeps until it exits.)
     ///
     /// With the feature `tokio`, on Linux, a task of a multi-threaded tokio runtime is woken by that runtime's reactor
     /// instead, which spares the way over that thread. (Of a runtime whose I/O is not enabled tokio says so by a panic,
-    /// which is caught here; where panics abort, enable it.) As with all that tokio wakes, some worker has to be free.
+    /// once, which is caught here, but seen by a panic hook; where panics abort, enable it.) As with all that tokio
+    /// wakes, some worker has to be free.
     ///
     /// # Errors
     ///
@@ -351,6 +362,10 @@ struct Until {
 }
 
 impl Until {
+    fn has_come(&self) -> bool {
+        self.at <= Instant::now()
+    }
+
     fn stop_waiting(&mut self) {
         if let Some(timer) = self.timer.take() {
             tasks::forget(timer);

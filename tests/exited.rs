@@ -10,6 +10,7 @@ use shared_child::SharedChild;
 use shared_child::seam::Backend;
 use std::future::Future;
 use std::io;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::pin::{Pin, pin};
 use std::process::{ChildStdin, ExitStatus};
 use std::sync::{Arc, Barrier, Condvar, Mutex, mpsc};
@@ -196,6 +197,9 @@ fn they_may_go_anywhere() {
     let child = quick(Backend::ALL[0], 0);
     anywhere(&child.exited());
     anywhere(&child.exited_deadline(Instant::now()));
+    // Whichever features there are.
+    fn past_a_panic<T: UnwindSafe + RefUnwindSafe>(_: &T) {}
+    past_a_panic(&(child.exited(), child.exited_deadline(Instant::now())));
     another_thread(child.stop_async(LONG));
     another_thread(child.exit_notice());
     assert!(format!("{:?}", child.exited()).contains("Exited"));
@@ -823,7 +827,8 @@ mod stops {
     fn beside_a_thread_that_stops() {
         watchdog!();
         on_every_backend(|backend| {
-            let short = Duration::from_millis(200);
+            // It has to be asked by then.
+            let short = Duration::from_secs(1);
             for (task, thread) in [(short, Duration::MAX), (Duration::MAX, short)] {
                 let (child, mut said) = ready(backend, "report 15 say ready read");
                 thread::scope(|scope| {
@@ -852,7 +857,9 @@ mod stops {
                 ready(backend, "report 15 say ready hear say ready read exit 7");
             let stdin = child.take_stdin().unwrap();
             let bell = Arc::new(Bell::default());
-            let mut stop = Box::pin(child.stop_async(SHORT));
+            // It is polled once, which must not take that long.
+            let grace = Duration::from_secs(1);
+            let mut stop = Box::pin(child.stop_async(grace));
             assert!(poll(&mut stop, &bell).is_pending());
             drop(stop);
             assert_eq!(bell.wakers(), 0);
@@ -860,7 +867,7 @@ mod stops {
             said.read_exact(&mut signal).unwrap();
             assert_eq!(&signal, b"signal 15\n");
             // Past the grace, nobody is there who would kill.
-            let later = Instant::now() + 2 * SHORT;
+            let later = Instant::now() + grace;
             assert_eq!(block_on(child.exited_deadline(later)).unwrap(), None);
             drop(stdin);
             assert_eq!(block_on(child.exited()).unwrap().code(), Some(7));
@@ -1349,6 +1356,87 @@ mod linux_only {
         exercise(BEST);
     }
 
+    /// The watcher was started without, and is still there.
+    #[test]
+    fn descriptors_that_are_there_again() {
+        alone!();
+        watchdog!();
+        let (first, second) = (sleeper(BEST), sleeper(BEST));
+        let full = NoDescriptors::left();
+        assert!(poll(&mut first.exited(), &Arc::default()).is_pending());
+        drop(full);
+        let mut exited = second.exited_deadline(Instant::now() + Duration::from_secs(1));
+        let (none, polls) = counted(&mut exited);
+        assert_eq!(none.unwrap(), None);
+        assert!(polls < 10, "{polls} polls for nothing");
+        kill_and_wait(&first);
+        kill_and_wait(&second);
+    }
+
+    #[test]
+    fn the_deadline_of_one_that_has_exited_takes_no_thread() {
+        alone!();
+        watchdog!();
+        on_every_backend(|backend| {
+            let child = quick(backend, 7);
+            wait(&child);
+            let mut exited = child.exited_deadline(Instant::now() + LONG);
+            let Poll::Ready(status) = poll(&mut exited, &Arc::default()) else { panic!("it has") };
+            assert_eq!(status.unwrap().unwrap().code(), Some(7));
+            assert_eq!(linux::helper_threads(), [""; 0]);
+        });
+    }
+
+    /// The registration of one must not go for what was told of another, that had the same address.
+    #[test]
+    fn who_is_told_of_late() {
+        struct HoldsUp(Mutex<mpsc::Receiver<()>>);
+
+        impl Wake for HoldsUp {
+            fn wake(self: Arc<Self>) {
+                let _ = self.0.lock().unwrap().recv_timeout(LONG);
+            }
+        }
+
+        alone!();
+        watchdog!();
+        // The watcher is in a waker.
+        let (let_go, held_up) = mpsc::channel();
+        let (held, held_stdin) = stoppable(BEST, 7);
+        let mut future = held.exited();
+        let waker = Waker::from(Arc::new(HoldsUp(Mutex::new(held_up))));
+        assert!(poll_by(&mut future, &waker).is_pending());
+        drop((waker, held_stdin));
+        until("it is", || !poll(&mut held.exited(), &Arc::default()).is_pending());
+        wait(&held);
+        // Meanwhile it is told of one that goes, and an orphan comes, which the allocator usually puts in its place.
+        let orphans: Vec<_> = (0..rounds(20))
+            .map(|_| {
+                let (gone, stdin) = stoppable(Backend::ALL[1], 8);
+                let mut future = gone.exited();
+                assert!(poll(&mut future, &Arc::default()).is_pending());
+                drop(stdin);
+                wait(&gone);
+                drop(future);
+                drop(gone);
+                let (orphan, stdin) = stoppable(BEST, 9);
+                drop(orphan);
+                stdin
+            })
+            .collect();
+        let_go.send(()).unwrap();
+        until("only the watcher is left", || linux::helper_threads() == ["child-watcher"]);
+        // It tries nobody again and again.
+        let awaited = sleeper(BEST);
+        let before = switches_of_the_watcher();
+        block_on(awaited.exited_deadline(Instant::now() + Duration::from_secs(1))).unwrap();
+        let switches = switches_of_the_watcher() - before;
+        kill_and_wait(&awaited);
+        assert!(switches < 8, "{switches} times awake within a second");
+        drop(orphans);
+        until("reaped", || linux::children().is_empty());
+    }
+
     #[test]
     fn no_threads() {
         alone!();
@@ -1518,6 +1606,7 @@ mod linux_only {
 #[cfg(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu"))]
 mod executors {
     use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use tokio::runtime::{Builder, Runtime};
 
     fn multi_thread() -> Runtime {
@@ -1530,7 +1619,7 @@ mod executors {
     }
 
     fn without_io() -> Runtime {
-        Builder::new_current_thread().enable_time().build().unwrap()
+        Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap()
     }
 
     fn with_every_runtime(test: impl Fn(Backend, &Runtime)) {
@@ -1714,6 +1803,126 @@ mod executors {
                 drop(stdin);
                 assert_eq!(code(runtime.block_on(stays).unwrap()), 7);
             }
+        });
+    }
+
+    #[cfg(feature = "tokio")]
+    #[test]
+    fn the_reactor_serves_the_tasks_of_its_runtime_alone() {
+        alone!();
+        watchdog!();
+        let watcher = || linux::helper_threads();
+        let (child, stdin) = shared(Backend::ALL[0], 7);
+        let runtime = multi_thread();
+        let future = begun_in(&runtime, owned(&child));
+        assert_eq!(watcher(), [""; 0]);
+        let mut future = begun_in(&runtime, future);
+        assert_eq!(watcher(), [""; 0], "in another task");
+        assert!(poll(&mut future, &Arc::default()).is_pending());
+        // By nobody that tokio knows.
+        until("the watcher serves", || watcher() == ["child-watcher"]);
+        drop(stdin);
+        assert_eq!(code(finish(&mut future)), 7);
+    }
+
+    /// In the thread of a worker, to which the others have left the reactor; and with no budget of tokio's left.
+    #[test]
+    fn another_executor_within_a_task() {
+        watchdog!();
+        with_every_runtime(|backend, runtime| {
+            for exhausted in [false, true] {
+                let (child, stdin) = stoppable(backend, 7);
+                let (begun, has_begun) = mpsc::channel();
+                let task = runtime.spawn(async move {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    if exhausted {
+                        let mut all = pin!(async {
+                            loop {
+                                tokio::task::consume_budget().await;
+                            }
+                        });
+                        std::future::poll_fn(|cx| Poll::Ready(all.as_mut().poll(cx).is_pending()))
+                            .await;
+                    }
+                    // SAFETY: it cannot fail.
+                    begun.send(unsafe { libc::gettid() }).unwrap();
+                    code(block_on(child.exited()))
+                });
+                let release = thread::spawn(move || {
+                    linux::until_asleep(has_begun.recv_timeout(LONG).unwrap());
+                    drop(stdin);
+                });
+                assert_eq!(runtime.block_on(task).unwrap(), 7);
+                release.join().unwrap();
+            }
+        });
+    }
+
+    /// A panic hook may end the program, or report it.
+    #[test]
+    fn a_runtime_without_io_is_asked_once() {
+        alone!();
+        watchdog!();
+        static HOOKED: AtomicUsize = AtomicUsize::new(0);
+        std::panic::set_hook(Box::new(|_| {
+            HOOKED.fetch_add(1, Ordering::Relaxed);
+        }));
+        let runtime = without_io();
+        for n in 0..5 {
+            let (child, stdin) = shared(Backend::ALL[0], n);
+            let task = runtime.spawn(begun_in(&runtime, owned(&child)));
+            drop(stdin);
+            assert_eq!(code(runtime.block_on(task).unwrap()), n);
+        }
+        assert_eq!(HOOKED.load(Ordering::Relaxed), usize::from(cfg!(feature = "tokio")));
+    }
+
+    /// To drop a copy in the child of a fork must not take the child out of the parent's reactor, which both have.
+    #[test]
+    fn a_fork_that_drops_what_a_reactor_serves() {
+        alone!();
+        watchdog!();
+        let runtime = multi_thread();
+        let (child, stdin) = shared(Backend::ALL[0], 7);
+        let future = Arc::new(Mutex::new(Some(owned(&child))));
+        let (polled, is_polled) = mpsc::channel();
+        let task = runtime.spawn({
+            let future = Arc::clone(&future);
+            std::future::poll_fn(move |cx| {
+                let answer = future.lock().unwrap().as_mut().unwrap().as_mut().poll(cx);
+                let _ = polled.send(());
+                answer
+            })
+        });
+        is_polled.recv_timeout(LONG).unwrap();
+        let in_the_fork = || {
+            drop(future.lock().unwrap().take());
+            8
+        };
+        assert_eq!(linux::in_a_fork(in_the_fork), 8);
+        drop(stdin);
+        assert_eq!(code(runtime.block_on(task).unwrap()), 7);
+    }
+
+    #[test]
+    fn several_notices_in_one_reactor() {
+        watchdog!();
+        let (child, stdin) = shared(Backend::ALL[0], 7);
+        let runtime = multi_thread();
+        let task = runtime.spawn(begun_in(&runtime, owned(&child)));
+        runtime.block_on(async {
+            let notices = [(); 2].map(|()| {
+                let interest = tokio::io::Interest::READABLE;
+                let notice = child.exit_notice().unwrap();
+                // SAFETY: the notice keeps its descriptor open, and the same, for as long as the `AsyncFd` has it.
+                unsafe { tokio::io::unix::AsyncFd::register_with_interest(notice, interest) }
+                    .unwrap()
+            });
+            drop(stdin);
+            for notice in &notices {
+                let _ready = notice.readable().await.unwrap();
+            }
+            assert_eq!(code(task.await.unwrap()), 7);
         });
     }
 

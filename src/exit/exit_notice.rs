@@ -2,7 +2,6 @@
 
 use super::Notice;
 use crate::SharedChild;
-use crate::sync::Arc;
 use std::io;
 
 /// Becomes ready when the child exits, and stays so: for epoll, mio, tokio's `AsyncFd` and other reactors.
@@ -12,7 +11,7 @@ use std::io;
 /// [`try_wait`](SharedChild::try_wait), which then has the status. (A BSD may tell of an exit an instant before the
 /// status can be had, and Linux when a debugger still holds it; then that says `None`, and is to be asked again.)
 ///
-/// It is independent of the handle that it came from, and of others. Do not read from the descriptor, or wait by it in
+/// It is independent of the handle that it came from, and of others, with a descriptor or handle of its own. Do not read from the descriptor, or wait by it in
 /// another way than for its being readable; that is not for you, and may take the exit from others. It is not for the
 /// child of a fork either.
 ///
@@ -41,13 +40,6 @@ use std::io;
 #[derive(Debug)]
 pub struct ExitNotice(imp::Source);
 
-impl ExitNotice {
-    /// For a child that has not been reaped.
-    pub(super) fn of(notice: Arc<Notice>, id: u32) -> io::Result<Self> {
-        imp::of(notice, id).map(Self)
-    }
-}
-
 impl SharedChild {
     /// What becomes ready when the child exits, for those who wait in a loop of their own.
     ///
@@ -64,51 +56,64 @@ impl SharedChild {
     /// See [`ExitNotice`].
     pub fn exit_notice(&self) -> io::Result<ExitNotice> {
         match self.notice() {
-            Some(notice) => ExitNotice::of(notice, self.id()),
-            None => imp::of_one_that_has_ended().map(ExitNotice),
+            Some(notice) => imp::of(&notice, self.id()),
+            None => imp::of_one_that_has_ended(),
         }
+        .map(ExitNotice)
     }
 }
 
 #[cfg(unix)]
 mod imp {
-    use super::{Arc, ExitNotice, Notice, io};
+    use super::{ExitNotice, Notice, io};
+    use std::mem::ManuallyDrop;
     use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
     use std::os::unix::net::UnixStream;
+    use std::process;
 
     #[derive(Debug)]
-    pub(super) enum Source {
-        /// One that has a descriptor.
-        Runs(Arc<Notice>),
-        /// A socket from which there is something to read.
-        HasEnded(OwnedFd),
+    pub(super) struct Source {
+        /// Not the child's own: a reactor takes each number but once.
+        fd: ManuallyDrop<OwnedFd>,
+        process: u32,
     }
 
-    pub(super) fn of(notice: Arc<Notice>, id: u32) -> io::Result<Source> {
-        if notice.descriptor().is_none() {
+    impl Source {
+        fn new(fd: OwnedFd) -> Self {
+            Self { fd: ManuallyDrop::new(fd), process: process::id() }
+        }
+    }
+
+    impl Drop for Source {
+        fn drop(&mut self) {
+            // In the child of a fork the number may be another's: it has got no copy of a kqueue, and may have closed
+            // all that it got.
+            if self.process == process::id() {
+                // SAFETY: this is the only place that drops it, and it is not used after that.
+                unsafe { ManuallyDrop::drop(&mut self.fd) }
+            }
+        }
+    }
+
+    pub(super) fn of(notice: &Notice, id: u32) -> io::Result<Source> {
+        let Some(descriptor) = notice.descriptor() else {
             let message =
                 format!("no descriptor tells of the exit of process {id}: wait on a thread");
             return Err(io::Error::new(io::ErrorKind::Unsupported, message));
-        }
-        Ok(Source::Runs(notice))
+        };
+        descriptor.try_clone_to_owned().map(Source::new)
     }
 
     pub(super) fn of_one_that_has_ended() -> io::Result<Source> {
         let (ours, mut other) = UnixStream::pair()?;
         // Not only at its end, which not everybody calls readable.
         io::Write::write_all(&mut other, &[0])?;
-        Ok(Source::HasEnded(ours.into()))
+        Ok(Source::new(ours.into()))
     }
 
     impl AsFd for ExitNotice {
         fn as_fd(&self) -> BorrowedFd<'_> {
-            match &self.0 {
-                Source::Runs(notice) => match &**notice {
-                    Notice::Descriptor(descriptor) => descriptor.as_fd(),
-                    Notice::Thread(_) => unreachable!("`of` has seen a descriptor"),
-                },
-                Source::HasEnded(socket) => socket.as_fd(),
-            }
+            self.0.fd.as_fd()
         }
     }
 
@@ -121,7 +126,7 @@ mod imp {
 
 #[cfg(windows)]
 mod imp {
-    use super::{Arc, ExitNotice, Notice, io};
+    use super::{ExitNotice, Notice, io};
     use std::os::windows::io::{
         AsHandle, AsRawHandle, BorrowedHandle, FromRawHandle, OwnedHandle, RawHandle,
     };
@@ -130,7 +135,7 @@ mod imp {
 
     pub(super) type Source = OwnedHandle;
 
-    pub(super) fn of(notice: Arc<Notice>, _: u32) -> io::Result<Source> {
+    pub(super) fn of(notice: &Notice, _: u32) -> io::Result<Source> {
         let process = notice.descriptor().ok_or(io::ErrorKind::Unsupported)?;
         process.try_clone_to_owned()
     }

@@ -9,11 +9,11 @@ use std::task::{Context, Poll};
 pub(crate) struct Readiness(Infallible);
 
 impl Readiness {
-    pub(crate) fn of(_: &Arc<Notice>, _: u32) -> Option<Self> {
+    pub(crate) fn of(_: &Arc<Notice>, _: &Context<'_>) -> Option<Self> {
         None
     }
 
-    pub(crate) fn is_of_this_task(&self) -> bool {
+    pub(crate) fn is_of_this_task(&self, _: &Context<'_>) -> bool {
         match self.0 {}
     }
 

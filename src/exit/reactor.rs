@@ -1,56 +1,89 @@
 //! Linux, with the feature `tokio`: the reactor of the multi-threaded runtime that runs the task wakes it.
 //!
-//! That of a runtime with one thread stands still while nobody is in its `block_on`, as it may be while another executor
-//! polls the future on a thread that tokio takes for a task's (`spawn_blocking`). So there the watcher serves.
+//! It serves who is polled by tokio itself, which the waker tells. Whoever polls within a task by another executor (a
+//! `block_on`, say) holds up the worker, to which tokio may have left the reactor, or put off the wake-up: so there the
+//! watcher serves. So it does in a runtime with one thread, which stands still while nobody is in its `block_on`.
+//!
+//! The child of a fork has a copy of all this, and the very epoll that its parent sleeps on. So the copy is left alone:
+//! to drop it would take the descriptor out of the parent's reactor.
 //!
 //! (A kqueue may not be put into another process's reactor after a fork, and tokio cannot be told to leave it alone;
 //! so elsewhere the watcher serves.)
 
-use super::{ExitNotice, Notice};
+use super::Notice;
 use crate::sync::Arc;
+use std::future::{Future, poll_fn};
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll, RawWakerVTable, Waker};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::runtime::{self, Handle, RuntimeFlavor};
+use tokio::task::{self, LocalSet};
 
 /// For the benchmark: no reactor serves, as if the feature was not there.
 pub(crate) static WATCHER_ONLY: AtomicBool = AtomicBool::new(false);
 
+/// Those that have no I/O. tokio says so by a panic, of which the program's hook is told: so each is tried once.
+static WITHOUT_IO: Mutex<Vec<runtime::Id>> = Mutex::new(Vec::new());
+
 /// Keeps the descriptor open for as long as the reactor has it.
 #[derive(Debug)]
 pub(crate) struct Readiness {
-    notice: AsyncFd<ExitNotice>,
-    task: tokio::task::Id,
+    /// A panic within tokio leaves nothing here that could be seen: what it says is no more than a reason to look.
+    notice: ManuallyDrop<AssertUnwindSafe<AsyncFd<Lent>>>,
+    task: task::Id,
+    process: u32,
+}
+
+/// The descriptor of a notice, which stays open for as long as this is here.
+#[derive(Debug)]
+struct Lent {
+    fd: RawFd,
+    _notice: Arc<Notice>,
+}
+
+impl AsRawFd for Lent {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd
+    }
 }
 
 impl Readiness {
-    /// `None` if this is no task of a multi-threaded tokio runtime, if that has no I/O, or if its reactor has this descriptor already,
-    /// for another task.
-    pub(crate) fn of(notice: &Arc<Notice>, id: u32) -> Option<Self> {
+    /// `None` if this is not polled by a multi-threaded tokio runtime, if that has no I/O, or if its reactor has this
+    /// descriptor already, for another task.
+    pub(crate) fn of(notice: &Arc<Notice>, cx: &Context<'_>) -> Option<Self> {
         if WATCHER_ONLY.load(Ordering::Relaxed) {
             return None;
         }
-        // Only what tokio runs: a future that is polled by another executor, though within the context of a runtime,
-        // may outlive that.
-        let task = tokio::task::try_id()?;
+        let task = task::try_id().filter(|_| is_polled_by_tokio(cx))?;
         let runtime = Handle::try_current().ok()?;
-        if runtime.runtime_flavor() != RuntimeFlavor::MultiThread {
+        if runtime.runtime_flavor() != RuntimeFlavor::MultiThread || lacks_io(runtime.id()) {
             return None;
         }
-        let notice = ExitNotice::of(Arc::clone(notice), id).ok()?;
-        // tokio panics for want of I/O, and there is no way to ask.
+        let fd = notice.descriptor()?.as_raw_fd();
+        let lent = Lent { fd, _notice: Arc::clone(notice) };
         let registered = catch_unwind(AssertUnwindSafe(|| {
             // SAFETY: the notice keeps its one descriptor open until the `AsyncFd` is dropped, and lends it to nobody.
-            unsafe { AsyncFd::register_with_interest(notice, Interest::READABLE) }
+            unsafe { AsyncFd::register_with_interest(lent, Interest::READABLE) }
         }));
-        Some(Self { notice: registered.ok()?.ok()?, task })
+        let Ok(registered) = registered else {
+            WITHOUT_IO.lock().unwrap_or_else(PoisonError::into_inner).push(runtime.id());
+            return None;
+        };
+        let notice = ManuallyDrop::new(AssertUnwindSafe(registered.ok()?));
+        Some(Self { notice, task, process: process::id() })
     }
 
-    /// Whether it was made by the task that runs now. Another one may go on while the runtime of that stands still.
-    pub(crate) fn is_of_this_task(&self) -> bool {
-        tokio::task::try_id() == Some(self.task)
+    /// Whether it was made by the task that runs now, and is polled as then. Another one may go on while the runtime of
+    /// that stands still.
+    pub(crate) fn is_of_this_task(&self, cx: &Context<'_>) -> bool {
+        task::try_id() == Some(self.task) && is_polled_by_tokio(cx)
     }
 
     /// Whether there is reason to look.
@@ -58,4 +91,35 @@ impl Readiness {
         // An error means that the runtime is shutting down.
         self.notice.poll_read_ready(cx).map(drop)
     }
+}
+
+impl Drop for Readiness {
+    fn drop(&mut self) {
+        if self.process == process::id() {
+            // SAFETY: this is the only place that drops it, and it is not used after that.
+            unsafe { ManuallyDrop::drop(&mut self.notice) }
+        }
+    }
+}
+
+fn lacks_io(runtime: runtime::Id) -> bool {
+    WITHOUT_IO.lock().unwrap_or_else(PoisonError::into_inner).contains(&runtime)
+}
+
+/// Whether the waker is one of tokio's for its tasks. All of those have one table of functions, which a task is asked for.
+/// (Should there be several, the watcher serves instead.)
+fn is_polled_by_tokio(cx: &Context<'_>) -> bool {
+    static TABLE: OnceLock<Option<&'static RawWakerVTable>> = OnceLock::new();
+    let table = TABLE.get_or_init(|| {
+        let (tasks, seen) = (LocalSet::new(), std::rc::Rc::new(std::cell::Cell::new(None)));
+        let to_see = std::rc::Rc::clone(&seen);
+        tasks.spawn_local(poll_fn(move |cx| {
+            to_see.set(Some(cx.waker().vtable()));
+            Poll::Ready(())
+        }));
+        // Once is enough for the one task that there is; and if it was not, the table is not known.
+        let _ = pin!(tasks).poll(&mut Context::from_waker(Waker::noop()));
+        seen.get()
+    });
+    table.is_some_and(|table| std::ptr::eq(table, cx.waker().vtable()))
 }
