@@ -205,7 +205,10 @@ impl KqueueWatch {
     /// Must come before the descriptor is closed, whose number may then be another's.
     pub(crate) fn remove(&self, fd: BorrowedFd<'_>) {
         let fd = fd.as_raw_fd();
-        self.watched.lock().remove(&fd);
+        // Until the event is gone too (nothing here blocks), or it might be that of another who adds the descriptor
+        // meanwhile.
+        let mut watched = self.watched.lock();
+        watched.remove(&fd);
         // It fails for what was reported, which is gone by itself.
         let _ =
             self.queue.change(Event::new(EventFilter::Read(fd), EventFlags::DELETE, null_mut()));
