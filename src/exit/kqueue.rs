@@ -34,7 +34,7 @@ use rustix::event::kqueue::{Event, EventFilter, EventFlags, ProcessEvents, keven
 use std::collections::HashSet;
 use std::ffi::c_int;
 use std::io;
-use std::mem::ManuallyDrop;
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{self, ExitStatus};
@@ -97,11 +97,11 @@ impl Kqueue {
         }
         // Before the event goes: a waiter that comes in between must not find nothing and stay.
         self.queue.fire_soon()?;
-        let mut taken = Vec::with_capacity(1);
-        let room = rustix::buffer::spare_capacity(&mut taken);
+        // One, and not the timer's.
+        let mut room = [MaybeUninit::uninit()];
         // SAFETY: no changes are made, so no descriptor is registered here.
-        unsafe { kevent(&self.queue, &[], room, Some(Duration::ZERO)) }.ok()?;
-        let event = taken.first()?;
+        let taken = unsafe { kevent(&self.queue, &[], &mut room, Some(Duration::ZERO)) };
+        let event = taken.ok()?.0.first()?;
         match event.filter() {
             // macOS says by a flag whether there is a status.
             EventFilter::Proc { flags, .. } if flags.contains(exit_with_status()) => {
@@ -230,21 +230,21 @@ impl KqueueWatch {
         at_most: usize,
         timeout: Option<Duration>,
     ) -> io::Result<bool> {
-        let mut events = Vec::with_capacity(at_most.clamp(1, EVENTS));
+        let mut events = [MaybeUninit::uninit(); EVENTS];
+        let room = &mut events[..at_most.clamp(1, EVENTS)];
+        let mut rung = false;
         // SAFETY: no changes are made, so no descriptor is registered here.
-        let waited = unsafe {
-            kevent(&self.queue, &[], rustix::buffer::spare_capacity(&mut events), timeout)
-        };
-        match waited {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        match unsafe { kevent(&self.queue, &[], room, timeout) } {
+            Ok((events, _)) => {
+                let events = events.iter().map(|event| event.udata().addr());
+                keys.extend(events.filter_map(|key| {
+                    rung |= key == BELL;
+                    (key != BELL).then_some(key as u64)
+                }));
+            }
+            Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        let mut rung = false;
-        let events = events.iter().map(|event| event.udata().addr());
-        keys.extend(events.filter_map(|key| {
-            rung |= key == BELL;
-            (key != BELL).then_some(key as u64)
-        }));
         Ok(rung)
     }
 }
