@@ -473,11 +473,11 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
         }
     }
 
-    /// Those of which the port may hear later than others do.
-    fn late(&self) -> Vec<u64> {
+    /// Those of which the port may hear later than others do, in the order in which they were inserted.
+    fn late(&self) -> BTreeSet<u64> {
         let members = self.members.lock();
         if members.late == 0 {
-            return Vec::new();
+            return BTreeSet::new();
         }
         let late = members.by_token.iter().filter(|(_, member)| member.is_late());
         late.map(|(token, _)| *token).collect()

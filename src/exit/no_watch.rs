@@ -8,6 +8,10 @@ use std::time::Duration;
 pub(crate) struct NoWatch(Infallible);
 
 impl NoWatch {
+    /// Nothing is in it.
+    #[cfg(all(unix, feature = "set"))]
+    pub(crate) const PROMPT: bool = false;
+
     pub(crate) fn new() -> io::Result<Self> {
         Err(io::ErrorKind::Unsupported.into())
     }

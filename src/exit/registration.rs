@@ -49,7 +49,10 @@ impl Registration {
     /// Whether the port hears of an exit no later than anybody else.
     #[cfg(feature = "set")]
     pub(crate) fn is_prompt(&self) -> bool {
-        !matches!(self.how, How::Listening(_))
+        match self.how {
+            How::Watched | How::WatchedAsCopy(_) => super::Watch::PROMPT,
+            How::Listening(_) => false,
+        }
     }
 
     /// Takes it out of its port. What the port was told before, it tells.
