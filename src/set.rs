@@ -84,7 +84,7 @@ struct Members<K> {
 struct Member<K> {
     key: K,
     child: Arc<SharedChild>,
-    /// `None` for those that are looked at, and those that were told of already.
+    /// `None` for those that nobody could be had to tell of, and those that were known to have exited when they came.
     registration: Option<Registration>,
 }
 
