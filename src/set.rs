@@ -496,8 +496,9 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
     }
 
     fn take(members: &mut Members<K>, token: u64) -> Option<Member<K>> {
+        // The key first, whose code may panic: the member stays then.
+        members.tokens.remove(&members.by_token.get(&token)?.key);
         let member = members.by_token.remove(&token)?;
-        members.tokens.remove(&member.key);
         members.late -= usize::from(member.is_late());
         members.looked_at.remove(&token);
         Some(member)
