@@ -466,21 +466,22 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
                     return None;
                 }
             } else if tokens.is_empty() && deadline.is_some_and(|at| at <= Instant::now()) {
-                // Those who are looked at have been. But another thread may be on its way here with an exit that
-                // somebody knows of already.
-                return self.late().into_iter().find_map(|token| self.take_if_exited(token));
+                // Somebody may know of an exit already of which the port has not been told: nobody tells of it, or
+                // another thread is on its way here.
+                return self.untold().into_iter().find_map(|token| self.take_if_exited(token));
             }
         }
     }
 
-    /// Those of which the port may hear later than others do, in the order in which they were inserted.
-    fn late(&self) -> BTreeSet<u64> {
+    /// Those of which the port may hear later than others do, or never, in the order in which they were inserted.
+    fn untold(&self) -> BTreeSet<u64> {
         let members = self.members.lock();
-        if members.late == 0 {
-            return BTreeSet::new();
+        let mut untold = members.looked_at.clone();
+        if members.late > 0 {
+            let late = members.by_token.iter().filter(|(_, member)| member.is_late());
+            untold.extend(late.map(|(token, _)| *token));
         }
-        let late = members.by_token.iter().filter(|(_, member)| member.is_late());
-        late.map(|(token, _)| *token).collect()
+        untold
     }
 
     /// Whoever is told that the child has exited, and finds it here, hands it out.

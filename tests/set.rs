@@ -1000,6 +1000,46 @@ mod linux_only {
         is_over(&set);
     }
 
+    /// What is known before a deadline is handed out by then, however seldom somebody looks.
+    #[test]
+    fn who_is_looked_at_is_not_missed_at_a_deadline() {
+        alone!();
+        watchdog!();
+        let full = NoDescriptors::left();
+        let set = ChildSet::new();
+        drop(full);
+        let (mut in_time, count) = (0, 10);
+        // A machine that stalls may have it known too late.
+        for n in 0..10 * count {
+            let child = Arc::new(sleeper(BEST));
+            set.insert(n, Arc::clone(&child));
+            // The pauses are of 20 ms by then.
+            let deadline = Instant::now() + Duration::from_millis(100);
+            let (got, known) = thread::scope(|scope| {
+                let killer = scope.spawn(|| {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    thread::sleep(left.saturating_sub(Duration::from_millis(8)));
+                    child.kill().unwrap();
+                    child.wait().unwrap();
+                    Instant::now()
+                });
+                (set.wait_next_deadline(deadline), killer.join().unwrap())
+            });
+            if known < deadline {
+                let finished = got.expect("its exit was known before the deadline");
+                assert_eq!(finished.status.unwrap().signal(), Some(libc::SIGKILL));
+                in_time += 1;
+            } else if got.is_none() {
+                next(&set);
+            }
+            if in_time == count {
+                break;
+            }
+        }
+        is_over(&set);
+        eprintln!("in time: {in_time}");
+    }
+
     #[test]
     fn children_that_were_spawned_without_descriptors() {
         alone!();
