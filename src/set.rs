@@ -79,6 +79,8 @@ struct Members<K> {
     late: usize,
     /// How many threads are waiting.
     waiting: usize,
+    /// `WAKE` has been posted, and nobody has seen since then how things stand.
+    woken: bool,
 }
 
 struct Member<K> {
@@ -128,6 +130,7 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
                 looked_at: BTreeSet::new(),
                 late: 0,
                 waiting: 0,
+                woken: false,
             }),
             port: Arc::new(Port::new()),
         }
@@ -204,7 +207,7 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
         let token = members.tokens.get(key).copied()?;
         let member = Self::take(&mut members, token);
         if members.by_token.is_empty() {
-            self.wake_one(&members);
+            self.wake_one(&mut members);
         }
         drop(members);
         member.map(|member| self.give_up(token, member))
@@ -437,8 +440,11 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
         let mut pause = Backoff::new();
         let mut tokens = Vec::with_capacity(1);
         loop {
-            let looked_at = self.members.lock().looked_at.clone();
-            // The one that was heard of comes first.
+            let mut members = self.members.lock();
+            members.woken &= !tokens.contains(&WAKE);
+            let looked_at = members.looked_at.clone();
+            drop(members);
+            // The one that was heard of comes first. (`WAKE` finds no member.)
             for token in tokens.drain(..) {
                 if let Some(finished) = self.take_if_exited(token) {
                     return Some(finished);
@@ -528,9 +534,21 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
 }
 
 impl<K> ChildSet<K> {
-    /// One is enough: whoever leaves wakes the next, if there is reason for it still.
-    fn wake_one(&self, members: &Members<K>) {
-        if members.waiting > 0 {
+    /// Has one of those who wait see how things stand: that there is something to be looked at where there was nothing,
+    /// that nobody is left to be waited for, or that one who looked has left.
+    ///
+    /// One is enough: whoever leaves wakes the next, if there is reason for it still. And so is one token in the port.
+    /// All reasons come under the lock, and who takes the token says so under the lock, before it sees how things stand.
+    /// What comes
+    ///
+    /// - before that, it sees: it looks from here on, or leaves;
+    /// - after that, has another token posted.
+    ///
+    /// If all leave for another reason than the token, it is for the next who comes, since nobody sleeps while there is
+    /// something in the port.
+    fn wake_one(&self, members: &mut Members<K>) {
+        if members.waiting > 0 && !members.woken {
+            members.woken = true;
             self.port.post(WAKE);
         }
     }
@@ -572,7 +590,7 @@ impl<K> Drop for Waiting<'_, K> {
         // Those who sleep are to leave as well if nobody is left to be waited for; and if this one was to look at what
         // nobody tells of, that is for another from here on.
         if members.by_token.is_empty() || !members.looked_at.is_empty() {
-            self.0.wake_one(&members);
+            self.0.wake_one(&mut members);
         }
     }
 }
@@ -587,5 +605,46 @@ impl<K> fmt::Debug for ChildSet<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count = self.members.lock().by_token.len();
         f.debug_struct("ChildSet").field("len", &count).finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, unix, not(loom)))]
+mod tests {
+    use super::{ChildSet, WAKE, Waiting};
+    use crate::SharedChild;
+    use std::process::{Command, Stdio};
+    use std::thread;
+    use std::time::Instant;
+
+    /// However many find an exit by looking, and leave that to others without having taken what was posted for them.
+    #[test]
+    fn one_is_woken_once() {
+        let set = ChildSet::new();
+        for n in 0..30 {
+            // One that reads until it is killed.
+            let child = SharedChild::spawn(Command::new("cat").stdin(Stdio::piped()));
+            set.insert(n, child.expect("to spawn"));
+        }
+        set.look_at_all();
+        set.kill_all().expect("to kill");
+        for (_, child) in set.iter() {
+            child.wait().expect("to wait");
+        }
+        let sleeps = Waiting::in_set(&set);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| while set.wait_next().is_some() {});
+            }
+        });
+        let (mut told, mut tokens) = (Vec::new(), Vec::new());
+        loop {
+            set.port.wait(&mut tokens, 1, Some(Instant::now())).expect("nobody closes it");
+            if tokens.is_empty() {
+                break;
+            }
+            told.append(&mut tokens);
+        }
+        drop(sleeps);
+        assert_eq!(told.iter().filter(|token| **token == WAKE).count(), 1, "{told:?}");
     }
 }
