@@ -40,6 +40,10 @@ use std::time::{Duration, Instant};
 /// - **Other Unix, and children that are served without a descriptor**: the helper thread of the child.
 /// - A set that found no descriptors to spare when it was made, and a child for which there is no helper
 ///   thread to be had: whoever waits looks at such children up to 50 times a second.
+/// - A poll, and a timed wait that ends with `None`, cost a look at each child of whose exit others may hear before the
+///   set does: all on Windows, macOS and the BSDs, elsewhere those that a helper thread serves.
+/// - A child keeps its descriptor until it is handed out or removed, even if others have waited for it; and one that is
+///   in a set several times takes one more for each time but the first.
 ///
 /// A set is not for the child of a fork, which may do no more than drop it.
 ///
