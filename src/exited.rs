@@ -180,7 +180,6 @@ impl Future for ExitedDeadline<'_> {
     }
 }
 
-/// With the feature `async`.
 impl SharedChild {
     /// Waits for the exit without blocking a thread: the future of [`wait`](Self::wait), for any executor.
     ///

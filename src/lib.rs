@@ -28,6 +28,29 @@
 //! # }
 //! ```
 //!
+//! And whatever a command does, and whomever it starts, it can be held within bounds:
+//!
+//! ```
+//! use shared_child::{Capture, Limit, SpawnOptions};
+//! use std::{process::Command, time::Duration};
+//!
+//! # fn main() -> std::io::Result<()> {
+//! let captured = SpawnOptions::new()
+//!     .tree(true) // all that it starts belongs to it
+//!     .kill_on_drop(true) // and goes with the handle,
+//!     .kill_with_parent(true) // or with this process, whatever ends that
+//!     .capture(
+//!         Command::new("rustc").arg("--version"),
+//!         Capture::new()
+//!             .timeout(Duration::from_secs(600)) // then all of them are stopped:
+//!             .grace(Duration::from_secs(5)) // asked first, and killed after that
+//!             .limit(Limit::head_and_tail(32 << 10, 32 << 10)), // so much is kept of each stream
+//!     )?;
+//! println!("{:?}: {}", captured.status, captured.stdout.text());
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # How it works
 //!
 //! Three steps, each of which happens once in a child's life:
@@ -41,87 +64,53 @@
 //!    ID next.
 //! 3. **Remember.** Every later call answers from memory.
 //!
-//! There is no signal handler and no change of the signal mask. The child may even be reaped by
-//! somebody else, a `waitpid(-1)` in some C library or an ignored `SIGCHLD`: nothing of ours then
-//! touches the process that gets its ID, and where the kernel keeps the exit status (Linux 6.15 and
-//! later) it is still returned.
+//! # What is promised
 //!
-//! # Trees
+//! - **Cannot race.** Any thread may wait, poll, signal, kill or take a pipe at any time; all get the same status.
+//!   No signal, wait or reap reaches another process, also if somebody else has reaped the child.
+//! - **Cannot hang.** A deadline is kept, however large or small. Dropping a handle never blocks. A capture ends in
+//!   time, whatever the child does and whoever has its pipes.
+//! - **Cannot leak.** A child whose handle is dropped is reaped: on the spot if it has exited, else by a background
+//!   thread when it does, which is there only while there are such children. It is killed only if that was
+//!   [asked for](SpawnOptions::kill_on_drop).
+//! - **Honest.** A status is what the kernel said. If somebody else has taken it, the error says so.
 //!
-//! What a child has started lives on when the child is killed. [`SpawnOptions::tree`] makes one unit of it: a
-//! [`Tree`] is killed, stopped, signalled and waited for as a whole, before and after the exit of the child
-//! itself.
+//! There is no signal handler and no change of the signal mask. A live child takes one descriptor.
 //!
-//! ```
-//! use shared_child::SpawnOptions;
-//! use std::{process::Command, time::Duration};
+//! What each promise rests on, and the moments in which some platforms cannot keep it, is in the guide:
+//! [guarantees](guide::guarantees).
 //!
-//! # fn main() -> std::io::Result<()> {
-//! let child = SpawnOptions::new()
-//!     .tree(true) // all that it starts belongs to it
-//!     .kill_on_drop(true) // and goes with the handle,
-//!     .kill_with_parent(true) // or with this process, whatever ends that
-//!     .spawn(Command::new("rustc").arg("--version"))?;
+//! # Where to go next
 //!
-//! if child.wait_timeout(Duration::from_secs(600))?.is_none() {
-//!     child.stop(Duration::from_secs(5))?; // ask all of them, and kill whoever is left after 5 s
-//! }
-//! child.tree().expect("it is one").kill()?; // also what it has left running
-//! # Ok(())
-//! # }
-//! ```
+//! | you want | it is in | and a recipe |
+//! |---|---|---|
+//! | to wait, with a deadline or without, to poll and to kill | [`SharedChild`] | [timeout](guide::cookbook#a-timeout) |
+//! | one unit of a child and all that it starts | [`SpawnOptions::tree`], [`Tree`] | [Ctrl-C](guide::cookbook#kill-the-tree-on-ctrl-c) |
+//! | to ask it to end before it is killed | [`SharedChild::stop`] | [stop](guide::cookbook#a-graceful-stop) |
+//! | no survivors | [`SpawnOptions::kill_on_drop`], [`kill_with_parent`](SpawnOptions::kill_with_parent) | [outliving](guide::cookbook#children-that-must-not-outlive-us) |
+//! | all output, within bounds, or as it comes | [`Capture`], [`Captured`] | [bounds](guide::cookbook#all-output-within-bounds), [live](guide::cookbook#live-output-line-by-line) |
+//! | whichever of many children exits next | [`ChildSet`] | [many](guide::cookbook#many-so-many-at-a-time) |
+//! | to wait in a task, on any executor | [`exited`], [`stop_async`] | [tasks](guide::cookbook#wait-in-a-task-and-kill) |
+//! | to wait in a loop of your own | [`ExitNotice`] | [loops](guide::cookbook#your-own-event-loop) |
+//! | CPU time and peak memory | [`SharedChild::usage`] | [cost](guide::cookbook#what-a-child-has-cost) |
 //!
-//! # Output
+//! The guide has four pages: the [cookbook](guide::cookbook); [migration](guide::migration) from shared_child 1.1, std, duct,
+//! wait-timeout, process-wrap and tokio; the [traps](guide::traps) around child processes, and who sees to them; and the
+//! [guarantees](guide::guarantees), platform by platform.
 //!
-//! [`SpawnOptions::capture`] is [`Command::output`](std::process::Command::output) within bounds: a timeout for the
-//! run, a time for those who keep a pipe open after it, a limit for what is kept; and with input, and callbacks for
-//! output as it arrives. [`SharedChild::capture`] is the same for a child that others wait for or kill meanwhile.
+//! # Features
 //!
-//! ```
-//! use shared_child::{Capture, SpawnOptions};
-//! use std::{process::Command, time::Duration};
+//! | feature | what it adds |
+//! |---|---|
+//! | `set` | [`ChildSet`]: one wait for many children |
+//! | `async` | [`exited`], [`exited_deadline`], [`stop_async`]: futures for any executor |
+//! | `tokio` | `async`, woken by the reactor of a multi-threaded tokio runtime, on Linux; takes the dependency on tokio |
+//! | `timeout` | nothing: the timed waits are always there. It stays for manifests that name it (on by default) |
 //!
-//! # fn main() -> std::io::Result<()> {
-//! let captured = SpawnOptions::new().tree(true).kill_on_drop(true).capture(
-//!     Command::new("rustc").arg("--version"),
-//!     Capture::new().timeout(Duration::from_secs(60)).limit(64 << 10),
-//! )?;
-//! println!("{:?}: {}", captured.status, captured.stdout.text());
-//! # Ok(())
-//! # }
-//! ```
+//! # Platforms
 //!
-//! # Many children, and tasks
-//!
-//! With the feature `set`, a `ChildSet` waits for whichever of many children exits next. With the feature `async`,
-//! `SharedChild::exited` is a future for any executor; with the feature `tokio`, on Linux, one that the runtime's own
-//! reactor wakes. And [`exit_notice`](SharedChild::exit_notice) is for those who wait in a loop of their own. All of them
-//! may be about the same child, beside threads that wait for it.
-//!
-#![cfg_attr(feature = "set", doc = "```")]
-#![cfg_attr(not(feature = "set"), doc = "```ignore")]
-//! use shared_child::{ChildSet, SpawnOptions};
-//! use std::{process::Command, time::Duration};
-//!
-//! # fn main() -> std::io::Result<()> {
-//! let set = ChildSet::new();
-//! for flag in ["--version", "--print=sysroot"] {
-//!     let child = SpawnOptions::new().tree(true).spawn(Command::new("rustc").arg(flag))?;
-//!     set.insert(flag, child);
-//! }
-//! while let Some(finished) = set.wait_next_timeout(Duration::from_secs(600)) {
-//!     println!("{}: {}", finished.key, finished.status?);
-//! }
-//! set.stop_all(Duration::from_secs(5))?; // who is left after ten minutes without an exit, all at once
-//! # Ok(())
-//! # }
-//! ```
-//!
-//! # Dropping
-//!
-//! Dropping a handle never blocks, and kills only if that was [asked for](SpawnOptions::kill_on_drop). A child that has exited by then is reaped on the
-//! spot; one that still runs is reaped by a background thread when it exits, so it leaves no zombie. The
-//! thread is there only while there are such children.
+//! The same interface everywhere: Linux and Windows, on which the tests run (the latter under wine); macOS, iOS, the BSDs,
+//! illumos, Solaris, Haiku and Android, for which it is type-checked. More is in the modules `unix`, `linux` and `windows`.
 //!
 //! # Forking
 //!
@@ -130,11 +119,15 @@
 //! wait fails at best, and if another thread was using the handle at the moment of the fork, it never
 //! ends.
 //!
-//! # Coming from shared_child 1.1
-//!
-//! Every public item of 1.1.2 is here, with the same signature and meaning. The methods with
-//! timeouts no longer need the feature `timeout`, and [`wait_timeout`](SharedChild::wait_timeout) no
-//! longer panics for long timeouts.
+#![cfg_attr(feature = "set", doc = "[`ChildSet`]: ChildSet")]
+#![cfg_attr(not(feature = "set"), doc = "[`ChildSet`]: #features")]
+#![cfg_attr(feature = "async", doc = "[`exited`]: SharedChild::exited")]
+#![cfg_attr(feature = "async", doc = "[`exited_deadline`]: SharedChild::exited_deadline")]
+#![cfg_attr(feature = "async", doc = "[`stop_async`]: SharedChild::stop_async")]
+#![cfg_attr(not(feature = "async"), doc = "[`exited`]: #features")]
+#![cfg_attr(not(feature = "async"), doc = "[`exited_deadline`]: #features")]
+#![cfg_attr(not(feature = "async"), doc = "[`stop_async`]: #features")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod backoff;
 mod capture;
@@ -142,6 +135,8 @@ mod child;
 mod exit;
 #[cfg(feature = "async")]
 mod exited;
+#[cfg(any(doc, doctest))]
+pub mod guide;
 mod lifecycle;
 #[doc(hidden)]
 pub mod seam;

@@ -31,8 +31,6 @@ use std::time::{Duration, Instant};
 ///
 /// Keys are hashed, compared, cloned and dropped under the set's lock: their code must not use the set.
 ///
-/// With the feature `set`.
-///
 /// # Platforms
 ///
 /// - **Linux, macOS, the BSDs**: one epoll or kqueue a set, and the bell that wakes it: two or three descriptors.
