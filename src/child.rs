@@ -174,7 +174,7 @@ impl SharedChild {
     ///
     /// # Errors
     ///
-    /// On Unix, [`ReapedElsewhere`](crate::unix::ReapedElsewhere) if another part of the program took
+    /// On Unix, `unix::ReapedElsewhere` if another part of the program took
     /// the exit status, and the system did not keep it.
     ///
     /// # Examples

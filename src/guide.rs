@@ -71,7 +71,12 @@ page!(guarantees, "../guide/guarantees.md");
 page!(migration, "../guide/migration.md");
 page!(traps, "../guide/traps.md");
 
-/// The README's code is compiled, and run where it can be.
-#[cfg(all(doctest, unix))]
+/// The README's code is compiled, and run where it can be: where there is what it takes.
+#[cfg(all(
+    doctest,
+    feature = "set",
+    feature = "async",
+    all(target_os = "linux", target_arch = "x86_64", target_env = "gnu")
+))]
 #[doc = include_str!("../README.md")]
 struct Readme;
