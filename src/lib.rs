@@ -44,7 +44,7 @@
 //!         Capture::new()
 //!             .timeout(Duration::from_secs(600)) // then all of them are stopped:
 //!             .grace(Duration::from_secs(5)) // asked first, and killed after that
-//!             .limit(Limit::head_and_tail(32 << 10, 32 << 10)), // so much is kept of each stream
+//!             .limit(Limit::head_and_tail(32 << 10, 32 << 10)), // of each stream
 //!     )?;
 //! println!("{:?}: {}", captured.status, captured.stdout.text());
 //! # Ok(())
