@@ -138,20 +138,23 @@ fn no_descriptors() {
     });
 }
 
-/// With a few descriptors, those who are found cannot all be held by one.
+/// With a few descriptors, those who are found cannot all be held by one; and while they are dying the others are to be
+/// looked at.
 #[test]
 fn few_descriptors() {
     alone!();
     watchdog!();
     on_every_backend(|backend| {
-        let line = vec![start("setsid pid read"); 50];
-        let stage =
-            Stage::set(Kind::Group(backend), &[line.concat(), parts("pid read")].concat(), 51);
-        let mut full = NoDescriptors::left();
-        (0..10).for_each(|_| full.free_one());
-        stage.tree().kill().unwrap();
-        drop(full);
-        stage.is_empty();
+        for _ in 0..rounds(10) {
+            let line = vec![start("setsid pid read"); 50];
+            let stage =
+                Stage::set(Kind::Group(backend), &[line.concat(), parts("pid read")].concat(), 51);
+            let mut full = NoDescriptors::left();
+            (0..10).for_each(|_| full.free_one());
+            stage.tree().kill().unwrap();
+            drop(full);
+            stage.is_empty();
+        }
     });
 }
 

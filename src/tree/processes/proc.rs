@@ -285,10 +285,11 @@ impl Held {
         Ok(stat.map(|stat| Self { id, by: By::Start(stat.started) }))
     }
 
-    /// Not with the last descriptor: others must be read while this one is held.
+    /// Not with the last two descriptors: a directory must be listed, and what is in it be read, while this one is held.
     pub(in super::super) fn kept(self) -> io::Result<Option<Self>> {
+        use rustix::io::fcntl_dupfd_cloexec as dup;
         match &self.by {
-            By::Pidfd(fd) if rustix::io::dup(fd).is_err() => {
+            By::Pidfd(fd) if dup(fd, 0).and_then(|_one| dup(fd, 0)).is_err() => {
                 let id = self.id;
                 drop(self);
                 Self::open_by_start(id)
