@@ -957,6 +957,79 @@ mod linux_only {
         });
     }
 
+    /// How many descriptors are in the epolls of this process.
+    fn watched() -> usize {
+        let infos = std::fs::read_dir("/proc/self/fdinfo").expect("/proc").flatten();
+        // (The listing's own descriptor is gone by then, or tells of none.)
+        let infos = infos.filter_map(|info| std::fs::read_to_string(info.path()).ok());
+        infos.map(|info| info.matches("tfd:").count()).sum()
+    }
+
+    /// A descriptor that somebody holds stays in an epoll until it is taken out.
+    #[test]
+    fn children_that_leave_a_set_are_not_watched_by_it() {
+        alone!();
+        watchdog!();
+        let set = ChildSet::new();
+        let (child, stdin) = stoppable(BEST, 7);
+        let (child, none) = (Arc::new(child), watched());
+        let held = child.exit_notice().unwrap();
+        for key in 0..3 {
+            set.insert(key, Arc::clone(&child));
+        }
+        assert_eq!(watched(), none + 3);
+        for (key, left) in [(1, 2), (0, 1)] {
+            set.remove(&key).unwrap();
+            assert_eq!(watched(), none + left);
+        }
+        assert!(set.insert(2, Arc::clone(&child)).is_some());
+        assert_eq!(watched(), none + 1);
+        drop(stdin);
+        assert_eq!(next_code(&set), (2, 7));
+        assert_eq!(watched(), none);
+        drop(held);
+    }
+
+    /// How often this thread has gone to sleep.
+    fn sleeps() -> libc::c_long {
+        // SAFETY: the struct outlives the call.
+        unsafe {
+            let mut usage = std::mem::zeroed::<libc::rusage>();
+            assert_eq!(libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage), 0);
+            usage.ru_nvcsw
+        }
+    }
+
+    /// Nobody gets up to look when nobody is left who has to be looked at.
+    #[test]
+    fn children_that_leave_a_set_are_not_looked_at() {
+        alone!();
+        watchdog!();
+        let full = NoDescriptors::left();
+        let set = ChildSet::new();
+        drop(full);
+        let told_of = Arc::new(sleeper(BY_THREAD));
+        set.insert(0, Arc::clone(&told_of));
+        for n in 1..=2 {
+            set.insert(n, sleeper(BEST));
+        }
+        let before = sleeps();
+        assert!(set.wait_next_timeout(WHILE).is_none());
+        let looking = sleeps() - before;
+        // By being removed, and by being handed out.
+        kill_and_wait(&set.remove(&1).unwrap());
+        set.get(&2).unwrap().kill().unwrap();
+        assert_eq!(next(&set).key, 2);
+        let before = sleeps();
+        assert!(set.wait_next_timeout(WHILE).is_none());
+        let not_looking = sleeps() - before;
+        assert!(not_looking < 10, "{not_looking} times, {looking} before that");
+        kill_and_wait(&told_of);
+        assert_eq!(next(&set).key, 0);
+        is_over(&set);
+        eprintln!("{not_looking} times, {looking} before that");
+    }
+
     /// Without a queue of the kernel's there are still those who tell, and looks for the others.
     #[test]
     fn a_set_that_was_made_without_descriptors() {
