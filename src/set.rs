@@ -36,8 +36,8 @@ use std::time::{Duration, Instant};
 /// - **Linux, macOS, the BSDs**: one epoll or kqueue a set, and the bell that wakes it: two or three descriptors.
 /// - **Windows**: registered waits, for which the system has a thread for every 63 children, whichever sets they are in.
 /// - **Other Unix, and children that are served without a descriptor**: the helper thread of the child.
-/// - A set that found no descriptors to spare when it was made, and a child for which there is no helper
-///   thread to be had: whoever waits looks at such children up to 50 times a second.
+/// - A child for which the set had no descriptor to spare when it was inserted, or for which there is no helper thread
+///   to be had: whoever waits looks at such children up to 50 times a second.
 /// - A poll, and a timed wait that ends with `None`, cost a look at each child of whose exit others may hear before the
 ///   set does: all on Windows, macOS and the BSDs, elsewhere those that a helper thread serves.
 /// - A child keeps its descriptor until it is handed out or removed, even if others have waited for it; and one that is
