@@ -1,56 +1,58 @@
-//! `Command::output` and a capture, which is the same and bounded: much output of one child, and little of many.
+//! `Command::output` and what captures otherwise: much output of one child, and little of many.
 
-use crate::cli::{Effort, Result};
-use crate::contender::{Who, short_lived};
+use crate::cli::Result;
+use crate::contender::{Program, Who, output, short_lived};
 use crate::report::Row;
-use crate::rounds::Rounds;
-use shared_child::seam::Backend;
-use shared_child::{Capture, SpawnOptions};
-use std::io;
-use std::process::{Command, Output};
+use crate::run::Run;
+use crate::worker;
 use std::time::Instant;
 
-/// Commands run in a row.
-const IN_A_ROW: usize = 200;
+pub(crate) const MUCH: &str = "capture-much";
+pub(crate) const MANY: &str = "capture-many";
 
-pub(crate) fn measure(effort: Effort) -> Result<Vec<Row>> {
-    let contenders = [Who::Std, Who::Ours, Who::Fallback];
-    let mib = effort.pick(16, 256);
-    let bytes = mib << 20;
-    let much = Rounds::run(&contenders, effort.pick(3, 40), |who| {
-        let mut command = Command::new("head");
-        command.args(["-c", &bytes.to_string(), "/dev/zero"]);
-        let start = Instant::now();
-        let output = output(who, &mut command)?;
-        let time = start.elapsed().as_secs_f64() * 1e3;
-        if output.stdout.len() != bytes {
-            return Err(format!("{} bytes of {bytes}", output.stdout.len()).into());
-        }
-        Ok(vec![time])
-    })?;
-    let many = Rounds::run(&contenders, effort.pick(3, 40), |who| {
-        let mut command = short_lived();
-        let start = Instant::now();
-        for _ in 0..IN_A_ROW {
-            if !output(who, &mut command)?.status.success() {
-                return Err("a command has failed".into());
-            }
-        }
-        Ok(vec![start.elapsed().as_secs_f64() * 1e3])
-    })?;
+const CONTENDERS: [Who; 9] = [
+    Who::Std,
+    Who::Ours,
+    Who::Fallback,
+    Who::Duct,
+    Who::Subprocess,
+    Who::ProcessWrap,
+    Who::ProcessControl,
+    Who::Tokio,
+    Who::AsyncProcess,
+];
+
+pub(crate) fn measure(run: &Run) -> Result<Vec<Row>> {
+    let mib = run.pick(16, 256);
+    let commands = run.pick(20, 200);
+    let much = worker::rounds(run, MUCH, &CONTENDERS, run.pick(2, 20), mib)?;
+    let many = worker::rounds(run, MANY, &CONTENDERS, run.pick(2, 20), commands)?;
     Ok(vec![
         much.row(&format!("capture {mib} MiB"), "ms", Who::Std).bar(1.05),
-        many.row(&format!("capture {IN_A_ROW} short commands"), "ms", Who::Std).bar(1.05),
+        many.row(&format!("capture {commands} short commands"), "ms", Who::Std).bar(1.05),
     ])
 }
 
-fn output(who: Who, command: &mut Command) -> io::Result<Output> {
-    let options = SpawnOptions::new();
-    match who {
-        Who::Ours => options.capture(command, &mut Capture::new())?.try_into(),
-        Who::Fallback => {
-            Backend::ALL[1].capture(&options, command, &mut Capture::new())?.try_into()
-        }
-        _ => command.output(),
+/// In the worker: so many mebibytes of one command, in milliseconds.
+pub(crate) fn much(who: Who, mib: usize) -> Result<Vec<f64>> {
+    let bytes = mib << 20;
+    let program = Program::new("/usr/bin/head").arg("-c").arg(bytes.to_string()).arg("/dev/zero");
+    let start = Instant::now();
+    let output = output(program, who)?;
+    let time = start.elapsed().as_secs_f64() * 1e3;
+    if output.stdout.len() != bytes {
+        return Err(format!("{} bytes of {bytes}", output.stdout.len()).into());
     }
+    Ok(vec![time])
+}
+
+/// In the worker: so many commands in a row, in milliseconds.
+pub(crate) fn many(who: Who, commands: usize) -> Result<Vec<f64>> {
+    let start = Instant::now();
+    for _ in 0..commands {
+        if !output(short_lived(), who)?.status.success() {
+            return Err("a command has failed".into());
+        }
+    }
+    Ok(vec![start.elapsed().as_secs_f64() * 1e3])
 }

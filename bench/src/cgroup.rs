@@ -1,10 +1,11 @@
 //! The kill of a cgroup full of daemons, each in a session of its own, beside the same by hand.
 
-use crate::cli::{Effort, Result};
+use crate::cli::Result;
 use crate::contender::Who;
 use crate::crowd::{self, Kind, Reaped, Subreaper};
 use crate::report::Row;
 use crate::rounds::Rounds;
+use crate::run::Run;
 use shared_child::SpawnOptions;
 use shared_child::linux::SpawnOptionsExt;
 use std::fs::{self, File};
@@ -16,15 +17,15 @@ use std::process::{self, Command, Stdio};
 use std::time::Instant;
 
 /// From the kill until nobody lives.
-pub(crate) fn measure(effort: Effort) -> Result<Vec<Row>> {
-    let daemons = effort.pick(100, 1000);
+pub(crate) fn measure(run: &Run) -> Result<Vec<Row>> {
+    let daemons = run.pick(100, 1000);
     let _subreaper = Subreaper::new()?;
     // Not every machine has what it takes, and not every user may.
     if let Err(error) = by_hand(1) {
         eprintln!("no cgroup can be made here, so none is measured: {error}");
         return Ok(Vec::new());
     }
-    let rounds = Rounds::run(&[Who::Raw, Who::Ours], effort.pick(3, 40), |who| match who {
+    let rounds = Rounds::run(run, &[Who::Raw, Who::Ours], run.pick(3, 40), |who| match who {
         Who::Ours => ours(daemons),
         _ => by_hand(daemons),
     })?;

@@ -1,61 +1,61 @@
-//! The command line: which measurements, and what is printed of them.
+//! The command line: which measurements, and where their results go.
 
-use crate::report::{Row, Table};
-use crate::{brood, capture, cgroup, crowd, futures, handle, set, set_memory};
-use crate::{spawn, tree, try_wait, waiters, wake, worker};
+use crate::report::Table;
+use crate::run::{Effort, Measure, Run};
+use crate::{brood, capture, cgroup, crowd, futures, handle, heap, plots, set, set_memory};
+use crate::{spawn, timed, tree, try_wait, waiters, wake, worker};
 use lexopt::{Arg, ValueExt};
+use serde_json::Value;
 use std::error::Error;
+use std::fs;
 use std::path::PathBuf;
 
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-const USAGE: &str = "usage: bench [--quick] [--json FILE] [NAME…]";
+const USAGE: &str = "\
+usage: bench [--quick] [--json FILE] [--plots DIR] [NAME…]
+       bench --render [--json FILE] [--plots DIR]
 
-type Measure = fn(Effort) -> Result<Vec<Row>>;
+  --quick       see that everything runs, in figures that are not to be quoted
+  --json FILE   the results (bench/results.json of the repository)
+  --plots DIR   the plots that are rendered from them (plots of the repository)
+  --render      render the plots from results that are there, and measure nothing
+
+With --quick or NAMEs nothing is written but what is asked for by --json and --plots.
+";
 
 const MEASUREMENTS: &[(&str, Measure)] = &[
-    ("spawn", spawn::measure),
-    ("wake", wake::measure),
-    ("waiters", waiters::measure),
-    ("try_wait", try_wait::measure),
-    ("handle", handle::measure),
+    (spawn::KIND, spawn::measure),
+    (timed::KIND, timed::measure),
+    (wake::KIND, wake::measure),
+    (waiters::CHURN, waiters::measure_churn),
+    (waiters::IDLE, waiters::measure_idle),
+    (try_wait::KIND, try_wait::measure),
+    (handle::KIND, handle::measure),
     ("capture", capture::measure),
     ("tree_spawn", tree::measure_spawn),
     ("tree_kill", tree::measure_kill),
     ("sweep", tree::measure_sweep),
     ("cgroup_kill", cgroup::measure),
-    ("set", set::measure),
+    (set::KIND, set::measure),
     ("set_memory", set_memory::measure),
-    ("futures", futures::measure),
+    (futures::WAKE, futures::measure),
+    // The last, as contenders leave threads behind in this process.
+    ("heap", heap::measure),
 ];
-
-/// How much time to spend.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Effort {
-    /// Enough to see that everything runs.
-    Quick,
-    /// Enough for figures to be quoted.
-    Full,
-}
-
-impl Effort {
-    pub(crate) fn pick<T>(self, quick: T, full: T) -> T {
-        match self {
-            Self::Quick => quick,
-            Self::Full => full,
-        }
-    }
-}
 
 pub(crate) fn run() -> Result<()> {
     let mut effort = Effort::Full;
-    let mut json: Option<PathBuf> = None;
+    let mut render = false;
+    let (mut json, mut plots): (Option<PathBuf>, Option<PathBuf>) = (None, None);
     let mut names: Vec<String> = Vec::new();
     let mut parser = lexopt::Parser::from_env();
     while let Some(arg) = parser.next()? {
         match arg {
             Arg::Long("quick") => effort = Effort::Quick,
+            Arg::Long("render") => render = true,
             Arg::Long("json") => json = Some(parser.value()?.into()),
+            Arg::Long("plots") => plots = Some(parser.value()?.into()),
             Arg::Long("help") => {
                 println!("{USAGE}\nnames:{}", known());
                 return Ok(());
@@ -64,8 +64,8 @@ pub(crate) fn run() -> Result<()> {
             Arg::Value(name) if name == wake::CHILD => wake::child(),
             Arg::Value(name) if name == brood::MEMBER => brood::member(),
             Arg::Value(name) if name == worker::WORKER => {
-                let (kind, who) = (parser.value()?.string()?, parser.value()?.string()?);
-                return worker::serve(&kind, &who);
+                let mut next = || parser.value()?.string();
+                return worker::serve(&next()?, &next()?, &next()?);
             }
             Arg::Value(name) if name == crowd::LEADER => {
                 let (kind, members) = (parser.value()?.string()?, parser.value()?.string()?);
@@ -79,21 +79,35 @@ pub(crate) fn run() -> Result<()> {
         return Err(format!("no measurement is called {name}; there are:{}", known()).into());
     }
 
-    let mut table = Table::new();
-    for (name, measure) in MEASUREMENTS {
-        if names.is_empty() || names.iter().any(|wanted| wanted == name) {
-            worker::limit_time();
-            for row in measure(effort)? {
-                print!("{}", row.text());
-                table.push(row);
-            }
-        }
+    if render || (names.is_empty() && effort == Effort::Full) {
+        json.get_or_insert(concat!(env!("CARGO_MANIFEST_DIR"), "/results.json").into());
+        plots.get_or_insert(concat!(env!("CARGO_MANIFEST_DIR"), "/../plots").into());
     }
-    print!("\n{}", table.markdown());
-    if let Some(path) = json {
-        std::fs::write(path, table.json())?;
+    let results = match &json {
+        Some(file) if render => serde_json::from_str(&fs::read_to_string(file)?)?,
+        _ => measure(effort, &names)?,
+    };
+    if let Some(file) = json.filter(|_| !render) {
+        fs::write(file, format!("{results:#}\n"))?;
+    }
+    if let Some(directory) = plots {
+        plots::render(&results, &directory)?;
     }
     Ok(())
+}
+
+fn measure(effort: Effort, names: &[String]) -> Result<Value> {
+    let wanted =
+        |(name, _): &&(&str, Measure)| names.is_empty() || names.iter().any(|it| it == name);
+    let measurements: Vec<_> = MEASUREMENTS.iter().filter(wanted).collect();
+    let mut run = Run::new(effort, measurements.len())?;
+    let mut table = Table::default();
+    for (name, measure) in measurements {
+        table.add(name, run.measure(name, *measure)?);
+    }
+    run.finish();
+    print!("\n{}", table.markdown());
+    Ok(table.json())
 }
 
 fn known() -> String {

@@ -1,26 +1,26 @@
-//! Children that are awaited by tasks: our CPU time for each exit, and the latency of one.
+//! Children that are awaited by tasks: the latency of one, and what [`set`](crate::set) needs for the cost of many.
 //!
 //! Everything is on tokio's executor, in a task for each child, so that what differs is only what wakes them:
-//! `tokio::process::Child::wait`, `exited()` as on any executor (the thread that wakes the tasks is this crate's), and
-//! `exited()` with the feature `tokio` (the reactor of the runtime does it). The runtime is a
-//! multi-threaded one, whose reactor alone serves `exited()`, with a single worker, which is fairest: with more, what is
-//! measured is how busy threads are with handing each other work.
+//! `tokio::process::Child::wait`, `async_process::Child::status` (a thread of async-io's does), `exited()` as on any
+//! executor (a thread of this crate's does), and `exited()` with the feature `tokio` (the reactor of the runtime does).
+//! The runtime is a multi-threaded one, whose reactor alone serves `exited()`, with a single worker, which is fairest:
+//! with more, what is measured is how busy threads are with handing each other work.
 //!
-//! The CPU time is counted as in [`set`](crate::set): all children end at once. The latency is as in
-//! [`wake`](crate::wake), from the child's last moment until the task goes on.
+//! The latency is as in [`wake`](crate::wake), from the child's last moment until the task goes on.
 
 use crate::brood::Brood;
-use crate::cli::{Effort, Result};
+use crate::cli::Result;
 use crate::contender::Who;
+use crate::procfs::cpu_time;
 use crate::report::Row;
 use crate::rounds::Rounds;
-use crate::set;
-use crate::waiters::{allow_descriptors, cpu_time};
-use crate::wake::{self, nanoseconds};
+use crate::run::Run;
+use crate::set::{BAR_OF_THE_REACTOR, BAR_OF_THE_THREAD};
+use crate::wake::{self, SAMPLES, WARM_UP, nanoseconds};
 use crate::worker::Worker;
 use shared_child::{SharedChild, seam};
-use std::env;
 use std::io;
+use std::pin::Pin;
 use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,75 +28,68 @@ use std::time::Duration;
 use tokio::runtime::{self, Runtime};
 use tokio::task::{self, JoinSet};
 
-pub(crate) const CPU: &str = "futures-cpu";
-pub(crate) const WAKE: &str = "futures-wake";
+pub(crate) const WAKE: &str = "futures";
 
-/// Go uncounted.
-const WARM_UP: usize = 100;
-
-/// Samples of the latency, a round, after some that go uncounted.
-const SAMPLES: usize = 10;
-const WAKE_WARM_UP: usize = 2;
-
-/// What a way over a thread may cost: as much again as tokio's.
-const BAR_OF_THE_THREAD: f64 = 2.0;
-
-/// The same way as tokio's: the rest is what this crate adds.
-const BAR_OF_THE_REACTOR: f64 = 1.1;
-
-pub(crate) fn measure(effort: Effort) -> Result<Vec<Row>> {
-    let contenders = [Who::Tokio, Who::Ours, Who::OnReactor];
-    let children = effort.pick(250, 5_000);
-    let cpu = Rounds::run(&contenders, effort.pick(2, 12), |who| set::sample(CPU, who, children))?;
-    let wake = Rounds::run(&contenders, effort.pick(6, 60), |who| {
-        let samples = Worker::start(WAKE, who)?.ask(WAKE_WARM_UP + SAMPLES)?;
-        Ok(samples[WAKE_WARM_UP..].to_vec())
+pub(crate) fn measure(run: &Run) -> Result<Vec<Row>> {
+    let contenders = [Who::Tokio, Who::Futures, Who::OnReactor, Who::AsyncProcess];
+    let wake = Rounds::cold(run, &contenders, run.pick(3, 60), |who| {
+        let samples = Worker::start(WAKE, who)?.ask(WARM_UP + SAMPLES)?;
+        Ok(samples[WARM_UP..].to_vec())
     })?;
-    let mut rows = Vec::new();
+    let row = || wake.row("wake-up of a task", "µs", Who::Tokio).latency();
+    let mut rows = vec![row().about(Who::Futures)];
     for (who, how, bar) in [
-        (Who::Ours, "on any executor", BAR_OF_THE_THREAD),
+        (Who::Futures, "on any executor", BAR_OF_THE_THREAD),
         (Who::OnReactor, "on tokio's reactor", BAR_OF_THE_REACTOR),
     ] {
-        let name = format!("CPU time an exit of {children} that are awaited, {how}");
-        rows.push(cpu.row(&name, "µs", Who::Tokio).of(who).bar(bar));
-        let name = format!("wake-up of a task, {how}");
-        rows.push(wake.row(&name, "µs", Who::Tokio).of(who).bar(bar).latency());
+        rows.push(row().called(how).of(who).bar(bar));
     }
     Ok(rows)
 }
 
-/// In the worker: the CPU time an exit of so many, in microseconds.
-pub(crate) fn cpu_times(who: Who, children: usize) -> Result<Vec<f64>> {
-    allow_descriptors()?;
-    let runtime = runtime_for(who)?;
-    exits(&runtime, who, WARM_UP)?;
-    let time = exits(&runtime, who, children)?;
-    Ok(vec![time.as_secs_f64() * 1e6 / children as f64])
-}
-
-fn runtime_for(who: Who) -> io::Result<Runtime> {
+pub(crate) fn runtime_for(who: Who) -> io::Result<Runtime> {
     seam::watcher_only(who != Who::OnReactor);
     runtime::Builder::new_multi_thread().worker_threads(1).enable_io().build()
 }
 
+type Exit = Pin<Box<dyn Future<Output = io::Result<ExitStatus>> + Send>>;
+
+/// Each call spawns one more, whose exit is awaited by what it gives. To be called in the context of the runtime.
+fn awaited(who: Who, command: Command) -> Box<dyn FnMut() -> io::Result<Exit>> {
+    match who {
+        Who::Tokio => {
+            let mut command = tokio::process::Command::from(command);
+            Box::new(move || {
+                let mut child = command.spawn()?;
+                Ok(Box::pin(async move { child.wait().await }))
+            })
+        }
+        Who::AsyncProcess => {
+            let mut command = async_process::Command::from(command);
+            Box::new(move || {
+                let mut child = command.spawn()?;
+                Ok(Box::pin(async move { child.status().await }))
+            })
+        }
+        _ => {
+            let mut command = command;
+            Box::new(move || {
+                let child = SharedChild::spawn(&mut command)?;
+                Ok(Box::pin(async move { child.exited().await }))
+            })
+        }
+    }
+}
+
 /// The CPU time from when the children begin to exit until all tasks have told the status.
-fn exits(runtime: &Runtime, who: Who, children: usize) -> Result<Duration> {
+pub(crate) fn exits(runtime: &Runtime, who: Who, children: usize) -> Result<Duration> {
     let mut brood = Brood::new()?;
     let mut tasks = Tasks::default();
     {
         let _context = runtime.enter();
-        if who == Who::Tokio {
-            let mut command = tokio::process::Command::from(brood.command()?);
-            for _ in 0..children {
-                let mut child = command.spawn()?;
-                tasks.spawn(async move { child.wait().await });
-            }
-        } else {
-            let mut command = brood.command()?;
-            for _ in 0..children {
-                let child = SharedChild::spawn(&mut command)?;
-                tasks.spawn(async move { child.exited().await });
-            }
+        let mut spawn = awaited(who, brood.command()?);
+        for _ in 0..children {
+            tasks.spawn(spawn()?);
         }
     }
     brood.until_there(children)?;
@@ -116,7 +109,7 @@ struct Tasks {
 }
 
 impl Tasks {
-    fn spawn(&mut self, exit: impl Future<Output = io::Result<ExitStatus>> + Send + 'static) {
+    fn spawn(&mut self, exit: Exit) {
         let polled = Arc::clone(&self.polled);
         self.all.spawn(async move {
             polled.fetch_add(1, Ordering::Relaxed);
@@ -149,21 +142,11 @@ pub(crate) fn latencies(who: Who, count: usize) -> Result<Vec<f64>> {
 }
 
 fn latency(runtime: &Runtime, who: Who) -> Result<f64> {
-    // std's pipes, and not the runtime's, whose reactor has nothing but the child to care for. Should anything fail,
-    // the child ends as they are dropped.
-    let (input, stdin) = io::pipe()?;
-    let (stdout, output) = io::pipe()?;
-    let mut command = Command::new(env::current_exe()?);
-    command.arg(wake::CHILD).stdin(input).stdout(output);
+    // std's pipes, and not the runtime's, whose reactor has nothing but the child to care for.
+    let (program, stdin, stdout) = wake::held()?;
     let _context = runtime.enter();
-    let woken = if who == Who::Tokio {
-        let mut child = tokio::process::Command::from(command).spawn()?;
-        runtime.spawn(async move { child.wait().await.map(|_| nanoseconds()) })
-    } else {
-        let child = SharedChild::spawn(&mut command)?;
-        // With it go our copies of the child's ends.
-        drop(command);
-        runtime.spawn(async move { child.exited().await.map(|_| nanoseconds()) })
-    };
+    // With the spawner go our copies of the child's ends.
+    let exit = awaited(who, program.command())()?;
+    let woken = runtime.spawn(async move { exit.await.map(|_| nanoseconds()) });
     wake::latency(stdin, stdout, || Ok(runtime.block_on(woken)??))
 }

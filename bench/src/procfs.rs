@@ -1,6 +1,7 @@
-//! What `/proc` tells about this process.
+//! What the system tells about this process, and how much it is allowed.
 
 use crate::cli::Result;
+use std::mem::MaybeUninit;
 use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
@@ -43,4 +44,34 @@ fn others_sleep() -> io::Result<bool> {
         }
     }
     Ok(true)
+}
+
+/// User and system time of all threads of this process, and of no child.
+pub(crate) fn cpu_time() -> io::Result<Duration> {
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: `usage` is a writable rusage.
+    if unsafe { libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it was zeroed, and zeroes are valid integers.
+    let usage = unsafe { usage.assume_init() };
+    let parts = [usage.ru_utime, usage.ru_stime].map(|time| {
+        // Neither is ever negative, and their widths differ from system to system.
+        Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or_default())
+            + Duration::from_micros(u64::try_from(time.tv_usec).unwrap_or_default())
+    });
+    Ok(parts.iter().sum())
+}
+
+/// Raises the limit as far as it goes: some take two descriptors for each wait.
+pub(crate) fn allow_descriptors() -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a writable, and later a readable, rlimit.
+    let done = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 && {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == 0
+        }
+    };
+    if done { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

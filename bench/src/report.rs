@@ -1,9 +1,9 @@
 //! How results are shown: as text, as a Markdown table, as JSON.
 
 use crate::contender::Who;
+use crate::machine;
+use serde_json::{Value, json};
 use std::fmt::Write;
-use std::fs;
-use std::process::Command;
 
 /// One thing measured.
 pub(crate) struct Row {
@@ -16,6 +16,8 @@ pub(crate) struct Row {
     ours: Who,
     bar: Option<f64>,
     is_latency: bool,
+    /// Of a row that is one place on a curve: where that is.
+    at: Option<usize>,
 }
 
 /// How a contender is set against the reference.
@@ -33,7 +35,8 @@ impl Compare {
     fn show(self, value: f64) -> String {
         match self {
             Self::Ratio => format!("{value:.3} ×"),
-            Self::Difference => format!("{value:+}"),
+            Self::Difference if value.fract() == 0.0 => format!("{value:+}"),
+            Self::Difference => format!("{value:+.2}"),
             Self::Nothing => number(value),
         }
     }
@@ -45,9 +48,18 @@ impl Compare {
             Self::Nothing => number(bar),
         }
     }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ratio => "ratio",
+            Self::Difference => "difference",
+            Self::Nothing => "nothing",
+        }
+    }
 }
 
 /// What one contender did.
+#[derive(Clone)]
 pub(crate) struct Figure {
     pub(crate) who: Who,
     pub(crate) min: f64,
@@ -56,6 +68,14 @@ pub(crate) struct Figure {
     /// Against the reference; `None` if it is the reference. The figure itself if it is compared
     /// with nothing.
     pub(crate) against: Option<Interval>,
+}
+
+impl Figure {
+    fn json(&self) -> Value {
+        let Self { who, min, median, p95, against } = self;
+        let against = against.map(|Interval { low, mid, high }| [low, mid, high]);
+        json!({ "who": who.name(), "min": min, "median": median, "p95": p95, "against": against })
+    }
 }
 
 /// A median, and where it would be found again with a probability of 95 %.
@@ -72,17 +92,35 @@ impl Row {
         unit: &'static str,
         compare: Compare,
         reference: Who,
-        figures: Vec<Figure>,
+        mut figures: Vec<Figure>,
     ) -> Self {
-        let (ours, bar, is_latency) = (Who::Ours, None, false);
-        Self { name: name.to_owned(), unit, compare, reference, figures, ours, bar, is_latency }
+        // Whoever needs least comes first.
+        figures.sort_by(|one, other| one.median.total_cmp(&other.median));
+        let (name, ours) = (name.to_owned(), Who::Ours);
+        let (bar, is_latency, at) = (None, false, None);
+        Self { name, unit, compare, reference, figures, ours, bar, is_latency, at }
     }
 
-    /// Where this crate takes part in two ways, each with a bar of its own: the row is about this one, and leaves the
-    /// others out.
-    pub(crate) fn of(mut self, ours: Who) -> Self {
-        self.figures.retain(|figure| [ours, self.reference].contains(&figure.who));
+    /// Said more closely.
+    pub(crate) fn called(self, how: &str) -> Self {
+        Self { name: format!("{}, {how}", self.name), ..self }
+    }
+
+    /// Leaves the others out.
+    pub(crate) fn only(mut self, contenders: &[Who]) -> Self {
+        self.figures.retain(|figure| contenders.contains(&figure.who));
+        self
+    }
+
+    /// Where this crate takes part in several ways: the row is about this one.
+    pub(crate) fn about(self, ours: Who) -> Self {
         Self { ours, ..self }
+    }
+
+    /// The same, with a bar of its own: so the row leaves the others out.
+    pub(crate) fn of(self, ours: Who) -> Self {
+        let reference = self.reference;
+        self.only(&[ours, reference]).about(ours)
     }
 
     /// What this crate's comparison with the reference, or its figure, must not exceed.
@@ -93,6 +131,10 @@ impl Row {
     /// Of a latency, the slow ones matter as well.
     pub(crate) fn latency(self) -> Self {
         Self { is_latency: true, ..self }
+    }
+
+    pub(crate) fn at(self, place: usize) -> Self {
+        Self { at: Some(place), ..self }
     }
 
     fn figure(&self, who: Who) -> Option<&Figure> {
@@ -119,7 +161,7 @@ impl Row {
         let mut text = format!("{} ({})\n", self.name, self.unit);
         for figure in &self.figures {
             let Figure { who, min, median, p95, against } = figure;
-            let mut line = format!("  {:<12} {:>10}", who.name(), number(*median));
+            let mut line = format!("  {:<22} {:>10}", who.name(), number(*median));
             if self.compare != Compare::Difference {
                 let _ = write!(line, "   min {:>8}", number(*min));
             }
@@ -150,62 +192,40 @@ impl Row {
             };
             format!("{}{p95}", number(figure.median))
         };
-        let aside = |who| {
-            let Some(figure) = self.figure(who) else { return String::new() };
-            let against = figure.against.map(|it| format!(", {}", self.compare.show(it.mid)));
-            value(figure) + &against.unwrap_or_default()
-        };
+        let named = |figure: &Figure| format!("{} {}", figure.who.name(), value(figure));
+        let is_other = |figure: &&Figure| ![self.ours, self.reference].contains(&figure.who);
+        let others: Vec<String> = self.figures.iter().filter(is_other).map(named).collect();
         let cells = [
             format!("{} ({})", self.name, self.unit),
-            self.figure(self.reference)
-                .map(|it| format!("{}: {}", self.reference.name(), value(it)))
-                .unwrap_or_default(),
+            self.figure(self.reference).map(named).unwrap_or_default(),
             self.figure(self.ours).map(value).unwrap_or_default(),
             self.ours().map(|it| self.compare.show(it)).unwrap_or_default(),
             self.bar.map(|bar| self.compare.show_bar(bar)).unwrap_or_default(),
             self.verdict().to_owned(),
-            aside(Who::Fallback),
-            aside(Who::Peer),
+            others.join(", "),
         ];
         format!("| {} |\n", cells.join(" | "))
     }
 
-    fn json(&self) -> String {
-        let figures: Vec<String> = self.figures.iter().map(json_figure).collect();
-        format!(
-            "{{\"name\":{:?},\"unit\":{:?},\"reference\":{:?},\"compared_by\":{:?},\"bar\":{},\
-             \"within\":{},\"figures\":[{}]}}",
-            self.name,
-            self.unit,
-            self.reference.name(),
-            match self.compare {
-                Compare::Ratio => "ratio",
-                Compare::Difference => "difference",
-                Compare::Nothing => "nothing",
-            },
-            or_null(self.bar),
-            or_null(self.is_within()),
-            figures.join(",")
-        )
+    fn json(&self, measurement: &str) -> Value {
+        json!({
+            "measurement": measurement,
+            "name": self.name,
+            "unit": self.unit,
+            "at": self.at,
+            "is_latency": self.is_latency,
+            "reference": self.reference.name(),
+            "about": self.ours.name(),
+            "compared_by": self.compare.name(),
+            "bar": self.bar,
+            "within": self.is_within(),
+            "figures": self.figures.iter().map(Figure::json).collect::<Vec<_>>(),
+        })
     }
 }
 
-fn json_figure(figure: &Figure) -> String {
-    let Figure { who, min, median, p95, against } = figure;
-    let against = against.map(|Interval { low, mid, high }| format!("[{low},{mid},{high}]"));
-    format!(
-        "{{\"who\":{:?},\"min\":{min},\"median\":{median},\"p95\":{p95},\"against\":{}}}",
-        who.name(),
-        or_null(against)
-    )
-}
-
-fn or_null(value: Option<impl ToString>) -> String {
-    value.map_or("null".to_owned(), |value| value.to_string())
-}
-
 /// Three digits or more; whole numbers as they are.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     if value.fract() == 0.0 || value >= 1000.0 {
         format!("{value:.0}")
     } else if value >= 100.0 {
@@ -216,46 +236,27 @@ fn number(value: f64) -> String {
 }
 
 /// Everything measured in a run.
-pub(crate) struct Table {
-    machine: String,
-    rows: Vec<Row>,
-}
+#[derive(Default)]
+pub(crate) struct Table(Vec<(&'static str, Row)>);
 
 impl Table {
-    pub(crate) fn new() -> Self {
-        Self { machine: machine(), rows: Vec::new() }
-    }
-
-    pub(crate) fn push(&mut self, row: Row) {
-        self.rows.push(row);
+    pub(crate) fn add(&mut self, measurement: &'static str, rows: Vec<Row>) {
+        self.0.extend(rows.into_iter().map(|row| (measurement, row)));
     }
 
     pub(crate) fn markdown(&self) -> String {
         let mut text = String::from(
-            "| measurement | reference | this crate | against it | bar | | fallback | 1.1.2 |\n\
-             |---|---|---|---|---|---|---|---|\n",
+            "| measurement | reference | this crate | against it | bar | | others |\n\
+             |---|---|---|---|---|---|---|\n",
         );
-        text.extend(self.rows.iter().map(Row::markdown));
-        let _ = writeln!(text, "\nMedians, on {}.", self.machine);
+        text.extend(self.0.iter().map(|(_, row)| row.markdown()));
+        let _ = writeln!(text, "\nMedians, on {}.", machine::text());
         text
     }
 
-    pub(crate) fn json(&self) -> String {
-        let rows: Vec<String> = self.rows.iter().map(Row::json).collect();
-        format!("{{\"machine\":{:?},\"rows\":[{}]}}\n", self.machine, rows.join(","))
+    pub(crate) fn json(&self) -> Value {
+        let rows: Vec<Value> =
+            self.0.iter().map(|(measurement, row)| row.json(measurement)).collect();
+        json!({ "machine": machine::json(), "versions": machine::versions(), "rows": rows })
     }
-}
-
-fn machine() -> String {
-    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let cpu = cpuinfo
-        .lines()
-        .find(|line| line.starts_with("model name"))
-        .and_then(|line| line.split_once(": "))
-        .map_or("an unknown CPU", |(_, model)| model);
-    let cores = std::thread::available_parallelism().map_or(0, |cores| cores.get());
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let rustc = Command::new("rustc").arg("--version").output().map(|output| output.stdout);
-    let rustc = String::from_utf8(rustc.unwrap_or_default()).unwrap_or_default();
-    format!("{cpu}, {cores} cores, Linux {}, {}", kernel.trim(), rustc.trim())
 }

@@ -3,6 +3,8 @@
 use crate::cli::Result;
 use crate::contender::Who;
 use crate::report::{Compare, Figure, Interval, Row};
+use crate::run::Run;
+use crate::worker;
 
 /// The samples of every contender, round by round.
 pub(crate) struct Rounds(Vec<(Who, Vec<Vec<f64>>)>);
@@ -11,21 +13,35 @@ impl Rounds {
     /// Runs every contender once a round, each time in another order, so that none always follows
     /// the same one. A first round goes uncounted: it warms caches.
     pub(crate) fn run(
+        run: &Run,
         contenders: &[Who],
         rounds: usize,
-        mut run: impl FnMut(Who) -> Result<Vec<f64>>,
+        sample: impl FnMut(Who) -> Result<Vec<f64>>,
+    ) -> Result<Self> {
+        let mut all = Self::cold(run, contenders, rounds + 1, sample)?;
+        for (_, samples) in &mut all.0 {
+            samples.remove(0);
+        }
+        Ok(all)
+    }
+
+    /// The same, where every sample is taken in a process of its own, which warms up itself: all rounds count.
+    pub(crate) fn cold(
+        run: &Run,
+        contenders: &[Who],
+        rounds: usize,
+        mut sample: impl FnMut(Who) -> Result<Vec<f64>>,
     ) -> Result<Self> {
         let mut all: Vec<_> = contenders.iter().map(|who| (*who, Vec::new())).collect();
         let mut shuffle = Shuffle(0x9e37_79b9_7f4a_7c15);
-        for round in 0..=rounds {
+        for round in 1..=rounds {
+            run.show_round(round, rounds);
             let mut order: Vec<usize> = (0..all.len()).collect();
             shuffle.shuffle(&mut order);
             for contender in order {
+                worker::limit_time();
                 let (who, samples) = &mut all[contender];
-                let samples_of_round = run(*who)?;
-                if round > 0 {
-                    samples.push(samples_of_round);
-                }
+                samples.push(sample(*who).map_err(|error| format!("{}: {error}", who.name()))?);
             }
         }
         Ok(Self(all))
@@ -108,6 +124,7 @@ impl Shuffle {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run::Effort;
 
     #[test]
     fn quantiles() {
@@ -122,7 +139,8 @@ mod tests {
     fn ratios_are_of_the_same_round() {
         // The machine gets slower and slower, and one contender is always twice as slow.
         let mut time = 0.0;
-        let rounds = Rounds::run(&[Who::Std, Who::Ours], 9, |who| {
+        let run = Run::new(Effort::Quick, 1).unwrap();
+        let rounds = Rounds::run(&run, &[Who::Std, Who::Ours], 9, |who| {
             time += 1.0;
             Ok(vec![(time / 2.0_f64).ceil() * if who == Who::Ours { 2.0 } else { 1.0 }])
         });

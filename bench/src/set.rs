@@ -1,4 +1,4 @@
-//! A set: our CPU time for each exit.
+//! Many children at once, as they exit: our CPU time for each.
 //!
 //! The children all end at once, which is the hard case: nothing is spent on going to sleep and waking up again that
 //! could hide the rest, and who takes many exits from the kernel in one call is at an advantage. Counted is the CPU
@@ -6,15 +6,19 @@
 //! was handed out and dropped. Neither spawns are in it nor the work of the dying, which is their own.
 //!
 //! Each sample is taken in a process of its own, after a few children that go uncounted.
+//!
+//! `this crate` is a set here. Beside it are tasks that await a child each: this crate's [futures](crate::futures),
+//! tokio's and async-process'.
 
 use crate::brood::Brood;
-use crate::cli::{Effort, Result};
+use crate::cli::Result;
 use crate::contender::Who;
-use crate::futures;
+use crate::procfs::{allow_descriptors, cpu_time};
 use crate::report::Row;
 use crate::rounds::Rounds;
-use crate::waiters::{allow_descriptors, cpu_time};
-use crate::worker::{self, Worker};
+use crate::run::Run;
+use crate::worker::Worker;
+use crate::{futures, raw_set};
 use shared_child::{ChildSet, SharedChild};
 use std::io;
 use std::process::Command;
@@ -28,47 +32,82 @@ const FEW: usize = 100;
 /// How many children small sets have, all together, in a sample.
 const IN_SMALL_SETS: usize = 2000;
 
-pub(crate) fn measure(effort: Effort) -> Result<Vec<Row>> {
-    let rounds = effort.pick(2, 12);
+/// Go uncounted.
+const WARM_UP: usize = 100;
 
-    // What an exit costs must not grow with the set. The bar leaves room for caches, which 10,000 children do not fit.
-    let many = effort.pick(250, 10_000);
-    let growth = Rounds::run(&[Who::Few, Who::Ours], rounds, |who| {
-        let children = if who == Who::Few { effort.pick(2 * FEW, IN_SMALL_SETS) } else { many };
-        sample(KIND, who, children)
-    })?;
-    let name = format!("CPU time an exit in a set of {many}");
+/// A set of 10,000 beside sets of 100: what an exit costs must not grow. This leaves room for caches, which 10,000
+/// children do not fit.
+const BAR_OF_GROWTH: f64 = 1.5;
 
-    // The peer is a runtime in which as many tasks await a child each, and a `JoinSet` of them, which hands them out as
-    // they end. The bar: not above it.
-    let children = effort.pick(250, 5_000);
-    let peer = Rounds::run(&[Who::Tokio, Who::Ours], rounds, |who| sample(KIND, who, children))?;
-    let beside = format!("CPU time an exit in a set of {children}, beside tasks");
-    Ok(vec![
-        growth.row(&name, "µs", Who::Few).bar(1.5),
-        peer.row(&beside, "µs", Who::Tokio).bar(1.0),
-    ])
-}
+/// A set beside tokio's tasks, and a `JoinSet` of them, which hands them out as they end.
+const BAR_OF_THE_SET: f64 = 1.0;
 
-/// One sample, by a worker of its own.
-pub(crate) fn sample(kind: &str, who: Who, children: usize) -> Result<Vec<f64>> {
-    // Thousands of children take a while: the limit is for each sample.
-    worker::limit_time();
-    Worker::start(kind, who)?.ask(children)
+/// What a way over a thread may cost: as much again as tokio's.
+pub(crate) const BAR_OF_THE_THREAD: f64 = 2.0;
+
+/// The same way as tokio's: the rest is what this crate adds.
+pub(crate) const BAR_OF_THE_REACTOR: f64 = 1.1;
+
+const CONTENDERS: [Who; 6] =
+    [Who::Raw, Who::Ours, Who::Futures, Who::OnReactor, Who::Tokio, Who::AsyncProcess];
+
+/// A curve, and the rows with bars: from the same samples.
+pub(crate) fn measure(run: &Run) -> Result<Vec<Row>> {
+    // So many children, in so many rounds; where the set is held against tokio, and where it must not have grown.
+    let few = (FEW, run.pick(1, 8));
+    let some = (run.pick(150, 1_000), run.pick(1, 8));
+    let many = (run.pick(250, 5_000), run.pick(1, 7));
+    let most = (run.pick(500, 10_000), run.pick(1, 4));
+    let mut rows = Vec::new();
+    for (children, rounds) in [few, some, many, most] {
+        let mut contenders = CONTENDERS.to_vec();
+        if children == most.0 {
+            contenders.push(Who::Few);
+        }
+        let rounds = Rounds::cold(run, &contenders, rounds, |who| {
+            let children = if who == Who::Few { run.pick(FEW, IN_SMALL_SETS) } else { children };
+            Worker::start(KIND, who)?.ask(children)
+        })?;
+        let name = format!("CPU time an exit of {children} at once");
+        let row = |reference| rounds.row(&name, "µs", reference);
+        rows.push(row(Who::Tokio).only(&CONTENDERS).at(children));
+        if children == many.0 {
+            for (who, how, bar) in [
+                (Who::Ours, "in a set, beside tasks", BAR_OF_THE_SET),
+                (Who::Futures, "awaited on any executor", BAR_OF_THE_THREAD),
+                (Who::OnReactor, "awaited on tokio's reactor", BAR_OF_THE_REACTOR),
+            ] {
+                rows.push(row(Who::Tokio).called(how).of(who).bar(bar));
+            }
+        }
+        if children == most.0 {
+            let growth = row(Who::Few).called("in a set").of(Who::Ours);
+            rows.push(growth.bar(BAR_OF_GROWTH));
+        }
+    }
+    Ok(rows)
 }
 
 /// In the worker: the CPU time an exit of so many, in microseconds.
 pub(crate) fn samples(who: Who, children: usize) -> Result<Vec<f64>> {
     allow_descriptors()?;
     let time = match who {
-        Who::Tokio => return futures::cpu_times(who, children),
         Who::Few => {
             exits(FEW)?;
             (0..children / FEW).map(|_| exits(FEW)).sum::<Result<Duration>>()?
         }
-        _ => {
-            exits(FEW)?;
+        Who::Ours => {
+            exits(WARM_UP)?;
             exits(children)?
+        }
+        Who::Raw => {
+            raw_set::exits(WARM_UP)?;
+            raw_set::exits(children)?
+        }
+        _ => {
+            let runtime = futures::runtime_for(who)?;
+            futures::exits(&runtime, who, WARM_UP)?;
+            futures::exits(&runtime, who, children)?
         }
     };
     Ok(vec![time.as_secs_f64() * 1e6 / children as f64])

@@ -1,18 +1,19 @@
 //! Trees without a cgroup: what they cost a spawn, the kill of a process group, and the sweep for
 //! those who have left it.
 
-use crate::cli::{Effort, Result};
-use crate::contender::{Who, long_lived, short_lived};
+use crate::cli::Result;
+use crate::contender::{Who, long_lived, pidfd, short_lived};
 use crate::crowd::{self, Group, Kind, Subreaper};
+use crate::procfs::{allow_descriptors, cpu_time};
 use crate::report::Row;
 use crate::rounds::Rounds;
-use crate::spawn;
-use crate::waiters::{allow_descriptors, cpu_time};
+use crate::run::Run;
+use crate::spawn::{IN_A_ROW, in_a_row};
+use process_wrap::std::{CommandWrap, ProcessGroup};
 use shared_child::{SharedChild, SpawnOptions};
-use std::ffi::c_long;
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::thread;
@@ -21,40 +22,53 @@ use std::time::{Duration, Instant};
 /// A tree is a process group, so this is set against a child that leads one. Then against one that
 /// gets a variable as well, for which std copies the whole environment: a tree has the variable that
 /// its members are told by.
-pub(crate) fn measure_spawn(effort: Effort) -> Result<Vec<Row>> {
+pub(crate) fn measure_spawn(run: &Run) -> Result<Vec<Row>> {
     let name = "spawn and wait, a tree";
-    let rounds = effort.pick(15, 300);
+    let rounds = run.pick(15, 200);
+    let contenders = [Who::Std, Who::Ours, Who::ProcessWrap];
     Ok(vec![
-        spawn_rounds(rounds, |_| ())?.row(name, "µs", Who::Std).bar(1.05),
-        spawn_rounds(rounds, |command| {
+        spawn_rounds(run, rounds, &contenders, |_| ())?.row(name, "µs", Who::Std).bar(1.05),
+        spawn_rounds(run, rounds, &contenders[..2], |command| {
             command.env("SHARED_CHILD_BENCH", "1234-0-0123456789abcdef");
         })?
         .row(&format!("{name}, beside std with a variable"), "µs", Who::Std),
     ])
 }
 
-fn spawn_rounds(rounds: usize, prepare_std: fn(&mut Command)) -> Result<Rounds> {
+fn spawn_rounds(
+    run: &Run,
+    rounds: usize,
+    contenders: &[Who],
+    prepare_std: fn(&mut Command),
+) -> Result<Rounds> {
     let options = SpawnOptions::new().tree(true).clone();
-    Rounds::run(&[Who::Std, Who::Ours], rounds, |who| {
-        let mut command = short_lived();
+    Rounds::run(run, contenders, rounds, |who| {
+        let mut command = short_lived().command();
         match who {
-            Who::Ours => spawn::sample(&mut command, |command| options.spawn(command)?.wait()),
+            Who::Ours => in_a_row(IN_A_ROW, || options.spawn(&mut command)?.wait()),
+            Who::ProcessWrap => {
+                let mut command = CommandWrap::from(command);
+                command.wrap(ProcessGroup::leader());
+                in_a_row(IN_A_ROW, || command.spawn()?.wait())
+            }
             _ => {
                 prepare_std(command.process_group(0));
-                spawn::sample(&mut command, |command| command.spawn()?.wait())
+                in_a_row(IN_A_ROW, || command.spawn()?.wait())
             }
         }
     })
 }
 
 /// From the kill until nobody lives.
-pub(crate) fn measure_kill(effort: Effort) -> Result<Vec<Row>> {
-    let members = effort.pick(100, 1000);
+pub(crate) fn measure_kill(run: &Run) -> Result<Vec<Row>> {
+    let members = run.pick(100, 1000);
     let _subreaper = Subreaper::new()?;
     // One for each member, for whoever holds them all.
     allow_descriptors()?;
-    let rounds = Rounds::run(&[Who::Raw, Who::Ours], effort.pick(3, 40), |who| match who {
+    let contenders = [Who::Raw, Who::Ours, Who::ProcessWrap];
+    let rounds = Rounds::run(run, &contenders, run.pick(3, 40), |who| match who {
         Who::Ours => kill_tree(members),
+        Who::ProcessWrap => kill_wrapped(members),
         _ => kill_group(members),
     })?;
     let name = format!("kill and wait for a group of {members}");
@@ -76,6 +90,21 @@ fn kill_tree(members: usize) -> Result<Vec<f64>> {
     Ok(vec![took.as_secs_f64() * 1e3])
 }
 
+/// process-wrap's wait for a group reaps the members as well, as they have become this process's children. Elsewhere it
+/// would not wait for them.
+fn kill_wrapped(members: usize) -> Result<Vec<f64>> {
+    let mut leader = CommandWrap::from(crowd::leader(Kind::Group, members)?);
+    let mut leader = leader.wrap(ProcessGroup::leader()).spawn()?;
+    let group = Group(leader.id() as i32);
+    crowd::until_there(leader.stdout().take().ok_or("no pipe from the leader")?, members)?;
+    let start = Instant::now();
+    leader.start_kill()?;
+    leader.wait()?;
+    let took = start.elapsed();
+    drop(group);
+    Ok(vec![took.as_secs_f64() * 1e3])
+}
+
 /// By hand, and with a pidfd of each member from before, which is not counted.
 fn kill_group(members: usize) -> Result<Vec<f64>> {
     let mut leader = crowd::leader(Kind::Group, members)?;
@@ -89,16 +118,6 @@ fn kill_group(members: usize) -> Result<Vec<f64>> {
         until_dead(member)?;
     }
     Ok(vec![start.elapsed().as_secs_f64() * 1e3])
-}
-
-fn pidfd(id: i32) -> io::Result<OwnedFd> {
-    // SAFETY: two integers go in.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, c_long::from(id), 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: it is a descriptor (so it fits), and nobody else's.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
 fn until_dead(pidfd: &OwnedFd) -> io::Result<()> {
@@ -119,8 +138,8 @@ fn until_dead(pidfd: &OwnedFd) -> io::Result<()> {
 /// It is CPU time, as the bar is no ratio that would tell how busy the machine was. It is divided by
 /// the size of the crowd, though the machine has other processes, and they are looked at as well: so
 /// the figure is on the safe side.
-pub(crate) fn measure_sweep(effort: Effort) -> Result<Vec<Row>> {
-    let strangers = effort.pick(300, 2000);
+pub(crate) fn measure_sweep(run: &Run) -> Result<Vec<Row>> {
+    let strangers = run.pick(300, 2000);
     let _subreaper = Subreaper::new()?;
     let old = lone()?;
     let mut leader = crowd::leader(Kind::Group, strangers)?;
@@ -132,10 +151,10 @@ pub(crate) fn measure_sweep(effort: Effort) -> Result<Vec<Row>> {
     let young = lone()?;
 
     let contenders = [Who::Raw, Who::Ours];
-    let rounds = effort.pick(3, 60);
+    let rounds = run.pick(3, 60);
     let of = |child: &SharedChild, files: &[&str]| {
         let tree = child.tree().ok_or("no tree")?;
-        Rounds::run(&contenders, rounds, |who| {
+        Rounds::run(run, &contenders, rounds, |who| {
             let start = cpu_time()?;
             match who {
                 Who::Ours => tree.kill()?,
@@ -157,7 +176,7 @@ pub(crate) fn measure_sweep(effort: Effort) -> Result<Vec<Row>> {
 /// A tree of a leader that has been killed, and that nobody has waited for. So it is not known to be
 /// empty, and a kill looks as thoroughly as the first one did.
 fn lone() -> Result<SharedChild> {
-    let child = SpawnOptions::new().tree(true).spawn(&mut long_lived())?;
+    let child = SpawnOptions::new().tree(true).spawn(&mut long_lived()?.command())?;
     child.tree().ok_or("no tree")?.kill()?;
     Ok(child)
 }

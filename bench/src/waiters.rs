@@ -1,187 +1,228 @@
-//! 800 timed waits: what they cost while other children come and go.
+//! Timed waits, many of them: what they cost while other children come and go, and what they cost while nothing happens.
 //!
-//! Every contender's 800 threads wait in one process, each for a child of its own that lives on.
-//! Meanwhile the process spawns other children, one after the other, with std. The CPU time that
-//! the process spends on each is set against the same without any waiters.
+//! Every contender's waits are in one process, each for a child of its own that lives on. For the churn the process
+//! meanwhile spawns other children, one after the other, with std. The CPU time that the process spends on each is set
+//! against the same without any waits. When idle, it is the CPU time of the process itself: who polls, spends it.
+//!
+//! A wait is a thread that is blocked in it. With tokio and async-process it is a task, as is their way, on tokio's
+//! executor with one worker.
 
-use crate::cli::{Effort, Result};
-use crate::contender::{Who, long_lived, short_lived};
-use crate::procfs::until_others_sleep;
+use crate::cli::Result;
+use crate::contender::{AnyHandle, Who, long_lived, short_lived, timed_out};
+use crate::procfs::{allow_descriptors, cpu_time, until_others_sleep};
 use crate::report::Row;
 use crate::rounds::Rounds;
-use crate::worker::Worker;
-use std::any::Any;
-use std::io;
-use std::mem::MaybeUninit;
-use std::process::{Command, ExitStatus};
+use crate::run::Run;
+use crate::worker::{Sampler, Worker};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+use tokio::runtime::{self, Runtime};
 
-pub(crate) const KIND: &str = "waiters";
+pub(crate) const CHURN: &str = "waiters";
+pub(crate) const IDLE: &str = "idle";
 
-const WAITERS: usize = 800;
+/// Longer than the children live.
+const TIMEOUT: Duration = Duration::from_secs(3600);
 
-pub(crate) fn measure(effort: Effort) -> Result<Vec<Row>> {
-    let children = effort.pick(100, 300);
-    let mut workers = Vec::new();
-    for who in [Who::Nobody, Who::Ours, Who::Peer] {
-        workers.push((who, Worker::start(KIND, who)?));
+/// Of idle waits.
+const IDLE_WAITS: usize = 100;
+
+pub(crate) fn measure_churn(run: &Run) -> Result<Vec<Row>> {
+    /// The waits that the bar is for.
+    const BARRED: usize = 800;
+    const BAR: f64 = 1.5;
+    let contenders = [&[Who::Nobody][..], &Who::TIMED].concat();
+    let curve: &[usize] = run.pick(&[50, 200], &[100, 400, BARRED, 2_000]);
+    let mut rows = Vec::new();
+    for &waits in curve {
+        // The process is another one each round: all of them together would be more than a machine has room for.
+        let rounds = Rounds::cold(run, &contenders, run.pick(1, 5), |who| {
+            let mut worker = Worker::start_beside(CHURN, who, waits)?;
+            let children = samples_of(who, run.pick(30, 300));
+            worker.ask(children.div_ceil(10))?;
+            worker.ask(children)
+        })?;
+        let name = format!("CPU time a child, beside {waits} timed waits");
+        let row = rounds.row(&name, "µs", Who::Nobody).at(waits);
+        rows.push(if waits == BARRED { row.bar(BAR) } else { row });
     }
-    let contenders: Vec<Who> = workers.iter().map(|(who, _)| *who).collect();
-    let rounds = Rounds::run(&contenders, effort.pick(3, 9), |who| {
+    Ok(rows)
+}
+
+/// Those who wake every waiter for every child show it with a tenth of them as well: the figure is for one.
+fn samples_of(who: Who, children: usize) -> usize {
+    match who {
+        Who::Peer | Who::Duct | Who::WaitTimeout => children / 10,
+        _ => children,
+    }
+}
+
+pub(crate) fn measure_idle(run: &Run) -> Result<Vec<Row>> {
+    let mut workers = Vec::new();
+    for who in Who::TIMED {
+        workers.push((who, Worker::start_beside(IDLE, who, IDLE_WAITS)?));
+    }
+    let rounds = Rounds::cold(run, &Who::TIMED, run.pick(1, 5), |who| {
         let worker = workers.iter_mut().find(|(it, _)| *it == who);
         let (_, worker) = worker.ok_or("no such worker")?;
-        // 1.1.2 wakes every waiter for every child. A fifth of them shows it as well: the figure is
-        // for one.
-        worker.ask(if who == Who::Peer { children / 5 } else { children })
+        worker.ask(run.pick(300, 1_000))
     })?;
-    let name = "CPU time a child, beside 800 timed waits";
-    Ok(vec![rounds.row(name, "µs", Who::Nobody).bar(1.5)])
+    let name = format!("CPU time a second, of {IDLE_WAITS} timed waits while nothing happens");
+    Ok(vec![rounds.row_of_figures(&name, "µs", Who::Raw)])
 }
 
-/// In the worker: the threads that wait, until this is dropped.
-pub(crate) struct Waiters {
-    /// How many are, at this moment, in their wait.
-    waiting: Arc<AtomicUsize>,
-    expected: usize,
-    _herd: Box<dyn Any>,
-}
-
-impl Waiters {
-    /// Returns when all of them are blocked.
-    pub(crate) fn start(who: Who) -> Result<Self> {
-        /// Longer than the children live.
-        const TIMEOUT: Duration = Duration::from_secs(3600);
-        allow_descriptors()?;
-        match who {
-            Who::Ours => {
-                use shared_child::SharedChild;
-                Self::start_with(
-                    SharedChild::spawn,
-                    |child| child.wait_timeout(TIMEOUT),
-                    SharedChild::kill,
-                )
-            }
-            Who::Peer => {
-                use peer::SharedChild;
-                Self::start_with(
-                    SharedChild::spawn,
-                    |child| child.wait_timeout(TIMEOUT),
-                    SharedChild::kill,
-                )
-            }
-            _ => Ok(Self { waiting: Arc::default(), expected: 0, _herd: Box::new(()) }),
-        }
-    }
-
-    fn start_with<C: Send + Sync + 'static>(
-        spawn: fn(&mut Command) -> io::Result<C>,
-        wait: fn(&C) -> io::Result<Option<ExitStatus>>,
-        kill: fn(&C) -> io::Result<()>,
-    ) -> Result<Self> {
-        /// Their waits make system calls, and little more.
-        const STACK: usize = 128 * 1024;
-        let mut herd = Herd { children: Vec::new(), threads: Vec::new(), kill };
-        let waiting = Arc::new(AtomicUsize::new(0));
-        for _ in 0..WAITERS {
-            let child = Arc::new(spawn(&mut long_lived())?);
-            herd.children.push(Arc::clone(&child));
-            let waiting = Arc::clone(&waiting);
-            let thread = thread::Builder::new().stack_size(STACK).spawn(move || {
-                waiting.fetch_add(1, Ordering::Relaxed);
-                // However this ends, it must not before the measurement does, which counts.
-                let _ = wait(&child);
-                waiting.fetch_sub(1, Ordering::Relaxed);
-            })?;
-            herd.threads.push(thread);
-        }
-        let waiters = Self { waiting, expected: WAITERS, _herd: Box::new(herd) };
-        waiters.until_blocked()?;
-        Ok(waiters)
-    }
-
-    fn all_wait(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) == self.expected
-    }
-
-    fn until_blocked(&self) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while !self.all_wait() {
-            if Instant::now() > deadline {
-                return Err("not all of the waiters have come".into());
-            }
-            thread::sleep(Duration::from_millis(1));
-        }
-        until_others_sleep()
-    }
-
-    /// The CPU time of this process for each of so many other children, in microseconds.
-    pub(crate) fn churn(&self, children: usize) -> Result<Vec<f64>> {
-        /// For waiters that were woken and are not through yet.
-        const SETTLE: Duration = Duration::from_millis(50);
+/// In the worker: the CPU time of this process for each of so many other children, in microseconds.
+pub(crate) fn churn_sampler(who: Who, waits: usize) -> Result<Sampler> {
+    /// For waiters that were woken and are not through yet.
+    const SETTLE: Duration = Duration::from_millis(50);
+    let waiters = Waiters::start(who, waits)?;
+    Ok(Box::new(move |children| {
         let start = cpu_time()?;
         for _ in 0..children {
-            let status = short_lived().spawn()?.wait()?;
+            let status = short_lived().command().spawn()?.wait()?;
             if !status.success() {
                 return Err(format!("a child has failed: {status}").into());
             }
         }
         thread::sleep(SETTLE);
         let spent = cpu_time()? - start;
-        if !self.all_wait() {
-            return Err("a waiter has left".into());
-        }
+        waiters.check()?;
         Ok(vec![spent.as_secs_f64() * 1e6 / children as f64])
+    }))
+}
+
+/// In the worker: the CPU time of this process a second, in microseconds, over so many milliseconds.
+pub(crate) fn idle_sampler(who: Who, waits: usize) -> Result<Sampler> {
+    let waiters = Waiters::start(who, waits)?;
+    Ok(Box::new(move |milliseconds| {
+        let (from, start) = (Instant::now(), cpu_time()?);
+        thread::sleep(Duration::from_millis(u64::try_from(milliseconds)?));
+        let (spent, time) = (cpu_time()? - start, from.elapsed());
+        waiters.check()?;
+        Ok(vec![spent.as_secs_f64() * 1e6 / time.as_secs_f64()])
+    }))
+}
+
+/// Waits, until this is dropped.
+struct Waiters {
+    /// How many are, at this moment, in their wait.
+    waiting: Arc<AtomicUsize>,
+    /// Of the children. They live until this kills them, and are not reaped before.
+    ids: Vec<libc::pid_t>,
+    threads: Vec<JoinHandle<()>>,
+    tasks: Option<Runtime>,
+}
+
+impl Waiters {
+    /// Returns when all of them are blocked.
+    fn start(who: Who, waits: usize) -> Result<Self> {
+        allow_descriptors()?;
+        let mut waiters =
+            Self { waiting: Arc::default(), ids: Vec::new(), threads: Vec::new(), tasks: None };
+        match who {
+            Who::Nobody => return Ok(waiters),
+            Who::Tokio | Who::AsyncProcess => waiters.add_tasks(who, waits)?,
+            _ => waiters.add_threads(who, waits)?,
+        }
+        waiters.until_blocked(who)?;
+        Ok(waiters)
+    }
+
+    fn add_threads(&mut self, who: Who, waits: usize) -> Result<()> {
+        /// Their waits make system calls, and little more.
+        const STACK: usize = 128 * 1024;
+        let mut spawner = long_lived()?.spawner(who)?;
+        for _ in 0..waits {
+            let mut child: AnyHandle = spawner()?;
+            self.ids.push(child.id().cast_signed());
+            let waiting = Arc::clone(&self.waiting);
+            let thread = thread::Builder::new().stack_size(STACK).spawn(move || {
+                waiting.fetch_add(1, Ordering::Relaxed);
+                // However this ends, it must not before the measurement does, which counts.
+                let _ = child.wait_timeout(TIMEOUT);
+                waiting.fetch_sub(1, Ordering::Relaxed);
+            })?;
+            self.threads.push(thread);
+        }
+        Ok(())
+    }
+
+    fn add_tasks(&mut self, who: Who, waits: usize) -> Result<()> {
+        let runtime =
+            runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let runtime = self.tasks.insert(runtime);
+        let _context = runtime.enter();
+        let mut on_tokio = tokio::process::Command::from(long_lived()?.command());
+        let mut on_async_io = async_process::Command::from(long_lived()?.command());
+        for _ in 0..waits {
+            let waiting = Arc::clone(&self.waiting);
+            if who == Who::Tokio {
+                let mut child = on_tokio.spawn()?;
+                self.ids.push(child.id().ok_or("no process ID")?.cast_signed());
+                runtime.spawn(counted(waiting, async move {
+                    let _ = tokio::time::timeout(TIMEOUT, child.wait()).await;
+                }));
+            } else {
+                let mut child = on_async_io.spawn()?;
+                self.ids.push(child.id().cast_signed());
+                runtime.spawn(counted(waiting, async move {
+                    let _ = timed_out(child.status(), TIMEOUT).await;
+                }));
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.waiting.load(Ordering::Relaxed) == self.ids.len() {
+            Ok(())
+        } else {
+            Err("a waiter has left".into())
+        }
+    }
+
+    fn until_blocked(&self, who: Who) -> Result<()> {
+        self.until_waiting(self.ids.len())?;
+        if who == Who::Polling {
+            // They would hardly be found asleep all at once.
+            thread::sleep(Duration::from_millis(100));
+            return Ok(());
+        }
+        until_others_sleep()
+    }
+
+    fn until_waiting(&self, count: usize) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while self.waiting.load(Ordering::Relaxed) != count {
+            if Instant::now() > deadline {
+                return Err("the waiters do not come or go".into());
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 }
 
-/// Children, and the threads that wait for them. Neither outlives this.
-struct Herd<C> {
-    children: Vec<Arc<C>>,
-    threads: Vec<JoinHandle<()>>,
-    kill: fn(&C) -> io::Result<()>,
+async fn counted(waiting: Arc<AtomicUsize>, wait: impl Future<Output = ()>) {
+    waiting.fetch_add(1, Ordering::Relaxed);
+    wait.await;
+    waiting.fetch_sub(1, Ordering::Relaxed);
 }
 
-impl<C> Drop for Herd<C> {
+impl Drop for Waiters {
     fn drop(&mut self) {
-        for child in &self.children {
-            let _ = (self.kill)(child);
+        for id in &self.ids {
+            // SAFETY: two integers go in.
+            unsafe { libc::kill(*id, libc::SIGKILL) };
         }
         // Each reaps its child.
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
-    }
-}
-
-/// User and system time of all threads of this process, and of no child.
-pub(crate) fn cpu_time() -> io::Result<Duration> {
-    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: `usage` is a writable rusage.
-    if unsafe { libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: it was zeroed, and zeroes are valid integers.
-    let usage = unsafe { usage.assume_init() };
-    let parts = [usage.ru_utime, usage.ru_stime].map(|time| {
-        // Neither is ever negative, and their widths differ from system to system.
-        Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or_default())
-            + Duration::from_micros(u64::try_from(time.tv_usec).unwrap_or_default())
-    });
-    Ok(parts.iter().sum())
-}
-
-/// Raises the limit as far as it goes: 1.1.2 takes two descriptors for each wait.
-pub(crate) fn allow_descriptors() -> io::Result<()> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is a writable, and later a readable, rlimit.
-    let done = unsafe {
-        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 && {
-            limit.rlim_cur = limit.rlim_max;
-            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == 0
+        if self.tasks.is_some() {
+            let _ = self.until_waiting(0);
         }
-    };
-    if done { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
 }

@@ -6,17 +6,21 @@
 //! kernel.
 //!
 //! The main thread is the one that waits: Linux prefers it for the delivery of SIGCHLD, so that is
-//! the best case for shared_child 1.1.2. All but std wait with a timeout.
+//! the best case for shared_child 1.1.2. All but std wait with a timeout. For `std, polling` it is
+//! the wait for its next look that is measured.
 
-use crate::cli::{Effort, Result};
-use crate::contender::{Fallback, Handle, Killed, Ours, Peer, Who};
+use crate::cli::Result;
+use crate::contender::{AnyHandle, Program, Who};
 use crate::procfs::until_others_sleep;
 use crate::report::Row;
 use crate::rounds::Rounds;
+use crate::run::Run;
+use crate::timed::A_MINUTE;
 use crate::worker::Worker;
 use std::env;
-use std::io::Read;
-use std::process::{Child, Command, Stdio};
+use std::fs::File;
+use std::io::{self, PipeReader, PipeWriter, Read};
+use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::Duration;
 
@@ -27,12 +31,12 @@ pub(crate) const KIND: &str = "wake";
 
 /// Samples a round, after two that go uncounted. Each round has a fresh process, so that what luck
 /// it has with its memory does not last.
-const SAMPLES: usize = 10;
-const WARM_UP: usize = 2;
+pub(crate) const SAMPLES: usize = 10;
+pub(crate) const WARM_UP: usize = 2;
 
-pub(crate) fn measure(effort: Effort) -> Result<Vec<Row>> {
-    let contenders = [Who::Std, Who::Ours, Who::Fallback, Who::Peer];
-    let rounds = Rounds::run(&contenders, effort.pick(6, 120), |who| {
+pub(crate) fn measure(run: &Run) -> Result<Vec<Row>> {
+    let contenders = [&[Who::Std, Who::Fallback][..], &Who::TIMED].concat();
+    let rounds = Rounds::cold(run, &contenders, run.pick(2, 60), |who| {
         let samples = Worker::start(KIND, who)?.ask(WARM_UP + SAMPLES)?;
         Ok(samples[WARM_UP..].to_vec())
     })?;
@@ -41,27 +45,31 @@ pub(crate) fn measure(effort: Effort) -> Result<Vec<Row>> {
 
 /// In the worker: latencies in microseconds.
 pub(crate) fn samples(who: Who, count: usize) -> Result<Vec<f64>> {
-    let sample = match who {
-        Who::Ours => sample::<Ours>,
-        Who::Fallback => sample::<Fallback>,
-        Who::Peer => sample::<Peer>,
-        _ => sample::<Child>,
-    };
-    (0..count).map(|_| sample()).collect()
+    (0..count).map(|_| sample(who)).collect()
 }
 
-fn sample<H: Handle>() -> Result<f64> {
-    let mut command = Command::new(env::current_exe()?);
-    command.arg(CHILD).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut child = Killed::<H>::spawn(&mut command)?;
-    // std's wait would close the pipe that the child is held by.
-    let (stdin, stdout) = child.pipes().ok_or("no pipes to the child")?;
-    latency(stdin, stdout, || {
-        let status = child.wait_a_minute()?;
-        let woken = nanoseconds();
-        status.ok_or("the wait timed out")?;
-        Ok(woken)
-    })
+fn sample(who: Who) -> Result<f64> {
+    let (program, stdin, stdout) = held()?;
+    // The child's ends of the pipes are closed with the program.
+    let mut child = program.spawn(who)?;
+    latency(stdin, stdout, || woken(&mut child))
+}
+
+fn woken(child: &mut AnyHandle) -> Result<u64> {
+    let status = child.wait_timeout(A_MINUTE)?;
+    let woken = nanoseconds();
+    status.ok_or("the wait timed out")?;
+    Ok(woken)
+}
+
+/// A child, and the pipes that it is held and heard by. Should anything fail, it ends as they are dropped.
+pub(crate) fn held() -> Result<(Program, PipeWriter, PipeReader)> {
+    let (input, stdin) = io::pipe()?;
+    let (stdout, output) = io::pipe()?;
+    let mut program = Program::new(env::current_exe()?).arg(CHILD);
+    program.stdin = Some(File::from(OwnedFd::from(input)));
+    program.stdout = Some(File::from(OwnedFd::from(output)));
+    Ok((program, stdin, stdout))
 }
 
 /// From the last moment of the child, which these are the pipes of, until that which the wait tells; in microseconds.
