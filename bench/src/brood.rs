@@ -5,8 +5,11 @@
 //! by another process, and the CPU time for it is not ours; and should this process die, all of them end.
 
 use crate::cli::Result;
+use crate::contender::Program;
 use std::env;
+use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read};
+use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -32,10 +35,11 @@ impl Brood {
     }
 
     /// Each spawn of it is one more.
-    pub(crate) fn command(&self) -> io::Result<Command> {
-        let mut command = Command::new(env::current_exe()?);
-        command.arg(MEMBER).stdin(self.input.try_clone()?).stdout(self.tell.try_clone()?);
-        Ok(command)
+    pub(crate) fn program(&self) -> io::Result<Program> {
+        let mut program = Program::new(env::current_exe()?).arg(MEMBER);
+        program.stdin = Some(File::from(OwnedFd::from(self.input.try_clone()?)));
+        program.stdout = Some(File::from(OwnedFd::from(self.tell.try_clone()?)));
+        Ok(program)
     }
 
     /// Returns when so many are there, and wait to be told.

@@ -10,7 +10,7 @@
 
 use crate::brood::Brood;
 use crate::cli::Result;
-use crate::contender::Who;
+use crate::contender::{Program, Who};
 use crate::procfs::cpu_time;
 use crate::report::Row;
 use crate::rounds::Rounds;
@@ -21,7 +21,7 @@ use crate::worker::Worker;
 use shared_child::{SharedChild, seam};
 use std::io;
 use std::pin::Pin;
-use std::process::{Command, ExitStatus};
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -55,24 +55,24 @@ pub(crate) fn runtime_for(who: Who) -> io::Result<Runtime> {
 type Exit = Pin<Box<dyn Future<Output = io::Result<ExitStatus>> + Send>>;
 
 /// Each call spawns one more, whose exit is awaited by what it gives. To be called in the context of the runtime.
-fn awaited(who: Who, command: Command) -> Box<dyn FnMut() -> io::Result<Exit>> {
+fn awaited(who: Who, program: Program) -> Box<dyn FnMut() -> io::Result<Exit>> {
     match who {
         Who::Tokio => {
-            let mut command = tokio::process::Command::from(command);
+            let mut command = tokio::process::Command::from(program.command());
             Box::new(move || {
                 let mut child = command.spawn()?;
                 Ok(Box::pin(async move { child.wait().await }))
             })
         }
         Who::AsyncProcess => {
-            let mut command = async_process::Command::from(command);
+            let mut command = program.on_async_io();
             Box::new(move || {
                 let mut child = command.spawn()?;
                 Ok(Box::pin(async move { child.status().await }))
             })
         }
         _ => {
-            let mut command = command;
+            let mut command = program.command();
             Box::new(move || {
                 let child = SharedChild::spawn(&mut command)?;
                 Ok(Box::pin(async move { child.exited().await }))
@@ -87,7 +87,7 @@ pub(crate) fn exits(runtime: &Runtime, who: Who, children: usize) -> Result<Dura
     let mut tasks = Tasks::default();
     {
         let _context = runtime.enter();
-        let mut spawn = awaited(who, brood.command()?);
+        let mut spawn = awaited(who, brood.program()?);
         for _ in 0..children {
             tasks.spawn(spawn()?);
         }
@@ -146,7 +146,7 @@ fn latency(runtime: &Runtime, who: Who) -> Result<f64> {
     let (program, stdin, stdout) = wake::held()?;
     let _context = runtime.enter();
     // With the spawner go our copies of the child's ends.
-    let exit = awaited(who, program.command())()?;
+    let exit = awaited(who, program)()?;
     let woken = runtime.spawn(async move { exit.await.map(|_| nanoseconds()) });
     wake::latency(stdin, stdout, || Ok(runtime.block_on(woken)??))
 }

@@ -11,7 +11,7 @@ use std::fs;
 use std::hint::black_box;
 
 /// Programs run in a row, before the next contender's turn.
-const IN_A_ROW: usize = 5;
+const IN_A_ROW: usize = 3;
 
 const CONTENDERS: [Who; 11] = [
     Who::Raw,
@@ -39,7 +39,7 @@ pub(crate) fn measure(run: &Run) -> Result<Vec<Row>> {
     for who in CONTENDERS {
         spawners.push((who, short_lived().spawner(who)?));
     }
-    let rounds = Rounds::run(run, &CONTENDERS, run.pick(3, 30), |who| {
+    let rounds = Rounds::run(run, &CONTENDERS, run.pick(3, 12), |who| {
         let spawner = spawners.iter_mut().find(|(it, _)| *it == who);
         let (_, spawner) = spawner.ok_or("no such contender")?;
         in_a_row(IN_A_ROW, || spawner()?.wait())

@@ -15,7 +15,7 @@ const BATCH: usize = 256;
 /// The CPU time for the exits of all.
 pub(crate) fn exits(children: usize) -> Result<Duration> {
     let mut brood = Brood::new()?;
-    let mut command = brood.command()?;
+    let mut command = brood.program()?.command();
     let epoll = epoll()?;
     let mut held = Vec::with_capacity(children);
     for key in 0..children {

@@ -73,7 +73,8 @@ pub(crate) struct Figure {
 impl Figure {
     fn json(&self) -> Value {
         let Self { who, min, median, p95, against } = self;
-        let against = against.map(|Interval { low, mid, high }| [low, mid, high]);
+        let [min, median, p95] = [min, median, p95].map(|it| rounded(*it));
+        let against = against.map(|Interval { low, mid, high }| [low, mid, high].map(rounded));
         json!({ "who": who.name(), "min": min, "median": median, "p95": p95, "against": against })
     }
 }
@@ -233,6 +234,15 @@ pub(crate) fn number(value: f64) -> String {
     } else {
         format!("{value:.2}")
     }
+}
+
+/// To five digits, which is more than any is worth.
+fn rounded(value: f64) -> f64 {
+    if value == 0.0 || !value.is_finite() {
+        return value;
+    }
+    let places = usize::try_from(4 - value.abs().log10().floor() as i32).unwrap_or_default();
+    format!("{value:.places$}").parse().unwrap_or(value)
 }
 
 /// Everything measured in a run.

@@ -54,9 +54,9 @@ const CONTENDERS: [Who; 6] =
 /// A curve, and the rows with bars: from the same samples.
 pub(crate) fn measure(run: &Run) -> Result<Vec<Row>> {
     // So many children, in so many rounds; where the set is held against tokio, and where it must not have grown.
-    let few = (FEW, run.pick(1, 8));
-    let some = (run.pick(150, 1_000), run.pick(1, 8));
-    let many = (run.pick(250, 5_000), run.pick(1, 7));
+    let few = (FEW, run.pick(1, 6));
+    let some = (run.pick(150, 1_000), run.pick(1, 6));
+    let many = (run.pick(250, 5_000), run.pick(1, 5));
     let most = (run.pick(500, 10_000), run.pick(1, 4));
     let mut rows = Vec::new();
     for (children, rounds) in [few, some, many, most] {
@@ -116,7 +116,7 @@ pub(crate) fn samples(who: Who, children: usize) -> Result<Vec<f64>> {
 /// The CPU time for the exits of a whole set.
 pub(crate) fn exits(children: usize) -> Result<Duration> {
     let mut brood = Brood::new()?;
-    let set = filled(&mut brood.command()?, children)?;
+    let set = filled(&mut brood.program()?.command(), children)?;
     brood.until_there(children)?;
     let start = cpu_time()?;
     brood.release();

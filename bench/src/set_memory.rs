@@ -18,7 +18,7 @@ pub(crate) fn measure(run: &Run) -> Result<Vec<Row>> {
     // Whatever is set up once and for all, before counting.
     set::exits(1)?;
     let mut brood = Brood::new()?;
-    let mut command = brood.command()?;
+    let mut command = brood.program()?.command();
     let before = allocator::bytes();
     let filled = set::filled(&mut command, children)?;
     let heap = allocator::bytes() - before;

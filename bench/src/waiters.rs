@@ -38,7 +38,7 @@ pub(crate) fn measure_churn(run: &Run) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for &waits in curve {
         // The process is another one each round: all of them together would be more than a machine has room for.
-        let rounds = Rounds::cold(run, &contenders, run.pick(1, 5), |who| {
+        let rounds = Rounds::cold(run, &contenders, run.pick(1, 4), |who| {
             let mut worker = Worker::start_beside(CHURN, who, waits)?;
             let children = samples_of(who, run.pick(30, 300));
             worker.ask(children.div_ceil(10))?;
@@ -51,10 +51,10 @@ pub(crate) fn measure_churn(run: &Run) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// Those who wake every waiter for every child show it with a tenth of them as well: the figure is for one.
+/// Those who wake every waiter for every child show it with a twentieth of them as well: the figure is for one.
 fn samples_of(who: Who, children: usize) -> usize {
     match who {
-        Who::Peer | Who::Duct | Who::WaitTimeout => children / 10,
+        Who::Peer | Who::Duct | Who::WaitTimeout => children / 20,
         _ => children,
     }
 }
@@ -155,7 +155,7 @@ impl Waiters {
         let runtime = self.tasks.insert(runtime);
         let _context = runtime.enter();
         let mut on_tokio = tokio::process::Command::from(long_lived()?.command());
-        let mut on_async_io = async_process::Command::from(long_lived()?.command());
+        let mut on_async_io = long_lived()?.on_async_io();
         for _ in 0..waits {
             let waiting = Arc::clone(&self.waiting);
             if who == Who::Tokio {

@@ -36,7 +36,7 @@ pub(crate) const WARM_UP: usize = 2;
 
 pub(crate) fn measure(run: &Run) -> Result<Vec<Row>> {
     let contenders = [&[Who::Std, Who::Fallback][..], &Who::TIMED].concat();
-    let rounds = Rounds::cold(run, &contenders, run.pick(2, 60), |who| {
+    let rounds = Rounds::cold(run, &contenders, run.pick(2, 40), |who| {
         let samples = Worker::start(KIND, who)?.ask(WARM_UP + SAMPLES)?;
         Ok(samples[WARM_UP..].to_vec())
     })?;

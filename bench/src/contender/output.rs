@@ -36,9 +36,7 @@ pub(crate) fn output(mut program: Program, who: Who) -> io::Result<Output> {
         }
         Who::Tokio => runtime()?
             .block_on(async { tokio::process::Command::from(program.command()).output().await }),
-        Who::AsyncProcess => {
-            async_io::block_on(async_process::Command::from(program.command()).output())
-        }
+        Who::AsyncProcess => async_io::block_on(program.on_async_io().output()),
         _ => program.command().output(),
     }
 }

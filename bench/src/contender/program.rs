@@ -49,6 +49,19 @@ impl Program {
         command
     }
 
+    /// Not by way of std's, whose streams it would replace by those of this process.
+    pub(crate) fn on_async_io(self) -> async_process::Command {
+        let mut command = async_process::Command::new(self.path);
+        command.args(self.arguments);
+        if let Some(file) = self.stdin {
+            command.stdin(file);
+        }
+        if let Some(file) = self.stdout {
+            command.stdout(file);
+        }
+        command
+    }
+
     /// How this contender spawns it, with everything prepared that can be.
     pub(crate) fn spawner(self, who: Who) -> io::Result<Spawner> {
         Ok(match who {
@@ -66,7 +79,7 @@ impl Program {
             }
             Who::Ours => self.spawned(|command| SharedChild::spawn(command).map(Ours)),
             Who::Tree => {
-                let options = SpawnOptions::new().tree(true).kill_on_drop(true).clone();
+                let options = SpawnOptions::new().tree(true).clone();
                 self.spawned(move |command| options.spawn(command).map(Ours))
             }
             Who::Fallback => self.spawned(|command| Backend::ALL[1].spawn(command).map(Ours)),
@@ -80,7 +93,7 @@ impl Program {
                 Box::new(move || boxed(OnTokio::spawn(&mut command)))
             }
             Who::AsyncProcess => {
-                let mut command = async_process::Command::from(self.command());
+                let mut command = self.on_async_io();
                 Box::new(move || boxed(OnAsyncIo::spawn(&mut command)))
             }
             Who::Duct => {

@@ -16,7 +16,7 @@ pub(crate) enum Who {
     Ours,
     /// This crate where it must do without a pidfd: timed waits take a helper thread a child.
     Fallback,
-    /// This crate, spawning a tree that is killed on drop.
+    /// This crate, spawning a tree.
     Tree,
     /// This crate's futures, as on any executor.
     Futures,
