@@ -107,7 +107,7 @@ fn measure(effort: Effort, names: &[String]) -> Result<Value> {
     }
     run.finish();
     print!("\n{}", table.markdown());
-    Ok(table.json())
+    Ok(table.json(effort == Effort::Quick))
 }
 
 fn known() -> String {

@@ -264,9 +264,14 @@ impl Table {
         text
     }
 
-    pub(crate) fn json(&self) -> Value {
+    pub(crate) fn json(&self, is_quick: bool) -> Value {
         let rows: Vec<Value> =
             self.0.iter().map(|(measurement, row)| row.json(measurement)).collect();
-        json!({ "machine": machine::json(), "versions": machine::versions(), "rows": rows })
+        json!({
+            "quick": is_quick,
+            "machine": machine::json(),
+            "versions": machine::versions(),
+            "rows": rows,
+        })
     }
 }

@@ -40,7 +40,12 @@ pub(crate) fn measure(run: &Run) -> Result<Vec<Row>> {
         let samples = Worker::start(KIND, who)?.ask(WARM_UP + SAMPLES)?;
         Ok(samples[WARM_UP..].to_vec())
     })?;
-    Ok(vec![rounds.row("wake-up", "µs", Who::Std).bar(1.1).latency()])
+    Ok(vec![
+        rounds
+            .row("wake-up, from a child's last moment until its wait returns", "µs", Who::Std)
+            .bar(1.1)
+            .latency(),
+    ])
 }
 
 /// In the worker: latencies in microseconds.

@@ -3,7 +3,8 @@
 //! [`Program::spawner`] is the one place that says how each contender runs a program. The same program with the same
 //! standard streams is run by all. What differs by nature, and is part of what each costs:
 //!
-//! - duct looks the program up itself, copies the environment for every spawn, and keeps a few buffers a handle.
+//! - duct looks the program up itself, sets every variable of the environment for each spawn, and keeps the command line
+//!   as text. It reads output on threads.
 //! - subprocess has a builder that is consumed by the spawn, so it is built anew for each; and it forks.
 //! - process_control runs each timed wait on a thread that it starts for it.
 //! - tokio is on a current-thread runtime, driven by the thread that waits, which is its shortest way; async-process is on

@@ -10,7 +10,7 @@ use plotters::style::text_anchor::HPos;
 /// Of the names, at the left.
 const NAMES: i32 = 178;
 /// Of what is written after a bar.
-const AFTER: i32 = 150;
+const AFTER: i32 = 172;
 const STEP: i32 = 22;
 const THICKNESS: i32 = 14;
 /// Above the bars of a panel, and below.

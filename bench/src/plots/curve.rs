@@ -3,9 +3,8 @@
 use super::canvas::{
     ACCENT, Canvas, FAINT, FOOT, GRID, HEAD, INK, MARGIN, Place, Scale, Text, WIDTH, with_unit,
 };
-use super::results::{Figure, Row};
+use super::results::{Figure, OURS, Row};
 use crate::cli::Result;
-use crate::report::number;
 use plotters::style::RGBColor;
 use plotters::style::text_anchor::HPos;
 
@@ -37,6 +36,8 @@ struct Curve<'a> {
     label: &'a str,
     color: RGBColor,
     is_ours: bool,
+    /// Not one of its other ways.
+    is_main: bool,
     places: Vec<Place>,
     last: f64,
 }
@@ -64,16 +65,16 @@ pub(super) fn draw(title: &str, along: &str, rows: &[&Row], machine: &str) -> Re
         let x = x.place(*place);
         canvas.line(vec![(x, top), (x, bottom + 4)], GRID, 1)?;
         let how = Text { anchor: HPos::Center, ..note };
-        canvas.text(&number(*place), (x, bottom + 15), how)?;
+        canvas.text(&with_commas(*place), (x, bottom + 15), how)?;
     }
     let how = Text { anchor: HPos::Center, size: 12, ..Text::default() };
     canvas.text(along, (i32::midpoint(left, right), bottom + 33), how)?;
 
     let mut curves = curves(rows, &x, &y)?;
     // Whoever is drawn last is on top.
-    curves.sort_by_key(|curve| curve.is_ours);
+    curves.sort_by_key(|curve| (curve.is_ours, curve.is_main));
     for curve in &curves {
-        let (width, radius) = if curve.is_ours { (3, 4) } else { (2, 3) };
+        let (width, radius) = if curve.is_main { (4, 5) } else { (2, 3) };
         canvas.line(curve.places.clone(), curve.color, width)?;
         for place in &curve.places {
             canvas.dot(*place, curve.color, radius)?;
@@ -100,11 +101,19 @@ fn curves<'a>(rows: &[&'a Row], x: &Scale, y: &Scale) -> Result<Vec<Curve<'a>>> 
             label: &figure.label,
             color: if is_ours { ACCENT } else { colors.next().unwrap_or(INK) },
             is_ours,
+            is_main: figure.who == OURS,
             places: places.collect(),
             last: figure.median,
         }
     });
     Ok(curves.collect())
+}
+
+/// A whole number, with its thousands apart.
+fn with_commas(number: f64) -> String {
+    let digits = format!("{number:.0}");
+    let groups = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy);
+    groups.collect::<Vec<_>>().join(",")
 }
 
 /// As near to the ends of their lines as there is room for all of them.
@@ -156,6 +165,11 @@ fn spread(wanted: &[i32], leading: i32, (top, bottom): (i32, i32)) -> Vec<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn thousands_are_apart() {
+        assert_eq!([100.0, 10_000.0].map(with_commas), ["100", "10,000"]);
+    }
 
     #[test]
     fn names_do_not_overlap() {

@@ -53,7 +53,7 @@ const PLOTS: [Plot; 6] = [
     },
     Plot {
         file: "heap.svg",
-        title: "Run a program from a process with a big heap: who forks, copies its page tables",
+        title: "Run a program from a process with a big heap: a fork copies its page tables",
         kind: Kind::Bars,
         rows: |row| row.is_one_of(&["heap"]),
     },
@@ -65,10 +65,18 @@ const PLOTS: [Plot; 6] = [
     },
 ];
 
-/// Leaves out those of which nothing was measured.
 pub(crate) fn render(results: &Value, directory: &Path) -> Result<()> {
-    let results = Results::read(results)?;
     fs::create_dir_all(directory)?;
+    for (file, svg) in draw(results)? {
+        fs::write(directory.join(file), svg)?;
+    }
+    Ok(())
+}
+
+/// Leaves out those of which nothing was measured.
+fn draw(results: &Value) -> Result<Vec<(&'static str, String)>> {
+    let results = Results::read(results)?;
+    let mut drawn = Vec::new();
     for plot in PLOTS {
         let rows: Vec<&Row> = results.rows.iter().filter(|row| (plot.rows)(row)).collect();
         if rows.is_empty() {
@@ -78,7 +86,40 @@ pub(crate) fn render(results: &Value, directory: &Path) -> Result<()> {
             Kind::Bars => bars::draw(plot.title, &rows, &results.machine)?,
             Kind::Curve { along } => curve::draw(plot.title, along, &rows, &results.machine)?,
         };
-        fs::write(directory.join(plot.file), svg)?;
+        drawn.push((plot.file, svg));
     }
-    Ok(())
+    Ok(drawn)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn row(measurement: &str, at: Option<u32>) -> Value {
+        let figures = ["this crate", "tokio", "others <&>"].map(|who| {
+            json!({ "who": who, "min": 1.0, "median": who.len(), "p95": 1e6, "against": null })
+        });
+        let is_latency = measurement == "wake";
+        json!({
+            "measurement": measurement, "name": "a name", "unit": "µs", "at": at,
+            "is_latency": is_latency, "figures": figures
+        })
+    }
+
+    #[test]
+    fn every_plot_is_drawn_and_the_same_again() {
+        let bars = ["spawn", "timed", "wake", "capture", "heap", "idle"].map(|it| row(it, None));
+        let curves = ["waiters", "set"].map(|it| [row(it, Some(10)), row(it, Some(1000))]);
+        let rows = [bars.to_vec(), curves.concat()].concat();
+        let machine = json!({ "cpu": "a CPU", "cores": 2, "kernel": "6", "rustc": "rustc" });
+        let results = json!({ "machine": machine, "versions": { "tokio": "1" }, "rows": rows });
+        let drawn = draw(&results).unwrap();
+        assert_eq!(drawn.len(), PLOTS.len());
+        assert_eq!(drawn, draw(&results).unwrap());
+        for (file, svg) in drawn {
+            assert!(svg.contains("this crate") && svg.contains("tokio 1"), "{file}");
+            assert!(svg.len() < 30_000 && svg.ends_with("</svg>\n"), "{file}");
+        }
+    }
 }

@@ -3,6 +3,9 @@
 use crate::cli::Result;
 use serde_json::Value;
 
+/// How this crate is called. Its other ways begin with that.
+pub(super) const OURS: &str = "this crate";
+
 pub(super) struct Results {
     pub(super) machine: String,
     pub(super) rows: Vec<Row>,
@@ -28,7 +31,7 @@ pub(super) struct Figure {
 
 impl Figure {
     pub(super) fn is_ours(&self) -> bool {
-        self.who.starts_with("this crate")
+        self.who.starts_with(OURS)
     }
 }
 
@@ -43,7 +46,8 @@ impl Results {
         let machine = &json["machine"];
         let text = |key| machine[key].as_str().unwrap_or_default();
         let machine = format!(
-            "Medians. {}, {} cores, Linux {}, {}",
+            "{}. {}, {} cores, Linux {}, {}",
+            if json["quick"] == true { "A quick run, not to be quoted" } else { "Medians" },
             text("cpu"),
             machine["cores"],
             text("kernel"),
@@ -69,7 +73,7 @@ fn read_row(row: &Value, versions: &Value) -> Result<Row> {
 fn read_figure(figure: &Value, versions: &Value) -> Result<Figure> {
     let who = text(&figure["who"])?;
     let label = match versions[&who].as_str() {
-        Some(version) if who != "this crate" => format!("{who} {version}"),
+        Some(version) if who != OURS => format!("{who} {version}"),
         _ => who.clone(),
     };
     let (median, p95) = (number(&figure["median"])?, number(&figure["p95"])?);
