@@ -134,9 +134,14 @@ impl Waiters {
         /// Their waits make system calls, and little more.
         const STACK: usize = 128 * 1024;
         let mut spawner = long_lived()?.spawner(who)?;
+        // All of them before the first thread: who forks would copy the mappings of every stack.
+        let mut children: Vec<AnyHandle> = Vec::with_capacity(waits);
         for _ in 0..waits {
-            let mut child: AnyHandle = spawner()?;
+            let child = spawner()?;
             self.ids.push(child.id().cast_signed());
+            children.push(child);
+        }
+        for mut child in children {
             let waiting = Arc::clone(&self.waiting);
             let thread = thread::Builder::new().stack_size(STACK).spawn(move || {
                 waiting.fetch_add(1, Ordering::Relaxed);
