@@ -11,9 +11,9 @@ use std::io;
 /// [`try_wait`](SharedChild::try_wait), which then has the status. (A BSD may tell of an exit an instant before the
 /// status can be had, and Linux when a debugger still holds it; then that says `None`, and is to be asked again.)
 ///
-/// It is independent of the handle that it came from, and of others, with a descriptor or handle of its own. Do not read from the descriptor, or wait by it in
-/// another way than for its being readable; that is not for you, and may take the exit from others. It is not for the
-/// child of a fork either.
+/// It is independent of the handle that it came from, and of others, with a descriptor or handle of its own. Do not read
+/// from the descriptor, or wait by it in another way than for its being readable; that is not for you, and may take the
+/// exit from others. It is not for the child of a fork either.
 ///
 /// # Examples
 ///
