@@ -79,7 +79,7 @@ impl Figure {
     }
 }
 
-/// A median, and where it would be found again with a probability of 95 %.
+/// A median, and between what the true one lies with a confidence of 95 %.
 #[derive(Clone, Copy)]
 pub(crate) struct Interval {
     pub(crate) low: f64,

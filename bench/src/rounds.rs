@@ -87,13 +87,26 @@ impl Rounds {
     }
 }
 
-/// The median, and the ranks between which the true one lies with a probability of 95 %.
+/// The median, and the values between which the true one lies with a confidence of 95 % or more: each value is below it by
+/// the toss of a coin. Six values are the fewest that can tell; of fewer it is the least and the greatest.
 fn interval(values: &[f64]) -> Interval {
-    let spread = 0.98 / (values.len() as f64).sqrt();
+    let count = values.len();
+    // How many are left out at either end, and the probability that no more than that are below the true one.
+    let (mut outside, mut exactly) = (0, 0.5_f64.powi(count as i32));
+    let mut at_most = exactly;
+    loop {
+        exactly *= (count - outside) as f64 / (outside + 1) as f64;
+        at_most += exactly;
+        if at_most > 0.025 {
+            break;
+        }
+        outside += 1;
+    }
+    let share = outside as f64 / count.saturating_sub(1).max(1) as f64;
     Interval {
-        low: quantile(values, 0.5 - spread),
+        low: quantile(values, share),
         mid: quantile(values, 0.5),
-        high: quantile(values, 0.5 + spread),
+        high: quantile(values, 1.0 - share),
     }
 }
 
@@ -133,6 +146,17 @@ mod tests {
         assert_eq!(quantile(&values, 0.5), 2.5);
         assert_eq!(quantile(&values, 1.0), 4.0);
         assert!(quantile(&[], 0.5).is_nan());
+    }
+
+    #[test]
+    fn intervals() {
+        let of = |count: u32| interval(&(1..=count).map(f64::from).collect::<Vec<_>>());
+        // So it is in every table of the sign test.
+        for (count, low) in [(1, 1), (5, 1), (6, 1), (9, 2), (15, 4), (40, 14), (200, 86)] {
+            let Interval { low: found, high, .. } = of(count);
+            assert_eq!((found.round() as u32, high.round() as u32), (low, count + 1 - low));
+        }
+        assert!(interval(&[]).low.is_nan());
     }
 
     #[test]
