@@ -25,8 +25,9 @@ const CONTENDERS: [Who; 9] = [
 pub(crate) fn measure(run: &Run) -> Result<Vec<Row>> {
     let mib = run.pick(16, 256);
     let commands = run.pick(20, 200);
-    let much = worker::rounds(run, MUCH, &CONTENDERS, run.pick(2, 15), mib)?;
-    let many = worker::rounds(run, MANY, &CONTENDERS, run.pick(2, 15), commands)?;
+    let rounds = run.pick(2, 40);
+    let much = worker::rounds(run, MUCH, &CONTENDERS, rounds, mib)?;
+    let many = worker::rounds(run, MANY, &CONTENDERS, rounds, commands)?;
     Ok(vec![
         much.row(&format!("capture {mib} MiB"), "ms", Who::Std).bar(1.05),
         many.row(&format!("capture {commands} short commands"), "ms", Who::Std).bar(1.05),

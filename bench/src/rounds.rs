@@ -6,6 +6,9 @@ use crate::report::{Compare, Figure, Interval, Row};
 use crate::run::Run;
 use crate::worker;
 
+/// The fewest rounds of which [`interval`] can tell.
+pub(crate) const ENOUGH: usize = 6;
+
 /// The samples of every contender, round by round.
 pub(crate) struct Rounds(Vec<(Who, Vec<Vec<f64>>)>);
 
@@ -88,7 +91,7 @@ impl Rounds {
 }
 
 /// The median, and the values between which the true one lies with a confidence of 95 % or more: each value is below it by
-/// the toss of a coin. Six values are the fewest that can tell; of fewer it is the least and the greatest.
+/// the toss of a coin. Of fewer than are [`ENOUGH`] it is the least and the greatest.
 fn interval(values: &[f64]) -> Interval {
     let count = values.len();
     // How many are left out at either end, and the probability that no more than that are below the true one.

@@ -15,7 +15,7 @@ use crate::cli::Result;
 use crate::contender::Who;
 use crate::procfs::{allow_descriptors, cpu_time};
 use crate::report::Row;
-use crate::rounds::Rounds;
+use crate::rounds::{ENOUGH, Rounds};
 use crate::run::Run;
 use crate::worker::Worker;
 use crate::{futures, raw_set};
@@ -54,10 +54,10 @@ const CONTENDERS: [Who; 6] =
 /// A curve, and the rows with bars: from the same samples.
 pub(crate) fn measure(run: &Run) -> Result<Vec<Row>> {
     // So many children, in so many rounds; where the set is held against tokio, and where it must not have grown.
-    let few = (FEW, run.pick(1, 6));
-    let some = (run.pick(150, 1_000), run.pick(1, 6));
-    let many = (run.pick(250, 5_000), run.pick(1, 5));
-    let most = (run.pick(500, 10_000), run.pick(1, 4));
+    let few = (FEW, run.pick(1, 30));
+    let some = (run.pick(150, 1_000), run.pick(1, 12));
+    let many = (run.pick(250, 5_000), run.pick(1, 12));
+    let most = (run.pick(500, 10_000), run.pick(1, ENOUGH));
     let mut rows = Vec::new();
     for (children, rounds) in [few, some, many, most] {
         let mut contenders = CONTENDERS.to_vec();

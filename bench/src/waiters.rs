@@ -11,7 +11,7 @@ use crate::cli::Result;
 use crate::contender::{AnyHandle, Who, long_lived, short_lived, timed_out};
 use crate::procfs::{allow_descriptors, cpu_time, until_others_sleep};
 use crate::report::Row;
-use crate::rounds::Rounds;
+use crate::rounds::{ENOUGH, Rounds};
 use crate::run::Run;
 use crate::worker::{Sampler, Worker};
 use std::sync::Arc;
@@ -38,7 +38,7 @@ pub(crate) fn measure_churn(run: &Run) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for &waits in curve {
         // The process is another one each round: all of them together would be more than a machine has room for.
-        let rounds = Rounds::cold(run, &contenders, run.pick(1, 4), |who| {
+        let rounds = Rounds::cold(run, &contenders, run.pick(1, ENOUGH), |who| {
             let mut worker = Worker::start_beside(CHURN, who, waits)?;
             let children = samples_of(who, run.pick(30, 300));
             worker.ask(children.div_ceil(10))?;
