@@ -7,6 +7,8 @@ use crate::procfs::{descriptors, threads};
 use crate::report::{Compare, Figure, Interval, Row};
 use crate::run::Run;
 use crate::worker::Worker;
+use std::thread;
+use std::time::Duration;
 
 pub(crate) const KIND: &str = "handle";
 
@@ -44,6 +46,8 @@ pub(crate) fn cost(who: Who, children: usize) -> Result<Vec<f64>> {
     let mut spawner = long_lived()?.spawner(who)?;
     // Whatever is set up once and for all, before counting; but threads count, as they stay.
     drop(Killed::spawn(&mut spawner)?);
+    // Some give back in the background what that one took.
+    thread::sleep(Duration::from_millis(100));
     let mut handles = Vec::with_capacity(children);
     let (bytes, open) = (allocator::bytes(), descriptors()?);
     for _ in 0..children {
