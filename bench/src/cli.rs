@@ -83,8 +83,8 @@ pub(crate) fn run() -> Result<()> {
         json.get_or_insert(concat!(env!("CARGO_MANIFEST_DIR"), "/results.json").into());
         plots.get_or_insert(concat!(env!("CARGO_MANIFEST_DIR"), "/../plots").into());
     }
-    let results = match &json {
-        Some(file) if render => serde_json::from_str(&fs::read_to_string(file)?)?,
+    let (results, failed) = match &json {
+        Some(file) if render => (serde_json::from_str(&fs::read_to_string(file)?)?, Vec::new()),
         _ => measure(effort, &names)?,
     };
     if let Some(file) = json.filter(|_| !render) {
@@ -93,21 +93,25 @@ pub(crate) fn run() -> Result<()> {
     if let Some(directory) = plots {
         plots::render(&results, &directory)?;
     }
-    Ok(())
+    if failed.is_empty() { Ok(()) } else { Err(failed.join("\n").into()) }
 }
 
-fn measure(effort: Effort, names: &[String]) -> Result<Value> {
+/// The results, and why some are missing: what cannot be measured costs no other its figures.
+fn measure(effort: Effort, names: &[String]) -> Result<(Value, Vec<String>)> {
     let wanted =
         |(name, _): &&(&str, Measure)| names.is_empty() || names.iter().any(|it| it == name);
     let measurements: Vec<_> = MEASUREMENTS.iter().filter(wanted).collect();
     let mut run = Run::new(effort, measurements.len())?;
-    let mut table = Table::default();
+    let (mut table, mut failed) = (Table::default(), Vec::new());
     for (name, measure) in measurements {
-        table.add(name, run.measure(name, *measure)?);
+        match run.measure(name, *measure) {
+            Ok(rows) => table.add(name, rows),
+            Err(error) => failed.push(error.to_string()),
+        }
     }
     run.finish();
     print!("\n{}", table.markdown());
-    Ok(table.json(effort == Effort::Quick))
+    Ok((table.json(effort == Effort::Quick), failed))
 }
 
 fn known() -> String {
