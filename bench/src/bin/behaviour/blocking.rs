@@ -4,6 +4,7 @@ use crate::contender::{
     AllOutput, Apart, Contender, Feed, OutputLimit, OutputTimeout, TimeOut, Tree, WaitTimeout,
     command, timed_out,
 };
+use process_control::{ChildExt, Control};
 use shared_child::linux::SpawnOptionsExt;
 use shared_child::{Capture, SharedChild, SpawnOptions};
 use std::io::{self, Error};
@@ -145,50 +146,46 @@ impl Contender for ProcessControl {
     std_child!();
 
     const WAIT_TIMEOUT: Option<WaitTimeout<Child>> = Some(|child, timeout| {
-        use process_control::{ChildExt, Control};
         let status = child.controlled().time_limit(timeout).wait()?;
         Ok(status.map(process_control::ExitStatus::into_std_lossy))
     });
 
     const TIME_OUT: Option<TimeOut<Child>> = Some(|child, timeout| {
-        use process_control::{ChildExt, Control};
         let control = child.controlled().time_limit(timeout);
         control.terminate_for_timeout().strict_errors().wait().map(|_| ())
     });
 
     const OUTPUT: Option<AllOutput> = Some(|argv| {
-        use process_control::{ChildExt, Control};
         let output = piped(argv)?.controlled_with_output().wait()?;
         Ok(output.ok_or_else(timed_out)?.stdout)
     });
 
-    const OUTPUT_TIMEOUT: Option<OutputTimeout> = Some(|argv, timeout| {
-        use process_control::{ChildExt, Control};
-        let control = piped(argv)?.controlled_with_output().time_limit(timeout);
-        Ok(control.terminate_for_timeout().wait()?.ok_or_else(timed_out)?.stdout)
-    });
+    const OUTPUT_TIMEOUT: Option<OutputTimeout> =
+        Some(|argv, timeout| kept(argv, usize::MAX, timeout));
 
-    const OUTPUT_LIMIT: Option<OutputLimit> = Some(|argv, limit| {
-        use process_control::{ChildExt, Control};
-        // What is to be kept of what is read its caller keeps, as documented.
-        let kept = Arc::new(Mutex::new(Vec::new()));
-        let filter = {
-            let kept = Arc::clone(&kept);
-            move |bytes: &[u8]| {
-                let mut kept = kept.lock().map_err(|_| Error::other("poisoned"))?;
-                let room = limit - kept.len();
-                kept.extend_from_slice(&bytes[..room.min(bytes.len())]);
-                Ok(false)
-            }
-        };
-        let control = piped(argv)?.controlled_with_output().stdout_filter(filter);
-        control.wait()?;
-        kept.lock().map(|mut kept| mem::take(&mut *kept)).map_err(|_| Error::other("poisoned"))
-    });
+    const OUTPUT_LIMIT: Option<OutputLimit> = Some(|argv, limit| kept(argv, limit, Duration::MAX));
 }
 
 fn piped(argv: &[&str]) -> io::Result<Child> {
     command(argv).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
+}
+
+/// Its result has no output after a timeout, and all of it before. What is to be kept of what is read, and when, its
+/// caller keeps by a filter, as documented.
+fn kept(argv: &[&str], limit: usize, timeout: Duration) -> io::Result<Vec<u8>> {
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let filter = {
+        let kept = Arc::clone(&kept);
+        move |bytes: &[u8]| {
+            let mut kept = kept.lock().map_err(|_| Error::other("poisoned"))?;
+            let room = limit - kept.len();
+            kept.extend_from_slice(&bytes[..room.min(bytes.len())]);
+            Ok(false)
+        }
+    };
+    let control = piped(argv)?.controlled_with_output().stdout_filter(filter);
+    control.time_limit(timeout).terminate_for_timeout().wait()?;
+    kept.lock().map(|mut kept| mem::take(&mut *kept)).map_err(|_| Error::other("poisoned"))
 }
 
 impl Contender for Duct {
