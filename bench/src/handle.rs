@@ -45,18 +45,18 @@ pub(crate) fn cost(who: Who, children: usize) -> Result<Vec<f64>> {
     let running = threads()?;
     let mut spawner = long_lived()?.spawner(who)?;
     // Whatever is set up once and for all, before counting; but threads count, as they stay.
-    drop(Killed::spawn(&mut spawner)?);
+    drop(Killed(spawner()?));
     // Some give back in the background what that one took.
     thread::sleep(Duration::from_millis(100));
     let mut handles = Vec::with_capacity(children);
     let (bytes, open) = (allocator::bytes(), descriptors()?);
     for _ in 0..children {
-        handles.push(Killed::spawn(&mut spawner)?);
+        handles.push(Killed(spawner()?));
     }
     let each = |after: usize, before: usize| (after - before) as f64 / children as f64;
     // Each handle is in a box of its own, so all of it was counted.
     let all = each(allocator::bytes(), bytes);
-    let inline = size_of_val(&***handles.first().ok_or("no handles")?) as f64;
+    let inline = size_of_val(&*handles.first().ok_or("no handles")?.0) as f64;
     let threads = (threads()? - running) as f64;
     Ok(vec![all, all - inline, each(descriptors()?, open), threads])
 }

@@ -36,11 +36,11 @@ pub(crate) fn measure(run: &Run) -> Result<Vec<Row>> {
 
 /// Nanoseconds a call.
 pub(crate) fn sampler(who: Who) -> Result<Sampler> {
-    let mut child = Killed::spawn(&mut long_lived()?.spawner(who)?)?;
+    let mut child = Killed(long_lived()?.spawn(who)?);
     Ok(Box::new(move |calls| {
         let start = Instant::now();
         for _ in 0..calls {
-            if black_box(child.try_wait()?.is_some()) {
+            if black_box(child.0.try_wait()?.is_some()) {
                 return Err("a child that should be alive has exited".into());
             }
         }

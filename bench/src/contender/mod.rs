@@ -28,7 +28,6 @@ pub(crate) use raw::{pidfd, waitid};
 pub(crate) use who::Who;
 
 use std::io;
-use std::ops::{Deref, DerefMut};
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -46,27 +45,7 @@ pub(crate) trait Handle: Send {
 pub(crate) type AnyHandle = Box<dyn Handle>;
 
 /// A child that does not outlive its handle, whatever happens.
-pub(crate) struct Killed(AnyHandle);
-
-impl Killed {
-    pub(crate) fn spawn(spawner: &mut Spawner) -> io::Result<Self> {
-        spawner().map(Self)
-    }
-}
-
-impl Deref for Killed {
-    type Target = AnyHandle;
-
-    fn deref(&self) -> &AnyHandle {
-        &self.0
-    }
-}
-
-impl DerefMut for Killed {
-    fn deref_mut(&mut self) -> &mut AnyHandle {
-        &mut self.0
-    }
-}
+pub(crate) struct Killed(pub(crate) AnyHandle);
 
 impl Drop for Killed {
     fn drop(&mut self) {
