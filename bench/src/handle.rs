@@ -4,7 +4,7 @@ use crate::allocator;
 use crate::cli::Result;
 use crate::contender::{Killed, Who, long_lived};
 use crate::procfs::{descriptors, threads};
-use crate::report::{Compare, Figure, Interval, Row};
+use crate::report::{Compare, Figure, Row};
 use crate::run::Run;
 use crate::worker::Worker;
 use std::thread;
@@ -64,16 +64,8 @@ pub(crate) fn cost(who: Who, children: usize) -> Result<Vec<f64>> {
 fn row(name: &str, unit: &'static str, costs: &[(Who, Vec<f64>)], which: usize) -> Row {
     let (reference, first) = &costs[0];
     let figures = costs.iter().map(|(who, cost)| {
-        let value = cost[which];
-        let more = value - first[which];
-        let against = Interval { low: more, mid: more, high: more };
-        Figure {
-            who: *who,
-            min: value,
-            median: value,
-            p95: value,
-            against: (who != reference).then_some(against),
-        }
+        let more = (who != reference).then(|| cost[which] - first[which]);
+        Figure::once(*who, cost[which], more)
     });
     Row::new(name, unit, Compare::Difference, *reference, figures.collect())
 }

@@ -71,6 +71,12 @@ pub(crate) struct Figure {
 }
 
 impl Figure {
+    /// Of what is found once, and does not vary.
+    pub(crate) fn once(who: Who, value: f64, against: Option<f64>) -> Self {
+        let against = against.map(|it| Interval { low: it, mid: it, high: it });
+        Self { who, min: value, median: value, p95: value, against }
+    }
+
     fn json(&self) -> Value {
         let Self { who, min, median, p95, against } = self;
         let [min, median, p95] = [min, median, p95].map(|it| rounded(*it));

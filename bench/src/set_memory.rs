@@ -6,7 +6,7 @@ use crate::brood::Brood;
 use crate::cli::Result;
 use crate::contender::Who;
 use crate::procfs::allow_descriptors;
-use crate::report::{Compare, Figure, Interval, Row};
+use crate::report::{Compare, Figure, Row};
 use crate::run::Run;
 use crate::set;
 
@@ -25,9 +25,7 @@ pub(crate) fn measure(run: &Run) -> Result<Vec<Row>> {
     brood.release();
     set::hand_out(&filled)?;
     let heap = heap as f64 / 1e3;
-    let itself = Interval { low: heap, mid: heap, high: heap };
-    let figure =
-        Figure { who: Who::Ours, min: heap, median: heap, p95: heap, against: Some(itself) };
+    let figure = Figure::once(Who::Ours, heap, Some(heap));
     let name = format!("heap of a set of {children}, handles included");
     let row = Row::new(&name, "kB", Compare::Nothing, Who::Ours, vec![figure]);
     Ok(vec![row.bar(BAR * children as f64 / 1e4)])
