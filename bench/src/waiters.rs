@@ -13,7 +13,7 @@ use crate::procfs::{allow_descriptors, cpu_time, until_others_sleep};
 use crate::report::Row;
 use crate::rounds::{ENOUGH, Rounds};
 use crate::run::Run;
-use crate::worker::{Sampler, Worker};
+use crate::worker::{self, Sampler, Worker};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
@@ -60,15 +60,8 @@ fn samples_of(who: Who, children: usize) -> usize {
 }
 
 pub(crate) fn measure_idle(run: &Run) -> Result<Vec<Row>> {
-    let mut workers = Vec::new();
-    for who in Who::TIMED {
-        workers.push((who, Worker::start_beside(IDLE, who, IDLE_WAITS)?));
-    }
-    let rounds = Rounds::cold(run, &Who::TIMED, run.pick(1, 5), |who| {
-        let worker = workers.iter_mut().find(|(it, _)| *it == who);
-        let (_, worker) = worker.ok_or("no such worker")?;
-        worker.ask(run.pick(300, 1_000))
-    })?;
+    let (rounds, milliseconds) = (run.pick(1, ENOUGH), run.pick(300, 1_000));
+    let rounds = worker::rounds(run, IDLE, &Who::TIMED, rounds, milliseconds)?;
     let name = format!("CPU time a second, of {IDLE_WAITS} timed waits while nothing happens");
     Ok(vec![rounds.row_of_figures(&name, "µs", Who::Raw)])
 }
@@ -97,8 +90,8 @@ pub(crate) fn churn_sampler(who: Who, waits: usize) -> Result<Sampler> {
 }
 
 /// In the worker: the CPU time of this process a second, in microseconds, over so many milliseconds.
-pub(crate) fn idle_sampler(who: Who, waits: usize) -> Result<Sampler> {
-    let waiters = Waiters::start(who, waits)?;
+pub(crate) fn idle_sampler(who: Who) -> Result<Sampler> {
+    let waiters = Waiters::start(who, IDLE_WAITS)?;
     Ok(Box::new(move |milliseconds| {
         let (from, start) = (Instant::now(), cpu_time()?);
         thread::sleep(Duration::from_millis(u64::try_from(milliseconds)?));

@@ -95,7 +95,7 @@ pub(crate) fn serve(kind: &str, who: &str, children: &str) -> Result<()> {
         futures::WAKE => Box::new(move |count| futures::latencies(who, count)),
         wake::KIND => Box::new(move |count| wake::samples(who, count)),
         waiters::CHURN => waiters::churn_sampler(who, children.parse()?)?,
-        waiters::IDLE => waiters::idle_sampler(who, children.parse()?)?,
+        waiters::IDLE => waiters::idle_sampler(who)?,
         _ => return Err("no such worker".into()),
     };
     for request in io::stdin().lines() {
