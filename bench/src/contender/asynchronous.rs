@@ -1,12 +1,10 @@
 //! tokio and async-process, each driven by the thread that waits.
 
 use super::Handle;
-use std::future::poll_fn;
+use futures_lite::FutureExt;
 use std::io;
-use std::pin::pin;
 use std::process::ExitStatus;
 use std::sync::OnceLock;
-use std::task::Poll;
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
@@ -25,12 +23,11 @@ pub(crate) async fn timed_out<T>(
     exit: impl Future<Output = io::Result<T>>,
     timeout: Duration,
 ) -> io::Result<Option<T>> {
-    let (mut exit, mut timer) = (pin!(exit), async_io::Timer::after(timeout));
-    poll_fn(|context| match exit.as_mut().poll(context) {
-        Poll::Ready(status) => Poll::Ready(status.map(Some)),
-        Poll::Pending => pin!(&mut timer).poll(context).map(|_| Ok(None)),
-    })
-    .await
+    let timer = async {
+        async_io::Timer::after(timeout).await;
+        Ok(None)
+    };
+    async { exit.await.map(Some) }.or(timer).await
 }
 
 pub(super) struct OnTokio(tokio::process::Child);
