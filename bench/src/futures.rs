@@ -52,30 +52,35 @@ pub(crate) fn runtime_for(who: Who) -> io::Result<Runtime> {
     runtime::Builder::new_multi_thread().worker_threads(1).enable_io().build()
 }
 
-type Exit = Pin<Box<dyn Future<Output = io::Result<ExitStatus>> + Send>>;
+/// Of the child with this process ID.
+pub(crate) struct Exit {
+    pub(crate) id: u32,
+    pub(crate) status: Pin<Box<dyn Future<Output = io::Result<ExitStatus>> + Send>>,
+}
 
-/// Each call spawns one more, whose exit is awaited by what it gives. To be called in the context of the runtime.
-fn awaited(who: Who, program: Program) -> Box<dyn FnMut() -> io::Result<Exit>> {
+/// Each call spawns one more, whose exit is to be awaited. To be called in the context of the runtime.
+pub(crate) fn awaited(who: Who, program: Program) -> Box<dyn FnMut() -> io::Result<Exit>> {
     match who {
         Who::Tokio => {
             let mut command = tokio::process::Command::from(program.command());
             Box::new(move || {
                 let mut child = command.spawn()?;
-                Ok(Box::pin(async move { child.wait().await }))
+                let id = child.id().ok_or_else(|| io::Error::other("no process ID"))?;
+                Ok(Exit { id, status: Box::pin(async move { child.wait().await }) })
             })
         }
         Who::AsyncProcess => {
             let mut command = program.on_async_io();
             Box::new(move || {
                 let mut child = command.spawn()?;
-                Ok(Box::pin(async move { child.status().await }))
+                Ok(Exit { id: child.id(), status: Box::pin(async move { child.status().await }) })
             })
         }
         _ => {
             let mut command = program.command();
             Box::new(move || {
                 let child = SharedChild::spawn(&mut command)?;
-                Ok(Box::pin(async move { child.exited().await }))
+                Ok(Exit { id: child.id(), status: Box::pin(async move { child.exited().await }) })
             })
         }
     }
@@ -113,7 +118,7 @@ impl Tasks {
         let polled = Arc::clone(&self.polled);
         self.all.spawn(async move {
             polled.fetch_add(1, Ordering::Relaxed);
-            exit.await
+            exit.status.await
         });
     }
 
@@ -147,6 +152,6 @@ fn latency(runtime: &Runtime, who: Who) -> Result<f64> {
     let _context = runtime.enter();
     // With the spawner go our copies of the child's ends.
     let exit = awaited(who, program)()?;
-    let woken = runtime.spawn(async move { exit.await.map(|_| nanoseconds()) });
+    let woken = runtime.spawn(async move { exit.status.await.map(|_| nanoseconds()) });
     wake::latency(stdin, stdout, || Ok(runtime.block_on(woken)??))
 }

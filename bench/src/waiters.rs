@@ -9,6 +9,7 @@
 
 use crate::cli::Result;
 use crate::contender::{AnyHandle, Who, long_lived, short_lived, timed_out};
+use crate::futures::{Exit, awaited};
 use crate::procfs::{allow_descriptors, cpu_time, until_others_sleep};
 use crate::report::Row;
 use crate::rounds::{ENOUGH, Rounds};
@@ -155,23 +156,19 @@ impl Waiters {
             runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let runtime = self.tasks.insert(runtime);
         let _context = runtime.enter();
-        let mut on_tokio = tokio::process::Command::from(long_lived()?.command());
-        let mut on_async_io = long_lived()?.on_async_io();
+        let mut spawn = awaited(who, long_lived()?);
         for _ in 0..waits {
+            let Exit { id, status } = spawn()?;
+            self.ids.push(id.cast_signed());
             let waiting = Arc::clone(&self.waiting);
-            if who == Who::Tokio {
-                let mut child = on_tokio.spawn()?;
-                self.ids.push(child.id().ok_or("no process ID")?.cast_signed());
-                runtime.spawn(counted(waiting, async move {
-                    let _ = tokio::time::timeout(TIMEOUT, child.wait()).await;
-                }));
-            } else {
-                let mut child = on_async_io.spawn()?;
-                self.ids.push(child.id().cast_signed());
-                runtime.spawn(counted(waiting, async move {
-                    let _ = timed_out(child.status(), TIMEOUT).await;
-                }));
-            }
+            runtime.spawn(async move {
+                waiting.fetch_add(1, Ordering::Relaxed);
+                match who {
+                    Who::Tokio => drop(tokio::time::timeout(TIMEOUT, status).await),
+                    _ => drop(timed_out(status, TIMEOUT).await),
+                }
+                waiting.fetch_sub(1, Ordering::Relaxed);
+            });
         }
         Ok(())
     }
@@ -204,12 +201,6 @@ impl Waiters {
         }
         Ok(())
     }
-}
-
-async fn counted(waiting: Arc<AtomicUsize>, wait: impl Future<Output = ()>) {
-    waiting.fetch_add(1, Ordering::Relaxed);
-    wait.await;
-    waiting.fetch_sub(1, Ordering::Relaxed);
 }
 
 impl Drop for Waiters {
