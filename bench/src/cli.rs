@@ -10,7 +10,7 @@ use std::error::Error;
 use std::fs;
 use std::path::PathBuf;
 
-pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error>>;
+pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 const USAGE: &str = "\
 usage: bench [--quick] [--json FILE] [--plots DIR] [NAME…]
@@ -44,7 +44,7 @@ const MEASUREMENTS: &[(&str, Measure)] = &[
     ("heap", heap::measure),
 ];
 
-pub(crate) fn run() -> Result<()> {
+pub fn run() -> Result<()> {
     let mut effort = Effort::Full;
     let mut render = false;
     let (mut json, mut plots): (Option<PathBuf>, Option<PathBuf>) = (None, None);

@@ -1,10 +1,10 @@
 //! The command line, and the plays of a whole run.
 
-use crate::blocking::Ours;
-use crate::cases::{self, Case};
-use crate::contender::Result;
-use crate::play::{self, WHO};
-use crate::table::{self, Seen};
+use super::blocking::Ours;
+use super::cases::{self, Case};
+use super::contender::Result;
+use super::play::{self, WHO};
+use super::table::{self, Seen};
 use indicatif::{ProgressBar, ProgressStyle};
 use lexopt::{Arg, ValueExt};
 use std::panic::resume_unwind;
@@ -17,7 +17,7 @@ const USAGE: &str = "usage: behaviour [--json FILE] [--runs N] [CASE…]";
 /// How many play at the same time: most of them sleep.
 const AT_ONCE: usize = 4;
 
-pub(crate) fn run() -> Result<()> {
+pub fn run() -> Result<()> {
     let mut json: Option<PathBuf> = None;
     let mut runs = 3;
     let mut names: Vec<String> = Vec::new();

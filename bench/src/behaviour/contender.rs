@@ -6,7 +6,7 @@ use std::io;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
-pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error>>;
+pub(crate) use crate::cli::Result;
 
 /// Waits for the end, on whatever thread.
 pub(crate) type Waiter = Box<dyn FnOnce() -> io::Result<ExitStatus> + Send>;

@@ -1,8 +1,8 @@
 //! A child that somebody else has reaped, and whose process ID has a new owner.
 
-use crate::cases::{Waited, spawn_child};
-use crate::contender::{Contender, Result, command, offered};
-use crate::system;
+use super::cases::{Waited, spawn_child};
+use super::contender::{Contender, Result, command, offered};
+use super::system;
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::process::Child;

@@ -1,9 +1,9 @@
 //! One play of a case: by a process of its own, which is given up after a while.
 
-use crate::asynchronous::{AsyncProcess, ProcessWrap, Tokio};
-use crate::blocking::{Duct, Ours, Peer, ProcessControl, Std, Subprocess, WaitTimeoutCrate};
-use crate::cases;
-use crate::contender::{Contender, NotOffered, Result};
+use super::asynchronous::{AsyncProcess, ProcessWrap, Tokio};
+use super::blocking::{Duct, Ours, Peer, ProcessControl, Std, Subprocess, WaitTimeoutCrate};
+use super::cases;
+use super::contender::{Contender, NotOffered, Result};
 use shared_child::{Capture, SpawnOptions};
 use std::env;
 use std::panic::catch_unwind;

@@ -1,8 +1,8 @@
 //! No descriptor left. Whatever a contender needs once for the whole process it has by then.
 
-use crate::cases::{Waited, spawn_child};
-use crate::contender::{Contender, Result, offered};
-use crate::{system, waits};
+use super::cases::{Waited, spawn_child};
+use super::contender::{Contender, Result, offered};
+use super::{system, waits};
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;

@@ -1,6 +1,6 @@
 //! What was seen, as Markdown and as JSON.
 
-use crate::cases::Case;
+use super::cases::Case;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -75,7 +75,7 @@ fn range(plays: &[String]) -> Option<String> {
 
 /// Of those that have one of their own, and are not named by it.
 fn versions(who: &[&str]) -> String {
-    let lock = include_str!("../../../../Cargo.lock");
+    let lock = include_str!("../../../Cargo.lock");
     let versions: Vec<String> = who
         .iter()
         .filter_map(|who| {

@@ -1,7 +1,7 @@
 //! What a command writes.
 
-use crate::contender::{Contender, Result, offered};
-use crate::system;
+use super::contender::{Contender, Result, offered};
+use super::system;
 use std::io;
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,7 @@
 //! A child with children of its own, all of which are to be killed.
 
-use crate::contender::{Contender, Result, Tree, offered};
-use crate::system;
+use super::contender::{Contender, Result, Tree, offered};
+use super::system;
 use std::thread;
 use std::time::Duration;
 

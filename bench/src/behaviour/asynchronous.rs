@@ -1,6 +1,6 @@
 //! The contenders whose calls are futures, each on the runtime that it was made for.
 
-use crate::contender::{
+use super::contender::{
     AllOutput, Apart, Contender, OutputTimeout, Tree, WaitTimeout, command, timed_out,
 };
 use futures_lite::FutureExt;

@@ -1,6 +1,6 @@
 //! The contenders that block the thread which calls them.
 
-use crate::contender::{
+use super::contender::{
     AllOutput, Apart, Contender, Feed, OutputLimit, OutputTimeout, TimeOut, Tree, WaitTimeout,
     command, timed_out,
 };

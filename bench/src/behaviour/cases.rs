@@ -1,7 +1,7 @@
 //! The cases, and what they have in common.
 
-use crate::contender::{Contender, Result, WaitTimeout};
-use crate::{descriptors, ends, output, recycled, trees, waits};
+use super::contender::{Contender, Result, WaitTimeout};
+use super::{descriptors, ends, output, recycled, trees, waits};
 use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitStatus;

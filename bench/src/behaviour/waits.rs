@@ -1,8 +1,8 @@
 //! Timed waits.
 
-use crate::cases::{Outcome, Waited, spawn_child};
-use crate::contender::{Contender, Result, offered};
-use crate::system;
+use super::cases::{Outcome, Waited, spawn_child};
+use super::contender::{Contender, Result, offered};
+use super::system;
 use std::thread;
 use std::time::Duration;
 

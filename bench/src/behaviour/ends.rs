@@ -1,7 +1,7 @@
 //! Kills, timeouts, and handles that are dropped.
 
-use crate::contender::{Contender, Result, offered};
-use crate::system;
+use super::contender::{Contender, Result, offered};
+use super::system;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::sync::mpsc;
