@@ -48,6 +48,11 @@ fn others_sleep() -> io::Result<bool> {
 
 /// User and system time of all threads of this process, and of no child.
 pub(crate) fn cpu_time() -> io::Result<Duration> {
+    Ok(usage()?.0)
+}
+
+/// The same, and how often one of its threads went to sleep.
+pub(crate) fn usage() -> io::Result<(Duration, libc::c_long)> {
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
     // SAFETY: `usage` is a writable rusage.
     if unsafe { libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()) } != 0 {
@@ -55,12 +60,12 @@ pub(crate) fn cpu_time() -> io::Result<Duration> {
     }
     // SAFETY: it was zeroed, and zeroes are valid integers.
     let usage = unsafe { usage.assume_init() };
-    let parts = [usage.ru_utime, usage.ru_stime].map(|time| {
+    let time = [usage.ru_utime, usage.ru_stime].map(|time| {
         // Neither is ever negative, and their widths differ from system to system.
         Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or_default())
             + Duration::from_micros(u64::try_from(time.tv_usec).unwrap_or_default())
     });
-    Ok(parts.iter().sum())
+    Ok((time.iter().sum(), usage.ru_nvcsw))
 }
 
 /// Raises the limit as far as it goes: some take two descriptors for each wait.

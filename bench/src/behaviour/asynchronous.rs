@@ -3,7 +3,7 @@
 use super::contender::{
     AllOutput, Apart, Contender, OutputTimeout, Tree, WaitTimeout, command, timed_out,
 };
-use futures_lite::FutureExt;
+use crate::contender::timed_out as by;
 use process_wrap::tokio::{ChildWrapper, CommandWrap, KillOnDrop, ProcessGroup};
 use std::io;
 use std::pin::Pin;
@@ -123,15 +123,6 @@ fn wrapped_output(argv: &[&str]) -> io::Result<OutputFuture> {
     Ok(Box::into_pin(child.wait_with_output()))
 }
 
-/// `None` if it has not ended by then.
-fn by<T>(limit: Duration, future: impl Future<Output = io::Result<T>>) -> io::Result<Option<T>> {
-    let timer = async {
-        async_io::Timer::after(limit).await;
-        Ok(None)
-    };
-    async_io::block_on(async { future.await.map(Some) }.or(timer))
-}
-
 impl Contender for AsyncProcess {
     type Handle = async_process::Child;
 
@@ -152,7 +143,7 @@ impl Contender for AsyncProcess {
     }
 
     const WAIT_TIMEOUT: Option<WaitTimeout<Self::Handle>> =
-        Some(|child, limit| by(limit, child.status()));
+        Some(|child, limit| async_io::block_on(by(child.status(), limit)));
 
     /// The future of the status does not borrow the child.
     const APART: Option<Apart<Self::Handle>> = Some(|mut child| {
@@ -167,7 +158,7 @@ impl Contender for AsyncProcess {
 
     const OUTPUT_TIMEOUT: Option<OutputTimeout> = Some(|argv, limit| {
         let mut command = async_process::Command::from(command(argv));
-        let output = by(limit, command.kill_on_drop(true).output())?;
+        let output = async_io::block_on(by(command.kill_on_drop(true).output(), limit))?;
         output.map(|output| output.stdout).ok_or_else(timed_out)
     });
 }

@@ -44,23 +44,6 @@ pub(crate) fn reap(id: i32, options: i32) {
     unsafe { libc::waitpid(id, ptr::null_mut(), options) };
 }
 
-/// CPU time of this process, and how often one of its threads went to sleep.
-pub(crate) fn usage() -> io::Result<(Duration, i64)> {
-    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: `usage` is a writable rusage.
-    if unsafe { libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: it was filled.
-    let usage = unsafe { usage.assume_init() };
-    let time = [usage.ru_utime, usage.ru_stime].map(|time| {
-        // Neither is ever negative.
-        Duration::from_secs(time.tv_sec.unsigned_abs())
-            + Duration::from_micros(time.tv_usec.unsigned_abs())
-    });
-    Ok((time.iter().sum(), usage.ru_nvcsw))
-}
-
 /// Allows this process so few descriptors that they can be used up.
 pub(crate) fn allow_few_descriptors() -> io::Result<()> {
     let limit = libc::rlimit { rlim_cur: 64, rlim_max: 64 };

@@ -3,6 +3,7 @@
 use super::cases::{Outcome, Waited, spawn_child};
 use super::contender::{Contender, Result, offered};
 use super::system;
+use crate::procfs::usage;
 use std::thread;
 use std::time::Duration;
 
@@ -68,9 +69,9 @@ pub(crate) fn idle<C: Contender>() -> Result<String> {
 /// Who polls is seen by how often he goes to sleep again.
 pub(crate) fn cost<C: Contender>(mut child: C::Handle) -> Result<String> {
     let wait = offered(C::WAIT_TIMEOUT)?;
-    let (time, sleeps) = system::usage()?;
+    let (time, sleeps) = usage()?;
     let waited = Waited::by(wait, &mut child, Duration::from_secs(2));
-    let after = system::usage()?;
+    let after = usage()?;
     // Some wait for it when the handle is dropped.
     C::kill(&mut child)?;
     let (time, sleeps) = (after.0 - time, after.1 - sleeps);
