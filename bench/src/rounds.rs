@@ -36,11 +36,12 @@ impl Rounds {
         mut sample: impl FnMut(Who) -> Result<Vec<f64>>,
     ) -> Result<Self> {
         let mut all: Vec<_> = contenders.iter().map(|who| (*who, Vec::new())).collect();
-        let mut shuffle = Shuffle(0x9e37_79b9_7f4a_7c15);
+        // The same orders in every run.
+        let mut random = fastrand::Rng::with_seed(0);
         for round in 1..=rounds {
             run.show_round(round, rounds);
             let mut order: Vec<usize> = (0..all.len()).collect();
-            shuffle.shuffle(&mut order);
+            random.shuffle(&mut order);
             for contender in order {
                 worker::limit_time();
                 let (who, samples) = &mut all[contender];
@@ -121,20 +122,6 @@ fn quantile(values: &[f64], share: f64) -> f64 {
     let place = share.clamp(0.0, 1.0) * last as f64;
     let (below, above) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
     below + (above - below) * place.fract()
-}
-
-/// Xorshift: the same orders in every run.
-struct Shuffle(u64);
-
-impl Shuffle {
-    fn shuffle(&mut self, items: &mut [usize]) {
-        for i in (1..items.len()).rev() {
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
-            items.swap(i, (self.0 >> 32) as usize % (i + 1));
-        }
-    }
 }
 
 #[cfg(test)]
