@@ -79,7 +79,10 @@ pub(crate) fn all<C: Contender>() -> Vec<Case> {
             output::endless::<C>,
         ),
         case("flood", "64 MiB in, and 64 MiB out of both pipes meanwhile", output::flood::<C>),
-        case("limit", "memory for the first MiB of 64 MiB of output", output::limit::<C>),
+        Case {
+            is_alone: true,
+            ..case("limit", "memory for the first MiB of 64 MiB of output", output::limit::<C>)
+        },
     ]
 }
 
