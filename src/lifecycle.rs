@@ -8,8 +8,7 @@
 //!
 //! - *signal*: only in `Unreaped`. We have not reaped the child, so unless somebody else has (which
 //!   the exit notice knows or finds out), its process ID is still its own.
-//! - *look*: has it exited? If so,
-//! - *ask what it has used*, which only a zombie tells; then
+//! - *look*: has it exited? If so, what has it used, which only a zombie tells; then
 //! - *reap*, last and once: after it, the kernel may give the process ID to a stranger. So the state
 //!   turns to `Exited` before the lock is released, and no signal, look or reap happens ever after.
 //!
@@ -38,7 +37,7 @@ struct State<C, E: Exit> {
     child: C,
     /// The status of a child that could not be reaped yet. It has been told, so it stands.
     held: Option<ExitStatus>,
-    /// Asked when the exit is seen first, so before the reap. Boxed since handles are many, and small.
+    /// Comes with the exit that is seen first, so before the reap. Boxed since handles are many, and small.
     usage: Option<Box<Usage>>,
     /// Not to be reaped though it may have exited, for the sake of its process ID.
     pinned: bool,
@@ -223,11 +222,8 @@ impl<C: Reap, E: Exit> Lifecycle<C, E> {
 
 impl<C: Reap, E: Exit> State<C, E> {
     fn reap_if_exited(&mut self, exit: &E) -> io::Result<Option<ExitStatus>> {
-        let look = exit.look()?;
-        // Also of one that is not reaped yet: by then somebody else may have done it.
-        if self.usage.is_none() && matches!(look, Look::Exited(_) | Look::Held(_)) {
-            self.usage = exit.usage().map(Box::new);
-        }
+        // What it has used is asked also of one that is not reaped yet: by then somebody else may have done it.
+        let look = exit.look(&mut self.usage)?;
         // What is seen is about this very process; what is reaped goes by its ID. They can differ only
         // if a foreign reaper got in between these two steps and the ID has a new owner already: then
         // what was seen is the truth.

@@ -179,9 +179,12 @@ impl Exit for MockExit {
         Ok(true)
     }
 
-    fn look(&self) -> io::Result<Look> {
+    fn look(&self, usage: &mut Option<Box<Usage>>) -> io::Result<Look> {
         let process = self.0.process();
         assert!(process.reaps == 0, "asked about a stranger");
+        if process.phase == Phase::Zombie {
+            *usage = Some(Box::new(USED));
+        }
         Ok(match process.phase {
             Phase::Running => Look::Running,
             Phase::Zombie if process.inside > 0 => Look::Held(status(process.status)),
@@ -196,12 +199,6 @@ impl Exit for MockExit {
         let process = self.0.process();
         assert!(matches!(process.phase, Phase::Reaped | Phase::Recycled));
         self.0.kernel.keeps_status.then(|| status(process.status))
-    }
-
-    fn usage(&self) -> Option<Usage> {
-        let process = self.0.process();
-        assert!(process.reaps == 0, "a stranger was asked what it has used");
-        (process.phase == Phase::Zombie).then_some(USED)
     }
 
     fn kill(&self) -> io::Result<()> {

@@ -64,28 +64,30 @@ pub(super) fn reap(pid: Pid) -> bool {
 
 /// Where the child stands, without reaping it.
 pub(super) fn look(pid: Pid) -> io::Result<Look> {
-    waitid(libc::P_PID, pid.as_raw_nonzero().get().unsigned_abs(), libc::WNOHANG)
+    waitid(pid, libc::WNOHANG)
 }
 
 /// Blocks until the process has exited or is none of our children any more, without reaping it.
 pub(super) fn block(pid: Pid) {
     let mut pause = Backoff::new();
     // `Running` is macOS's stopped child (see below).
-    while let Ok(Look::Running) = waitid(libc::P_PID, pid.as_raw_nonzero().get().unsigned_abs(), 0)
-    {
+    while let Ok(Look::Running) = waitid(pid, 0) {
         pause.sleep(None);
     }
 }
 
 /// waitid(2) with `WEXITED | WNOWAIT`: an exit is seen, and stays to be seen.
-pub(super) fn waitid(kind: libc::idtype_t, id: u32, options: c_int) -> io::Result<Look> {
-    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+fn waitid(pid: Pid, options: c_int) -> io::Result<Look> {
+    let id = pid.as_raw_nonzero().get().unsigned_abs() as libc::id_t;
     let options = options | libc::WEXITED | libc::WNOWAIT;
-    loop {
-        // SAFETY: `info` is a writable siginfo_t for the whole call, and nothing else is pointed to.
-        if unsafe { libc::waitid(kind, id as libc::id_t, info.as_mut_ptr(), options) } == 0 {
-            break;
-        }
+    // SAFETY: `info` is a writable siginfo_t for the whole call, and nothing else is pointed to.
+    look_by(|info| unsafe { libc::waitid(libc::P_PID, id, info, options) })
+}
+
+/// Where a child stands, by what does as waitid(2): it writes there, or fails with a number other than zero.
+pub(super) fn look_by(mut wait: impl FnMut(*mut libc::siginfo_t) -> c_int) -> io::Result<Look> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    while wait(info.as_mut_ptr()) != 0 {
         let error = io::Error::last_os_error();
         match error.raw_os_error() {
             Some(libc::EINTR) => {}
@@ -95,18 +97,14 @@ pub(super) fn waitid(kind: libc::idtype_t, id: u32, options: c_int) -> io::Resul
     }
     // SAFETY: it was zeroed, and a siginfo_t of zeroes is valid; where the kernel wrote, it wrote
     // valid fields. POSIX leaves `si_signo` and `si_pid` zero where no child was to be reported.
-    Ok(seen(&unsafe { info.assume_init() }))
-}
-
-/// What `waitid` has told, if it was asked for exits.
-pub(super) fn seen(info: &libc::siginfo_t) -> Look {
+    let info = unsafe { info.assume_init() };
     // `si_code` as well: macOS has been seen to report stopped children to those who asked for exits.
     if info.si_signo != libc::SIGCHLD
         || !matches!(info.si_code, libc::CLD_EXITED | libc::CLD_KILLED | libc::CLD_DUMPED)
     {
-        return Look::Running;
+        return Ok(Look::Running);
     }
-    Look::Exited(status(info))
+    Ok(Look::Exited(status(&info)))
 }
 
 /// The `wait` status that `waitid` tells in two fields. All systems put it together in the same way,

@@ -111,11 +111,10 @@ impl Kqueue {
         }
     }
 
-    pub(crate) fn usage(&self) -> Option<Usage> {
-        if self.queue.inherited() {
-            return None;
-        }
-        usage::by_id(self.identity.as_ref(), self.pid)
+    pub(crate) fn look_and_ask(&self, usage: &mut Option<Box<Usage>>) -> io::Result<Look> {
+        let look = self.look()?;
+        usage::ask(look, usage, || usage::by_id(self.identity.as_ref(), self.pid));
+        Ok(look)
     }
 
     pub(crate) fn signal(&self, signal: c_int) -> io::Result<()> {

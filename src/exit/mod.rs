@@ -147,9 +147,8 @@ pub(crate) use windows::{
 
 /// How the exit of one child is noticed, without reaping it.
 ///
-/// `look`, `recover`, `usage` and whatever signals are called under the lifecycle's lock and before its reap,
-/// so an implementation has to mind only two others: the threads in its own `wait`, and foreign
-/// reapers.
+/// `look`, `recover` and whatever signals are called under the lifecycle's lock and before its reap, so an
+/// implementation has to mind only two others: the threads in its own `wait`, and foreign reapers.
 pub(crate) trait Exit: Send + Sync + Sized + 'static {
     /// Blocks until there is reason to look (`true`), or until the deadline (`false`). A deadline
     /// that has passed is not an error; without a deadline the answer is always `true`.
@@ -157,14 +156,12 @@ pub(crate) trait Exit: Send + Sync + Sized + 'static {
     /// `true` does not promise that [`look`](Exit::look) will find an exit.
     fn wait(&self, deadline: Option<Instant>) -> io::Result<bool>;
 
-    /// Where the child stands. Never blocks.
-    fn look(&self) -> io::Result<Look>;
+    /// Where the child stands; and if it is a zombie, what it has used, unless that is there already or the system
+    /// does not tell. Never blocks.
+    fn look(&self, usage: &mut Option<Box<Usage>>) -> io::Result<Look>;
 
     /// The status of a child that somebody else has reaped, if the kernel kept it. Never blocks.
     fn recover(&self) -> Option<ExitStatus>;
-
-    /// What the child has used, if it is a zombie, and if the system tells. Never blocks.
-    fn usage(&self) -> Option<Usage>;
 
     /// Kills the child. Never blocks.
     fn kill(&self) -> io::Result<()>;

@@ -34,7 +34,7 @@ impl NoDescriptor {
         match self.0 {}
     }
 
-    pub(crate) fn usage(&self) -> Option<Usage> {
+    pub(crate) fn look_and_ask(&self, _: &mut Option<Box<Usage>>) -> io::Result<Look> {
         match self.0 {}
     }
 

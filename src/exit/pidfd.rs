@@ -39,7 +39,7 @@ impl Pidfd {
         use rustix::process::{PidfdFlags, pidfd_open};
         let fd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
         let pidfd = Self { fd, pid };
-        match pidfd.waitid() {
+        match pidfd.waitid(&mut None) {
             Ok(Look::ReapedElsewhere) | Err(_) => None,
             Ok(_) => Some(pidfd),
         }
@@ -52,7 +52,12 @@ impl Pidfd {
     }
 
     pub(crate) fn look(&self) -> io::Result<Look> {
-        match self.waitid() {
+        self.look_and_ask(&mut None)
+    }
+
+    /// One system call tells both.
+    pub(crate) fn look_and_ask(&self, usage: &mut Option<Box<Usage>>) -> io::Result<Look> {
+        match self.waitid(usage) {
             Ok(Look::ReapedElsewhere) => self.look_for_reap(),
             Ok(look) => Ok(look),
             // It worked once: a sandbox has closed since then. What is left tells as much.
@@ -91,10 +96,6 @@ impl Pidfd {
     /// What the kernel keeps of a process that was reaped while a pidfd to it was open.
     pub(crate) fn recover(&self) -> Option<ExitStatus> {
         self.info().ok().flatten()
-    }
-
-    pub(crate) fn usage(&self) -> Option<Usage> {
-        usage::of_pidfd(self.fd.as_fd())
     }
 
     pub(crate) fn signal(&self, signal: c_int) -> io::Result<()> {
@@ -143,8 +144,10 @@ impl Pidfd {
         }
     }
 
-    fn waitid(&self) -> io::Result<Look> {
-        by_pid::waitid(libc::P_PIDFD, self.fd.as_raw_fd().unsigned_abs(), libc::WNOHANG)
+    fn waitid(&self, usage: &mut Option<Box<Usage>>) -> io::Result<Look> {
+        let (look, used) = usage::look_by_pidfd(self.fd.as_fd())?;
+        usage::ask(look, usage, || used);
+        Ok(look)
     }
 
     /// The exit status, once the process has been reaped (`Ok(None)` before).

@@ -119,9 +119,11 @@ impl Thread {
         Self::of(Process { pid, identity: Identity::of(pid) })
     }
 
-    pub(crate) fn usage(&self) -> Option<Usage> {
-        let process = &self.shared().ok()?.process;
-        usage::by_id(process.identity.as_ref(), process.pid)
+    pub(crate) fn look_and_ask(&self, usage: &mut Option<Box<Usage>>) -> io::Result<Look> {
+        let look = self.look()?;
+        let process = &self.shared()?.process;
+        usage::ask(look, usage, || usage::by_id(process.identity.as_ref(), process.pid));
+        Ok(look)
     }
 
     pub(crate) fn signal(&self, signal: c_int) -> io::Result<()> {

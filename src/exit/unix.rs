@@ -119,7 +119,11 @@ impl Notice {
 
     /// Whether the child's ID is its own. The caller sees to it that it is not reaped by us.
     pub(crate) fn has_its_id(&self) -> bool {
-        !matches!(self.look(), Ok(Look::ReapedElsewhere))
+        let look = match self {
+            Self::Descriptor(descriptor) => descriptor.look(),
+            Self::Thread(thread) => thread.look(),
+        };
+        !matches!(look, Ok(Look::ReapedElsewhere))
     }
 
     /// Reaps a child whose handle is gone, if it has exited. Says whether it is gone.
@@ -171,10 +175,10 @@ impl Exit for Notice {
         })
     }
 
-    fn look(&self) -> io::Result<Look> {
+    fn look(&self, usage: &mut Option<Box<Usage>>) -> io::Result<Look> {
         match self {
-            Self::Descriptor(descriptor) => descriptor.look(),
-            Self::Thread(thread) => thread.look(),
+            Self::Descriptor(descriptor) => descriptor.look_and_ask(usage),
+            Self::Thread(thread) => thread.look_and_ask(usage),
         }
     }
 
@@ -182,13 +186,6 @@ impl Exit for Notice {
         match self {
             Self::Descriptor(descriptor) => descriptor.recover(),
             Self::Thread(_) => None,
-        }
-    }
-
-    fn usage(&self) -> Option<Usage> {
-        match self {
-            Self::Descriptor(descriptor) => descriptor.usage(),
-            Self::Thread(thread) => thread.usage(),
         }
     }
 

@@ -176,17 +176,15 @@ impl Exit for Notice {
         wait(self.process(), deadline, self.longest_wait)
     }
 
-    fn look(&self) -> io::Result<Look> {
+    fn look(&self, usage: &mut Option<Box<Usage>>) -> io::Result<Look> {
         // The exit code itself is read by std's `Child`, which remembers it.
-        Ok(if is_signalled(self.process())? { Look::Exited(None) } else { Look::Running })
+        let look = if is_signalled(self.process())? { Look::Exited(None) } else { Look::Running };
+        usage::ask(look, usage, || usage::of(self.process()));
+        Ok(look)
     }
 
     fn recover(&self) -> Option<ExitStatus> {
         None
-    }
-
-    fn usage(&self) -> Option<Usage> {
-        usage::of(self.process())
     }
 
     fn kill(&self) -> io::Result<()> {

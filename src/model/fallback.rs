@@ -61,15 +61,11 @@ impl Exit for Notice {
         Ok(self.0.wait(deadline))
     }
 
-    fn look(&self) -> io::Result<Look> {
+    fn look(&self, _: &mut Option<Box<Usage>>) -> io::Result<Look> {
         self.0.look()
     }
 
     fn recover(&self) -> Option<ExitStatus> {
-        None
-    }
-
-    fn usage(&self) -> Option<Usage> {
         None
     }
 

@@ -11,6 +11,8 @@ use super::{kibibytes, time};
 use crate::exit::Look;
 use crate::exit::by_pid::{self, Pid};
 use crate::usage::Usage;
+use std::ffi::c_int;
+use std::io;
 use std::mem::MaybeUninit;
 #[cfg(target_os = "linux")]
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -27,6 +29,7 @@ type Micros = Long;
 type Micros = i32;
 
 #[repr(C)]
+#[derive(Default)]
 struct Time {
     seconds: Long,
     micros: Micros,
@@ -34,46 +37,53 @@ struct Time {
 
 /// `struct rusage` of `linux/resource.h`.
 #[repr(C)]
+#[derive(Default)]
 struct Rusage {
     user: Time,
     system: Time,
     /// In KiB.
     peak: Long,
-    _rest: [Long; 13],
+    _rest: Rest,
+}
+
+/// Never read.
+#[repr(transparent)]
+struct Rest(MaybeUninit<[Long; 13]>);
+
+impl Default for Rest {
+    fn default() -> Self {
+        Self(MaybeUninit::uninit())
+    }
 }
 
 const _: () = assert!(size_of::<Rusage>() == 18 * size_of::<Long>());
 
-/// No other process can be meant.
+/// Where the child stands, and what it has used if it is a zombie. No other process can be meant.
 #[cfg(target_os = "linux")]
-pub(in super::super) fn of_pidfd(fd: BorrowedFd<'_>) -> Option<Usage> {
+pub(in super::super) fn look_by_pidfd(fd: BorrowedFd<'_>) -> io::Result<(Look, Option<Usage>)> {
     waitid(libc::P_PIDFD, fd.as_raw_fd().unsigned_abs())
 }
 
 pub(super) fn of(pid: Pid) -> Option<Usage> {
-    waitid(libc::P_PID, pid.as_raw_nonzero().get().unsigned_abs())
+    waitid(libc::P_PID, pid.as_raw_nonzero().get().unsigned_abs()).ok()?.1
 }
 
-fn waitid(kind: libc::idtype_t, id: u32) -> Option<Usage> {
-    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-    let mut usage = MaybeUninit::<Rusage>::zeroed();
+fn waitid(kind: libc::idtype_t, id: u32) -> io::Result<(Look, Option<Usage>)> {
+    let mut usage = Rusage::default();
+    let to = &raw mut usage;
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-    // SAFETY: a siginfo_t and a rusage, as the kernel lays them out, are writable for the whole call, and nothing
-    // else is pointed to.
-    let result = unsafe {
-        libc::syscall(libc::SYS_waitid, kind, id, info.as_mut_ptr(), options, usage.as_mut_ptr())
-    };
-    // SAFETY: it was zeroed, and where the kernel wrote, it wrote valid fields.
-    let info = unsafe { info.assume_init() };
-    // Without a zombie the call succeeds as well, and tells nothing.
-    if result != 0 || !matches!(by_pid::seen(&info), Look::Exited(_)) {
-        return None;
-    }
-    // SAFETY: it was zeroed, and any bytes are valid integers.
-    let usage = unsafe { usage.assume_init() };
-    Some(Usage {
+    let look = by_pid::look_by(|info| {
+        // SAFETY: a siginfo_t and a rusage, as the kernel lays them out, are writable for the whole call, and
+        // nothing else is pointed to.
+        let result = unsafe { libc::syscall(libc::SYS_waitid, kind, id, info, options, to) };
+        result as c_int
+    })?;
+    // Without a zombie the kernel tells nothing.
+    let Look::Exited(_) = look else { return Ok((look, None)) };
+    let usage = Usage {
         user: time(usage.user.seconds, usage.user.micros),
         system: time(usage.system.seconds, usage.system.micros),
         peak_memory: kibibytes(usage.peak),
-    })
+    };
+    Ok((look, Some(usage)))
 }

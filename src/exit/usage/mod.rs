@@ -12,10 +12,10 @@
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod linux;
+#[cfg(target_os = "linux")]
+pub(super) use linux::look_by_pidfd;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use linux::of;
-#[cfg(target_os = "linux")]
-pub(super) use linux::of_pidfd;
 
 #[cfg(any(target_os = "freebsd", target_os = "netbsd"))]
 mod wait6;
@@ -32,10 +32,17 @@ mod windows;
 #[cfg(windows)]
 pub(super) use windows::of;
 
+use super::Look;
 #[cfg(unix)]
 use super::{by_pid::Pid, identity::Identity, identity::Same};
-#[cfg(unix)]
 use crate::usage::Usage;
+
+/// Asks, of a child that was just seen to be a zombie, unless its usage is known.
+pub(super) fn ask(look: Look, usage: &mut Option<Box<Usage>>, of: impl FnOnce() -> Option<Usage>) {
+    if usage.is_none() && matches!(look, Look::Exited(_) | Look::Held(_)) {
+        *usage = of().map(Box::new);
+    }
+}
 
 /// By its process ID, of a child that was just seen to be a zombie, and that we do not reap meanwhile. `None` if
 /// somebody else has, or if the system does not tell.
