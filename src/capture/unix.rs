@@ -48,7 +48,11 @@ impl Pipe {
     /// Writes what there is room for. `None` if that is nothing now; then the same is to be written later.
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<Option<usize>> {
         let write = || Ok(rustix::io::write(&self.fd, bytes)?);
-        if sigpipe::is_ignored() { attempt(write) } else { attempt(|| sigpipe::without(write)) }
+        if sigpipe::is_ignored() {
+            attempt(write)
+        } else {
+            attempt(|| sigpipe::without(self.fd.as_fd(), write))
+        }
     }
 
     /// How many bytes there are to be read just now. (What does not tell, since it is no pipe, is read up to
