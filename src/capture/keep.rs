@@ -71,7 +71,7 @@ impl From<usize> for Limit {
     }
 }
 
-/// What has been kept so far. It takes no more memory than the limit, also not when it is put together.
+/// What has been kept so far. Up to 16 MiB it takes no more memory than the limit, also not when it is put together.
 #[derive(Debug)]
 pub(super) struct Keep {
     limit: Option<Limit>,
@@ -79,7 +79,8 @@ pub(super) struct Keep {
     bytes: Vec<u8>,
     /// Where the tail begins, from the end of the head.
     turn: usize,
-    total: u64,
+    /// How many bytes are not kept.
+    pub(super) missing: u64,
 }
 
 /// The bytes, and where among them others are missing, and how many.
@@ -91,30 +92,20 @@ pub(super) struct Kept {
 
 impl Keep {
     pub(super) fn new(limit: Option<Limit>) -> Self {
-        Self { limit, bytes: Vec::new(), turn: 0, total: 0 }
+        Self { limit, bytes: Vec::new(), turn: 0, missing: 0 }
     }
 
-    /// Where to append directly to, if everything is kept. (Then say so: [`appended`](Self::appended).)
+    /// Where to append directly to, if everything is kept.
     pub(super) fn all(&mut self) -> Option<&mut Vec<u8>> {
         self.limit.is_none().then_some(&mut self.bytes)
     }
 
-    /// Says how much that was.
-    pub(super) fn appended(&mut self) -> usize {
-        let before = std::mem::replace(&mut self.total, self.bytes.len() as u64);
-        (self.total - before) as usize
-    }
-
-    pub(super) fn missing(&self) -> u64 {
-        self.total - self.bytes.len() as u64
-    }
-
     pub(super) fn push(&mut self, new: &[u8]) {
-        self.total += new.len() as u64;
         let Some(limit) = self.limit else { return self.bytes.extend_from_slice(new) };
         let (first, rest) = new.split_at(new.len().min(limit.both() - self.bytes.len()));
         self.grow(first.len(), limit.both());
         self.bytes.extend_from_slice(first);
+        self.missing += rest.len() as u64;
         // The ring is full, if there is a rest. Only the end of that can stay.
         let ring = self.bytes.get_mut(limit.head..).unwrap_or_default();
         let rest = &rest[rest.len().saturating_sub(ring.len())..];
@@ -144,14 +135,13 @@ impl Keep {
     }
 
     pub(super) fn finish(mut self) -> Kept {
-        let missing = self.missing();
         let gap = self.limit.map_or(0, |limit| limit.head).min(self.bytes.len());
         self.bytes[gap..].rotate_left(self.turn);
         // What is worth a copy.
         if self.bytes.len() <= self.bytes.capacity() / 4 {
             self.bytes.shrink_to_fit();
         }
-        Kept { bytes: self.bytes, gap, missing }
+        Kept { bytes: self.bytes, gap, missing: self.missing }
     }
 }
 
@@ -179,7 +169,6 @@ mod tests {
                         let mut keep = Keep::new(Some(limit));
                         all[..length].chunks(piece).for_each(|new| keep.push(new));
                         assert!(keep.bytes.capacity() <= limit.both());
-                        assert_eq!(keep.total, length as u64);
                         let kept = keep.finish();
                         let context = format!("{limit:?}, {length} in pieces of {piece}");
                         assert_eq!(

@@ -303,36 +303,25 @@ impl Run<'_, '_> {
         self.phase = Phase::Killed { at: Instant::now() };
     }
 
-    /// Reads what there is. Says how much, if the stream goes on.
+    /// Reads what there is, and says how much: 0 at the end. `None` if that is nothing now.
     fn read(&mut self, stream: Stream) -> Option<usize> {
         let Kept { keep, end } = &mut self.streams[stream as usize];
-        let is_whole = keep.all().is_some();
         self.scratch.clear();
         let buffer = keep.all().unwrap_or(&mut self.scratch);
         let before = buffer.len();
-        let flow = match self.pipes.read(stream, buffer) {
+        let (count, flow) = match self.pipes.read(stream, buffer) {
             Ok(None) => return None,
-            Ok(Some(0)) => {
-                *end = StreamEnd::Closed;
+            Ok(Some(count @ 1..)) => (count, self.hooks.show(stream, &buffer[before..])),
+            ended => {
+                *end = if ended.is_ok() { StreamEnd::Closed } else { StreamEnd::Failed };
+                self.error = self.error.take().or(ended.err());
                 self.pipes.close(stream);
-                self.hooks.finish(stream)
-            }
-            Ok(Some(_)) => self.hooks.show(stream, &buffer[before..]),
-            Err(error) => {
-                *end = StreamEnd::Failed;
-                self.pipes.close(stream);
-                self.failed(error);
-                self.hooks.finish(stream)
+                (0, self.hooks.finish(stream))
             }
         };
-        let Kept { keep, .. } = &mut self.streams[stream as usize];
-        let count = if is_whole {
-            keep.appended()
-        } else {
-            keep.push(&self.scratch);
-            self.scratch.len()
-        };
-        let is_too_much = self.stop_at_limit && keep.missing() > 0;
+        // (Nothing, if it was appended to what is kept.)
+        keep.push(&self.scratch);
+        let is_too_much = self.stop_at_limit && keep.missing > 0;
         if flow.is_break() {
             self.stop(StoppedBy::Callback);
         } else if is_too_much {
