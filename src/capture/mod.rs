@@ -8,7 +8,6 @@ mod hooks;
 mod input;
 mod keep;
 mod lines;
-mod merge;
 mod pipes;
 mod run;
 mod settings;
@@ -34,7 +33,7 @@ use crate::{SharedChild, SpawnOptions};
 use settings::Input;
 use std::fmt;
 use std::io;
-use std::process::{Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 use std::time::Instant;
 
 /// Which of a child's two outputs.
@@ -200,10 +199,17 @@ impl SpawnOptions {
             Input::Nothing => Stdio::null(),
             Input::Bytes(_) | Input::Reader(_) => Stdio::piped(),
         });
-        if capture.merge_stderr {
-            return merge::spawn(command, |command| self.spawn_on(backend, command));
-        }
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        self.spawn_on(backend, command)
+        if !capture.merge_stderr {
+            return self.spawn_on(backend, command);
+        }
+        let (ours, theirs) = system::pipe()?;
+        command.stdout(theirs.try_clone()?).stderr(theirs);
+        let spawned = self.spawn_on(backend, command);
+        // Not to be kept by the command: a pipe that has a writer does not end.
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = spawned?;
+        child.put_stdout(ChildStdout::from(ours));
+        Ok(child)
     }
 }
