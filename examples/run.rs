@@ -2,13 +2,13 @@
 //! and leaves nobody behind.
 //!
 //! The command is a tree, so all that it starts ends with it. What it writes is passed on as it comes, and kept up
-//! to a limit. A report says how it ended.
+//! to a limit. A report says how it ended. (Whoever is passed the output is waited for: a pager, say, that stands still.)
 
 use lexopt::{Arg, Parser, ValueExt};
 use serde_json::{Value, json};
 use shared_child::{
     Capture, Captured, CapturedStream, Limit, SharedChild, SpawnOptions, StoppedBy, Stream,
-    StreamEnd,
+    StreamEnd, Usage,
 };
 use std::ffi::OsString;
 use std::fmt;
@@ -175,14 +175,11 @@ fn run(options: &Options) -> Result<i32, Error> {
     })?;
     let captured = child.capture(&mut capture).map_err(failed("cannot read the output"))?;
     let survivors = kill_the_survivors(&child).map_err(failed("cannot kill what is left"))?;
-    // It is reaped then, and so the system has the sum.
-    drop(child);
-    let used = platform::used();
     if options.json {
-        let report = report_json(&captured, &survivors, used);
+        let report = report_json(&captured, &survivors);
         writeln!(io::stdout(), "{report}").map_err(failed("cannot report"))?;
     } else {
-        report(&captured, &survivors, used);
+        report(&captured, &survivors);
     }
     Ok(exit_status(&captured))
 }
@@ -211,10 +208,16 @@ impl fmt::Display for Survivor {
     }
 }
 
+/// What Linux calls the process.
+fn name(id: u32) -> Option<String> {
+    let name = std::fs::read_to_string(format!("/proc/{id}/comm")).ok()?;
+    Some(name.trim_end().to_owned())
+}
+
 fn kill_the_survivors(child: &SharedChild) -> io::Result<Vec<Survivor>> {
     let tree = child.tree().expect("it was spawned as one");
     let survivors = match tree.processes() {
-        Ok(ids) => ids.into_iter().map(|id| Survivor { id, name: platform::name(id) }).collect(),
+        Ok(ids) => ids.into_iter().map(|id| Survivor { id, name: name(id) }).collect(),
         // Where the system does not tell who is in a tree, it can still be killed.
         Err(error) if error.kind() == ErrorKind::Unsupported => Vec::new(),
         Err(error) => return Err(error),
@@ -227,22 +230,15 @@ fn kill_the_survivors(child: &SharedChild) -> io::Result<Vec<Survivor>> {
     Ok(survivors)
 }
 
-/// What the command has used, and all that it has waited for.
-#[derive(Clone, Copy)]
-struct Used {
-    user: Duration,
-    system: Duration,
-    /// By its largest process, in bytes; and never less than ours, as which it begins.
-    peak_memory: u64,
-}
-
-fn report(captured: &Captured, survivors: &[Survivor], used: Option<Used>) {
+fn report(captured: &Captured, survivors: &[Survivor]) {
     say(format_args!("{}", how_it_ended(captured)));
     say(format_args!("took {:.3} s", captured.elapsed.as_secs_f64()));
-    if let Some(Used { user, system, peak_memory }) = used {
+    if let Some(Usage { user, system, peak_memory, .. }) = captured.usage {
         let (user, system) = (user.as_secs_f64(), system.as_secs_f64());
-        let mib = peak_memory as f64 / f64::from(1 << 20);
-        say(format_args!("CPU {user:.3} s and {system:.3} s in the kernel; {mib:.1} MiB at most"));
+        let memory = peak_memory.map_or_else(String::new, |bytes| {
+            format!("; {:.1} MiB at most", bytes as f64 / f64::from(1 << 20))
+        });
+        say(format_args!("CPU {user:.3} s and {system:.3} s in the kernel{memory}"));
     }
     for stream in [Stream::Stdout, Stream::Stderr] {
         let CapturedStream { total, missing, end, .. } = captured.stream(stream);
@@ -262,7 +258,7 @@ fn report(captured: &Captured, survivors: &[Survivor], used: Option<Used>) {
     }
 }
 
-fn report_json(captured: &Captured, survivors: &[Survivor], used: Option<Used>) -> Value {
+fn report_json(captured: &Captured, survivors: &[Survivor]) -> Value {
     let stream = |stream: &CapturedStream| {
         let end = match stream.end {
             StreamEnd::Closed => "closed",
@@ -278,18 +274,18 @@ fn report_json(captured: &Captured, survivors: &[Survivor], used: Option<Used>) 
         StoppedBy::Callback => "output closed",
         _ => "input",
     });
-    let status = captured.status;
+    let (status, usage) = (captured.status, captured.usage);
     json!({
         "ended": how_it_ended(captured),
         "success": captured.success(),
         "code": status.and_then(|status| status.code()),
-        "signal": status.and_then(platform::signal),
+        "signal": status.and_then(signal),
         "stopped_by": stopped_by,
         "error": captured.error.as_ref().map(ToString::to_string),
         "seconds": captured.elapsed.as_secs_f64(),
-        "user_seconds": used.map(|used| used.user.as_secs_f64()),
-        "system_seconds": used.map(|used| used.system.as_secs_f64()),
-        "peak_memory": used.map(|used| used.peak_memory),
+        "user_seconds": usage.map(|usage| usage.user.as_secs_f64()),
+        "system_seconds": usage.map(|usage| usage.system.as_secs_f64()),
+        "peak_memory": usage.and_then(|usage| usage.peak_memory),
         "stdout": stream(&captured.stdout),
         "stderr": stream(&captured.stderr),
         "survivors_killed": survivors
@@ -314,7 +310,7 @@ fn how_it_ended(captured: &Captured) -> String {
 }
 
 fn exit_status(captured: &Captured) -> i32 {
-    let own = |status: ExitStatus| status.code().or(platform::signal(status).map(|n| 128 + n));
+    let own = |status: ExitStatus| status.code().or(signal(status).map(|n| 128 + n));
     match (captured.stopped_by, captured.status.and_then(own)) {
         (Some(_), _) => STOPPED,
         (None, Some(status)) => status,
@@ -328,55 +324,11 @@ fn say(line: fmt::Arguments<'_>) {
 }
 
 #[cfg(unix)]
-mod platform {
-    use super::Used;
-    use std::os::unix::process::ExitStatusExt;
-    use std::process::ExitStatus;
-    use std::time::Duration;
-
-    pub(super) fn signal(status: ExitStatus) -> Option<i32> {
-        status.signal()
-    }
-
-    pub(super) fn name(id: u32) -> Option<String> {
-        let name = std::fs::read_to_string(format!("/proc/{id}/comm")).ok()?;
-        Some(name.trim_end().to_owned())
-    }
-
-    /// Of all children that were reaped: there is but one, and the guardian is not done.
-    pub(super) fn used() -> Option<Used> {
-        let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-        // SAFETY: there is room for the answer, and zeroes are one as well.
-        let usage = unsafe {
-            (libc::getrusage(libc::RUSAGE_CHILDREN, usage.as_mut_ptr()) == 0)
-                .then(|| usage.assume_init())
-        }?;
-        let time = |time: libc::timeval| {
-            Duration::from_secs(time.tv_sec as u64) + Duration::from_micros(time.tv_usec as u64)
-        };
-        let unit = if cfg!(target_vendor = "apple") { 1 } else { 1024 };
-        Some(Used {
-            user: time(usage.ru_utime),
-            system: time(usage.ru_stime),
-            peak_memory: usage.ru_maxrss as u64 * unit,
-        })
-    }
+fn signal(status: ExitStatus) -> Option<i32> {
+    std::os::unix::process::ExitStatusExt::signal(&status)
 }
 
 #[cfg(not(unix))]
-mod platform {
-    use super::Used;
-    use std::process::ExitStatus;
-
-    pub(super) fn signal(_: ExitStatus) -> Option<i32> {
-        None
-    }
-
-    pub(super) fn name(_: u32) -> Option<String> {
-        None
-    }
-
-    pub(super) fn used() -> Option<Used> {
-        None
-    }
+fn signal(_: ExitStatus) -> Option<i32> {
+    None
 }
