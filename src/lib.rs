@@ -75,7 +75,7 @@
 //!   [asked for](SpawnOptions::kill_on_drop).
 //! - **Honest.** A status is what the kernel said. If somebody else has taken it, the error says so.
 //!
-//! There is no signal handler and no change of the signal mask. A live child takes one descriptor.
+//! There is no signal handler, and no signal mask is left changed. A live child takes one descriptor.
 //!
 //! What each promise rests on, and the moments in which some platforms cannot keep it, is in the guide:
 //! [guarantees](guide::guarantees).

@@ -65,8 +65,7 @@ impl fmt::Display for Stream {
 }
 
 impl SharedChild {
-    /// Captures what the child writes, from now until its exit, within the bounds that are set there: see
-    /// [`Capture`].
+    /// Captures what the child writes, from now until its exit, within the bounds of the [`Capture`].
     ///
     /// It takes the pipes that have not been [taken](Self::take_stdout); the child is to be spawned with
     /// [`Stdio::piped`], or by [`SpawnOptions::spawn_piped`]. A standard input that there is nothing for is

@@ -24,7 +24,7 @@ pub(super) const DRAIN: Duration = Duration::from_millis(200);
 ///   output is still read;
 /// - after its exit, whoever else still has the other end of a pipe (a daemon that it has left behind) is
 ///   waited for no longer than for the [`drain`](Self::drain) time. What is in the pipe by then is read;
-/// - a child that does not die though it was killed is not waited for either.
+/// - a child that does not die though it was killed is waited for no longer than a second.
 ///
 /// What was read is always returned, and [`Captured`](super::Captured) says how it ended.
 ///
