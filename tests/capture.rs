@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::captures::{bounded, piped, run};
+use common::captures::{Failing, bounded, piped, run};
 use common::*;
 use shared_child::{Capture, Limit, SpawnOptions, StoppedBy, Stream, StreamEnd};
 use std::cell::RefCell;
@@ -146,14 +146,6 @@ fn a_capture_can_be_used_again() {
             assert_eq!(run(backend, &["echo"], &mut capture).stdout.text(), "again");
         }
     });
-}
-
-struct Failing;
-
-impl Read for Failing {
-    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-        Err(io::Error::other("the disk is gone"))
-    }
 }
 
 /// The child is not to take what has come so far for all there is.

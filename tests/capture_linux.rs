@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::captures::{bounded, piped_with as piped, run};
+use common::captures::{Failing, bounded, piped_with as piped, run};
 use common::linux::{Deny, DescriptorLimit, cpu_time, deny};
 use common::stage::{Cast, daemon, parts, start};
 use common::*;
@@ -298,12 +298,6 @@ fn what_is_written_within_the_grace() {
 /// Its input is not closed before it is dead: it would take that for all there is.
 #[test]
 fn input_that_fails_within_the_grace() {
-    struct Failing;
-    impl Read for Failing {
-        fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
-            Err(std::io::Error::other("the disk is gone"))
-        }
-    }
     watchdog!();
     on_every_backend(|backend| {
         let parts = ["ignore", "15", "say", "ready", "read", "say", "taken"];

@@ -3,6 +3,7 @@
 use super::{LONG, helper};
 use shared_child::seam::Backend;
 use shared_child::{Capture, Captured, SharedChild, SpawnOptions};
+use std::io::{self, Read};
 use std::process::Stdio;
 
 pub(crate) fn bounded<'a>() -> Capture<'a> {
@@ -25,4 +26,13 @@ pub(crate) fn piped_with(backend: Backend, options: &SpawnOptions, parts: &[&str
     let mut command = helper(parts);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     backend.spawn_with(options, &mut command).expect("to spawn")
+}
+
+/// Input that cannot be read.
+pub(crate) struct Failing;
+
+impl Read for Failing {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::Error::other("the disk is gone"))
+    }
 }
