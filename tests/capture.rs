@@ -583,6 +583,34 @@ fn lines() {
     });
 }
 
+/// The rest of the other stream is reason to stop the child, and so to read on.
+#[test]
+fn a_line_does_not_end_before_all_is_read() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let parts = ["spawn", "5", "hear", "write-err", "1000", "say", "on", "write", "5"];
+        let child = piped(backend, &parts);
+        let mut stdin = child.take_stdin().unwrap();
+        let mut lines = Vec::new();
+        let mut capture = bounded();
+        capture.drain(Duration::ZERO).limit_of(Stream::Stderr, 10).stop_at_limit(true);
+        capture.on_line(|stream, line| {
+            if stream == Stream::Stdout {
+                lines.push(line.as_bytes().to_vec());
+            }
+            if line.as_bytes() == written(5) {
+                // Who is left writes more, to both, and ends.
+                while stdin.write_all(b"\n").is_ok() {}
+            }
+            ControlFlow::Continue(())
+        });
+        child.capture(&mut capture).unwrap();
+        drop(capture);
+        // (The first says who was started.)
+        assert_eq!(lines[1..], [written(5)]);
+    });
+}
+
 #[test]
 fn a_panic_leaves_nobody_behind() {
     watchdog!();

@@ -152,13 +152,20 @@ impl Run<'_, '_> {
                 self.step(deadline)?;
                 continue;
             }
-            let was_running = matches!(self.phase, Phase::Running);
+            let was_running = self.is_running();
             Stream::BOTH.iter().for_each(|stream| self.read_the_rest(*stream));
-            // That may have been reason to stop it.
-            if !was_running || matches!(self.phase, Phase::Running) {
+            // That may have been reason to stop it, and so to read on; as may be what is shown at the very end.
+            if self.is_running() == was_running {
+                Stream::BOTH.iter().for_each(|stream| self.show_the_rest(*stream));
+            }
+            if self.is_running() == was_running {
                 return Ok(());
             }
         }
+    }
+
+    fn is_running(&self) -> bool {
+        matches!(self.phase, Phase::Running)
     }
 
     /// Does what is due now. Says until when to wait for the next thing to happen.
@@ -282,7 +289,7 @@ impl Run<'_, '_> {
     }
 
     fn stop(&mut self, why: StoppedBy) {
-        if !matches!(self.phase, Phase::Running) {
+        if !self.is_running() {
             return;
         }
         self.stopped_by = Some(why);
@@ -356,6 +363,10 @@ impl Run<'_, '_> {
                 _ => break,
             }
         }
+    }
+
+    /// A line that is not at its end, and will not be.
+    fn show_the_rest(&mut self, stream: Stream) {
         if self.pipes.is_open(stream) && self.hooks.finish(stream).is_break() {
             self.stop(StoppedBy::Callback);
         }
