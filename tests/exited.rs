@@ -1568,20 +1568,25 @@ mod linux_only {
                 let (child, stdin) = shared(backend, 7);
                 let bell = Arc::new(Bell::default());
                 let mut copied: Vec<_> = (0..3).map(|_| owned(&child)).collect();
-                let mut by_deadline = child.exited_deadline(Instant::now() + LONG);
-                assert!(poll(&mut by_deadline, &bell).is_pending());
                 for future in &mut copied {
                     assert!(poll(future, &bell).is_pending());
                 }
+                let mut by_deadline = child.exited_deadline(Instant::now() + LONG);
+                assert!(poll(&mut by_deadline, &bell).is_pending());
                 let mut copied = Some((copied, Arc::clone(&child)));
                 let in_the_fork = || {
-                    drop(copied.take());
                     let (own, stdin) = stoppable(backend, 8);
+                    let own_bell = Arc::new(Bell::default());
+                    let mut exited = own.exited();
+                    assert!(poll(&mut exited, &own_bell).is_pending());
+                    // Its own must not go for one that was the first in the parent.
+                    drop(copied.take());
                     let none =
                         block_on(own.exited_deadline(Instant::now() + Duration::from_millis(5)));
                     assert_eq!(none.unwrap(), None);
                     drop(stdin);
-                    block_on(own.exited()).unwrap().code().unwrap() as u8
+                    own_bell.wait_beyond(0);
+                    finish(&mut exited).unwrap().code().unwrap() as u8
                 };
                 let code = if at_work {
                     seam::while_the_reaper_works(|| linux::in_a_fork(in_the_fork))

@@ -26,6 +26,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -48,8 +49,6 @@ struct Watcher {
     watched: HashMap<u64, Watched, BuildHasherDefault<DefaultHasher>>,
     /// Those numbers, by the address of the notice, which is its own for as long as it is watched.
     numbers: HashMap<usize, u64, BuildHasherDefault<DefaultHasher>>,
-    /// The last number, of those who are watched and those who are to be woken.
-    last: u64,
     /// Who is to be woken at a time.
     timers: BTreeMap<(Instant, u64), Waker>,
     /// When the thread wakes up by itself, if it sleeps.
@@ -103,16 +102,11 @@ impl Watcher {
         self.port.as_ref().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    fn number(&mut self) -> u64 {
-        self.last += 1;
-        self.last
-    }
-
     /// Has the thread hear of the child. Says whether it will, and by which number.
     fn watch(&mut self, notice: &Arc<Notice>) -> io::Result<Option<(u64, &mut Watched)>> {
         let port = Arc::clone(self.port()?);
         let known = self.numbers.get(&address(notice)).copied();
-        let number = known.unwrap_or_else(|| self.number());
+        let number = known.unwrap_or_else(next_number);
         if known.is_none() {
             let Some(registration) = Registration::new(notice, &port, number) else {
                 return Ok(None);
@@ -209,6 +203,13 @@ impl Due {
 
 /// There is nothing left to be done.
 struct Over;
+
+/// The next number, of those who are watched and those who are to be woken. The child of a fork counts on: what it has
+/// copied is about numbers that nobody else gets, when it is dropped there.
+fn next_number() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
+}
 
 fn address(notice: &Arc<Notice>) -> usize {
     Arc::as_ptr(notice).addr()

@@ -1,6 +1,6 @@
 //! The tasks that await children.
 
-use super::{LINGER, SHARED, Watched, Watcher};
+use super::{LINGER, SHARED, Watched, Watcher, next_number};
 use crate::exit::{Notice, Port};
 use crate::sync::Arc;
 use std::task::Waker;
@@ -96,7 +96,7 @@ impl Watcher {
     /// The ID of the next waker, which is used once.
     fn serve(&mut self) -> u64 {
         self.served_tasks = true;
-        self.number()
+        next_number()
     }
 
     /// The waker, and the registration of a child that nobody awaits any more.
