@@ -11,9 +11,9 @@ use std::io;
 /// [`try_wait`](SharedChild::try_wait), which then has the status. (A BSD may tell of an exit an instant before the
 /// status can be had, and Linux when a debugger still holds it; then that says `None`, and is to be asked again.)
 ///
-/// It is independent of the handle that it came from, and of others, with a descriptor or handle of its own. Do not read
-/// from the descriptor, or wait by it in another way than for its being readable; that is not for you, and may take the
-/// exit from others. It is not for the child of a fork either.
+/// It is independent of the handle that it came from, and of others, with a descriptor or handle of its own. Do no more
+/// with the descriptor than wait until it is readable: to read from it, or to reap by it, may take the exit from others.
+/// Nor is it for the child of a fork, which may do no more than drop it; its copy of the descriptor stays open.
 ///
 /// # Examples
 ///
@@ -66,34 +66,12 @@ impl SharedChild {
 #[cfg(unix)]
 mod imp {
     use super::{ExitNotice, Notice, io};
-    use std::mem::ManuallyDrop;
+    use crate::exit::own::Own;
     use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
     use std::os::unix::net::UnixStream;
-    use std::process;
 
-    #[derive(Debug)]
-    pub(super) struct Source {
-        /// Not the child's own: a reactor takes each number but once.
-        fd: ManuallyDrop<OwnedFd>,
-        process: u32,
-    }
-
-    impl Source {
-        fn new(fd: OwnedFd) -> Self {
-            Self { fd: ManuallyDrop::new(fd), process: process::id() }
-        }
-    }
-
-    impl Drop for Source {
-        fn drop(&mut self) {
-            // In the child of a fork the number may be another's: it has got no copy of a kqueue, and may have closed
-            // all that it got.
-            if self.process == process::id() {
-                // SAFETY: this is the only place that drops it, and it is not used after that.
-                unsafe { ManuallyDrop::drop(&mut self.fd) }
-            }
-        }
-    }
+    /// Not the child's descriptor, but a copy: a reactor takes each number but once.
+    pub(super) type Source = Own<OwnedFd>;
 
     pub(super) fn of(notice: &Notice, id: u32) -> io::Result<Source> {
         let Some(descriptor) = notice.descriptor() else {
@@ -101,19 +79,19 @@ mod imp {
                 format!("no descriptor tells of the exit of process {id}: wait on a thread");
             return Err(io::Error::new(io::ErrorKind::Unsupported, message));
         };
-        descriptor.try_clone_to_owned().map(Source::new)
+        descriptor.try_clone_to_owned().map(Own::new)
     }
 
     pub(super) fn of_one_that_has_ended() -> io::Result<Source> {
         let (ours, mut other) = UnixStream::pair()?;
         // Not only at its end, which not everybody calls readable.
         io::Write::write_all(&mut other, &[0])?;
-        Ok(Source::new(ours.into()))
+        Ok(Own::new(ours.into()))
     }
 
     impl AsFd for ExitNotice {
         fn as_fd(&self) -> BorrowedFd<'_> {
-            self.0.fd.as_fd()
+            self.0.as_fd()
         }
     }
 

@@ -20,13 +20,13 @@
 //! tells that as well, to a poll and to the reaper's watch, a timer is put in the event's place.
 //!
 //! A kqueue is closed by `exec` and *not inherited by a fork's child*: there the number may mean
-//! anything. So a [`Queue`] knows the process that it belongs to, and in any other is neither used nor
-//! closed. Type-checked, not run.
+//! anything. So a [`Queue`] is neither used nor closed there. Type-checked, not run.
 //!
 //! Sources: kqueue(2) of macOS, FreeBSD, NetBSD, OpenBSD and DragonFly.
 
 use super::by_pid::{self, Pid};
 use super::identity::{self, Identity};
+use super::own::Own;
 use super::{Look, unix, usage};
 use crate::sync::Mutex;
 use crate::usage::Usage;
@@ -34,10 +34,10 @@ use rustix::event::kqueue::{Event, EventFilter, EventFlags, ProcessEvents, keven
 use std::collections::HashSet;
 use std::ffi::c_int;
 use std::io;
-use std::mem::{ManuallyDrop, MaybeUninit};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{self, ExitStatus};
+use std::process::ExitStatus;
 use std::ptr::{null_mut, without_provenance_mut};
 use std::time::{Duration, Instant};
 
@@ -262,7 +262,7 @@ const EVENTS: usize = 64;
 
 /// A kqueue, in the process that has it.
 #[derive(Debug)]
-struct Queue(ManuallyDrop<OwnedFd>, u32);
+struct Queue(Own<OwnedFd>);
 
 impl Queue {
     /// rustix's `kqueue` sets no close-on-exec flag where the system call takes none, and std's
@@ -270,12 +270,12 @@ impl Queue {
     fn new() -> rustix::io::Result<Self> {
         let queue = kqueue()?;
         rustix::io::fcntl_setfd(&queue, rustix::io::FdFlags::CLOEXEC)?;
-        Ok(Self(ManuallyDrop::new(queue), process::id()))
+        Ok(Self(Own::new(queue)))
     }
 
     /// This is a fork's child, and the descriptor is not ours.
     fn inherited(&self) -> bool {
-        self.1 != process::id()
+        self.0.is_copied()
     }
 
     fn add_exit(&self, pid: Pid, flags: ProcessEvents) -> rustix::io::Result<()> {
@@ -312,15 +312,6 @@ impl Queue {
 impl AsFd for Queue {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
-    }
-}
-
-impl Drop for Queue {
-    fn drop(&mut self) {
-        if !self.inherited() {
-            // SAFETY: this is the only place that drops it, and nothing uses it afterwards.
-            unsafe { ManuallyDrop::drop(&mut self.0) }
-        }
     }
 }
 

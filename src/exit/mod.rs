@@ -14,6 +14,8 @@ use std::time::Instant;
 mod by_pid;
 #[cfg(unix)]
 mod identity;
+#[cfg(unix)]
+mod own;
 mod per_process;
 #[cfg(any(unix, feature = "set", feature = "async"))]
 mod port;

@@ -11,13 +11,12 @@
 //! so elsewhere the watcher serves.)
 
 use super::Notice;
+use super::own::Own;
 use crate::sync::Arc;
 use std::future::{Future, poll_fn};
-use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
-use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, RawWakerVTable, Waker};
@@ -36,9 +35,8 @@ static WITHOUT_IO: Mutex<Vec<runtime::Id>> = Mutex::new(Vec::new());
 #[derive(Debug)]
 pub(crate) struct Readiness {
     /// A panic within tokio leaves nothing here that could be seen: what it says is no more than a reason to look.
-    notice: ManuallyDrop<AssertUnwindSafe<AsyncFd<Lent>>>,
+    notice: Own<AssertUnwindSafe<AsyncFd<Lent>>>,
     task: task::Id,
-    process: u32,
 }
 
 /// The descriptor of a notice, which stays open for as long as this is here.
@@ -76,8 +74,7 @@ impl Readiness {
             WITHOUT_IO.lock().unwrap_or_else(PoisonError::into_inner).push(runtime.id());
             return None;
         };
-        let notice = ManuallyDrop::new(AssertUnwindSafe(registered.ok()?));
-        Some(Self { notice, task, process: process::id() })
+        Some(Self { notice: Own::new(AssertUnwindSafe(registered.ok()?)), task })
     }
 
     /// Whether it was made by the task that runs now, and is polled as then. Another one may go on while the runtime of
@@ -90,15 +87,6 @@ impl Readiness {
     pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
         // An error means that the runtime is shutting down.
         self.notice.poll_read_ready(cx).map(drop)
-    }
-}
-
-impl Drop for Readiness {
-    fn drop(&mut self) {
-        if self.process == process::id() {
-            // SAFETY: this is the only place that drops it, and it is not used after that.
-            unsafe { ManuallyDrop::drop(&mut self.notice) }
-        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! left (no descriptor for the queue, no thread for the helper, the child of a fork) nobody tells of: there is no
 //! registration then, and the caller looks now and then.
 
+use super::own::Own;
 use super::port::Port;
 use super::unix::Notice;
 use crate::sync::Arc;
@@ -18,7 +19,7 @@ pub(crate) struct Registration {
 enum How {
     Watched,
     /// By another descriptor of the same, since a queue takes each but once.
-    WatchedAsCopy(OwnedFd),
+    WatchedAsCopy(Own<OwnedFd>),
     Listening(u64),
 }
 
@@ -31,7 +32,7 @@ impl Registration {
                 match watch.add(descriptor, token) {
                     Ok(()) => How::Watched,
                     Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                        let copy = descriptor.try_clone_to_owned().ok()?;
+                        let copy = Own::new(descriptor.try_clone_to_owned().ok()?);
                         watch.add(copy.as_fd(), token).ok()?;
                         How::WatchedAsCopy(copy)
                     }
