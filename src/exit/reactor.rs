@@ -12,13 +12,14 @@
 
 use super::Notice;
 use super::own::Own;
-use crate::sync::Arc;
+use super::per_process::PerProcess;
+use crate::sync::{Arc, Mutex};
 use std::future::{Future, poll_fn};
 use std::os::fd::{AsRawFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 use std::task::{Context, Poll, RawWakerVTable, Waker};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -29,7 +30,7 @@ use tokio::task::{self, LocalSet};
 pub(crate) static WATCHER_ONLY: AtomicBool = AtomicBool::new(false);
 
 /// Those that have no I/O. tokio says so by a panic, of which the program's hook is told: so each is tried once.
-static WITHOUT_IO: Mutex<Vec<runtime::Id>> = Mutex::new(Vec::new());
+static WITHOUT_IO: PerProcess<Mutex<Vec<runtime::Id>>> = PerProcess::new();
 
 /// Keeps the descriptor open for as long as the reactor has it.
 #[derive(Debug)]
@@ -71,7 +72,7 @@ impl Readiness {
             unsafe { AsyncFd::register_with_interest(lent, Interest::READABLE) }
         }));
         let Ok(registered) = registered else {
-            WITHOUT_IO.lock().unwrap_or_else(PoisonError::into_inner).push(runtime.id());
+            WITHOUT_IO.get().lock().push(runtime.id());
             return None;
         };
         Some(Self { notice: Own::new(AssertUnwindSafe(registered.ok()?)), task })
@@ -91,14 +92,14 @@ impl Readiness {
 }
 
 fn lacks_io(runtime: runtime::Id) -> bool {
-    WITHOUT_IO.lock().unwrap_or_else(PoisonError::into_inner).contains(&runtime)
+    WITHOUT_IO.get().lock().contains(&runtime)
 }
 
 /// Whether the waker is one of tokio's for its tasks. All of those have one table of functions, which a task is asked for.
 /// (Should there be several, the watcher serves instead.)
 fn is_polled_by_tokio(cx: &Context<'_>) -> bool {
-    static TABLE: OnceLock<Option<&'static RawWakerVTable>> = OnceLock::new();
-    let table = TABLE.get_or_init(|| {
+    static TABLE: PerProcess<OnceLock<Option<&'static RawWakerVTable>>> = PerProcess::new();
+    let table = TABLE.get().get_or_init(|| {
         let (tasks, seen) = (LocalSet::new(), std::rc::Rc::new(std::cell::Cell::new(None)));
         let to_see = std::rc::Rc::clone(&seen);
         tasks.spawn_local(poll_fn(move |cx| {
