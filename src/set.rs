@@ -160,6 +160,9 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
         let mut members = self.members.lock();
         let token = members.next_token;
         members.next_token += 1;
+        // The key first, whose code may panic: nothing has happened then.
+        let old = members.tokens.insert(key.clone(), token);
+        let old = old.and_then(|token| Some((token, Self::forget(&mut members, token)?)));
         // Whoever hears of the token waits for the lock, and finds it.
         let registration = match child.notice() {
             Some(notice) => {
@@ -174,9 +177,6 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
                 None
             }
         };
-        let old = members.tokens.get(&key).copied();
-        let old = old.and_then(|token| Some((token, Self::take(&mut members, token)?)));
-        members.tokens.insert(key.clone(), token);
         let member = Member { key, child, registration };
         members.late += usize::from(member.is_late());
         members.by_token.insert(token, member);
@@ -467,13 +467,15 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
             let until = deadline.into_iter().chain(look).min();
             // One token, though that is a system call an exit more: what this thread does not hand out is for others
             // to hear of.
-            if self.port.wait(&mut tokens, 1, until).is_err() {
-                // Somebody has closed our descriptors.
-                self.look_at_all();
-                if !pause.sleep(deadline) {
-                    return None;
+            let over = match self.port.wait(&mut tokens, 1, until) {
+                Ok(()) => tokens.is_empty() && deadline.is_some_and(|at| at <= Instant::now()),
+                Err(_) => {
+                    // Somebody has closed our descriptors.
+                    self.look_at_all();
+                    !pause.sleep(deadline)
                 }
-            } else if tokens.is_empty() && deadline.is_some_and(|at| at <= Instant::now()) {
+            };
+            if over {
                 // Somebody may know of an exit already of which the port has not been told: nobody tells of it, or
                 // another thread is on its way here.
                 return self.untold().into_iter().find_map(|token| self.take_if_exited(token));
@@ -496,17 +498,19 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
     fn take_if_exited(&self, token: u64) -> Option<Finished<K>> {
         let child = Arc::clone(&self.members.lock().by_token.get(&token)?.child);
         let status = child.try_wait().transpose()?;
-        let mut members = self.members.lock();
-        let member = Self::take(&mut members, token)?;
-        drop(members);
-        let key = member.key.clone();
-        member.leave(&self.port);
+        let member = Self::take(&mut self.members.lock(), token)?;
+        let (key, child) = member.leave(&self.port);
         Some(Finished { key, child, status })
     }
 
     fn take(members: &mut Members<K>, token: u64) -> Option<Member<K>> {
         // The key first, whose code may panic: the member stays then.
         members.tokens.remove(&members.by_token.get(&token)?.key);
+        Self::forget(members, token)
+    }
+
+    /// Its key is in `tokens` no more, or is another's.
+    fn forget(members: &mut Members<K>, token: u64) -> Option<Member<K>> {
         let member = members.by_token.remove(&token)?;
         members.late -= usize::from(member.is_late());
         members.looked_at.remove(&token);
@@ -515,7 +519,7 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
 
     /// Not under the lock. It was not handed out, so nobody may ever come for its token.
     fn give_up(&self, token: u64, member: Member<K>) -> Arc<SharedChild> {
-        let child = member.leave(&self.port);
+        let (_, child) = member.leave(&self.port);
         self.port.withdraw(token);
         child
     }
@@ -562,11 +566,11 @@ impl<K> Member<K> {
     }
 
     /// Not under the lock.
-    fn leave(self, port: &Port) -> Arc<SharedChild> {
+    fn leave(self, port: &Port) -> (K, Arc<SharedChild>) {
         if let Some(registration) = self.registration {
             registration.end(port);
         }
-        self.child
+        (self.key, self.child)
     }
 }
 

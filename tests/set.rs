@@ -990,6 +990,57 @@ mod linux_only {
         drop(held);
     }
 
+    /// Its code runs before anything is done, and not any more when the exit is to be handed out.
+    #[test]
+    fn a_key_that_panics() {
+        static PANICS: AtomicBool = AtomicBool::new(false);
+
+        #[derive(PartialEq, Eq, Hash)]
+        struct Key;
+
+        impl Clone for Key {
+            fn clone(&self) -> Self {
+                assert!(!PANICS.load(Ordering::Relaxed), "the key panics, on purpose");
+                Self
+            }
+        }
+
+        alone!();
+        watchdog!();
+        let set = ChildSet::new();
+        let (child, stdin) = stoppable(BEST, 7);
+        let (child, none) = (Arc::new(child), watched());
+        PANICS.store(true, Ordering::Relaxed);
+        let insert = || set.insert(Key, Arc::clone(&child));
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(insert)).is_err());
+        assert_eq!((set.len(), watched()), (0, none));
+        PANICS.store(false, Ordering::Relaxed);
+        assert!(insert().is_none());
+        assert_eq!((set.len(), watched()), (1, none + 1));
+        PANICS.store(true, Ordering::Relaxed);
+        drop(stdin);
+        assert_eq!(next_code(&set).1, 7);
+        is_over(&set);
+    }
+
+    /// Somebody closes what is not theirs: from then on all are looked at.
+    #[test]
+    fn a_queue_that_somebody_replaces() {
+        alone!();
+        watchdog!();
+        let set = ChildSet::new();
+        let child = quick(BEST, 7);
+        linux::wait_for_zombie(child.id());
+        set.insert(0, child);
+        linux::replace_epolls();
+        assert_eq!(set.try_next().expect("it has exited").key, 0);
+        set.insert(1, sleeper(BEST));
+        is_idle(&set);
+        set.kill_all().unwrap();
+        assert_eq!(next(&set).key, 1);
+        is_over(&set);
+    }
+
     /// How often this thread has gone to sleep.
     fn sleeps() -> libc::c_long {
         // SAFETY: the struct outlives the call.
