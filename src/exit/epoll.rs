@@ -14,7 +14,7 @@ pub(crate) struct Epoll {
     bell: OwnedFd,
 }
 
-/// Of the bell. Other keys count from below, or are addresses.
+/// Of the bell. Other keys count from below.
 const BELL: u64 = u64::MAX;
 
 /// How many events are taken at once, at most.

@@ -192,13 +192,14 @@ impl KqueueWatch {
 
     /// Reports `key`, once, when the descriptor becomes readable. Fails if it is here already.
     pub(crate) fn add(&self, fd: BorrowedFd<'_>, key: u64) -> io::Result<()> {
+        // (On a system of 32 bits some day one does not fit. What is not added is looked at.)
+        let key = usize::try_from(key).ok().filter(|key| *key != BELL);
+        let key = without_provenance_mut(key.ok_or(io::ErrorKind::Unsupported)?);
         let fd = fd.as_raw_fd();
         let mut watched = self.watched.lock();
         if !watched.insert(fd) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        // A key is a number of ours, or the address of something: it fits.
-        let key = without_provenance_mut(key as usize);
         let flags = EventFlags::ADD | EventFlags::ONESHOT;
         let added = self.queue.change(Event::new(EventFilter::Read(fd), flags, key));
         if added.is_err() {
@@ -254,7 +255,7 @@ impl KqueueWatch {
     }
 }
 
-/// The key of the bell. Other keys count from below, or are addresses.
+/// The key of the bell. Other keys count from below.
 const BELL: usize = usize::MAX;
 
 /// How many events are taken at once, at most.
