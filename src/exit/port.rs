@@ -93,9 +93,7 @@ impl Port {
                 }
                 continue;
             };
-            let left = deadline
-                .map(|deadline| deadline.saturating_duration_since(Instant::now()).min(DAY));
-            let rung = watch.wait(tokens, at_most, left)?;
+            let rung = watch.wait(tokens, at_most, deadline.map(left))?;
             if !rung || !tokens.is_empty() {
                 return Ok(());
             }
@@ -137,7 +135,7 @@ impl Port {
             posted = match deadline {
                 None => self.changed.wait(posted).unwrap_or_else(PoisonError::into_inner),
                 Some(deadline) => {
-                    let left = deadline.saturating_duration_since(Instant::now()).min(DAY);
+                    let left = left(deadline);
                     if left.is_zero() {
                         return true;
                     }
@@ -151,8 +149,12 @@ impl Port {
     }
 }
 
-/// Systems differ in how long a timeout they take; a day is within all limits, and callers come back.
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// For how long to block at most. Zero means that the deadline has passed. Systems differ in how long a timeout they
+/// take; a day is within all limits, and callers come back.
+pub(super) fn left(deadline: Instant) -> Duration {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    deadline.saturating_duration_since(Instant::now()).min(DAY)
+}
 
 #[cfg(all(test, feature = "set", not(loom)))]
 mod tests {

@@ -25,7 +25,7 @@
 //! The process is a parameter, so that `model.rs` can check every interleaving.
 
 use super::identity::{self, Identity};
-use super::{Look, by_pid, by_pid::Pid, unix, usage};
+use super::{Look, by_pid, by_pid::Pid, port, unix, usage};
 use crate::sync::{Arc, Mutex, imp::Condvar};
 use crate::usage::Usage;
 use std::ffi::c_int;
@@ -255,7 +255,7 @@ impl<P: ById> Shared<P> {
         let mut waiting = this.waiting.lock();
         let round = waiting.rounds;
         while !waiting.closed && waiting.rounds == round {
-            let left = unix::left(deadline);
+            let left = port::left(deadline);
             if left.is_zero() {
                 // The caller looks once more: that answers for an exit which the helper has yet to
                 // report.

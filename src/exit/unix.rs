@@ -1,6 +1,7 @@
 //! Unix: which mechanism serves a child, and what they share.
 
 use super::by_pid::{self, Pid};
+use super::port::left;
 use super::thread::Thread;
 use super::{Descriptor, Exit, Look, Opened};
 use crate::backoff::Backoff;
@@ -14,7 +15,7 @@ use std::ffi::c_int;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::{Child, ExitStatus};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Which mechanism a child is to be served by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -214,15 +215,7 @@ pub(crate) fn reaped_elsewhere(id: u32) -> io::Error {
     io::Error::new(error.kind(), ReapedElsewhere::new(id, error))
 }
 
-/// Systems differ in how long a timeout they take; a day is within all limits.
-const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// For how long to block at most. Zero means that the deadline has passed.
-pub(super) fn left(deadline: Instant) -> Duration {
-    deadline.saturating_duration_since(Instant::now()).min(LONGEST)
-}
-
-/// The same for `poll`, which takes no timeout if there is no deadline.
+/// For how long to `poll`, which takes no timeout if there is no deadline.
 pub(crate) fn time_left(deadline: Option<Instant>) -> Option<Timespec> {
     // The conversion cannot fail for a day or less.
     deadline.and_then(|deadline| Timespec::try_from(left(deadline)).ok())
