@@ -506,6 +506,65 @@ fn a_waker_that_panics_hurts_nobody_else() {
     });
 }
 
+/// The panic is for whoever polls or drops, and finds the future as it was: what was to be woken is.
+#[test]
+fn a_waker_that_panics_when_it_is_cloned_or_dropped() {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::ptr::null;
+    use std::task::{RawWaker, RawWakerVTable};
+
+    static CLONE_PANICS: RawWakerVTable =
+        RawWakerVTable::new(|_| panic!("to clone it panics, on purpose"), |_| (), |_| (), |_| ());
+
+    fn panics(run: impl FnOnce()) {
+        assert!(catch_unwind(AssertUnwindSafe(run)).is_err(), "no panic");
+    }
+
+    /// Whose last one to go panics.
+    fn drop_panics() -> Waker {
+        on_drop(|| panic!("to drop it panics, on purpose"))
+    }
+
+    // SAFETY: its functions touch nothing.
+    let clone_panics = unsafe { Waker::from_raw(RawWaker::new(null(), &CLONE_PANICS)) };
+    watchdog!();
+    on_every_backend(|backend| {
+        let (child, stdin) = stoppable(backend, 7);
+        let far = Instant::now() + LONG;
+        let (mut exited, mut timed) = (child.exited(), child.exited_deadline(far));
+        let bells: [Arc<Bell>; 4] = Default::default();
+        let others = Arc::new(Bell::default());
+        let mut other = child.exited();
+        assert!(poll(&mut other, &others).is_pending());
+        // At the first poll; and after that, when the one before it stays.
+        for _ in 0..2 {
+            panics(|| drop(poll_by(&mut exited, &clone_panics)));
+            panics(|| drop(poll_by(&mut timed, &clone_panics)));
+            assert!(poll(&mut exited, &bells[0]).is_pending());
+            assert!(poll(&mut timed, &bells[1]).is_pending());
+        }
+        panics(|| drop(poll_by(&mut exited, &clone_panics)));
+        // When it is replaced; and with its future, which is through.
+        let (mut replaced, mut dropped) = (child.exited(), child.exited());
+        for future in [&mut replaced, &mut dropped] {
+            assert!(poll_by(future, &drop_panics()).is_pending());
+        }
+        panics(|| drop(poll(&mut replaced, &bells[2])));
+        panics(|| drop(dropped));
+        // When it has woken.
+        let mut woken = child.exited();
+        assert!(poll_by(&mut woken, &drop_panics()).is_pending());
+        let mut last = child.exited();
+        assert!(poll(&mut last, &bells[3]).is_pending());
+        drop(stdin);
+        bells.iter().chain([&others]).for_each(|bell| bell.wait_beyond(0));
+        for future in [&mut exited, &mut replaced, &mut woken, &mut last, &mut other] {
+            assert_eq!(finish(future).unwrap().code(), Some(7));
+        }
+        assert_eq!(finish(&mut timed).unwrap().unwrap().code(), Some(7));
+    });
+}
+
 /// The wakers run the caller's code, which may do anything with other futures, and its own.
 #[test]
 fn a_waker_that_polls_and_drops_futures() {
@@ -1023,6 +1082,36 @@ mod notices {
         });
     }
 
+    /// There the numbers of descriptors may mean something else, as after a kqueue, or in a daemon.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_fork_that_drops_its_copies() {
+        use std::os::fd::AsRawFd;
+        alone!();
+        watchdog!();
+        let (child, stdin) = stoppable(Backend::ALL[0], 7);
+        let ended = quick(Backend::ALL[0], 8);
+        wait(&ended);
+        let mut notices = [&child, &ended].map(|child| Some(child.exit_notice().unwrap()));
+        let in_the_fork = || {
+            let copies = notices.each_mut().map(|notice| notice.take().expect("a copy"));
+            let numbers = copies.each_ref().map(AsRawFd::as_raw_fd);
+            // SAFETY: plain integers. The copies are not used any more.
+            numbers.iter().for_each(|fd| assert_eq!(unsafe { libc::dup2(2, *fd) }, *fd));
+            drop(copies);
+            // SAFETY: plain integers.
+            numbers.iter().filter(|fd| unsafe { libc::fcntl(**fd, libc::F_GETFD) } != -1).count()
+                as u8
+        };
+        assert_eq!(linux::in_a_fork(in_the_fork), 2, "some were closed behind its back");
+        let [notice, of_ended] = notices.map(|notice| notice.expect("only the fork has taken it"));
+        assert!(is_ready(&of_ended, Duration::ZERO));
+        assert!(!is_ready(&notice, Duration::ZERO));
+        drop(stdin);
+        assert!(is_ready(&notice, LONG));
+        assert_eq!(wait(&child).code(), Some(7));
+    }
+
     #[test]
     fn outlives_the_handle() {
         watchdog!();
@@ -1477,6 +1566,26 @@ mod linux_only {
         watchdog!();
         deny(&[Deny::always(libc::SYS_epoll_create1, libc::EPERM)]);
         on_every_backend(exercise);
+    }
+
+    /// Somebody closes what is not theirs: all are woken, and the next watcher has a queue of its own.
+    #[test]
+    fn a_queue_that_somebody_replaces() {
+        alone!();
+        watchdog!();
+        let [(first, pipe), (second, other_pipe)] = [7, 8].map(|code| stoppable(BEST, code));
+        let (mut one, mut two) = (first.exited(), second.exited_deadline(end_of_time()));
+        let bell = Arc::new(Bell::default());
+        assert!(poll(&mut one, &Arc::default()).is_pending());
+        assert!(poll(&mut two, &bell).is_pending());
+        linux::replace_epolls();
+        drop(pipe);
+        assert_eq!(finish(&mut one).unwrap().code(), Some(7));
+        bell.wait_beyond(0);
+        assert!(poll(&mut two, &bell).is_pending());
+        drop(other_pipe);
+        assert_eq!(finish(&mut two).unwrap().unwrap().code(), Some(8));
+        until_all_threads_have_ended();
     }
 
     #[track_caller]
