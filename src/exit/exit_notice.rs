@@ -9,7 +9,8 @@ use std::io;
 /// From [`SharedChild::exit_notice`]. On Unix it has a descriptor (`AsFd`, `AsRawFd`) that becomes readable, on
 /// Windows a handle (`AsHandle`, `AsRawHandle`) that becomes signalled. It never reaps: once it is ready, ask
 /// [`try_wait`](SharedChild::try_wait), which then has the status. (A BSD may tell of an exit an instant before the
-/// status can be had, and Linux when a debugger still holds it; then that says `None`, and is to be asked again.)
+/// status can be had, and Linux when a debugger still holds it; then that says `None`, and is to be asked again after a
+/// moment: a reactor that is told of changes alone may not be told a second time.)
 ///
 /// It is independent of the handle that it came from, and of others, with a descriptor or handle of its own. Do no more
 /// with the descriptor than wait until it is readable: to read from it, or to reap by it, may take the exit from others.
