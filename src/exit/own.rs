@@ -1,8 +1,7 @@
 //! What the child of a fork has copied, and does not own.
 //!
-//! There a descriptor's number may be another's: a kqueue is not inherited, and a fork may have closed all that it got.
-//! And to take leave of what is in the parent's epoll would take it out of that, which both have. So the copy is left
-//! alone.
+//! There the number of a descriptor may be another's: a kqueue is not inherited, and a fork may have closed all that it
+//! got. And an epoll is the very one that the parent sleeps on (`reactor.rs`). So the copy is left alone.
 
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
