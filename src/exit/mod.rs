@@ -42,6 +42,8 @@ pub(crate) use unix::{
 // For those that are not children, where the system lists them.
 #[cfg(target_os = "linux")]
 pub(crate) use unix::poll_until;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) use unix::try_poll;
 #[cfg(any(
     target_os = "linux",
     target_os = "android",

@@ -232,13 +232,24 @@ pub(crate) fn poll_readable(fd: BorrowedFd<'_>, deadline: Option<Instant>) -> bo
 
 /// The same, until the descriptor is ready in another way.
 pub(crate) fn poll_until(fd: BorrowedFd<'_>, flags: PollFlags, deadline: Option<Instant>) -> bool {
+    try_poll(fd, flags, deadline).unwrap_or(true)
+}
+
+/// The same for those who must know that `poll` is refused.
+pub(crate) fn try_poll(
+    fd: BorrowedFd<'_>,
+    flags: PollFlags,
+    deadline: Option<Instant>,
+) -> rustix::io::Result<bool> {
     let mut fds = [PollFd::from_borrowed_fd(fd, flags)];
     loop {
         match poll(&mut fds, time_left(deadline).as_ref()) {
             // (For a day, at most.)
-            Ok(0) if deadline.is_some_and(|deadline| deadline <= Instant::now()) => return false,
+            Ok(0) if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
+                return Ok(false);
+            }
             Ok(0) | Err(rustix::io::Errno::INTR) => {}
-            Ok(_) | Err(_) => return true,
+            ready => return ready.map(|_| true),
         }
     }
 }

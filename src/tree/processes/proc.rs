@@ -10,6 +10,7 @@ use super::super::cookie::Cookie;
 use super::{Census, Other, group_of, not_told};
 use crate::backoff::Backoff;
 use crate::exit::{self, Pid};
+use rustix::event::PollFlags;
 use rustix::fs::{CWD, Dir, Mode, OFlags, openat, readlinkat};
 use rustix::io::Errno;
 use std::ffi::c_int;
@@ -322,7 +323,13 @@ impl Held {
 
     fn is_known_to_live(&self) -> io::Result<bool> {
         match &self.by {
-            By::Pidfd(fd) => Ok(!exit::poll_readable(fd.as_fd(), Some(Instant::now()))),
+            By::Pidfd(fd) => {
+                match exit::try_poll(fd.as_fd(), PollFlags::IN, Some(Instant::now())) {
+                    Ok(ended) => Ok(!ended),
+                    // Refused. What the ID tells is about this one, if that is still there afterwards.
+                    Err(_) => Ok(self.stat()?.is_some_and(|stat| stat.lives) && is_there(fd)),
+                }
+            }
             By::Start(started) => {
                 Ok(self.stat()?.is_some_and(|stat| stat.lives && stat.started == *started))
             }
@@ -343,13 +350,10 @@ impl Held {
     pub(in super::super) fn wait(&self, deadline: Option<Instant>) -> bool {
         let mut pause = Backoff::new();
         loop {
-            if let By::Pidfd(fd) = &self.by {
-                let ended = exit::poll_readable(fd.as_fd(), deadline);
-                // Where `poll` is refused it says so as well.
-                if !ended || !self.lives() {
-                    return ended;
-                }
+            if matches!(&self.by, By::Pidfd(fd) if !exit::poll_readable(fd.as_fd(), deadline)) {
+                return false;
             }
+            // Not so where `poll` is refused.
             if !self.lives() {
                 return true;
             }
@@ -362,6 +366,11 @@ impl Held {
     fn stat(&self) -> io::Result<Option<Stat>> {
         stat(self.id(), &mut Vec::new())
     }
+}
+
+/// Living, or a zombie.
+fn is_there(fd: &OwnedFd) -> bool {
+    !send(fd, 0).is_err_and(|error| error.raw_os_error() == Some(libc::ESRCH))
 }
 
 #[cfg(target_os = "linux")]
