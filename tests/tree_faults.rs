@@ -80,6 +80,11 @@ fn with_nothing_refused() {
 const PIDFD_SIGNAL_PROCESS_GROUP: u32 = 4;
 
 exercise_with! {
+    poll_refused: [
+        Deny::always(libc::SYS_ppoll, libc::ENOMEM),
+        #[cfg(target_arch = "x86_64")]
+        Deny::always(libc::SYS_poll, libc::ENOMEM),
+    ];
     pidfd_open_not_implemented: [Deny::always(libc::SYS_pidfd_open, libc::ENOSYS)];
     pidfd_open_not_permitted: [Deny::always(libc::SYS_pidfd_open, libc::EPERM)];
     pidfd_open_out_of_descriptors: [Deny::always(libc::SYS_pidfd_open, libc::EMFILE)];
@@ -135,6 +140,31 @@ fn no_descriptors() {
         until("the group is dead", || stage.survivors().len() <= 4);
         stage.tree().kill().unwrap();
         stage.wait_empty();
+    });
+}
+
+/// And a stop asks the group nevertheless, waits for the leader, and kills the group.
+#[test]
+fn a_stop_without_descriptors() {
+    alone!();
+    watchdog!();
+    on_every_backend(|backend| {
+        for (members, line) in [
+            (2, [start("ignore 15 pid read"), parts("pid read")].concat()),
+            // Who is stopped can obey.
+            (1, parts("pid signal 19 read")),
+        ] {
+            let stage = Stage::set(Kind::Group(backend), &line, members);
+            until("it is as it is to be", || {
+                members == 2 || linux::state(stage.child.id()) == Some('T')
+            });
+            let full = NoDescriptors::left();
+            let error = stage.child.stop(LONG).unwrap_err();
+            drop(full);
+            assert_eq!(error.raw_os_error(), Some(libc::EMFILE), "{error}");
+            assert_eq!(wait(&stage.child).signal(), Some(libc::SIGTERM));
+            stage.is_empty();
+        }
     });
 }
 

@@ -377,7 +377,9 @@ impl Run<'_, '_> {
         let stopped = match self.phase {
             Phase::Running => Ok(()),
             Phase::Asked { kill_at } => {
-                self.child.is_gone_by(kill_at).and_then(|_| stop::kill_the_rest(self.child))
+                // (After an error it is killed, which tells.)
+                let _ = self.child.is_gone_by(kill_at);
+                stop::kill_the_rest(self.child)
             }
             Phase::Killed { at } if self.exit.is_some() => {
                 self.child.is_gone_by(at.checked_add(stop::DYING)).map(drop)

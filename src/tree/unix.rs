@@ -117,10 +117,9 @@ impl Contain for Members {
     }
 
     fn ask(&self, leader: &Leader, ask: Ask) -> io::Result<bool> {
-        for signal in ask.signals() {
-            self.signal(leader, signal)?;
-        }
-        Ok(true)
+        // Both in any case: whoever may not be sent the one does not keep the other from the rest.
+        let sent = ask.signals().map(|signal| self.signal(leader, signal));
+        sent.into_iter().collect::<io::Result<()>>().map(|()| true)
     }
 
     fn wait_empty(&self, leader: &Leader, deadline: Option<Instant>) -> io::Result<bool> {
