@@ -2,7 +2,7 @@
 //!
 //! The hook stays on the command: std cannot take it off. So it does nothing by itself, but what the thread
 //! that spawns has ordered, for this one spawn; and a fork copies its thread's variables. A hook more
-//! from every such spawn of the same command is harmless, and costs two words.
+//! from every such spawn of the same command is harmless, and costs two words: the first takes the order.
 
 use std::cell::Cell;
 use std::ffi::c_int;
@@ -43,7 +43,7 @@ pub(super) fn spawn(command: &mut Command, order: Order) -> io::Result<Child> {
 }
 
 fn obey() -> io::Result<()> {
-    match ORDER.get() {
+    match ORDER.replace(Order::Nothing) {
         Order::Nothing => Ok(()),
         Order::Enter { procs, report } => enter(procs).inspect_err(|error| {
             let errno = error.raw_os_error().unwrap_or_default().to_ne_bytes();
