@@ -17,6 +17,7 @@ use crate::exit::{PerProcess, poll_until, spawn_helper};
 use crate::sync::Mutex;
 use crate::usage::Usage;
 use rustix::event::PollFlags;
+use rustix::io::fcntl_dupfd_cloexec;
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString, c_int};
 use std::fs::{self, File, OpenOptions};
@@ -96,12 +97,15 @@ impl Cgroup {
 
     pub(super) fn spawn(&self, command: &mut Command) -> io::Result<Child> {
         let procs = self.open("cgroup.procs", OpenOptions::new().write(true))?;
+        // Beyond the standard streams, which may be closed here, and are put in their places before the child enters.
+        let procs = fcntl_dupfd_cloexec(&procs, 3)?;
         let (mut reported, report) = UnixStream::pair()?;
+        // What is to be read is there when the spawn has failed. Its end is not, if there is a fork of this process.
+        reported.set_nonblocking(true)?;
         let order = Order::Enter { procs: procs.as_raw_fd(), report: report.as_raw_fd() };
         before_exec::spawn(command, order).map_err(|error| {
             drop(report);
             let mut errno = [0; size_of::<c_int>()];
-            // The child has ended, so this does not block.
             match reported.read_exact(&mut errno) {
                 Ok(()) => {
                     let error = io::Error::from_raw_os_error(c_int::from_ne_bytes(errno));
@@ -238,9 +242,9 @@ impl Drop for Cgroup {
 
 /// Tries again what could not be removed at its time, for want of a thread.
 fn remove_stranded() {
-    let stranded = std::mem::take(&mut *STRANDED.get().lock());
-    let left = stranded.into_iter().filter(|directory| !remove_all(directory));
-    STRANDED.get().lock().extend(left.collect::<Vec<_>>());
+    let mut stranded = std::mem::take(&mut *STRANDED.get().lock());
+    stranded.retain(|directory| !remove_all(directory));
+    STRANDED.get().lock().append(&mut stranded);
 }
 
 /// Another thread has found it empty, and removed it.
