@@ -31,7 +31,7 @@ impl Cookie {
     pub(super) fn mark(&self, command: &mut Command) -> Before {
         let before = Before(explicit(command));
         let mut list = inherited().unwrap_or_default().into_vec();
-        for cookie in before.0.iter().flat_map(|value| cookies(value.as_bytes())) {
+        for cookie in before.0.iter().flatten().flat_map(|value| cookies(value.as_bytes())) {
             if !cookies(&list).any(|known| known == cookie) {
                 push(&mut list, cookie);
             }
@@ -61,25 +61,25 @@ impl fmt::Display for Cookie {
     }
 }
 
-/// What the command said of the variable.
+/// What the command said of the variable, if anything: a value, or that the child is to have none.
 #[must_use]
-pub(super) struct Before(Option<OsString>);
+pub(super) struct Before(Option<Option<OsString>>);
 
 impl Before {
     /// So that a later child of the same command does not carry a cookie that is not its own. std cannot
     /// forget that a variable was mentioned; this comes to the same for the child.
     pub(super) fn restore(self, command: &mut Command) {
-        match self.0.or_else(inherited) {
+        match self.0.unwrap_or_else(inherited) {
             Some(value) => command.env(VARIABLE, value),
             None => command.env_remove(VARIABLE),
         };
     }
 }
 
-fn explicit(command: &Command) -> Option<OsString> {
+fn explicit(command: &Command) -> Option<Option<OsString>> {
     let mut all = command.get_envs();
     let (_, value) = all.find(|(name, _)| *name == OsStr::new(VARIABLE))?;
-    value.map(OsStr::to_owned)
+    Some(value.map(OsStr::to_owned))
 }
 
 /// This process may be in a tree itself.
@@ -104,7 +104,7 @@ mod tests {
     use std::process::Command;
 
     fn environment(command: &Command) -> Vec<u8> {
-        let value = explicit(command).expect("it is set");
+        let value = explicit(command).flatten().expect("it is set");
         let value = value.to_str().expect("nothing odd");
         format!("A=1\0{VARIABLE}={value}\0Z=\0").into_bytes()
     }
@@ -116,7 +116,7 @@ mod tests {
         let before = one.mark(&mut command);
         assert!(one.is_in(&environment(&command)));
         before.restore(&mut command);
-        assert_eq!(explicit(&command), std::env::var_os(VARIABLE));
+        assert_eq!(explicit(&command), Some(std::env::var_os(VARIABLE)));
         let before = two.mark(&mut command);
         assert!(two.is_in(&environment(&command)));
         assert!(!one.is_in(&environment(&command)));
@@ -132,7 +132,7 @@ mod tests {
         assert!(theirs.is_in(&environment(&command)));
         assert!(ours.is_in(&environment(&command)));
         before.restore(&mut command);
-        assert_eq!(explicit(&command), Some(theirs.to_string().into()));
+        assert_eq!(explicit(&command), Some(Some(theirs.to_string().into())));
     }
 
     #[test]
