@@ -400,6 +400,35 @@ fn the_command_is_what_it_was() {
     }
 }
 
+/// Of the variable, too, which this process may have itself.
+#[test]
+fn what_the_command_says_of_the_variable() {
+    alone!(&["env", "SHARED_CHILD_TREE=outer"]);
+    watchdog!();
+    let said = |child: shared_child::SharedChild| {
+        let said = std::io::read_to_string(child.take_stdout().unwrap()).unwrap();
+        assert!(wait(&child).success());
+        let value = said.lines().find_map(|line| line.strip_prefix("SHARED_CHILD_TREE="));
+        value.map(str::to_owned)
+    };
+    type Say = fn(&mut Command);
+    let cases: [(Say, Option<&str>, &str); 3] = [
+        (|_| (), Some("outer"), "outer,"),
+        (|command| _ = command.env_remove("SHARED_CHILD_TREE"), None, "outer,"),
+        (|command| _ = command.env("SHARED_CHILD_TREE", "own"), Some("own"), "outer,own,"),
+    ];
+    for (say, plain, in_a_tree) in cases {
+        let mut command = Command::new("env");
+        say(command.stdout(std::process::Stdio::piped()));
+        for _ in 0..2 {
+            let child = SpawnOptions::new().tree(true).spawn(&mut command).unwrap();
+            assert!(said(child).unwrap().starts_with(in_a_tree));
+            let child = shared_child::SharedChild::spawn(&mut command).unwrap();
+            assert_eq!(said(child).as_deref(), plain);
+        }
+    }
+}
+
 /// Somebody else's user, whom an unprivileged program may not kill. All the others are killed, and the error
 /// says who is left.
 #[test]
@@ -534,6 +563,55 @@ fn where_no_cgroup_can_be_made() {
         });
     }
     std::fs::remove_dir(&directory).unwrap();
+}
+
+/// The descriptor that the child enters its cgroup by is not one that becomes a standard stream of the child's.
+#[test]
+fn a_cgroup_with_standard_streams_closed() {
+    use std::os::fd::{FromRawFd, OwnedFd};
+    alone!();
+    watchdog!();
+    if !Kind::all(function_name!()).contains(&Kind::Cgroup) {
+        return;
+    }
+    // SAFETY: nothing uses it but std, which takes a closed one for an empty one.
+    drop(unsafe { OwnedFd::from_raw_fd(0) });
+    let mut stage = Stage::set(Kind::Cgroup, &parts("pid read"), 1);
+    assert_eq!(stage.tree().processes().unwrap(), stage.pids.0);
+    stage.stdin = None;
+    stage.is_empty();
+}
+
+/// A fork of this process, made while it spawns, holds copies of all that is open.
+#[test]
+fn a_failed_spawn_into_a_cgroup_waits_for_nobody() {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::{net::UnixStream, process::CommandExt};
+    alone!();
+    watchdog!();
+    if !Kind::all(function_name!()).contains(&Kind::Cgroup) {
+        return;
+    }
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let (our_end, their_end) = (ours.as_raw_fd(), theirs.as_raw_fd());
+    let mut command = Command::new("/no/such/program");
+    // SAFETY: these are system calls that take integers, and a byte that outlives the call.
+    unsafe {
+        command.pre_exec(move || {
+            if libc::fork() == 0 {
+                libc::alarm(2 * LONG.as_secs() as u32);
+                libc::close(our_end);
+                libc::read(their_end, [0_u8].as_mut_ptr().cast(), 1);
+                libc::_exit(0);
+            }
+            Ok(())
+        });
+    }
+    let before = Instant::now();
+    let error = SpawnOptions::new().cgroup(true).spawn(&mut command).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+    assert!(before.elapsed() < LONG);
+    drop(ours);
 }
 
 /// A cgroup that the child cannot enter: the error says so, and is not taken for one of the program's.
