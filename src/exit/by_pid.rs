@@ -46,7 +46,13 @@ pub(super) fn signal_group(leader: io::Result<Look>, pid: Pid, signal: c_int) ->
     if unsafe { libc::kill(-pid.as_raw_nonzero().get(), signal) } == 0 {
         return Ok(());
     }
-    gone_is_fine(io::Error::last_os_error())
+    let error = io::Error::last_os_error();
+    // macOS says so of a group of zombies, as the leader is one. It does not tell them from those who may not be
+    // signalled.
+    let only_zombies = cfg!(target_vendor = "apple")
+        && error.raw_os_error() == Some(libc::EPERM)
+        && matches!(leader, Ok(Look::Exited(_) | Look::Held(_)));
+    if only_zombies { Ok(()) } else { gone_is_fine(error) }
 }
 
 /// A signal to a process that has gone does nothing, as `kill` and `send_signal` promise.

@@ -278,13 +278,14 @@ impl Group {
 
     /// The leader and its group, without looking for anybody else.
     pub(super) fn signal_group(&self, leader: &Leader, signal: c_int) -> io::Result<()> {
-        // The leader by itself only if it has left its group: nobody is to get a signal twice.
-        let alone = leader.signal(|notice| match processes::group_of(self.id) {
-            Some(group) if group == self.id => Ok(()),
-            _ => notice.signal(signal),
-        });
-        let group = leader.signal(|notice| notice.signal_group(signal));
-        alone.and(group)
+        leader.signal(|notice| {
+            // The leader by itself only if it has left its group: nobody is to get a signal twice.
+            let alone = match processes::group_of(self.id) {
+                Some(group) if group == self.id => Ok(()),
+                _ => notice.signal(signal),
+            };
+            alone.and(notice.signal_group(signal))
+        })
     }
 
     /// Blocks until nobody is left, or until the deadline.
@@ -329,7 +330,7 @@ impl Group {
         let group = self.signal_group(leader, signal);
         let found = found?;
         match group {
-            // It may be about zombies (macOS). Those who live are met again by the caller.
+            // Those who live are met again by the caller.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
             // Its ID may be another's, so it was left alone. Whoever could be found otherwise was.
             Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {}
@@ -450,8 +451,8 @@ impl Group {
         if pinned {
             members.insert(self.id, None);
         }
-        let mut rest: Vec<Other> = census.others.clone();
-        rest.retain(|other| !members.contains_key(&other.id));
+        let others = census.others.iter().copied();
+        let mut rest: Vec<Other> = others.filter(|other| !members.contains_key(&other.id)).collect();
         let mut first = true;
         // A parent comes before its children, however the list is ordered.
         loop {
