@@ -485,9 +485,9 @@ impl SharedChild {
     /// Says whether it can have been asked.
     pub(crate) fn ask(&self, ask: Ask) -> io::Result<bool> {
         match self.tree() {
+            _ if !self.can_be_asked => Ok(false),
             Some(tree) => tree.ask(ask),
-            None if self.can_be_asked => exit::ask(self.leader(), self.id, ask),
-            None => Ok(false),
+            None => exit::ask(self.leader(), self.id, ask),
         }
     }
 

@@ -31,15 +31,10 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{self, Command, Stdio};
 
-static GUARDIAN: PerProcess<Guardian> = PerProcess::new();
+/// Never held over anything that blocks.
+static POST: PerProcess<Mutex<Post>> = PerProcess::new();
 
 const SCRIPT: &str = include_str!("guardian.sh");
-
-#[derive(Default)]
-struct Guardian {
-    /// Never held over anything that blocks.
-    post: Mutex<Post>,
-}
 
 #[derive(Default)]
 struct Post {
@@ -69,9 +64,8 @@ pub(super) struct Bond {
 
 /// Has the guardian kill whoever carries the cookie or is in the cgroup.
 pub(super) fn watch(cookie: Option<&Cookie>, cgroup: Option<&Path>) -> io::Result<Bond> {
-    let guardian = GUARDIAN.get();
-    guardian.start()?;
-    let mut post = guardian.post.lock();
+    start()?;
+    let mut post = POST.get().lock();
     let number = post.next_number;
     post.next_number += 1;
     let none = || "-".to_owned();
@@ -88,7 +82,7 @@ pub(super) fn watch(cookie: Option<&Cookie>, cgroup: Option<&Path>) -> io::Resul
 impl Bond {
     /// And whoever is in this process group.
     pub(super) fn add_group(&self, group: u32) {
-        GUARDIAN.get().post.lock().charge(self.number, self.line(Some(group)));
+        POST.get().lock().charge(self.number, self.line(Some(group)));
     }
 
     fn line(&self, group: Option<u32>) -> Vec<u8> {
@@ -103,28 +97,26 @@ impl Bond {
 impl Drop for Bond {
     fn drop(&mut self) {
         if self.process == process::id() {
-            GUARDIAN.get().post.lock().discharge(self.number);
+            POST.get().lock().discharge(self.number);
         }
     }
 }
 
-impl Guardian {
-    /// Starts it if there is none, or none any more.
-    fn start(&self) -> io::Result<()> {
-        if self.post.lock().is_running() {
-            return Ok(());
-        }
-        let running = Running::start()?;
-        let mut post = self.post.lock();
-        if post.is_running() {
-            // Another thread was faster. Ours ends with its socket, and has nothing to kill.
-            return Ok(());
-        }
-        post.running = Some(running);
-        let all = post.charges.values().flatten().copied().collect::<Vec<u8>>();
-        post.send(&all);
-        Ok(())
+/// Starts the guardian if there is none, or none any more.
+fn start() -> io::Result<()> {
+    if POST.get().lock().is_running() {
+        return Ok(());
     }
+    let running = Running::start()?;
+    let mut post = POST.get().lock();
+    if post.is_running() {
+        // Another thread was faster. Ours ends with its socket, and has nothing to kill.
+        return Ok(());
+    }
+    post.running = Some(running);
+    let all = post.charges.values().flatten().copied().collect::<Vec<u8>>();
+    post.send(&all);
+    Ok(())
 }
 
 impl Post {

@@ -57,8 +57,6 @@ pub(crate) struct System {
 
 pub(crate) struct Members {
     job: Job,
-    /// Whether the leader has a console group that we can reach.
-    can_be_asked: bool,
 }
 
 pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawned> {
@@ -82,8 +80,7 @@ pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawne
     // Who wants it suspended is who resumes it.
     let child = start(spawned?, &job, own_flags & CREATE_SUSPENDED == 0)?;
     let can_be_asked = Ask::reaches(flags);
-    let members = Members { job, can_be_asked };
-    Ok(Spawned { child, members: Some(members), is_tree, can_be_asked })
+    Ok(Spawned { child, members: Some(Members { job }), is_tree, can_be_asked })
 }
 
 /// Lets a suspended child begin, as a member of the job. If that cannot be, it is gone.
@@ -119,7 +116,7 @@ impl Contain for Members {
     fn ask(&self, leader: &Leader, ask: Ask) -> io::Result<bool> {
         // A group has the ID of its leader, which is nobody else's while there is a handle of the leader,
         // also when that has exited; and the leader is borrowed here.
-        Ok(self.can_be_asked && ask.send(leader.with_child(|child| child.id())))
+        Ok(ask.send(leader.with_child(|child| child.id())))
     }
 
     fn wait_empty(&self, _: &Leader, deadline: Option<Instant>) -> io::Result<bool> {
@@ -186,18 +183,13 @@ impl Job {
             limits |= JOB_OBJECT_LIMIT_BREAKAWAY_OK | JOB_OBJECT_LIMIT_SILENT_BREAKAWAY_OK;
         }
         let job = Self { handle, limits };
-        job.set_limits(limits | JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE, 0)
-            .map_err(|error| explain(error, "cannot set the limits of a job object"))?;
+        job.set_limits(limits | JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE, 0)?;
         Ok(job)
     }
 
     /// From here on it kills when it is closed only if that is wanted.
     fn has_begun(&self) -> io::Result<()> {
-        if self.kills_on_close() {
-            return Ok(());
-        }
-        self.set_limits(self.limits, 0)
-            .map_err(|error| explain(error, "cannot set the limits of a job object"))
+        if self.kills_on_close() { Ok(()) } else { self.set_limits(self.limits, 0) }
     }
 
     fn raw(&self) -> HANDLE {
@@ -244,7 +236,7 @@ impl Job {
                 size_of_val(&information) as u32,
             )
         };
-        if set == 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        if set == 0 { Err(last_error("cannot set the limits of a job object")) } else { Ok(()) }
     }
 
     /// How many there are.

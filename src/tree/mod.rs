@@ -91,7 +91,7 @@ pub(crate) trait Contain: Send + Sync + Sized + 'static {
     /// The part of [`kill`](Self::kill) that takes no time. Says whether something is left for it to do.
     fn kill_at_once(&self, leader: &Leader) -> bool;
 
-    /// Asks all to end. Says whether anybody can have been asked.
+    /// Asks all to end, if the child can be asked. Says whether anybody can have been.
     fn ask(&self, leader: &Leader, ask: Ask) -> io::Result<bool>;
 
     /// Blocks until nobody is left (`true`), or until the deadline. Looks at least once.

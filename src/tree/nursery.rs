@@ -14,12 +14,8 @@ use std::sync::mpsc::{self, Sender};
 
 pub(super) const AVAILABLE: bool = true;
 
-static NURSERY: PerProcess<Nursery> = PerProcess::new();
-
-#[derive(Default)]
-struct Nursery {
-    thread: Mutex<Option<Sender<Job>>>,
-}
+/// The way to the thread, once there is one.
+static NURSERY: PerProcess<Mutex<Option<Sender<Job>>>> = PerProcess::new();
 
 /// The command goes there and comes back.
 struct Job {
@@ -29,7 +25,7 @@ struct Job {
 }
 
 pub(super) fn spawn(command: &mut Command) -> io::Result<Child> {
-    let thread = NURSERY.get().thread()?;
+    let thread = thread()?;
     let order = Order::DieWith { parent: process::id(), blocked: before_exec::blocked_signals() };
     let (answer, answered) = mpsc::channel();
     let job = Job { command: mem::replace(command, Command::new("")), order, answer };
@@ -44,25 +40,23 @@ pub(super) fn spawn(command: &mut Command) -> io::Result<Child> {
     spawned
 }
 
-impl Nursery {
-    fn thread(&self) -> io::Result<Sender<Job>> {
-        let mut thread = self.thread.lock();
-        if let Some(thread) = &*thread {
-            return Ok(thread.clone());
-        }
-        let (sender, jobs) = mpsc::channel::<Job>();
-        let started = spawn_helper("child-nursery", move || {
-            // The sender that is kept in the static keeps this going for ever.
-            for Job { mut command, order, answer } in jobs {
-                let spawned = before_exec::spawn(&mut command, order);
-                // Whoever asked waits for it.
-                let _ = answer.send((command, spawned));
-            }
-        });
-        started.map_err(|error| {
-            let message = format!("cannot start the thread whose children die with it: {error}");
-            io::Error::new(error.kind(), message)
-        })?;
-        Ok(thread.insert(sender).clone())
+fn thread() -> io::Result<Sender<Job>> {
+    let mut thread = NURSERY.get().lock();
+    if let Some(thread) = &*thread {
+        return Ok(thread.clone());
     }
+    let (sender, jobs) = mpsc::channel::<Job>();
+    let started = spawn_helper("child-nursery", move || {
+        // The sender that is kept in the static keeps this going for ever.
+        for Job { mut command, order, answer } in jobs {
+            let spawned = before_exec::spawn(&mut command, order);
+            // Whoever asked waits for it.
+            let _ = answer.send((command, spawned));
+        }
+    });
+    started.map_err(|error| {
+        let message = format!("cannot start the thread whose children die with it: {error}");
+        io::Error::new(error.kind(), message)
+    })?;
+    Ok(thread.insert(sender).clone())
 }
