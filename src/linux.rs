@@ -7,8 +7,8 @@ use std::path::PathBuf;
 /// Ways to spawn that only Linux has.
 pub trait SpawnOptionsExt {
     /// Puts the child, and all that it starts, into a cgroup v2 of its own, below the one that this process is
-    /// in. It is a [tree](SpawnOptions::tree) then, and its containment is complete: nobody leaves it, and
-    /// all are killed as one.
+    /// in. It is a [tree](SpawnOptions::tree) then, and its containment is complete: nobody leaves it who may not
+    /// write to the cgroup above, and all are killed as one.
     ///
     /// The child enters the cgroup before it executes the program. It still leads a process group of its
     /// own. The cgroup is removed when nobody is left in it.

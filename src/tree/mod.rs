@@ -124,10 +124,12 @@ pub(crate) trait Contain: Send + Sync + Sized + 'static {
 /// - **Windows**: a job object, which the child joins before its first instruction. No process can leave it,
 ///   and its end is the end of all: containment is *complete*.
 /// - **Linux with a cgroup** of its own
-///   (`linux::SpawnOptionsExt::cgroup`): the same.
+///   (`linux::SpawnOptionsExt::cgroup`): the same, but for a process that may write to the cgroup above, and
+///   moves itself there.
 /// - **Linux otherwise**: a process group; and those that have left it are found through their parents, and
 ///   by a variable in their environment, `SHARED_CHILD_TREE`, which all inherit. Somebody who leaves the
-///   group *and* empties the environment *and* whose parent is gone is not found: *best effort*.
+///   group *and* empties the environment (or overwrites it, as some servers do to be listed by another name)
+///   *and* whose parent is gone is not found: *best effort*.
 /// - **macOS, FreeBSD, NetBSD, DragonFly**: a process group, and those that have left it are found through
 ///   their parents. *Best effort*.
 /// - **Other Unix**: a process group. *Best effort*, and the system is not asked who is in it.
@@ -417,7 +419,7 @@ impl fmt::Debug for Tree {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Containment {
-    /// No process leaves the tree, whatever it does.
+    /// No process leaves the tree, whatever it does. (A cgroup takes permission to be left: see [`Tree`].)
     Complete {
         /// What guarantees it.
         by: Mechanism,
