@@ -13,6 +13,7 @@ use common::*;
 use shared_child::seam::Backend;
 use shared_child::unix::SharedChildExt;
 use shared_child::{SharedChild, SpawnOptions};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command};
 use std::time::{Duration, Instant};
 
@@ -39,20 +40,44 @@ macro_rules! in_a_namespace {
     };
 }
 
-/// A running child of this process that has just this ID.
-fn victim(pid: u32) -> (Child, ChildStdin) {
-    for _ in 0..1000 {
-        std::fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).unwrap();
-        let mut victim = stoppable_command(77).spawn().unwrap();
-        let stdin = victim.stdin.take().unwrap();
-        if victim.id() == pid {
-            return (victim, stdin);
+/// A running child of this process that has just this ID, and leads a group that has it too.
+struct Victim {
+    child: Child,
+    stdin: Option<ChildStdin>,
+}
+
+impl Victim {
+    fn on(pid: u32) -> Self {
+        let mut command = stoppable_command(77);
+        for _ in 0..1000 {
+            std::fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).unwrap();
+            let mut child = command.process_group(0).spawn().unwrap();
+            let stdin = child.stdin.take();
+            if child.id() == pid {
+                return Self { child, stdin };
+            }
+            // One of our threads has got the ID first, and will be gone soon.
+            drop(stdin);
+            child.wait().unwrap();
         }
-        // One of our threads has got the ID first, and will be gone soon.
-        drop(stdin);
-        victim.wait().unwrap();
+        panic!("could not recycle {pid}");
     }
-    panic!("could not recycle {pid}");
+
+    #[track_caller]
+    fn becomes_a_zombie(&mut self) {
+        assert_eq!(self.child.try_wait().expect("not reaped"), None, "the victim is dead");
+        self.stdin = None;
+        linux::wait_for_zombie(self.child.id());
+    }
+
+    /// It ends as it would have by itself, and not before.
+    #[track_caller]
+    fn ends_unharmed(mut self) {
+        if self.stdin.is_some() {
+            self.becomes_a_zombie();
+        }
+        assert_eq!(self.child.wait().expect("nobody has reaped the victim").code(), Some(77));
+    }
 }
 
 /// Everything that a handle can do, but for the drop.
@@ -70,37 +95,30 @@ fn do_everything(child: &SharedChild, round: usize) {
     }
 }
 
-enum Victim {
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Met {
     Running,
     Zombie,
 }
 
-fn a_round(child: SharedChild, state: &Victim, round: usize) {
-    let (mut victim, stdin) = victim(child.id());
-    let mut stdin = Some(stdin);
-    if matches!(state, Victim::Zombie) {
-        stdin = None;
-        linux::wait_for_zombie(victim.id());
+fn a_round(child: SharedChild, met: Met, round: usize) {
+    let mut victim = Victim::on(child.id());
+    if met == Met::Zombie {
+        victim.becomes_a_zombie();
     }
-    if round % 7 == 6 {
-        // The drop alone: it must not take the victim for its own either.
-        drop(child);
-    } else {
+    // Every now and then the drop alone: it must not take the victim for its own either.
+    if round % 7 != 6 {
         do_everything(&child, round);
-        drop(child);
     }
-    if matches!(state, Victim::Running) {
-        assert_eq!(victim.try_wait().expect("not reaped"), None, "the victim is dead");
-    }
-    drop(stdin);
-    assert_eq!(victim.wait().expect("nobody has reaped the victim").code(), Some(77));
+    drop(child);
+    victim.ends_unharmed();
 }
 
 fn rounds_on_every_backend(make: impl Fn(Backend) -> SharedChild) {
     on_every_backend(|backend| {
-        for state in [Victim::Running, Victim::Zombie] {
+        for met in [Met::Running, Met::Zombie] {
             for round in 0..rounds(500) {
-                a_round(make(backend), &state, round);
+                a_round(make(backend), met, round);
             }
         }
     });
@@ -132,11 +150,11 @@ fn after_a_foreign_reap() {
 fn after_a_foreign_reap_before_the_handle_was_made() {
     in_a_namespace!();
     on_every_backend(|backend| {
-        for state in [Victim::Running, Victim::Zombie] {
+        for met in [Met::Running, Met::Zombie] {
             for round in 0..rounds(100) {
                 let child = linux::spawn_reaped(backend);
                 assert!(format!("{child:?}").contains("reaped elsewhere"), "{child:?}");
-                a_round(child, &state, round);
+                a_round(child, met, round);
             }
         }
     });
@@ -163,13 +181,11 @@ fn while_threads_wait() {
                 // It may be ours or theirs: whoever comes first.
                 // SAFETY: no status is asked for.
                 unsafe { libc::waitpid(linux::pid_t(child.id()), std::ptr::null_mut(), 0) };
-                let (mut victim, stdin) = victim(child.id());
+                let victim = Victim::on(child.id());
                 do_everything(&child, round);
                 timed.join().unwrap();
                 untimed.join().unwrap();
-                assert_eq!(victim.try_wait().expect("not reaped"), None, "the victim is dead");
-                drop(stdin);
-                assert_eq!(victim.wait().expect("not reaped").code(), Some(77));
+                victim.ends_unharmed();
             });
         }
     });
@@ -189,31 +205,13 @@ fn by_the_background_reaper() {
             // It may be ours or theirs: whoever comes first.
             // SAFETY: no status is asked for.
             unsafe { libc::waitpid(linux::pid_t(pid), std::ptr::null_mut(), 0) };
-            let (mut victim, stdin) = victim(pid);
+            let mut victim = Victim::on(pid);
             until("all are at rest", linux::helper_threads_rest);
-            assert_eq!(victim.try_wait().expect("not reaped"), None, "the victim is dead");
-            drop(stdin);
-            linux::wait_for_zombie(pid);
+            victim.becomes_a_zombie();
             until("nobody left to reap", || linux::helper_threads().is_empty());
-            assert_eq!(victim.wait().expect("not reaped").code(), Some(77));
+            victim.ends_unharmed();
         }
     });
-}
-
-/// A victim that leads a group of its own, whose ID is its process ID.
-fn group_victim(pid: u32) -> (Child, ChildStdin) {
-    use std::os::unix::process::CommandExt;
-    for _ in 0..1000 {
-        std::fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).unwrap();
-        let mut victim = stoppable_command(77).process_group(0).spawn().unwrap();
-        let stdin = victim.stdin.take().unwrap();
-        if victim.id() == pid {
-            return (victim, stdin);
-        }
-        drop(stdin);
-        victim.wait().unwrap();
-    }
-    panic!("could not recycle {pid}");
 }
 
 fn tree(backend: Backend, line: &str) -> Stage {
@@ -240,6 +238,14 @@ fn do_everything_to_a_tree(stage: &Stage, round: usize) {
     }
 }
 
+fn spares_a_victim(mut stage: Stage, round: usize) {
+    let victim = Victim::on(stage.child.id());
+    do_everything_to_a_tree(&stage, round);
+    stage.pids.0.clear(); // which is the victim's by now
+    drop(stage);
+    victim.ends_unharmed();
+}
+
 /// A tree that is over, and a new group with its ID.
 #[test]
 fn a_group_whose_tree_is_over() {
@@ -252,13 +258,7 @@ fn a_group_whose_tree_is_over() {
             }
             stage.stdin = None;
             stage.wait_empty();
-            let (mut victim, stdin) = group_victim(stage.child.id());
-            do_everything_to_a_tree(&stage, round);
-            stage.pids.0.clear(); // which is the victim's by now
-            drop(stage);
-            assert_eq!(victim.try_wait().expect("not reaped"), None, "the victim is dead");
-            drop(stdin);
-            assert_eq!(victim.wait().expect("not reaped").code(), Some(77));
+            spares_a_victim(stage, round);
         }
     });
 }
@@ -272,13 +272,7 @@ fn a_group_whose_leader_was_reaped_elsewhere() {
             let mut stage = tree(backend, "pid read");
             stage.stdin = None;
             linux::reap(stage.child.id());
-            let (mut victim, stdin) = group_victim(stage.child.id());
-            do_everything_to_a_tree(&stage, round);
-            stage.pids.0.clear(); // which is the victim's by now
-            drop(stage);
-            assert_eq!(victim.try_wait().expect("not reaped"), None, "the victim is dead");
-            drop(stdin);
-            assert_eq!(victim.wait().expect("not reaped").code(), Some(77));
+            spares_a_victim(stage, round);
         }
     });
 }
@@ -317,7 +311,7 @@ fn a_group_that_the_guardian_knew() {
         let spawn = |command: &mut Command| SharedChild::spawn(command).unwrap();
         let mut owner = Stage::of(spawn, &mut helper(&line), 1);
         let id: u32 = owner.hear("child ").parse().unwrap();
-        let (mut victim, stdin) = group_victim(id);
+        let victim = Victim::on(id);
         owner.child.kill().unwrap();
         wait(&owner.child);
         // The guardian does what it does at the end of its input, and ends. (It is ours to see: this
@@ -328,8 +322,6 @@ fn a_group_that_the_guardian_knew() {
             });
             linux::children() == [id]
         });
-        assert_eq!(victim.try_wait().expect("not reaped"), None, "the victim is dead");
-        drop(stdin);
-        assert_eq!(victim.wait().expect("not reaped").code(), Some(77));
+        victim.ends_unharmed();
     }
 }
