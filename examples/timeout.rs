@@ -278,7 +278,8 @@ impl Monitor {
                 Event::Received(signal) => self.send(signal),
                 Event::JobControl(signal) => platform::job_control(&self.child, signal),
                 Event::TimeIsUp => {
-                    self.timed_out = true;
+                    // Not if it has ended and only others are left, who are to be killed.
+                    self.timed_out |= matches!(self.child.try_wait(), Ok(None));
                     self.deadline = None;
                     self.kill_is_due = false;
                     self.send(self.signal);

@@ -534,9 +534,15 @@ mod linux {
             assert_eq!(status.signal(), killed, "{options:?} {its_trap} {then}");
             assert_eq!(status.code(), killed.xor(Some(9)).map(|_| 124));
         }
-        let (running, _) = ready(&["1000"], &daemon("", obeys));
-        running.signal(Signal::HUP);
-        assert_eq!(running.finish().status.signal(), Some(Signal::HUP.as_raw()));
+        // The status is that of the command, which has not timed out, whenever the daemon ends.
+        for (options, its_trap) in
+            [(&["1000"][..], ""), (&["-k", ".05", "1000"], "trap \"\" HUP;")]
+        {
+            let (running, _) = ready(options, &daemon(its_trap, obeys));
+            running.signal(Signal::HUP);
+            let status = running.finish().status;
+            assert_eq!(status.signal(), Some(Signal::HUP.as_raw()), "{options:?}");
+        }
     }
 
     #[test]
