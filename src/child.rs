@@ -138,11 +138,18 @@ impl SharedChild {
         &self,
         wait: impl FnOnce(&Leader) -> io::Result<Option<ExitStatus>>,
     ) -> io::Result<Option<ExitStatus>> {
-        let status = wait(self.leader())?;
-        if let (Some(_), Body::Tree(tree)) = (status, &self.body) {
-            tree.told();
+        let status = wait(self.leader());
+        if let Body::Tree(tree) = &self.body {
+            let is_final = match status {
+                Ok(status) => status.is_some(),
+                // Others say nothing of the child.
+                Err(_) => self.notice().is_none(),
+            };
+            if is_final {
+                tree.told();
+            }
         }
-        Ok(status)
+        status
     }
 
     /// The process ID of the child.

@@ -300,13 +300,15 @@ fn a_group_whose_leader_was_waited_for() {
     });
 }
 
-/// The guardian is told that a tree is over before the ID can be another's.
+/// The guardian is told that a tree is over before the ID can be another's; and that somebody else has reaped the
+/// leader, of a tree or a single child.
 #[test]
 fn a_group_that_the_guardian_knew() {
     in_a_namespace!();
-    for _ in 0..rounds(10) {
-        let line = given("owner tree", &parts("exit 0"));
-        let line = [line, parts("wait-for-owned pid read")].concat();
+    let ends = [("tree", "wait-for-owned"), ("tree", "reap-owned"), ("guarded", "reap-owned")];
+    for (kind, end) in ends.into_iter().cycle().take(rounds(12).max(3)) {
+        let line = given(&format!("owner {kind}"), &parts("exit 0"));
+        let line = [line, parts(end), parts("pid read")].concat();
         let line: Vec<&str> = line.iter().map(String::as_str).collect();
         let spawn = |command: &mut Command| SharedChild::spawn(command).unwrap();
         let mut owner = Stage::of(spawn, &mut helper(&line), 1);

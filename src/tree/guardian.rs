@@ -6,7 +6,8 @@
 //! process, which may be large, or knowing its program, which is not ours.
 //!
 //! **What it goes by.** A process group: it is told of it after the spawn, and that it is done before the
-//! leader can be reaped by us. With our death the leader is reaped by init, so if nobody is left in the group
+//! leader can be reaped by us; or when we learn that somebody else has reaped it, which is as soon as somebody waits
+//! for it. With our death the leader is reaped by init, so if nobody is left in the group
 //! its ID is free from then on, and could be handed out again: within the moment until the guardian has
 //! come round to it, and all others first. On Linux the cookie as well, which is no ID of anybody's, and
 //! which it is told *before* the spawn; so there is no moment in which a tree lives unguarded. A
@@ -56,6 +57,7 @@ struct Running {
 #[derive(Debug)]
 pub(super) struct Bond {
     number: u64,
+    group: Option<u32>,
     cookie: String,
     cgroup: Vec<u8>,
     /// What a fork has copied is not its own.
@@ -71,22 +73,26 @@ pub(super) fn watch(cookie: Option<&Cookie>, cgroup: Option<&Path>) -> io::Resul
     let none = || "-".to_owned();
     let bond = Bond {
         number,
+        group: None,
         cookie: cookie.map_or_else(none, Cookie::to_string),
         cgroup: cgroup.map_or(b"-".to_vec(), |path| path.as_os_str().as_bytes().to_vec()),
         process: process::id(),
     };
-    post.charge(number, bond.line(None));
+    post.charge(number, bond.line());
     Ok(bond)
 }
 
 impl Bond {
-    /// And whoever is in this process group.
-    pub(super) fn add_group(&self, group: u32) {
-        POST.get().lock().charge(self.number, self.line(Some(group)));
+    /// And whoever is in this process group, or in none.
+    pub(super) fn set_group(&mut self, group: Option<u32>) {
+        if self.group != group && self.process == process::id() {
+            self.group = group;
+            POST.get().lock().charge(self.number, self.line());
+        }
     }
 
-    fn line(&self, group: Option<u32>) -> Vec<u8> {
-        let group = group.map_or("-".to_owned(), |group| group.to_string());
+    fn line(&self) -> Vec<u8> {
+        let group = self.group.map_or("-".to_owned(), |group| group.to_string());
         let mut line = format!("{} {group} {} ", self.number, self.cookie).into_bytes();
         line.extend_from_slice(&self.cgroup);
         line.push(b'\n');

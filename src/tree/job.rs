@@ -156,6 +156,8 @@ impl Contain for Members {
         self.job.kills_on_close()
     }
 
+    fn leader_is_gone(&self) {}
+
     fn done(&self) {}
 }
 

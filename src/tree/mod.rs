@@ -109,6 +109,9 @@ pub(crate) trait Contain: Send + Sync + Sized + 'static {
     /// Whether somebody must see the tree to its end, though the handle is gone.
     fn outlives_the_handle(&self) -> bool;
 
+    /// The leader's ID can be another's, and others of the tree may be left.
+    fn leader_is_gone(&self);
+
     /// The tree is empty. Comes before the leader's ID can be another's.
     fn done(&self);
 }
@@ -365,26 +368,23 @@ impl Tree {
         self.done.load(Ordering::Acquire)
     }
 
-    /// The leader's status has been told. For a single child that is the end.
+    /// The leader's status has been told, or is lost. For a single child that is the end.
     pub(crate) fn told(&self) {
         if !self.public {
             self.finish();
+        } else if self.leader.notice().is_none() {
+            self.members.leader_is_gone();
         }
     }
 
     /// Blocks until nobody is left, as far as that can be told; or until the deadline (`false`).
     fn see_to_the_end(&self, deadline: Option<Instant>) -> bool {
-        if self.public {
-            if let Ok(ended) = self.wait_empty(deadline) {
-                return ended;
-            }
-        }
         // An error means that it is gone, and we cannot say how.
-        let ended = !matches!(self.leader.wait(deadline), Ok(None));
-        if ended {
-            self.told();
+        if let Ok(None) = self.leader.wait(deadline) {
+            return false;
         }
-        ended
+        self.told();
+        !self.public || self.wait_empty(deadline).unwrap_or(true)
     }
 
     /// Nobody is left. The order matters: whoever goes by the leader's ID is told first.

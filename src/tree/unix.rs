@@ -54,7 +54,7 @@ pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawne
     // What a single child starts is its own business.
     let is_marked = is_tree && cgroup.is_none() && processes::READS_ENVIRONMENTS;
     let cookie = Some(cookie).filter(|_| is_marked);
-    let bond = if wanted.kill_with_parent {
+    let mut bond = if wanted.kill_with_parent {
         Some(guardian::watch(cookie.as_ref(), cgroup.as_ref().map(Cgroup::directory))?)
     } else {
         None
@@ -73,8 +73,8 @@ pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawne
         Some(cgroup) => By::Cgroup(cgroup),
         None => By::Group(Group::new(child.id(), cookie, since)),
     };
-    if let (By::Group(_), Some(bond)) = (&by, &bond) {
-        bond.add_group(child.id());
+    if let (By::Group(_), Some(bond)) = (&by, &mut bond) {
+        bond.set_group(Some(child.id()));
     }
     Ok(Spawned {
         child,
@@ -152,6 +152,12 @@ impl Contain for Members {
 
     fn outlives_the_handle(&self) -> bool {
         self.bond.lock().is_some()
+    }
+
+    fn leader_is_gone(&self) {
+        if let Some(bond) = &mut *self.bond.lock() {
+            bond.set_group(None);
+        }
     }
 
     fn done(&self) {

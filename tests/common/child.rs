@@ -89,6 +89,14 @@ fn play(mut arguments: impl Iterator<Item = String>) {
                     );
                 }
             }
+            // Reaps them behind the library's back, which then learns of it.
+            #[cfg(unix)]
+            "reap-owned" => {
+                for child in owned.iter() {
+                    unix::reap(child.id());
+                    let _ = child.wait();
+                }
+            }
             // Until there is such a file.
             "await" => {
                 let path = argument();
@@ -284,6 +292,12 @@ mod unix {
             libc::setrlimit(libc::RLIMIT_CORE, &raw const none);
             libc::kill(libc::getpid(), signal);
         }
+    }
+
+    pub(crate) fn reap(child: u32) {
+        // SAFETY: no status is asked for.
+        let reaped = unsafe { libc::waitpid(child as libc::pid_t, std::ptr::null_mut(), 0) };
+        assert_eq!(reaped, child as libc::pid_t, "waitpid: {}", std::io::Error::last_os_error());
     }
 
     pub(crate) fn setsid() {
