@@ -248,10 +248,8 @@ fn another_guardian() {
 #[test]
 fn the_guardian_is_not_in_the_group_that_is_killed() {
     watchdog!();
-    let line = [given("owner tree", &parts("pid read")), parts("own-group read")];
-    let mut line = line.concat();
-    line.splice(0..0, parts("own-group"));
-    let parent = parent(&[line], 1);
+    let line = [parts("own-group"), given("owner tree", &parts("pid read")), parts("read")];
+    let parent = parent(&line, 1);
     let guardian = guardian_of(&parent);
     let group = linux::pid_t(parent.child.id());
     for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGKILL] {
