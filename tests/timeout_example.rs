@@ -535,8 +535,7 @@ mod linux {
             assert_eq!(status.code(), killed.xor(Some(9)).map(|_| 124));
         }
         // The status is that of the command, which has not timed out, whenever the daemon ends.
-        for (options, its_trap) in
-            [(&["1000"][..], ""), (&["-k", ".05", "1000"], "trap \"\" HUP;")]
+        for (options, its_trap) in [(&["1000"][..], ""), (&["-k", ".05", "1000"], "trap \"\" HUP;")]
         {
             let (running, _) = ready(options, &daemon(its_trap, obeys));
             running.signal(Signal::HUP);

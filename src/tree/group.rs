@@ -452,7 +452,8 @@ impl Group {
             members.insert(self.id, None);
         }
         let others = census.others.iter().copied();
-        let mut rest: Vec<Other> = others.filter(|other| !members.contains_key(&other.id)).collect();
+        let mut rest: Vec<Other> =
+            others.filter(|other| !members.contains_key(&other.id)).collect();
         let mut first = true;
         // A parent comes before its children, however the list is ordered.
         loop {
