@@ -112,9 +112,9 @@ impl SpawnOptions {
 
     /// Kills the child, or the whole tree if it is one, when this process dies, by whatever cause.
     ///
-    /// That includes SIGKILL and a crash; it does not include a call of `exec`. It is in force for as long as
-    /// the child or the tree lives, also after the handle was dropped; a thread then sees to it, other than
-    /// for a single child on Linux.
+    /// That includes SIGKILL and a crash; and on Unix a call of `exec`, after which nobody knows of the child any more.
+    /// It is in force for as long as the child or the tree lives, also after the handle was dropped; a thread then
+    /// sees to it, other than for a single child on Linux.
     ///
     /// # Platforms
     ///

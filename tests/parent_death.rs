@@ -167,6 +167,25 @@ fn the_death_of_a_thread_is_not_the_parents() {
     all_die(&parent);
 }
 
+/// To what is tied, an exec is a death: threads and descriptors are gone.
+#[test]
+fn an_exec_of_the_parent() {
+    watchdog!();
+    for kind in [&["alone"], &tree_kinds(function_name!())[..]].concat() {
+        let line = [
+            given(&format!("owner {kind}"), &parts("pid sleep")),
+            parts("hear exec-steadily 1 read"),
+        ];
+        let mut parent = parent(&line, 1);
+        std::io::Write::write_all(parent.stdin.as_mut().unwrap(), b"now\n").unwrap();
+        parent.until_nobody_is_left();
+        until("the guardian is gone", || guardian_of(&parent).is_empty());
+        assert!(linux::is_alive(parent.child.id()));
+        parent.stdin = None;
+        wait(&parent.child);
+    }
+}
+
 /// The handle is gone; the tie is not.
 #[test]
 fn after_a_drop() {

@@ -54,7 +54,6 @@ struct Running {
 }
 
 /// What the guardian kills, until this is dropped.
-#[derive(Debug)]
 pub(super) struct Bond {
     number: u64,
     group: Option<u32>,

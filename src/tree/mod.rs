@@ -275,7 +275,8 @@ impl Tree {
     ///
     /// Looks at least once. Blocks in the kernel for as long as somebody is there to be waited for; where the
     /// system cannot do that (Linux without pidfds, some processes of other users), it polls, slower and
-    /// slower, up to 50 times a second.
+    /// slower, up to 50 times a second. On Linux without a cgroup a look takes seconds, past the deadline, while
+    /// some process is stuck in the middle of an exec, since it cannot be told whether that is a member.
     ///
     /// # Errors
     ///
