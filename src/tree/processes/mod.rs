@@ -3,7 +3,7 @@
 //! Each offers the same:
 //!
 //! - `usable`: whether this system lists processes, here and now.
-//! - `READS_ENVIRONMENTS`: whether it shows their environment.
+//! - `READS_ENVIRONMENTS`: whether it shows their environment; and `carries`: whether a cookie is in one.
 //! - `census`: who is in a group, and who else there is. Raw: by the time that it is read it may be wrong.
 //! - `newest` and `census_of_new`: the same, faster, of those who are new. Where IDs are handed out in turn.
 //! - `Held`: one process, held so that it is not mistaken for the next owner of its ID. The pattern of
