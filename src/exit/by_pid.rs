@@ -1,10 +1,11 @@
 //! Asking about a child, signalling it and reaping it by its process ID.
 //!
-//! A process ID is the child's own until the child is reaped. Everything here is therefore called
-//! before our own reap and, because somebody else may have reaped the child, after asking its
-//! [`Identity`](super::identity::Identity). What is left is the moment between that question and the
-//! system call: a foreign reaper, and a new process on the same ID, both within it. Only a pidfd
-//! closes it, which is why Linux prefers that.
+//! A process ID is the child's own until the child is reaped. Everything here is therefore called before
+//! our own reap. And because somebody else may have reaped the child, its
+//! [`Identity`](super::identity::Identity) is asked: after what only looks, since who has the ID still, had
+//! it then; and before a signal or a reap. What is left there is the moment between that question and the
+//! system call: a foreign reaper, and a new process on the same ID, both within it. Only a pidfd closes it,
+//! which is why Linux prefers that.
 
 use super::Look;
 use crate::backoff::Backoff;

@@ -32,15 +32,14 @@ pub(super) use unknown::Identity;
 ///
 /// An error means that there is no `waitid` (a sandbox), and that nobody else is known to have reaped.
 pub(super) fn look(identity: Option<&Identity>, pid: Pid) -> io::Result<Look> {
-    match identity.map(Identity::check) {
-        Some(Same::No) => Ok(Look::ReapedElsewhere),
-        Some(Same::Yes) => match by_pid::look(pid)? {
-            // There it is, and is not to be waited for: on some systems a debugger that has attached to
-            // it is its parent meanwhile, and gives it back. Or somebody else's reap is not through yet.
-            Look::ReapedElsewhere => Ok(Look::Running),
-            look => Ok(look),
-        },
-        Some(Same::Unknown) | None => by_pid::look(pid),
+    let seen = by_pid::look(pid);
+    // Asked after, and not before: who has the ID still, had it when this was seen.
+    match (identity.map(Identity::check), &seen) {
+        (Some(Same::No), _) => Ok(Look::ReapedElsewhere),
+        // There it is, and is not to be waited for: on some systems a debugger that has attached to it is
+        // its parent meanwhile, and gives it back. Or somebody else's reap is not through yet.
+        (Some(Same::Yes), Ok(Look::ReapedElsewhere)) => Ok(Look::Running),
+        _ => seen,
     }
 }
 
@@ -85,9 +84,12 @@ mod proc {
         }
 
         pub(in super::super) fn check(&self) -> Same {
-            if exists(&self.directory, "stat") {
+            let is_there = || exists(&self.directory, "stat");
+            let is_taken = || exists(CWD, &format!("{}/stat", path(self.pid)));
+            if is_there() {
                 Same::Yes
-            } else if exists(CWD, &format!("{}/stat", path(self.pid))) {
+            } else if is_taken() && !is_there() {
+                // (Asked again: it may have been hidden, as below, and not be so any more.)
                 Same::No
             } else {
                 // Reaped, and the ID is free; or hidden (`hidepid`, and the child has changed its
