@@ -133,23 +133,25 @@ impl SharedChild {
         }
     }
 
-    /// A wait, of whatever kind, and what is due once the status has been told.
+    /// A wait, of whatever kind, and what is due once the child's end is known.
     fn waited(
         &self,
         wait: impl FnOnce(&Leader) -> io::Result<Option<ExitStatus>>,
     ) -> io::Result<Option<ExitStatus>> {
-        let status = wait(self.leader());
-        if let Body::Tree(tree) = &self.body {
-            let is_final = match status {
-                Ok(status) => status.is_some(),
-                // Others say nothing of the child.
-                Err(_) => self.notice().is_none(),
-            };
-            if is_final {
-                tree.told();
-            }
+        let answer = wait(self.leader());
+        if let (true, Body::Tree(tree)) = (self.is_final(&answer), &self.body) {
+            tree.told();
         }
-        status
+        answer
+    }
+
+    /// Whether that is the last word: a status, or that it is lost.
+    fn is_final(&self, answer: &io::Result<Option<ExitStatus>>) -> bool {
+        match answer {
+            Ok(status) => status.is_some(),
+            // While there is something to wait for, an error says nothing of the child.
+            Err(_) => self.notice().is_none(),
+        }
     }
 
     /// The process ID of the child.
@@ -335,11 +337,9 @@ impl SharedChild {
     /// # }
     /// ```
     pub fn usage(&self) -> io::Result<Option<Usage>> {
-        match self.try_wait() {
-            Ok(None) => return Ok(None),
-            // One that says nothing of the child. (If somebody else has reaped it, that is remembered.)
-            Err(error) if self.notice().is_some() => return Err(error),
-            Ok(Some(_)) | Err(_) => {}
+        let answer = self.try_wait();
+        if !self.is_final(&answer) {
+            return answer.map(|_| None);
         }
         let own = self.leader().usage();
         Ok(self.tree().and_then(Tree::usage).or(own))
@@ -484,8 +484,7 @@ impl SharedChild {
     pub(crate) fn is_known_to_be_gone(&self) -> bool {
         match self.tree() {
             Some(tree) => tree.is_done(),
-            // (An error means that it is gone, and we cannot say how.)
-            None => !matches!(self.waited(Leader::try_wait), Ok(None)),
+            None => self.is_final(&self.try_wait()),
         }
     }
 

@@ -305,8 +305,14 @@ fn a_group_whose_leader_was_waited_for() {
 #[test]
 fn a_group_that_the_guardian_knew() {
     in_a_namespace!();
-    let ends = [("tree", "wait-for-owned"), ("tree", "reap-owned"), ("guarded", "reap-owned")];
-    for (kind, end) in ends.into_iter().cycle().take(rounds(12).max(3)) {
+    let ends = [
+        ("tree", "wait-for-owned"),
+        ("tree", "reap-owned"),
+        ("guarded", "reap-owned"),
+        // Of which the status is lost.
+        ("guarded-fallback", "reap-owned"),
+    ];
+    for (kind, end) in ends.into_iter().cycle().take(rounds(12).max(4)) {
         let line = given(&format!("owner {kind}"), &parts("exit 0"));
         let line = [line, parts(end), parts("pid read")].concat();
         let line: Vec<&str> = line.iter().map(String::as_str).collect();

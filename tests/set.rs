@@ -1199,6 +1199,23 @@ mod linux_only {
         drop(full);
     }
 
+    /// Nobody can be looked at, and that is no reason to take them for gone.
+    #[test]
+    fn no_wait_of_any_kind() {
+        alone!();
+        watchdog!();
+        deny(&[
+            Deny::always(libc::SYS_waitid, libc::EPERM),
+            Deny::always(libc::SYS_wait4, libc::EPERM),
+        ]);
+        on_every_backend(|backend| {
+            let (set, child) = (ChildSet::new(), Arc::new(sleeper(backend)));
+            set.insert((), Arc::clone(&child));
+            set.kill_all().unwrap();
+            until("it is dead", || linux::is_zombie(child.id()));
+        });
+    }
+
     #[test]
     fn no_threads() {
         alone!();

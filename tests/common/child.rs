@@ -3,6 +3,7 @@
 //! `shared_child_test_child [PART [ARGUMENT]]…` plays the parts one after the other, and exits with 0
 //! unless a part says otherwise. Nothing it does outlives ten minutes.
 
+use shared_child::seam::Backend;
 use shared_child::{SharedChild, SpawnOptions};
 use std::io::{Read, Write};
 use std::process::Command;
@@ -185,7 +186,8 @@ fn own(kind: &str, command: &mut Command) -> SharedChild {
             scope.spawn(|| options.spawn(command)).join().expect("no panic").expect("to spawn")
         });
     }
-    options.spawn(command).expect("to spawn")
+    let backend = Backend::ALL[usize::from(kind.contains("fallback"))];
+    backend.spawn_with(&options, command).expect("to spawn")
 }
 
 fn say(line: &str) {
