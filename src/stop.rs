@@ -89,7 +89,7 @@ pub(crate) fn stop_all(children: &[Arc<SharedChild>], grace: Duration) -> io::Re
         }
     }
     // Where the system does not tell who is in a tree, what a leader that has ended has left is killed now.
-    kill_each(children).and(result)
+    result.and(kill_each(children))
 }
 
 /// Kills whoever is left of each. The first error is told when all have been killed that can be.
