@@ -493,7 +493,7 @@ impl SharedChild {
         match self.tree() {
             _ if !self.can_be_asked => Ok(false),
             Some(tree) => tree.ask(ask),
-            None => exit::ask(self.leader(), self.id, ask),
+            None => exit::ask(self.leader(), ask),
         }
     }
 

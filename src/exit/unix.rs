@@ -47,7 +47,7 @@ impl Ask {
 pub(crate) const ASKS_ANYBODY: bool = true;
 
 /// Asks one child. Says whether it can have been asked.
-pub(crate) fn ask(child: &Lifecycle<Child, Notice>, _: u32, ask: Ask) -> io::Result<bool> {
+pub(crate) fn ask(child: &Lifecycle<Child, Notice>, ask: Ask) -> io::Result<bool> {
     for signal in ask.signals() {
         child.signal(|notice| notice.signal(signal))?;
     }

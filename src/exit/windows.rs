@@ -71,8 +71,8 @@ pub(crate) const ASKS_ANYBODY: bool = false;
 ///
 /// Not under the child's lock, since it is the console's own process that answers. The ID is the child's also if
 /// it has exited: its handle is open for as long as it is borrowed here.
-pub(crate) fn ask(_: &Lifecycle<Child, Notice>, id: u32, ask: Ask) -> io::Result<bool> {
-    Ok(ask.send(id))
+pub(crate) fn ask(child: &Lifecycle<Child, Notice>, ask: Ask) -> io::Result<bool> {
+    Ok(ask.send(child.with_child(|child| child.id())))
 }
 
 /// The process handle, which belongs to std's `Child`.
@@ -99,14 +99,6 @@ impl Notice {
         Opened::Unreaped(Self { process: child.as_raw_handle(), longest_wait })
     }
 
-    /// Blocks until any process has exited, or until the deadline (`false`). Looks at least once.
-    pub(crate) fn wait_for(
-        process: BorrowedHandle<'_>,
-        deadline: Option<Instant>,
-    ) -> io::Result<bool> {
-        wait(process, deadline, LONGEST_WAIT)
-    }
-
     /// What is signalled by the exit.
     pub(crate) fn descriptor(&self) -> Option<BorrowedHandle<'_>> {
         Some(self.process())
@@ -116,14 +108,6 @@ impl Notice {
         // SAFETY: the handle is open (see `open`).
         unsafe { BorrowedHandle::borrow_raw(self.process) }
     }
-}
-
-fn wait(
-    process: BorrowedHandle<'_>,
-    deadline: Option<Instant>,
-    longest_wait: u32,
-) -> io::Result<bool> {
-    wait_until(deadline, longest_wait, |millis| is_signalled_within(&[process], millis))
 }
 
 /// Blocks until one of these is signalled, or until the deadline (`false`). Looks at least once.
@@ -173,7 +157,8 @@ fn is_signalled_within(handles: &[BorrowedHandle<'_>], millis: u32) -> io::Resul
 
 impl Exit for Notice {
     fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
-        wait(self.process(), deadline, self.longest_wait)
+        let process = [self.process()];
+        wait_until(deadline, self.longest_wait, |millis| is_signalled_within(&process, millis))
     }
 
     fn look(&self, usage: &mut Option<Box<Usage>>) -> io::Result<Look> {

@@ -18,7 +18,7 @@
 
 use super::{Contain, Containment, Leader, Mechanism, Spawned, Wanted};
 use crate::backoff::Backoff;
-use crate::exit::{Ask, Notice};
+use crate::exit::{Ask, is_signalled, wait_for_any};
 use crate::usage::Usage;
 use std::ffi::c_void;
 use std::io;
@@ -127,7 +127,7 @@ impl Contain for Members {
             let goes_on = match members.find(lives) {
                 Some(member) => {
                     pause = Backoff::new();
-                    Notice::wait_for(member.as_handle(), deadline)?
+                    wait_for_any(&[member.as_handle()], deadline)?
                 }
                 // Those who are left cannot be opened, or have exited and are counted still.
                 None => pause.sleep(deadline),
@@ -327,7 +327,7 @@ impl Drop for Job {
 }
 
 fn lives(process: &OwnedHandle) -> bool {
-    Notice::wait_for(process.as_handle(), Some(Instant::now())).is_ok_and(|exited| !exited)
+    is_signalled(process.as_handle()).is_ok_and(|exited| !exited)
 }
 
 /// Lets go of a child that was created suspended.
