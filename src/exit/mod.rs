@@ -34,9 +34,10 @@ pub(crate) mod thread;
 mod unix;
 mod usage;
 #[cfg(unix)]
+pub use unix::Backend;
+#[cfg(unix)]
 pub(crate) use unix::{
-    ASKS_ANYBODY, Ask, Backend, Notice, ask, reaped_elsewhere, spawn_helper, spawn_thread,
-    time_left,
+    ASKS_ANYBODY, Ask, Notice, ask, reaped_elsewhere, spawn_helper, spawn_thread, time_left,
 };
 
 // For those that are not children, where the system lists them.
@@ -58,10 +59,10 @@ pub(crate) use {
 };
 
 #[cfg(unix)]
-pub(crate) use crate::watcher::{busy, sweep};
+pub(crate) use crate::watcher::sweep;
 pub(crate) use per_process::PerProcess;
 
-// How many children are heard of. On Windows nobody need hear of them but by these features.
+// What hears of many children. On Windows nothing need hear of them but by these features.
 #[cfg(any(unix, feature = "set", feature = "async"))]
 pub(crate) use port::Port;
 #[cfg(unix)]
@@ -144,9 +145,11 @@ pub(crate) use no_descriptor::{NoDescriptor as Descriptor, NoWatch as Watch};
 #[cfg(windows)]
 mod windows;
 #[cfg(windows)]
+pub use windows::Backend;
+#[cfg(windows)]
 pub(crate) use windows::{
-    ASKS_ANYBODY, Ask, Backend, Notice, ask, busy, is_signalled, reaped_elsewhere, spawn_helper,
-    sweep, wait_for_any,
+    ASKS_ANYBODY, Ask, Notice, ask, is_signalled, reaped_elsewhere, spawn_helper, sweep,
+    wait_for_any,
 };
 
 /// How the exit of one child is noticed, without reaping it.

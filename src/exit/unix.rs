@@ -19,14 +19,16 @@ use std::time::Instant;
 
 /// Which mechanism a child is to be served by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Backend {
+pub enum Backend {
     /// A descriptor if there is one to be had, else the helper thread.
     Best,
+    /// The helper thread.
     Thread,
 }
 
 impl Backend {
-    pub(crate) const ALL: &[Self] = &[Self::Best, Self::Thread];
+    /// All that this system has, the one that is used by default first.
+    pub const ALL: &[Self] = &[Self::Best, Self::Thread];
 }
 
 /// How to ask a process to end: by this signal, and SIGCONT after it, since a stopped process does

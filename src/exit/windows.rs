@@ -25,7 +25,8 @@ use windows_sys::Win32::System::Threading::{
 
 /// How a child is to be served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Backend {
+pub enum Backend {
+    /// As well as can be.
     Best,
     /// With no single wait longer than a few milliseconds, to show that waits longer than the
     /// longest one (49.7 days) are put together rightly.
@@ -33,7 +34,8 @@ pub(crate) enum Backend {
 }
 
 impl Backend {
-    pub(crate) const ALL: &[Self] = &[Self::Best, Self::ShortWaits];
+    /// All that there are, the one that is used by default first.
+    pub const ALL: &[Self] = &[Self::Best, Self::ShortWaits];
 }
 
 /// As long as a single wait can be.
@@ -200,11 +202,6 @@ pub(crate) fn reaped_elsewhere(id: u32) -> io::Error {
 
 /// Nothing is ever left to be done.
 pub(crate) fn sweep() {}
-
-/// There is no background reaper that could be at work.
-pub(crate) fn busy<T>(run: impl FnOnce() -> T) -> T {
-    run()
-}
 
 /// Starts one of our own threads, which makes system calls, and little more.
 pub(crate) fn spawn_helper(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
