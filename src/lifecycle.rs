@@ -113,9 +113,8 @@ impl<C: Reap, E: Exit> Lifecycle<C, E> {
 
     /// The process ID is not needed any more. Reaps the child if it has exited.
     pub(crate) fn unpin(&self) {
-        let mut state = self.0.lock();
-        if std::mem::take(&mut state.pinned) {
-            drop(state);
+        let was_pinned = std::mem::take(&mut self.0.lock().pinned);
+        if was_pinned {
             // Whatever is wrong, the next to wait is told.
             let _ = self.try_wait();
         }
