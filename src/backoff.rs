@@ -1,4 +1,4 @@
-//! Pauses for the few cases in which there is nothing to block on.
+//! Pauses for where there is nothing to block on.
 
 use std::time::{Duration, Instant};
 
@@ -7,9 +7,10 @@ pub(crate) const LONGEST: Duration = Duration::from_millis(20);
 
 /// Sleeps that double from 50 µs to 20 ms.
 ///
-/// Three cases need it, all of them rare: an exit that is noticed before the child can be reaped (a
-/// zombie that is still held by its tracer, or a process in its last steps on a BSD), a reap by
-/// somebody else that the kernel has not finished, and a helper thread that could not be started.
+/// A wait needs them in three cases, all of them rare: an exit that is noticed before the child can be reaped (a
+/// zombie that is still held by its tracer, or a process in its last steps on a BSD), a reap by somebody else that
+/// the kernel has not finished, and a helper thread that could not be started. Others need them as well, for what
+/// nobody could be had to tell of: each says so where it does.
 #[derive(Debug)]
 pub(crate) struct Backoff(Duration);
 

@@ -271,7 +271,8 @@ impl SharedChild {
     ///
     /// It never says `None` of a child that has exited, also while other threads are waiting. (A
     /// debugger that is attached to the child sees its end first; until it lets go, the system shows
-    /// that to nobody else.)
+    /// that to nobody else. And while another part of the program reaps the child, for an instant, nobody is shown
+    /// anything.)
     ///
     /// # Errors
     ///
@@ -414,7 +415,7 @@ impl SharedChild {
     /// # Platforms
     ///
     /// - **Unix**: SIGTERM, and SIGCONT after it, since a stopped process does nothing; then SIGKILL.
-    ///   `unix::SharedChildExt::stop_with` takes another signal.
+    ///   `SharedChild::stop_with` takes another signal.
     /// - **Windows**: CTRL_BREAK, which only a child with a console group of its own can be sent (as the leader of
     ///   a tree is, or one with the flag `CREATE_NEW_PROCESS_GROUP`), and only over a console that it
     ///   shares with this process. Where that cannot be, it is killed at once.

@@ -10,7 +10,7 @@
 //! | child | registering | the descriptor | reaping by ID |
 //! |---|---|---|---|
 //! | runs | succeeds | not readable | not yet |
-//! | in its last steps | macOS: ESRCH; others fire at once | readable | not yet, then a zombie: the caller looks again |
+//! | in its last steps | FreeBSD and DragonFly fire at once; others: ESRCH | readable | not yet, then a zombie: the caller looks again |
 //! | zombie | the same | readable | its status |
 //! | zombie that a debugger holds | the same | readable | ECHILD, and yet there by its [`Identity`]: the caller looks again |
 //! | reaped elsewhere, ID free | ESRCH | readable | ECHILD: [`Kqueue::recover`] |

@@ -179,7 +179,7 @@ fn known(seconds: impl Into<i64>, rest: impl Into<i64>) -> Option<i64> {
 
 /// Reads into `value`, which has room for `size` bytes, or is null; and says how many there are.
 fn sysctl(name: &[c_int], value: *mut c_void, size: &mut usize) -> io::Result<()> {
-    // SAFETY: `name` has the length that is told, `value` has room as both callers see to, and nothing is
+    // SAFETY: `name` has the length that is told, `value` has room as the callers see to, and nothing is
     // to be set.
     let result = unsafe {
         libc::sysctl(name.as_ptr(), name.len() as c_uint, value, &raw mut *size, null(), 0)
