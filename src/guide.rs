@@ -3,6 +3,7 @@
 //! - [`cookbook`]: recipes for common tasks.
 //! - [`migration`]: coming from shared_child 1.1, `std::process::Child`, duct, wait-timeout, process-wrap or tokio.
 //! - [`traps`]: what goes wrong around child processes, why, and who sees to it.
+//! - [`costs`]: what it takes, beside std and other crates, and where those take less.
 //! - [`guarantees`]: what serves on which platform, and what that can and cannot promise.
 //!
 //! They are part of the documentation alone: in code there is no such module.
@@ -13,9 +14,8 @@ use crate::*;
 
 /// A page, with the targets of links to what is not everywhere.
 macro_rules! page {
-    ($name:ident, $text:literal) => {
-        #[doc = include_str!($text)]
-        #[doc = ""]
+    ($name:ident, $($part:literal),+) => {
+        $(#[doc = include_str!($part)] #[doc = ""])+
         #[cfg_attr(feature = "set", doc = "[`ChildSet`]: crate::ChildSet")]
         #[cfg_attr(not(feature = "set"), doc = at_docs_rs!("`ChildSet`", "struct.ChildSet.html"))]
         #[cfg_attr(feature = "async", doc = "[`exited`]: crate::SharedChild::exited")]
@@ -67,6 +67,17 @@ macro_rules! at_docs_rs {
 }
 
 page!(cookbook, "../guide/cookbook.md");
+page!(
+    costs,
+    "../guide/costs.md",
+    "../plots/spawn.svg",
+    "../plots/waiters.svg",
+    "../plots/idle.svg",
+    "../plots/children.svg",
+    "../plots/trees.svg",
+    "../plots/capture.svg",
+    "../plots/heap.svg"
+);
 page!(guarantees, "../guide/guarantees.md");
 page!(migration, "../guide/migration.md");
 page!(traps, "../guide/traps.md");

@@ -40,7 +40,7 @@ fn panel(canvas: &Canvas<'_>, row: &Row, top: i32) -> Result<()> {
     let shown: Vec<f64> = row.figures.iter().flat_map(|it| [it.median, last(it)]).collect();
     let scale = Scale::of_bars(&shown, MARGIN + NAMES, WIDTH - MARGIN - AFTER);
     let how = if scale.is_log() { ", logarithmic" } else { "" };
-    let what = if row.is_latency { "; thin: up to the 95th percentile" } else { "" };
+    let what = if row.is_latency { "; thin: up to 95 %" } else { "" };
     let title = format!("{} ({}{how}; less is better{what})", row.name, row.unit);
     canvas.text(&title, (MARGIN, top + TITLE / 2 - 2), Text { bold: true, ..Text::default() })?;
 

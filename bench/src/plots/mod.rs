@@ -26,7 +26,7 @@ struct Plot {
     rows: fn(&Row) -> bool,
 }
 
-const PLOTS: [Plot; 6] = [
+const PLOTS: [Plot; 7] = [
     Plot {
         file: "spawn.svg",
         title: "Run a program that does nothing, and hear of its end",
@@ -44,6 +44,12 @@ const PLOTS: [Plot; 6] = [
         title: "CPU time of an exit, when so many children that are waited for exit at once",
         kind: Kind::Curve { along: "children" },
         rows: |row| row.is_one_of(&["set"]) && row.at.is_some(),
+    },
+    Plot {
+        file: "trees.svg",
+        title: "Spawn a tree, and kill one",
+        kind: Kind::Bars,
+        rows: |row| row.is_one_of(&["tree_spawn", "tree_kill", "cgroup_kill"]),
     },
     Plot {
         file: "capture.svg",
@@ -109,7 +115,8 @@ mod tests {
 
     #[test]
     fn every_plot_is_drawn_and_the_same_again() {
-        let bars = ["spawn", "timed", "wake", "capture", "heap", "idle"].map(|it| row(it, None));
+        let bars = ["spawn", "timed", "wake", "capture", "heap", "idle", "tree_kill"]
+            .map(|it| row(it, None));
         let curves = ["waiters", "set"].map(|it| [row(it, Some(10)), row(it, Some(1000))]);
         let rows = [bars.to_vec(), curves.concat()].concat();
         let machine = json!({ "cpu": "a CPU", "cores": 2, "kernel": "6", "rustc": "rustc" });
