@@ -401,8 +401,7 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
     /// # }
     /// ```
     pub fn kill_all(&self) -> io::Result<()> {
-        let children: Vec<_> = self.iter().map(|(_, child)| child).collect();
-        stop::kill_each(&children)
+        stop::kill_each(&self.children())
     }
 
     /// [Stops](SharedChild::stop) all children that are in the set, all at the same time: asks each to end, waits for up
@@ -433,8 +432,11 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
     /// # }
     /// ```
     pub fn stop_all(&self, grace: Duration) -> io::Result<()> {
-        let children: Vec<_> = self.iter().map(|(_, child)| child).collect();
-        stop::stop_all(&children, grace)
+        stop::stop_all(&self.children(), grace)
+    }
+
+    fn children(&self) -> Vec<Arc<SharedChild>> {
+        self.members.lock().by_token.values().map(|member| Arc::clone(&member.child)).collect()
     }
 
     fn next(&self, deadline: Option<Instant>) -> Option<Finished<K>> {
