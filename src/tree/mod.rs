@@ -190,7 +190,13 @@ impl Tree {
         if members.pins_the_leader() {
             leader.pin();
         }
-        Self { leader, members, public, done: AtomicBool::new(false) }
+        let is_gone = leader.notice().is_none();
+        let tree = Self { leader, members, public, done: AtomicBool::new(false) };
+        // Where only a reap tells of an exit, or somebody else was quicker.
+        if is_gone {
+            tree.told();
+        }
+        tree
     }
 
     pub(crate) fn leader(&self) -> &Leader {

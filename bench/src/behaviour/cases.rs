@@ -48,7 +48,7 @@ pub(crate) fn all<C: Contender>() -> Vec<Case> {
         ),
         case("spawn_emfile", "a spawn when no descriptor is left", descriptors::spawn::<C>),
         case("wait_emfile", "a timed wait when no descriptor is left", descriptors::wait::<C>),
-        case("idle_emfile", "the cost of 2 s in one", descriptors::idle::<C>),
+        case("idle_emfile", "the cost of 2 s in such a wait", descriptors::idle::<C>),
         case("apart", "a kill while another thread waits", ends::apart::<C>),
         case(
             "time_out",
