@@ -4,12 +4,12 @@
 //! variable with a list of cookies, the outermost tree's first, so that a tree within a tree has both. Not a variable
 //! each: std cannot forget that a command once mentioned one, and a command may be spawned a million times.
 
+use crate::sync::Count;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process::{self, Command};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 const VARIABLE: &str = "SHARED_CHILD_TREE";
 const SEPARATOR: u8 = b',';
@@ -20,8 +20,8 @@ pub(super) struct Cookie(String);
 
 impl Cookie {
     pub(super) fn new() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        static COUNT: Count = Count::new();
+        let number = COUNT.next();
         // Keyed at random, from the operating system.
         let random = RandomState::new().hash_one(number);
         Self(format!("{:x}-{number:x}-{random:016x}", process::id()))

@@ -20,13 +20,12 @@ pub(crate) mod tasks;
 pub(crate) use orphans::{adopt, busy, sweep};
 
 use crate::exit::{Notice, PerProcess, Port, Registration, spawn_thread};
-use crate::sync::Arc;
+use crate::sync::{Arc, Count};
 use orphans::Stranded;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -207,8 +206,8 @@ struct Over;
 /// The next number, of those who are watched and those who are to be woken. The child of a fork counts on: what it has
 /// copied is about numbers that nobody else gets, when it is dropped there.
 fn next_number() -> u64 {
-    static LAST: AtomicU64 = AtomicU64::new(0);
-    LAST.fetch_add(1, Ordering::Relaxed) + 1
+    static COUNT: Count = Count::new();
+    COUNT.next()
 }
 
 fn address(notice: &Arc<Notice>) -> usize {
