@@ -319,13 +319,23 @@ impl SharedChild {
         // (Of errors see `stop`.)
         if !self.is_gone_by(Some(Instant::now())).unwrap_or(false) {
             let deadline = stop::begin(self, Ask::DEFAULT, grace);
-            let _ = self.gone_by(deadline).await;
+            if self.gone_by(deadline).await.is_err() {
+                let _ = self.exited_by(deadline).await;
+            }
         }
         if !self.is_known_to_be_gone() {
             self.kill_all()?;
             self.gone_by(Instant::now().checked_add(DYING)).await?;
         }
         self.exited().await
+    }
+
+    /// Waits until the child has exited, or until then.
+    async fn exited_by(&self, deadline: Option<Instant>) -> io::Result<()> {
+        match deadline {
+            Some(deadline) => self.exited_deadline(deadline).await.map(drop),
+            None => self.exited().await.map(drop),
+        }
     }
 
     /// Waits until all that is to be stopped has ended, or until then.
@@ -337,10 +347,7 @@ impl SharedChild {
                 break;
             }
             if self.try_wait()?.is_none() {
-                match deadline {
-                    Some(deadline) => drop(self.exited_deadline(deadline).await?),
-                    None => drop(self.exited().await?),
-                }
+                self.exited_by(deadline).await?;
                 continue;
             }
             // The leader has ended, and others of the tree have not. Nobody tells of their end.

@@ -48,13 +48,23 @@ impl Stopping {
 
 /// Stops it, and waits for that.
 pub(crate) fn stop(child: &SharedChild, ask: Ask, grace: Duration) -> io::Result<ExitStatus> {
-    // A look at a tree may fail, for want of a descriptor, say. Then it is killed, which tells.
+    // A look at a tree may fail, for want of a descriptor, say. Then it is asked all the same, and killed, which tells.
     if !child.is_gone_by(Some(Instant::now())).unwrap_or(false) {
         let deadline = begin(child, ask, grace);
-        let _ = child.is_gone_by(deadline);
+        is_seen_to_go(child, deadline);
     }
     kill_the_rest(child)?;
     child.wait()
+}
+
+/// Blocks until it is gone (`true`), or until the deadline. Of a tree that cannot be looked at, the leader's end ends
+/// the grace.
+fn is_seen_to_go(child: &SharedChild, deadline: Option<Instant>) -> bool {
+    child.is_gone_by(deadline).unwrap_or_else(|_| {
+        // An error, again, is for the kill to tell.
+        let _ = child.exit_by(deadline);
+        false
+    })
 }
 
 /// Stops all, at the same time. The first error is told when all has been done that can be.
@@ -63,29 +73,27 @@ pub(crate) fn stop_all(children: &[Arc<SharedChild>], grace: Duration) -> io::Re
     let mut result = Ok(());
     let mut asked = Vec::new();
     for child in children {
-        match child.is_gone_by(Some(Instant::now())) {
-            Ok(true) => {}
-            Ok(false) => asked.push((child, begin(child, Ask::DEFAULT, grace))),
-            Err(error) => note(&mut result, child, error),
+        // (Of errors see `stop`.)
+        if !child.is_gone_by(Some(Instant::now())).unwrap_or(false) {
+            asked.push((child, begin(child, Ask::DEFAULT, grace)));
         }
     }
     // One after the other, and yet no longer than the longest: their graces run at the same time. Those that are to be
     // killed first come first, or two who stop the same might each wait for what the other is to kill after that.
     asked.sort_by_key(|(_, deadline)| (deadline.is_none(), *deadline));
     for (child, deadline) in asked {
-        let killed = child.is_gone_by(deadline).and_then(|gone| match gone {
-            true => Ok(()),
-            false => child.kill_all(),
-        });
-        if let Err(error) = killed {
-            note(&mut result, child, error);
+        if !is_seen_to_go(child, deadline) {
+            result = result.and(child.kill_all());
         }
     }
     // They are dying.
     let deadline = Instant::now().checked_add(DYING);
     for child in children.iter().filter(|child| !child.is_known_to_be_gone()) {
         if let Err(error) = child.is_gone_by(deadline) {
-            note(&mut result, child, error);
+            // That a status is not known is for whoever waits for it.
+            if result.is_ok() && child.try_wait().is_ok() {
+                result = Err(error);
+            }
         }
     }
     // Where the system does not tell who is in a tree, what a leader that has ended has left is killed now.
@@ -95,21 +103,12 @@ pub(crate) fn stop_all(children: &[Arc<SharedChild>], grace: Duration) -> io::Re
 /// Kills whoever is left of each. The first error is told when all have been killed that can be.
 #[cfg(feature = "set")]
 pub(crate) fn kill_each(children: &[Arc<SharedChild>]) -> io::Result<()> {
+    let left = children.iter().filter(|child| !child.is_known_to_be_gone());
     let mut result = Ok(());
-    for child in children.iter().filter(|child| !child.is_known_to_be_gone()) {
-        if let Err(error) = child.kill_all() {
-            note(&mut result, child, error);
-        }
+    for child in left {
+        result = result.and(child.kill_all());
     }
     result
-}
-
-/// Keeps the first error. That a status is not known is for whoever waits for it.
-#[cfg(feature = "set")]
-fn note(result: &mut io::Result<()>, child: &SharedChild, error: io::Error) {
-    if result.is_ok() && child.try_wait().is_ok() {
-        *result = Err(error);
-    }
 }
 
 /// Asks it to end. Says by when to kill it, if ever.

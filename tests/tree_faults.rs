@@ -143,6 +143,50 @@ fn no_descriptors() {
     });
 }
 
+/// A cgroup cannot be looked at either, and says so. Its leader is asked nevertheless, and has its grace.
+#[test]
+fn a_cgroup_without_descriptors() {
+    alone!();
+    watchdog!();
+    if !Kind::all(function_name!()).contains(&Kind::Cgroup) {
+        return;
+    }
+    let stage = Stage::set(Kind::Cgroup, &parts("pid read"), 1);
+    let full = NoDescriptors::left();
+    let listed = stage.tree().processes().unwrap_err();
+    // (Its end leaves a descriptor for what comes after it.)
+    let status = stage.child.stop(LONG).unwrap();
+    drop(full);
+    assert!(says_no_descriptor(&listed), "{listed}");
+    assert_eq!(status.signal(), Some(libc::SIGTERM));
+    stage.is_empty();
+}
+
+fn says_no_descriptor(error: &std::io::Error) -> bool {
+    error.to_string().contains(&std::io::Error::from_raw_os_error(libc::EMFILE).to_string())
+}
+
+/// The same in a set, which keeps its descriptor, so that the kill fails.
+#[cfg(feature = "set")]
+#[test]
+fn a_set_without_descriptors() {
+    alone!();
+    watchdog!();
+    if !Kind::all(function_name!()).contains(&Kind::Cgroup) {
+        return;
+    }
+    let (child, rest) = Stage::set(Kind::Cgroup, &parts("pid read"), 1).take_child();
+    let set = shared_child::ChildSet::new();
+    let child = std::sync::Arc::new(child);
+    set.insert((), std::sync::Arc::clone(&child));
+    let full = NoDescriptors::left();
+    let error = set.stop_all(LONG).unwrap_err();
+    drop(full);
+    assert!(says_no_descriptor(&error), "{error}");
+    assert_eq!(wait(&child).signal(), Some(libc::SIGTERM));
+    until("it is dead", || rest.survivors() == 0);
+}
+
 /// And a stop asks the group nevertheless, waits for the leader, and kills the group.
 #[test]
 fn a_stop_without_descriptors() {

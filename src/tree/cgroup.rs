@@ -100,6 +100,7 @@ impl Cgroup {
         // Beyond the standard streams, which may be closed here, and are put in their places before the child enters.
         let procs = fcntl_dupfd_cloexec(&procs, 3)?;
         let (mut reported, report) = UnixStream::pair()?;
+        let report = fcntl_dupfd_cloexec(&report, 3)?;
         // What is to be read is there when the spawn has failed. Its end is not, if there is a fork of this process.
         reported.set_nonblocking(true)?;
         let order = Order::Enter { procs: procs.as_raw_fd(), report: report.as_raw_fd() };
@@ -126,7 +127,7 @@ impl Cgroup {
             fs::write(&file, "1")
                 .or_else(unless_gone)
                 .map_err(|error| explain(error, "cannot write to", &file))?;
-            let mut new = self.ids();
+            let mut new = self.ids()?;
             new.retain(|id| known.insert(*id));
             if new.is_empty() {
                 return Ok(());
@@ -138,11 +139,8 @@ impl Cgroup {
         Err(io::Error::other(message))
     }
 
-    pub(super) fn signal(&self, signal: c_int) -> io::Result<()> {
-        self.signal_those(&self.ids(), signal)
-    }
-
-    fn signal_those(&self, ids: &[i32], signal: c_int) -> io::Result<()> {
+    /// To those of these who are in it still.
+    pub(super) fn signal_those(&self, ids: &[i32], signal: c_int) -> io::Result<()> {
         let mut result = Ok(());
         for some in ids.chunks(AT_ONCE) {
             let mut held = Vec::new();
@@ -150,7 +148,7 @@ impl Cgroup {
                 held.extend(Held::open(*id)?.map(Box::new));
             }
             // Found to be in the list still, after it was held: so the ID is that of the one that is held.
-            let listed: HashSet<i32> = self.ids().into_iter().collect();
+            let listed: HashSet<i32> = self.ids()?.into_iter().collect();
             held.retain(|member| listed.contains(&member.id()) && member.lives());
             result = send(&held, signal).and(result);
         }
@@ -175,23 +173,26 @@ impl Cgroup {
         empty
     }
 
-    pub(super) fn processes(&self) -> Vec<u32> {
-        self.ids().into_iter().map(|id| id as u32).collect()
-    }
-
     /// Those in it, and in the cgroups that they may have made below it. None if it is gone.
-    fn ids(&self) -> Vec<i32> {
-        fn collect(directory: &Path, ids: &mut Vec<i32>) {
-            let list = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
-            // 0 is one that this PID namespace does not see.
-            ids.extend(list.lines().filter_map(|id| id.parse().ok()).filter(|id: &i32| *id != 0));
-            for below in directories(directory) {
-                collect(&below, ids);
+    pub(super) fn ids(&self) -> io::Result<Vec<i32>> {
+        fn collect(directory: &Path, ids: &mut Vec<i32>) -> io::Result<()> {
+            let file = directory.join("cgroup.procs");
+            match fs::read_to_string(&file) {
+                // 0 is one that this PID namespace does not see.
+                Ok(list) => ids.extend(
+                    list.lines().filter_map(|id| id.parse().ok()).filter(|id: &i32| *id != 0),
+                ),
+                // One of threads, whose processes the one above lists.
+                Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
+                Err(error) => {
+                    unless_gone(error).map_err(|error| explain(error, "cannot read", &file))?;
+                }
             }
+            directories(directory).into_iter().try_for_each(|below| collect(&below, ids))
         }
         let mut ids = Vec::new();
-        collect(&self.directory, &mut ids);
-        ids
+        collect(&self.directory, &mut ids)?;
+        Ok(ids)
     }
 
     fn open(&self, file: &str, options: &OpenOptions) -> io::Result<File> {

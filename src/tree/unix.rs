@@ -88,7 +88,11 @@ impl Members {
     pub(crate) fn signal(&self, leader: &Leader, signal: c_int) -> io::Result<()> {
         match &self.by {
             By::Group(group) => group.signal(leader, signal),
-            By::Cgroup(cgroup) => cgroup.signal(signal),
+            By::Cgroup(cgroup) => match cgroup.ids() {
+                Ok(ids) => cgroup.signal_those(&ids, signal),
+                // The leader at least, which takes no descriptor.
+                Err(error) => leader.signal(|notice| notice.signal(signal)).and(Err(error)),
+            },
         }
     }
 }
@@ -132,7 +136,7 @@ impl Contain for Members {
     fn processes(&self, leader: &Leader) -> io::Result<Vec<u32>> {
         match &self.by {
             By::Group(group) => group.processes(leader),
-            By::Cgroup(cgroup) => Ok(cgroup.processes()),
+            By::Cgroup(cgroup) => Ok(cgroup.ids()?.into_iter().map(i32::unsigned_abs).collect()),
         }
     }
 
