@@ -20,7 +20,8 @@
 //! *Listeners* are told instead of blocking. They share the helper with the waits that have a deadline, are told by it
 //! when it has left, and by whoever reaps before that (`settled`); each once.
 //!
-//! Against foreign reapers, who heed no lock, there is only the [`Identity`], asked right before.
+//! Against foreign reapers, who heed no lock, there is only the [`Identity`], asked after a look, and before a
+//! signal.
 //!
 //! The process is a parameter, so that `model.rs` can check every interleaving.
 
