@@ -34,7 +34,7 @@ impl Cgroup {
         match self.0 {}
     }
 
-    pub(super) fn signal(&self, _: c_int) -> io::Result<()> {
+    pub(super) fn signal_those(&self, _: &[i32], _: c_int) -> io::Result<()> {
         match self.0 {}
     }
 
@@ -42,7 +42,7 @@ impl Cgroup {
         match self.0 {}
     }
 
-    pub(super) fn processes(&self) -> Vec<u32> {
+    pub(super) fn ids(&self) -> io::Result<Vec<i32>> {
         match self.0 {}
     }
 
