@@ -24,6 +24,10 @@
 //!
 //! Sources: kqueue(2) of macOS, FreeBSD, NetBSD, OpenBSD and DragonFly.
 
+#[path = "kqueue_watch.rs"]
+mod watch;
+pub(crate) use watch::KqueueWatch;
+
 use super::by_pid::{self, Pid};
 use super::identity::{self, Identity};
 use super::own::Own;
@@ -159,12 +163,12 @@ pub(crate) fn exit_of(pid: Pid) -> Option<impl AsFd> {
 
 /// A kqueue, in the process that has it.
 #[derive(Debug)]
-pub(super) struct Queue(Own<OwnedFd>);
+struct Queue(Own<OwnedFd>);
 
 impl Queue {
     /// rustix's `kqueue` sets no close-on-exec flag where the system call takes none, and std's
     /// children are made by `posix_spawn`, which closes what has it.
-    pub(super) fn new() -> rustix::io::Result<Self> {
+    fn new() -> rustix::io::Result<Self> {
         let queue = kqueue()?;
         rustix::io::fcntl_setfd(&queue, rustix::io::FdFlags::CLOEXEC)?;
         Ok(Self(Own::new(queue)))
@@ -180,7 +184,7 @@ impl Queue {
         self.change(Event::new(filter, EventFlags::ADD | EventFlags::ONESHOT, null_mut()))
     }
 
-    pub(super) fn change(&self, event: Event) -> rustix::io::Result<()> {
+    fn change(&self, event: Event) -> rustix::io::Result<()> {
         let mut none: [Event; 0] = [];
         // SAFETY: where the event names a descriptor, the caller borrows it, and the kernel drops the
         // event by itself when that is closed.

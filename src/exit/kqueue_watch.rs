@@ -3,7 +3,7 @@
 //!
 //! Sources: kqueue(2) of macOS, FreeBSD, NetBSD, OpenBSD and DragonFly.
 
-use super::kqueue::Queue;
+use super::Queue;
 use crate::sync::Mutex;
 use rustix::event::kqueue::{Event, EventFilter, EventFlags, kevent};
 use std::collections::HashSet;

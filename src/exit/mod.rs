@@ -106,14 +106,6 @@ pub(crate) use {epoll::Epoll as Watch, pidfd::Pidfd as Descriptor, pidfd::send a
 ))]
 mod kqueue;
 #[cfg(any(
-    target_vendor = "apple",
-    target_os = "freebsd",
-    target_os = "netbsd",
-    target_os = "openbsd",
-    target_os = "dragonfly"
-))]
-mod kqueue_watch;
-#[cfg(any(
     target_os = "macos",
     target_os = "freebsd",
     target_os = "dragonfly",
@@ -127,7 +119,7 @@ pub(crate) use kqueue::exit_of;
     target_os = "openbsd",
     target_os = "dragonfly"
 ))]
-pub(crate) use {kqueue::Kqueue as Descriptor, kqueue_watch::KqueueWatch as Watch};
+pub(crate) use kqueue::{Kqueue as Descriptor, KqueueWatch as Watch};
 
 #[cfg(not(any(
     windows,
