@@ -40,28 +40,6 @@ impl<T: Default> Default for Mutex<T> {
     }
 }
 
-/// Gives out numbers, each once, from 1; without a lock that a fork might find taken.
-#[cfg(any(unix, feature = "async"))]
-pub(crate) struct Count(Word);
-
-#[cfg(all(any(unix, feature = "async"), target_has_atomic = "64"))]
-type Word = std::sync::atomic::AtomicU64;
-/// They begin again after 2^32, then.
-#[cfg(all(any(unix, feature = "async"), not(target_has_atomic = "64")))]
-type Word = std::sync::atomic::AtomicUsize;
-
-#[cfg(any(unix, feature = "async"))]
-impl Count {
-    pub(crate) const fn new() -> Self {
-        Self(Word::new(0))
-    }
-
-    #[allow(clippy::unnecessary_cast, reason = "on some systems it is one")]
-    pub(crate) fn next(&self) -> u64 {
-        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed) as u64 + 1
-    }
-}
-
 /// Sleeps; under the model there is no time, and another thread runs.
 #[cfg(not(all(test, loom)))]
 pub(crate) use std::thread::sleep;

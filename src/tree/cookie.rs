@@ -4,7 +4,6 @@
 //! variable with a list of cookies, the outermost tree's first, so that a tree within a tree has both. Not a variable
 //! each: std cannot forget that a command once mentioned one, and a command may be spawned a million times.
 
-use crate::sync::Count;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -20,11 +19,9 @@ pub(super) struct Cookie(String);
 
 impl Cookie {
     pub(super) fn new() -> Self {
-        static COUNT: Count = Count::new();
-        let number = COUNT.next();
-        // Keyed at random, from the operating system.
-        let random = RandomState::new().hash_one(number);
-        Self(format!("{:x}-{number:x}-{random:016x}", process::id()))
+        // Keyed at random, from the operating system, and anew each time.
+        let random = RandomState::new().hash_one(());
+        Self(format!("{:x}-{random:016x}", process::id()))
     }
 
     /// Has the next child of this command carry the cookie, beside those that this process has itself.

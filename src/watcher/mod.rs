@@ -20,12 +20,13 @@ pub(crate) mod tasks;
 pub(crate) use orphans::{adopt, busy, sweep};
 
 use crate::exit::{Notice, PerProcess, Port, Registration, spawn_thread};
-use crate::sync::{Arc, Count};
+use crate::sync::Arc;
 use orphans::Stranded;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -204,10 +205,16 @@ impl Due {
 struct Over;
 
 /// The next number, of those who are watched and those who are to be woken. The child of a fork counts on: what it has
-/// copied is about numbers that nobody else gets, when it is dropped there.
+/// copied is about numbers that nobody else gets, when it is dropped there. (Without atomics of 64 bits they begin again
+/// after 2^32.)
+#[allow(clippy::unnecessary_cast, reason = "on some systems it is one")]
 fn next_number() -> u64 {
-    static COUNT: Count = Count::new();
-    COUNT.next()
+    #[cfg(not(target_has_atomic = "64"))]
+    use std::sync::atomic::AtomicU32 as Atomic;
+    #[cfg(target_has_atomic = "64")]
+    use std::sync::atomic::AtomicU64 as Atomic;
+    static LAST: Atomic = Atomic::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) as u64 + 1
 }
 
 fn address(notice: &Arc<Notice>) -> usize {
