@@ -183,7 +183,7 @@ fn input_that_comes_in_drops() {
     on_every_backend(|backend| {
         let reader = Drops(b"a!b!!c".repeat(100));
         let captured = run(backend, &["echo"], bounded().stdin_from(reader));
-        assert_eq!(captured.stdout.text(), "cba".repeat(100));
+        assert_eq!(captured.stdout.text(), "cba".repeat(100), "{captured:?}");
     });
 }
 

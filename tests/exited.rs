@@ -948,7 +948,24 @@ mod stops {
     #[cfg(target_os = "linux")]
     mod of_trees {
         use super::*;
+        use common::linux::NoDescriptors;
         use common::stage::{Kind, Stage, daemon, parts, start};
+
+        /// They are asked nevertheless, and have their grace.
+        #[test]
+        fn that_cannot_be_looked_at() {
+            alone!();
+            watchdog!();
+            if !Kind::all(function_name!()).contains(&Kind::Cgroup) {
+                return;
+            }
+            let stage = Stage::set(Kind::Cgroup, &parts("pid read"), 1);
+            let full = NoDescriptors::left();
+            let end = block_on(stage.child.stop_async(LONG)).unwrap();
+            drop(full);
+            assert_eq!(end.signal(), Some(libc::SIGTERM));
+            stage.is_empty();
+        }
 
         #[test]
         fn that_obey() {

@@ -1216,6 +1216,26 @@ mod linux_only {
         });
     }
 
+    /// And that one of them could not be killed is told, though nothing else of it can be.
+    #[test]
+    fn no_wait_and_no_kill() {
+        alone!();
+        watchdog!();
+        let calls =
+            [libc::SYS_waitid, libc::SYS_wait4, libc::SYS_kill, libc::SYS_pidfd_send_signal];
+        deny(&calls.map(|call| Deny::always(call, libc::EPERM)));
+        on_every_backend(|backend| {
+            let set = ChildSet::new();
+            let mut stdins = Vec::new();
+            for (child, stdin) in told_to_exit(1, |_| backend) {
+                set.insert((), child);
+                stdins.push(stdin);
+            }
+            let error = set.kill_all().unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EPERM), "{error}");
+        });
+    }
+
     #[test]
     fn no_threads() {
         alone!();
