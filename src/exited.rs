@@ -189,8 +189,8 @@ impl SharedChild {
     ///
     /// One background thread wakes the tasks for all children. It is started when it is first needed, and ends a second
     /// after it is not needed any more. Where none is to be had, a poll takes up to 20 ms, instead of it. (A child that
-    /// has no descriptor has a helper thread as well, which it keeps until it exits.) A waker that
-    /// blocks holds up that thread, and with it all other tasks.
+    /// has no descriptor has a helper thread as well, which it keeps until it exits.) A waker that blocks holds up
+    /// that thread, and with it all other tasks.
     ///
     /// With the feature `tokio`, on Linux, a task of a multi-threaded tokio runtime is woken by that runtime's reactor
     /// instead, which spares the way over that thread. (Of a runtime whose I/O is not enabled tokio says so by a panic,
