@@ -443,15 +443,36 @@ impl SharedChild {
         self.stopping.get_or_init(|| Box::new(Stopping::new()))
     }
 
-    /// Whether all that is to be stopped has ended by then.
+    /// Blocks until all that is to be stopped has ended (`true`), or until the deadline.
     pub(crate) fn is_gone_by(&self, deadline: Option<Instant>) -> io::Result<bool> {
-        if let Some(tree) = self.tree() {
-            match tree.wait_empty(deadline) {
-                Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
-                answer => return answer,
-            }
-        }
-        Ok(self.exit_by(deadline)?.is_some())
+        Self::each_gone_by(&[self], deadline).pop().unwrap_or(Ok(true))
+    }
+
+    /// The same for each of these.
+    pub(crate) fn each_gone_by(
+        children: &[&Self],
+        deadline: Option<Instant>,
+    ) -> Vec<io::Result<bool>> {
+        let exited = |child: &Self| Ok(child.exit_by(deadline)?.is_some());
+        let gone = Self::each(
+            children,
+            Self::tree,
+            |trees| Tree::wait_each_empty(trees, deadline),
+            exited,
+        );
+        children
+            .iter()
+            .zip(gone)
+            .map(|(child, gone)| match gone {
+                // The system does not list the members of the tree.
+                Err(error)
+                    if child.tree().is_some() && error.kind() == io::ErrorKind::Unsupported =>
+                {
+                    exited(child)
+                }
+                gone => gone,
+            })
+            .collect()
     }
 
     /// Blocks until the child has exited, or until the deadline, if there is one (`None`).
@@ -489,20 +510,44 @@ impl SharedChild {
         }
     }
 
-    /// Says whether it can have been asked.
-    pub(crate) fn ask(&self, ask: Ask) -> io::Result<bool> {
-        match self.tree() {
-            _ if !self.can_be_asked => Ok(false),
-            Some(tree) => tree.ask(ask),
-            None => exit::ask(self.leader(), ask),
-        }
+    /// Requests each of these to terminate: the child, or all members of its tree. Returns whether a request can have
+    /// arrived.
+    pub(crate) fn ask_each(children: &[&Self], ask: Ask) -> Vec<io::Result<bool>> {
+        Self::each(
+            children,
+            |child| child.tree().filter(|_| child.can_be_asked),
+            |trees| Tree::ask_each(trees, ask),
+            |child| match child.can_be_asked {
+                true => exit::ask(child.leader(), ask),
+                false => Ok(false),
+            },
+        )
     }
 
     pub(crate) fn kill_all(&self) -> io::Result<()> {
-        match self.tree() {
-            Some(tree) => tree.kill(),
-            None => self.kill(),
-        }
+        Self::kill_each(&[self]).pop().unwrap_or(Ok(()))
+    }
+
+    /// Kills each of these: the child, or all members of its tree.
+    pub(crate) fn kill_each(children: &[&Self]) -> Vec<io::Result<()>> {
+        Self::each(children, Self::tree, Tree::kill_each, Self::kill)
+    }
+
+    /// Answers for the trees among these by one call, which costs one pass over the process table, and for each of the
+    /// others by itself.
+    fn each<T>(
+        children: &[&Self],
+        tree: impl Fn(&Self) -> Option<&Tree>,
+        of_trees: impl FnOnce(&[&Tree]) -> Vec<T>,
+        of_one: impl Fn(&Self) -> T,
+    ) -> Vec<T> {
+        let trees: Vec<&Tree> = children.iter().filter_map(|child| tree(child)).collect();
+        let mut answers = of_trees(&trees).into_iter();
+        let answer = |child: &&Self| match tree(child) {
+            Some(_) => answers.next().unwrap_or_else(|| of_one(child)),
+            None => of_one(child),
+        };
+        children.iter().map(answer).collect()
     }
 
     /// Lets the child, or the tree, outlive the handle: disarms

@@ -327,7 +327,8 @@ impl SharedChild {
             self.kill_all()?;
             self.gone_by(Instant::now().checked_add(DYING)).await?;
         }
-        self.exited().await
+        self.exited_by(stop::killed_by()).await?;
+        self.try_wait()?.ok_or_else(|| stop::has_not_ended(self))
     }
 
     /// Waits until the child has exited, or until then.

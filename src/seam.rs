@@ -22,6 +22,18 @@ pub fn tie_by_guardian(options: &mut SpawnOptions) {
     options.wanted.system.no_nursery = true;
 }
 
+/// Spawns a tree as on systems that show no environments: its members outside the group are known by their parents alone.
+#[cfg(unix)]
+pub fn without_marker(options: &mut SpawnOptions) {
+    options.wanted.system.no_marker = true;
+}
+
+/// How often this process has read the whole process table.
+#[cfg(unix)]
+pub fn process_table_passes() -> usize {
+    crate::tree::processes::passes()
+}
+
 /// Has the watcher wake the tasks of tokio runtimes, as without the feature `tokio`: so both are measured in one build, by
 /// the same tasks on the same executor. It is for futures that are polled for the first time from here on.
 #[cfg(all(feature = "tokio", target_os = "linux"))]

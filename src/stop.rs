@@ -33,8 +33,7 @@ impl Stopping {
     }
 
     /// Says by when to kill, and whether to ask first.
-    fn join(&self, ask: Ask, grace: Duration) -> (Option<Instant>, bool) {
-        let own = Instant::now().checked_add(grace);
+    fn join(&self, ask: Ask, own: Option<Instant>) -> (Option<Instant>, bool) {
         let mut plan = self.0.lock();
         plan.deadline = match plan.asked {
             None => own,
@@ -46,87 +45,160 @@ impl Stopping {
     }
 }
 
-/// Stops it, and waits for that.
+/// How long [`stop`] waits for a child that was killed. A process takes this long only in the middle of something that the
+/// system does not interrupt (a read from a disk that is gone), or to release a very large memory.
+const KILLED: Duration = Duration::from_secs(30);
+
+/// Stops a child, and waits for its end.
 pub(crate) fn stop(child: &SharedChild, ask: Ask, grace: Duration) -> io::Result<ExitStatus> {
-    // A look at a tree may fail, for want of a descriptor, say. Then it is asked all the same, and killed, which tells.
+    // A look at a tree may fail, for want of a descriptor, say. Then the tree is requested all the same, and killed, which
+    // reports the error.
     if !child.is_gone_by(Some(Instant::now())).unwrap_or(false) {
         let deadline = begin(child, ask, grace);
         is_seen_to_go(child, deadline);
     }
     kill_the_rest(child)?;
-    child.wait()
+    match child.exit_by(Instant::now().checked_add(KILLED))? {
+        Some(status) => Ok(status),
+        None => Err(has_not_ended(child)),
+    }
 }
 
-/// Blocks until it is gone (`true`), or until the deadline. Of a tree that cannot be looked at, the leader's end ends
+/// The error for a child that was killed and does not end.
+pub(crate) fn has_not_ended(child: &SharedChild) -> io::Error {
+    let message = format!(
+        "process {} was killed, but has not ended within {KILLED:?}: wait for it later",
+        child.id()
+    );
+    io::Error::new(io::ErrorKind::TimedOut, message)
+}
+
+/// Until when to wait for a child that was killed.
+#[cfg(feature = "async")]
+pub(crate) fn killed_by() -> Option<Instant> {
+    Instant::now().checked_add(KILLED)
+}
+
+/// Blocks until a child is gone (`true`), or until the deadline. Of a tree that cannot be scanned, the leader's end ends
 /// the grace.
 fn is_seen_to_go(child: &SharedChild, deadline: Option<Instant>) -> bool {
     child.is_gone_by(deadline).unwrap_or_else(|_| {
-        // An error, again, is for the kill to tell.
+        // An error, again, is for the kill to report.
         let _ = child.exit_by(deadline);
         false
     })
 }
 
-/// Stops all, at the same time. The first error is told when all has been done that can be.
+/// Stops all, at the same time. Returns the first error, when everything has been done that can be.
 #[cfg(feature = "set")]
 pub(crate) fn stop_all(children: &[Arc<SharedChild>], grace: Duration) -> io::Result<()> {
+    let left: Vec<&SharedChild> = children
+        .iter()
+        .map(|child| &**child)
+        .filter(|child| !child.is_known_to_be_gone())
+        .collect();
+    // (Of errors see `stop`.)
+    let gone = SharedChild::each_gone_by(&left, Some(Instant::now()));
+    let left = retain(left, gone, |gone| !gone.unwrap_or(false));
+    let deadlines = begin_each(&left, Ask::DEFAULT, grace);
+    // All graces run at the same time. Children that are to be killed first come first: otherwise two threads that stop the
+    // same children might each wait for what the other is to kill after that.
+    let mut by_deadline: Vec<(&SharedChild, Option<Instant>)> =
+        left.iter().copied().zip(deadlines).collect();
+    by_deadline.sort_by_key(|(_, deadline)| (deadline.is_none(), *deadline));
     let mut result = Ok(());
-    let mut asked = Vec::new();
-    for child in children {
-        // (Of errors see `stop`.)
-        if !child.is_gone_by(Some(Instant::now())).unwrap_or(false) {
-            asked.push((child, begin(child, Ask::DEFAULT, grace)));
+    for same in by_deadline.chunk_by(|one, next| one.1 == next.1) {
+        let deadline = same[0].1;
+        let group: Vec<&SharedChild> = same.iter().map(|(child, _)| *child).collect();
+        let gone = SharedChild::each_gone_by(&group, deadline);
+        let mut late = Vec::new();
+        for (child, gone) in group.into_iter().zip(gone) {
+            match gone {
+                Ok(true) => {}
+                Ok(false) => late.push(child),
+                Err(_) => {
+                    let _ = child.exit_by(deadline);
+                    late.push(child);
+                }
+            }
         }
-    }
-    // One after the other, and yet no longer than the longest: their graces run at the same time. Those that are to be
-    // killed first come first, or two who stop the same might each wait for what the other is to kill after that.
-    asked.sort_by_key(|(_, deadline)| (deadline.is_none(), *deadline));
-    for (child, deadline) in asked {
-        if !is_seen_to_go(child, deadline) {
-            result = result.and(child.kill_all());
+        for killed in SharedChild::kill_each(&late) {
+            result = result.and(killed);
         }
     }
     // They are dying.
-    let deadline = Instant::now().checked_add(DYING);
-    for child in children.iter().filter(|child| !child.is_known_to_be_gone()) {
-        if let Err(error) = child.is_gone_by(deadline) {
-            // That a status is not known is for whoever waits for it.
-            if result.is_ok() && child.try_wait().is_ok() {
-                result = Err(error);
-            }
+    let left: Vec<&SharedChild> = children
+        .iter()
+        .map(|child| &**child)
+        .filter(|child| !child.is_known_to_be_gone())
+        .collect();
+    let gone = SharedChild::each_gone_by(&left, Instant::now().checked_add(DYING));
+    for (child, gone) in left.into_iter().zip(gone) {
+        // That a status is not known is for the waiters to report.
+        if let (Err(error), true, true) = (gone, result.is_ok(), child.try_wait().is_ok()) {
+            result = Err(error);
         }
     }
-    // Where the system does not tell who is in a tree, what a leader that has ended has left is killed now.
+    // Where the system does not list the members of a tree, what a leader that has ended has left is killed now.
     result.and(kill_each(children))
 }
 
-/// Kills whoever is left of each. The first error is told when all have been killed that can be.
+#[cfg(feature = "set")]
+fn retain<'a, T>(
+    children: Vec<&'a SharedChild>,
+    answers: Vec<T>,
+    mut keep: impl FnMut(T) -> bool,
+) -> Vec<&'a SharedChild> {
+    let both = children.into_iter().zip(answers);
+    both.filter_map(|(child, answer)| keep(answer).then_some(child)).collect()
+}
+
+/// Kills what is left of each. Returns the first error, when all have been killed that can be.
 #[cfg(feature = "set")]
 pub(crate) fn kill_each(children: &[Arc<SharedChild>]) -> io::Result<()> {
-    let left = children.iter().filter(|child| !child.is_known_to_be_gone());
-    let mut result = Ok(());
-    for child in left {
-        result = result.and(child.kill_all());
-    }
-    result
+    let left: Vec<&SharedChild> = children
+        .iter()
+        .map(|child| &**child)
+        .filter(|child| !child.is_known_to_be_gone())
+        .collect();
+    SharedChild::kill_each(&left).into_iter().fold(Ok(()), io::Result::and)
 }
 
-/// Asks it to end. Says by when to kill it, if ever.
+/// Requests a child to terminate. Returns when to kill it, if ever.
 pub(crate) fn begin(child: &SharedChild, ask: Ask, grace: Duration) -> Option<Instant> {
-    let (deadline, new) = child.stopping().join(ask, grace);
-    // Who cannot be asked is killed. Other errors are about some of a tree; the kill meets them again.
-    let asked =
-        !new || child.ask(ask).unwrap_or_else(|error| error.kind() != io::ErrorKind::InvalidInput);
-    if asked { deadline } else { Some(Instant::now()) }
+    begin_each(&[child], ask, grace).pop().flatten()
 }
 
-/// Kills whoever is left, and waits until they are dead, as far as that comes about.
+fn begin_each(children: &[&SharedChild], ask: Ask, grace: Duration) -> Vec<Option<Instant>> {
+    let own = Instant::now().checked_add(grace);
+    let joined: Vec<_> = children.iter().map(|child| child.stopping().join(ask, own)).collect();
+    let new: Vec<&SharedChild> = children
+        .iter()
+        .zip(&joined)
+        .filter(|(_, (_, new))| *new)
+        .map(|(child, _)| *child)
+        .collect();
+    let mut asked = SharedChild::ask_each(&new, ask).into_iter();
+    joined
+        .into_iter()
+        .map(|(deadline, new)| {
+            // A child that cannot receive a request is killed at once. Other errors are about some members of a tree; the
+            // kill meets them again.
+            let asked = !new
+                || asked.next().is_none_or(|asked| {
+                    asked.unwrap_or_else(|error| error.kind() != io::ErrorKind::InvalidInput)
+                });
+            if asked { deadline } else { Some(Instant::now()) }
+        })
+        .collect()
+}
+
+/// Kills what is left, and waits for its end, but not for long.
 pub(crate) fn kill_the_rest(child: &SharedChild) -> io::Result<()> {
-    // Where the system does not tell who is in a tree, that is to be killed though its leader has ended.
+    // Where the system does not list the members of a tree, they are killed even if the leader has ended.
     if !child.is_known_to_be_gone() {
         child.kill_all()?;
-        // They are dying. Who takes longer, in the middle of something that the system does not interrupt,
-        // is not waited for.
+        // A process that takes longer, in the middle of something that the system does not interrupt, is not waited for.
         child.is_gone_by(Instant::now().checked_add(DYING))?;
     }
     Ok(())

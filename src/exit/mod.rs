@@ -17,7 +17,6 @@ mod identity;
 #[cfg(unix)]
 mod own;
 mod per_process;
-#[cfg(any(unix, feature = "set", feature = "async"))]
 mod port;
 #[cfg(any(
     target_os = "macos",
@@ -62,18 +61,16 @@ pub(crate) use {
 pub(crate) use crate::watcher::sweep;
 pub(crate) use per_process::PerProcess;
 
-// What hears of many children. On Windows nothing need hear of them but by these features.
-#[cfg(any(unix, feature = "set", feature = "async"))]
 pub(crate) use port::Port;
 #[cfg(unix)]
 pub(crate) use registration::Registration;
-#[cfg(all(windows, any(feature = "set", feature = "async")))]
+#[cfg(windows)]
 mod no_watch;
-#[cfg(all(windows, any(feature = "set", feature = "async")))]
+#[cfg(windows)]
 mod wait_registration;
 #[cfg(all(windows, feature = "async"))]
 pub(crate) use windows::spawn_thread;
-#[cfg(all(windows, any(feature = "set", feature = "async")))]
+#[cfg(windows)]
 pub(crate) use {no_watch::NoWatch as Watch, wait_registration::Registration};
 
 mod exit_notice;

@@ -1,18 +1,22 @@
-//! Linux: a cgroup v2 of its own.
+//! Linux: a cgroup v2 for one tree.
 //!
-//! The child enters it by itself, before exec, so all that it starts is born there; and nobody leaves it
-//! who may not write to the cgroup above. (CLONE_INTO_CGROUP would be simpler, but std does not offer
-//! it.) `cgroup.kill` (Linux 5.14) kills all members as one, and `cgroup.events` says, to those who poll it,
-//! when nobody is left.
+//! The child enters the cgroup by itself, before exec, so all processes that it starts are born there. (CLONE_INTO_CGROUP
+//! would be simpler, but std does not offer it.) `cgroup.kill` (Linux 5.14) kills all members as one, and `cgroup.events`
+//! reports, to a thread that polls it, when no member is left.
 //!
-//! What it counts of CPU time and memory goes with it, so that is read before it is removed.
+//! **Who can leave.** A process leaves a cgroup if it may write the `cgroup.procs` of its destination, and that of the
+//! common ancestor of both. So a child with the credentials that made the cgroup can leave, and only a child without them
+//! is contained completely: see [`is_held_by`]. The other trees are scanned for processes that have left, like trees
+//! without a cgroup.
+//!
+//! The CPU time and memory that the cgroup counts are lost when it is removed, so they are read before that.
 //!
 //! Source: the kernel's Documentation/admin-guide/cgroup-v2.rst.
 
 use super::before_exec::{self, Order};
 use super::cookie::Cookie;
-use super::processes::{AT_ONCE, Held, PASSES, send};
-use crate::backoff::Backoff;
+use super::processes::{AT_ONCE, Held, PASSES, signal_each};
+use crate::backoff::{Backoff, LONGEST};
 use crate::exit::{PerProcess, poll_until, spawn_helper};
 use crate::sync::Mutex;
 use crate::usage::Usage;
@@ -24,7 +28,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, Command};
@@ -49,12 +53,15 @@ pub(super) struct Cgroup {
     watched: Mutex<Watched>,
     /// Once it is done, and may be removed.
     used: Mutex<Option<Usage>>,
+    /// No member can leave it.
+    is_complete: bool,
     /// What a fork has copied is not its own.
     process: u32,
 }
 
-/// The kernel may take 10 ms to wake those who poll `cgroup.events`; and if the cgroup is removed meanwhile,
-/// they sleep for ever. So it is not removed as long as anybody does.
+/// The threads that poll `cgroup.events`. The kernel may take 10 ms to wake them, and does not wake them when the cgroup
+/// is removed. So this process does not remove it while a thread polls; and because another process may, no poll takes
+/// longer than [`POLL`].
 #[derive(Default)]
 struct Watched {
     by: usize,
@@ -79,7 +86,7 @@ impl Cgroup {
         fs::create_dir(&directory)
             .map_err(|error| explain(error, "cannot make a cgroup", &directory))?;
         let (watched, used) = (Mutex::default(), Mutex::default());
-        let cgroup = Self { directory, watched, used, process: process::id() };
+        let cgroup = Self { directory, watched, used, is_complete: false, process: process::id() };
         for (file, what) in [
             ("cgroup.procs", "the directory above is not on a cgroup v2 file system"),
             ("cgroup.kill", "cgroup.kill is missing, which takes Linux 5.14"),
@@ -117,9 +124,23 @@ impl Cgroup {
         })
     }
 
-    /// `cgroup.kill` kills all at once, and whoever is being forked; but it passes over a process whose first thread
-    /// has ended while others go on, since what it signals is the first thread. So those who are still listed are
-    /// killed as processes. What one of them has forked in the meantime is met by the next turn.
+    /// The child has entered the cgroup, and runs with the credentials that it will have.
+    pub(super) fn admitted(&mut self, child: u32) {
+        self.is_complete = is_held_by(&self.directory, child);
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
+        self.is_complete
+    }
+
+    /// Kills the members as one, in one system call or two.
+    pub(super) fn kill_once(&self) {
+        let _ = fs::write(self.directory.join("cgroup.kill"), "1");
+    }
+
+    /// `cgroup.kill` kills all members as one, and processes that are being forked; but it passes over a process whose
+    /// first thread has ended while others go on, since it signals the first thread. So the processes that are still listed
+    /// are killed one by one. The next turn finds what one of them has forked meanwhile.
     pub(super) fn kill(&self) -> io::Result<()> {
         let file = self.directory.join("cgroup.kill");
         let mut known = HashSet::new();
@@ -132,25 +153,25 @@ impl Cgroup {
             if new.is_empty() {
                 return Ok(());
             }
-            // (Who may not be signalled has been killed all the same, but for that exception.)
+            // (A process that may not be signalled has been killed all the same, but for that exception.)
             let _ = self.signal_those(&new, libc::SIGKILL);
         }
         let message = format!("{} fills faster than it can be killed", self.directory.display());
         Err(io::Error::other(message))
     }
 
-    /// To those of these who are in it still.
+    /// Signals those of these processes that are still in the cgroup.
     pub(super) fn signal_those(&self, ids: &[i32], signal: c_int) -> io::Result<()> {
         let mut result = Ok(());
         for some in ids.chunks(AT_ONCE) {
             let mut held = Vec::new();
             for id in some {
-                held.extend(Held::open(*id)?.map(Box::new));
+                held.extend(Held::open(*id)?);
             }
-            // Found to be in the list still, after it was held: so the ID is that of the one that is held.
+            // The list is read after the processes were opened: so an ID in it is that of the process that was opened.
             let listed: HashSet<i32> = self.ids()?.into_iter().collect();
             held.retain(|member| listed.contains(&member.id()) && member.lives());
-            result = send(&held, signal).and(result);
+            result = signal_each(&held, signal).and(result);
         }
         result
     }
@@ -207,7 +228,12 @@ impl Cgroup {
         self.used.lock().or(now)
     }
 
-    /// It is empty: removes it, now or when nobody waits for that any more.
+    /// Removes it if it is empty, for a tree whose handle is gone. Returns whether it is gone.
+    pub(super) fn remove(&self) -> bool {
+        remove_all(&self.directory)
+    }
+
+    /// It is empty: removes it, now or when no thread polls it any more.
     pub(super) fn done(&self) {
         let used = read_usage(&self.directory);
         *self.used.lock() = used;
@@ -255,20 +281,90 @@ fn unless_gone(error: io::Error) -> io::Result<()> {
     if gone { Ok(()) } else { Err(error) }
 }
 
+/// How long a poll of `cgroup.events` takes at most: another process may remove the cgroup, of which the kernel does not
+/// notify a poll.
+const POLL: Duration = Duration::from_secs(1);
+
 fn wait_empty(events: &File, deadline: Option<Instant>) -> io::Result<bool> {
     let mut pause = Backoff::new();
+    let mut poll = LONGEST;
     loop {
-        // What happens after this is read makes the file ready.
+        // A change after this was read makes the file ready.
         if !is_populated(events)? {
             return Ok(true);
         }
-        if !poll_until(events.as_fd(), PollFlags::PRI, deadline) {
-            return Ok(false);
+        let until = Instant::now() + poll;
+        poll = (poll * 2).min(POLL);
+        let until = deadline.map_or(until, |deadline| deadline.min(until));
+        if !poll_until(events.as_fd(), PollFlags::PRI, Some(until)) {
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return is_populated(events).map(|populated| !populated);
+            }
+            continue;
         }
-        // Something else has happened; or `poll` is refused, and must not be asked all the time.
+        // Something else has happened; or `poll` is refused, and must not be called all the time.
         if is_populated(events)? && !pause.sleep(deadline) {
             return Ok(false);
         }
+    }
+}
+
+/// Whether a child has to stay in this cgroup, with the credentials that it has now, whatever it does.
+///
+/// It would have to write `cgroup.procs` of a common ancestor of this cgroup and its destination, that is, of one of the
+/// directories above. So it must not have a capability that overrides permissions, and the owner and mode of none of these
+/// files may let it write (cgroups(7), credentials(7)). A program with set-user-ID that the child executes may still.
+fn is_held_by(cgroup: &Path, child: u32) -> bool {
+    let credentials = fs::read_to_string(format!("/proc/{child}/status"))
+        .ok()
+        .and_then(|status| Credentials::parse(&status));
+    let Some(credentials) = credentials else { return false };
+    let above = cgroup.ancestors().skip(1);
+    let mut files = above.map(|directory| fs::metadata(directory.join("cgroup.procs")));
+    // Above the root of the cgroup file system there is no such file. The root itself has one.
+    let mut any = false;
+    files.all(|file| match file {
+        Ok(file) => {
+            any = true;
+            !credentials.may_write(file.uid(), file.gid(), file.mode())
+        }
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }) && any
+}
+
+/// What decides whether a process may write a file.
+#[derive(Debug, PartialEq, Eq)]
+struct Credentials {
+    /// Real, effective, saved and file system IDs, between which a process may switch.
+    users: Vec<u32>,
+    /// With the supplementary groups.
+    groups: Vec<u32>,
+    has_capabilities: bool,
+}
+
+impl Credentials {
+    /// From proc_pid_status(5).
+    fn parse(status: &str) -> Option<Self> {
+        let field = |name| status.lines().find_map(|line| line.strip_prefix(name));
+        let ids = |name| -> Option<Vec<u32>> {
+            field(name)?.split_ascii_whitespace().map(|id| id.parse().ok()).collect()
+        };
+        let capabilities =
+            ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"].map(|name| field(name).map(str::trim));
+        let none =
+            |set: &Option<&str>| set.is_some_and(|set| set.bytes().all(|digit| digit == b'0'));
+        let mut groups = ids("Gid:")?;
+        groups.extend(ids("Groups:")?);
+        Some(Self { users: ids("Uid:")?, groups, has_capabilities: !capabilities.iter().all(none) })
+    }
+
+    fn may_write(&self, owner: u32, group: u32, mode: u32) -> bool {
+        // A process may switch between its IDs, and an owner may change the mode.
+        self.has_capabilities
+            || self.users.contains(&0)
+            || self.users.contains(&owner)
+            || (self.groups.contains(&group) && mode & 0o020 != 0)
+            || mode & 0o002 != 0
     }
 }
 
@@ -390,6 +486,29 @@ mod tests {
         assert_eq!(cgroup2(line), Some(("/a b".into(), r"/mnt/c\d".into())));
         assert_eq!(cgroup2(b"35 31 0:32 / /sys/fs/cgroup rw - cgroup cgroup rw,cpu"), None);
         assert_eq!(cgroup2(b""), None);
+    }
+
+    #[test]
+    fn credentials_decide_who_can_leave() {
+        let status = |uid: &str, gid: &str, groups: &str, effective: &str| {
+            format!(
+                "Name:\tx\nUid:\t{uid}\nGid:\t{gid}\nGroups:\t{groups}\nCapInh:\t0000000000000000\n\
+                 CapPrm:\t{effective}\nCapEff:\t{effective}\nCapBnd:\t000001ffffffffff\nCapAmb:\t0000000000000000\n"
+            )
+        };
+        let parse = |text: String| Credentials::parse(&text).expect("all fields are there");
+        let none = "0000000000000000";
+        let plain = parse(status("7 7 7 7", "8 8 8 8", "9 10", none));
+        assert!(!plain.may_write(0, 0, 0o644));
+        assert!(plain.may_write(7, 0, 0o400), "the owner may change the mode");
+        assert!(plain.may_write(0, 10, 0o664));
+        assert!(!plain.may_write(0, 10, 0o644));
+        assert!(plain.may_write(0, 0, 0o646));
+        let saved = parse(status("7 7 0 7", "8 8 8 8", "", none));
+        assert!(saved.may_write(1, 1, 0o600), "a process may switch to its saved user ID");
+        let capable = parse(status("7 7 7 7", "8 8 8 8", "", "0000000000000002"));
+        assert!(capable.may_write(1, 1, 0o600));
+        assert_eq!(Credentials::parse("Name:\tx\n"), None);
     }
 
     #[test]

@@ -39,17 +39,21 @@ impl Cookie {
     }
 
     /// Whether it is in an environment, as `/proc` shows it.
-    #[cfg_attr(
-        not(any(test, target_os = "linux", target_os = "android")),
-        expect(dead_code, reason = "no other system shows it")
-    )]
     pub(super) fn is_in(&self, environment: &[u8]) -> bool {
-        environment
-            .split(|byte| *byte == 0)
-            .filter_map(|entry| entry.strip_prefix(VARIABLE.as_bytes())?.strip_prefix(b"="))
-            .flat_map(cookies)
-            .any(|cookie| cookie == self.0.as_bytes())
+        carried(environment).any(|cookie| cookie == self.as_bytes())
     }
+
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+/// The markers in an environment, as `/proc` shows it.
+pub(super) fn carried(environment: &[u8]) -> impl Iterator<Item = &[u8]> {
+    environment
+        .split(|byte| *byte == 0)
+        .filter_map(|entry| entry.strip_prefix(VARIABLE.as_bytes())?.strip_prefix(b"="))
+        .flat_map(cookies)
 }
 
 impl fmt::Display for Cookie {

@@ -16,7 +16,7 @@
 //! Sources: Job Objects, Nested Jobs, JOBOBJECT_BASIC_LIMIT_INFORMATION, Process Creation Flags and Taking a
 //! Snapshot of the Win32 documentation.
 
-use super::{Contain, Containment, Leader, Mechanism, Spawned, Wanted};
+use super::{Contain, Containment, Leader, Mechanism, One, Spawned, Wanted};
 use crate::backoff::Backoff;
 use crate::exit::{Ask, is_signalled, wait_for_any};
 use crate::usage::Usage;
@@ -54,6 +54,9 @@ pub(crate) struct System {
     /// The caller's own.
     pub(crate) creation_flags: u32,
 }
+
+/// A job has members that live. It need not be known which.
+pub(crate) struct Survivor;
 
 pub(crate) struct Members {
     job: Job,
@@ -105,38 +108,31 @@ impl Contain for Members {
         false
     }
 
-    fn kill(&self, _: &Leader) -> io::Result<()> {
-        self.job.kill()
+    fn kill(trees: &[One<'_, Self>]) -> Vec<io::Result<()>> {
+        trees.iter().map(|(members, _)| members.job.kill()).collect()
     }
 
     fn kill_at_once(&self, _: &Leader) -> bool {
         self.job.kill().is_err()
     }
 
-    fn ask(&self, leader: &Leader, ask: Ask) -> io::Result<bool> {
-        // A group has the ID of its leader, which is nobody else's while there is a handle of the leader,
-        // also when that has exited; and the leader is borrowed here.
-        Ok(ask.send(leader.with_child(|child| child.id())))
+    fn ask(trees: &[One<'_, Self>], ask: Ask) -> Vec<io::Result<bool>> {
+        // A group has the ID of its leader. No other process gets the ID while there is a handle of the leader, even if the
+        // leader has exited; and the leader is borrowed here.
+        trees
+            .iter()
+            .map(|(_, leader)| Ok(ask.send(leader.with_child(|child| child.id()))))
+            .collect()
     }
 
-    fn wait_empty(&self, _: &Leader, deadline: Option<Instant>) -> io::Result<bool> {
-        let mut pause = Backoff::new();
-        while self.job.active()? > 0 {
-            // As long as a single one lives, so does the tree: it does not matter which one is waited for.
-            let mut members = self.job.ids()?.into_iter().filter_map(|id| self.job.member(id));
-            let goes_on = match members.find(lives) {
-                Some(member) => {
-                    pause = Backoff::new();
-                    wait_for_any(&[member.as_handle()], deadline)?
-                }
-                // Those who are left cannot be opened, or have exited and are counted still.
-                None => pause.sleep(deadline),
-            };
-            if !goes_on {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+    fn wait_empty(trees: &[One<'_, Self>], deadline: Option<Instant>) -> Vec<io::Result<bool>> {
+        trees.iter().map(|(members, _)| members.job.wait_empty(deadline)).collect()
+    }
+
+    fn survivors(trees: &[One<'_, Self>]) -> Vec<io::Result<Option<Survivor>>> {
+        let survivor =
+            |members: &Self| Ok(Some(Survivor).filter(|_| members.job.active().unwrap_or(0) > 0));
+        trees.iter().map(|(members, _)| survivor(members)).collect()
     }
 
     fn processes(&self, _: &Leader) -> io::Result<Vec<u32>> {
@@ -168,6 +164,27 @@ struct Job {
 }
 
 impl Job {
+    /// Blocks until no member is left (`true`), or until the deadline.
+    fn wait_empty(&self, deadline: Option<Instant>) -> io::Result<bool> {
+        let mut pause = Backoff::new();
+        while self.active()? > 0 {
+            // As long as a single one lives, so does the tree: it does not matter which one is waited for.
+            let mut members = self.ids()?.into_iter().filter_map(|id| self.member(id));
+            let goes_on = match members.find(lives) {
+                Some(member) => {
+                    pause = Backoff::new();
+                    wait_for_any(&[member.as_handle()], deadline)?
+                }
+                // Those who are left cannot be opened, or have exited and are counted still.
+                None => pause.sleep(deadline),
+            };
+            if !goes_on {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     fn create(wanted: &Wanted) -> io::Result<Self> {
         // SAFETY: without attributes, and without a name.
         let handle = unsafe { CreateJobObjectW(std::ptr::null(), std::ptr::null()) };

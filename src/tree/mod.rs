@@ -7,20 +7,22 @@
 //! group), the leader is pinned: though it has exited and everybody was told, it is not reaped before the
 //! tree is known to be empty, or its handle is gone. So the ID cannot come to mean another group.
 
-mod owned;
+mod drop;
 
 #[cfg(unix)]
 mod cookie;
 #[cfg(unix)]
-mod group;
-#[cfg(unix)]
 mod guardian;
 #[cfg(unix)]
-mod processes;
+mod process_group;
+#[cfg(unix)]
+pub(crate) mod processes;
+#[cfg(unix)]
+mod scan;
 #[cfg(unix)]
 mod unix;
 #[cfg(unix)]
-pub(crate) use unix::{Members, System, spawn};
+pub(crate) use unix::{Members, Survivor, System, spawn};
 
 #[cfg(target_os = "linux")]
 mod before_exec;
@@ -41,9 +43,9 @@ mod nursery;
 #[cfg(windows)]
 mod job;
 #[cfg(windows)]
-pub(crate) use job::{Members, System, spawn};
+pub(crate) use job::{Members, Survivor, System, spawn};
 
-pub(crate) use owned::{Owned, sweep};
+pub(crate) use drop::{Owned, sweep};
 
 use crate::exit::{Ask, Exit, Notice};
 use crate::lifecycle::Lifecycle;
@@ -77,42 +79,49 @@ pub(crate) struct Spawned {
     pub(crate) can_be_asked: bool,
 }
 
+/// The members of one tree of a batch, with its leader.
+pub(crate) type One<'a, M> = (&'a M, &'a Leader);
+
 /// What keeps the members of a tree together.
 ///
-/// Whatever goes by the leader's process ID does so under the lifecycle's lock, and while it is unreaped:
-/// see [`Lifecycle::signal`].
+/// Everything that uses the leader's process ID does so under the lifecycle's lock, and while the leader is unreaped: see
+/// [`Lifecycle::signal`]. What takes a look at all processes of the machine is done for a batch of trees at once, and
+/// answers for each.
 pub(crate) trait Contain: Send + Sync + Sized + 'static {
     /// Whether the leader's process ID must stay taken until the tree is empty.
     fn pins_the_leader(&self) -> bool;
 
-    /// Kills all there are, also those that come into being meanwhile. Does not wait for their end.
-    fn kill(&self, leader: &Leader) -> io::Result<()>;
+    /// Kills all members, and those that they start meanwhile. Does not wait for their end.
+    fn kill(trees: &[One<'_, Self>]) -> Vec<io::Result<()>>;
 
-    /// The part of [`kill`](Self::kill) that takes no time. Says whether something is left for it to do.
+    /// The part of [`kill`](Self::kill) that takes a few system calls. Returns whether something is left for it to do.
     fn kill_at_once(&self, leader: &Leader) -> bool;
 
-    /// Asks all to end, if the child can be asked. Says whether anybody can have been.
-    fn ask(&self, leader: &Leader, ask: Ask) -> io::Result<bool>;
+    /// Requests all members to terminate, if the child can be requested. Returns whether a request can have arrived.
+    fn ask(trees: &[One<'_, Self>], ask: Ask) -> Vec<io::Result<bool>>;
 
-    /// Blocks until nobody is left (`true`), or until the deadline. Looks at least once.
-    fn wait_empty(&self, leader: &Leader, deadline: Option<Instant>) -> io::Result<bool>;
+    /// Blocks until no member is left (`true`), or until the deadline. Every tree is looked at once at least.
+    fn wait_empty(trees: &[One<'_, Self>], deadline: Option<Instant>) -> Vec<io::Result<bool>>;
 
-    /// Those that live.
+    /// A living member of each tree whose leader has exited. `None` if the tree is empty.
+    fn survivors(trees: &[One<'_, Self>]) -> Vec<io::Result<Option<Survivor>>>;
+
+    /// The members that live.
     fn processes(&self, leader: &Leader) -> io::Result<Vec<u32>>;
 
     fn containment(&self) -> Containment;
 
-    /// What all have used, also those that have ended: up to now, or up to the end of the tree. `None` where that is
-    /// not counted.
+    /// What all members have used, also those that have ended: up to now, or up to the end of the tree. `None` where that
+    /// is not counted.
     fn usage(&self) -> Option<Usage>;
 
-    /// Whether somebody must see the tree to its end, though the handle is gone.
+    /// The handle is gone. Returns whether the tree must be watched to its end all the same.
     fn outlives_the_handle(&self) -> bool;
 
-    /// The leader's ID can be another's, and others of the tree may be left.
+    /// The leader's ID may get a new owner, and members may be left.
     fn leader_is_gone(&self);
 
-    /// The tree is empty. Comes before the leader's ID can be another's.
+    /// The tree is empty. Comes before the leader's ID can get a new owner.
     fn done(&self);
 }
 
@@ -231,21 +240,26 @@ impl Tree {
     /// # }
     /// ```
     pub fn kill(&self) -> io::Result<()> {
-        self.unless_done((), || self.members.kill(&self.leader))
+        Self::kill_each(&[self]).pop().unwrap_or(Ok(()))
+    }
+
+    /// The same for a batch of trees.
+    pub(crate) fn kill_each(trees: &[&Self]) -> Vec<io::Result<()>> {
+        Self::each_unless_done(trees, || (), Contain::kill)
     }
 
     pub(crate) fn kill_at_once(&self) -> bool {
         if !self.public {
-            // A single child: not those that it has started.
+            // A single child: not the processes that it has started.
             let _ = self.leader.signal(Notice::kill);
             return false;
         }
         self.members.kill_at_once(&self.leader)
     }
 
-    /// Asks every process of the tree. Says whether anybody can have been asked.
-    pub(crate) fn ask(&self, ask: Ask) -> io::Result<bool> {
-        self.unless_done(false, || self.members.ask(&self.leader, ask))
+    /// Requests every process of each tree to terminate. Returns whether a request can have arrived.
+    pub(crate) fn ask_each(trees: &[&Self], ask: Ask) -> Vec<io::Result<bool>> {
+        Self::each_unless_done(trees, || false, |trees| Contain::ask(trees, ask))
     }
 
     #[cfg(unix)]
@@ -303,11 +317,33 @@ impl Tree {
     /// # }
     /// ```
     pub fn wait_empty(&self, deadline: Option<Instant>) -> io::Result<bool> {
-        let empty = self.unless_done(true, || self.members.wait_empty(&self.leader, deadline))?;
-        if empty {
-            self.finish();
+        Self::wait_each_empty(&[self], deadline).pop().unwrap_or(Ok(true))
+    }
+
+    /// The same for a batch of trees.
+    pub(crate) fn wait_each_empty(
+        trees: &[&Self],
+        deadline: Option<Instant>,
+    ) -> Vec<io::Result<bool>> {
+        let empty =
+            Self::each_unless_done(trees, || true, |trees| Contain::wait_empty(trees, deadline));
+        for (tree, empty) in trees.iter().zip(&empty) {
+            if matches!(empty, Ok(true)) {
+                tree.finish();
+            }
         }
-        Ok(empty)
+        empty
+    }
+
+    /// A living member of each tree whose leader has exited; `None` if the tree is empty.
+    fn survivors(trees: &[&Self]) -> Vec<io::Result<Option<Survivor>>> {
+        let survivors = Self::each_unless_done(trees, || None, Contain::survivors);
+        for (tree, survivor) in trees.iter().zip(&survivors) {
+            if matches!(survivor, Ok(None)) {
+                tree.finish();
+            }
+        }
+        survivors
     }
 
     /// The process IDs of the tree's living processes, in no order.
@@ -359,7 +395,7 @@ impl Tree {
         self.public
     }
 
-    /// Runs this unless nobody is left; and whatever it meets if that comes about meanwhile is no error.
+    /// Runs this unless the tree is known to be empty. An error is none if the tree turns out to be empty meanwhile.
     fn unless_done<T>(&self, done: T, run: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         if self.is_done() {
             return Ok(done);
@@ -368,6 +404,30 @@ impl Tree {
             Err(_) if self.is_done() => Ok(done),
             result => result,
         }
+    }
+
+    /// The same for a batch: runs this for the trees that are not known to be empty.
+    fn each_unless_done<T>(
+        trees: &[&Self],
+        done: impl Fn() -> T,
+        run: impl FnOnce(&[One<'_, Members>]) -> Vec<io::Result<T>>,
+    ) -> Vec<io::Result<T>> {
+        let left: Vec<_> = trees.iter().filter(|tree| !tree.is_done()).collect();
+        let batch: Vec<_> = left.iter().map(|tree| (&tree.members, &tree.leader)).collect();
+        let mut answers = if batch.is_empty() { Vec::new() } else { run(&batch) }.into_iter();
+        let mut left = left.into_iter().peekable();
+        let answer = |tree: &&Self| {
+            // By address: a batch may be of any trees, in any order.
+            if left.next_if(|next| std::ptr::eq(**next, *tree)).is_none() {
+                return Ok(done());
+            }
+            match answers.next() {
+                Some(Err(_)) if tree.is_done() => Ok(done()),
+                Some(answer) => answer,
+                None => Ok(done()),
+            }
+        };
+        trees.iter().map(answer).collect()
     }
 
     /// Nobody is left, for certain.
@@ -382,16 +442,6 @@ impl Tree {
         } else if self.leader.notice().is_none() {
             self.members.leader_is_gone();
         }
-    }
-
-    /// Blocks until nobody is left, as far as that can be told; or until the deadline (`false`).
-    fn see_to_the_end(&self, deadline: Option<Instant>) -> bool {
-        // An error means that it is gone, and we cannot say how.
-        if let Ok(None) = self.leader.wait(deadline) {
-            return false;
-        }
-        self.told();
-        !self.public || self.wait_empty(deadline).unwrap_or(true)
     }
 
     /// Nobody is left. The order matters: whoever goes by the leader's ID is told first.

@@ -30,6 +30,22 @@ impl Cgroup {
         match self.0 {}
     }
 
+    pub(super) fn admitted(&mut self, _: u32) {
+        match self.0 {}
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
+        match self.0 {}
+    }
+
+    pub(super) fn remove(&self) -> bool {
+        match self.0 {}
+    }
+
+    pub(super) fn kill_once(&self) {
+        match self.0 {}
+    }
+
     pub(super) fn kill(&self) -> io::Result<()> {
         match self.0 {}
     }

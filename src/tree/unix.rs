@@ -2,10 +2,12 @@
 
 use super::cgroup::{Cgroup, Place};
 use super::cookie::Cookie;
-use super::group::Group;
 use super::guardian::{self, Bond};
-use super::processes::{self, Since};
-use super::{Contain, Containment, Leader, Mechanism, Spawned, Wanted, nursery};
+use super::processes::{self, Process, Since};
+use super::scan::{self, Membership, Target};
+use super::{
+    Contain, Containment, Leader, Mechanism, One, Spawned, Wanted, nursery, process_group,
+};
 use crate::exit::Ask;
 use crate::sync::Mutex;
 use crate::usage::Usage;
@@ -21,17 +23,15 @@ pub(crate) struct System {
     pub(crate) cgroup: Place,
     /// For the tests: as if the system sent no signal at the death of a parent.
     pub(crate) no_nursery: bool,
+    /// For the tests: as if the system showed no environments.
+    pub(crate) no_marker: bool,
 }
 
 pub(crate) struct Members {
-    by: By,
+    membership: Membership,
+    cgroup: Option<Cgroup>,
     /// What ties it to the life of this process.
     bond: Mutex<Option<Bond>>,
-}
-
-enum By {
-    Group(Group),
-    Cgroup(Cgroup),
 }
 
 pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawned> {
@@ -50,9 +50,9 @@ pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawne
     }
     let since = Since::now();
     let cookie = Cookie::new();
-    let cgroup = Cgroup::create(&wanted.system.cgroup, &cookie)?;
+    let mut cgroup = Cgroup::create(&wanted.system.cgroup, &cookie)?;
     // What a single child starts is its own business.
-    let is_marked = is_tree && cgroup.is_none() && processes::READS_ENVIRONMENTS;
+    let is_marked = is_tree && processes::READS_ENVIRONMENTS && !wanted.system.no_marker;
     let cookie = Some(cookie).filter(|_| is_marked);
     let mut bond = if wanted.kill_with_parent {
         Some(guardian::watch(cookie.as_ref(), cgroup.as_ref().map(Cgroup::directory))?)
@@ -69,93 +69,235 @@ pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawne
         before.restore(command);
     }
     let child = spawned?;
-    let by = match cgroup {
-        Some(cgroup) => By::Cgroup(cgroup),
-        None => By::Group(Group::new(child.id(), cookie, since)),
-    };
-    if let (By::Group(_), Some(bond)) = (&by, &mut bond) {
+    if let Some(bond) = &mut bond {
         bond.set_group(Some(child.id()));
     }
+    if let Some(cgroup) = &mut cgroup {
+        cgroup.admitted(child.id());
+    }
+    let membership = Membership::new(child.id(), cookie, since);
     Ok(Spawned {
         child,
-        members: Some(Members { by, bond: Mutex::new(bond) }),
+        members: Some(Members { membership, cgroup, bond: Mutex::new(bond) }),
         is_tree,
         can_be_asked,
     })
 }
 
+/// A member of a tree that lived when it was seen.
+pub(crate) type Survivor = Process;
+
 impl Members {
+    fn target<'a>(&'a self, leader: &'a Leader) -> Target<'a> {
+        Target { membership: &self.membership, leader }
+    }
+
+    /// Whether a member can be elsewhere than in the cgroup.
+    fn is_to_be_scanned(&self) -> bool {
+        self.cgroup.as_ref().is_none_or(|cgroup| !cgroup.is_complete())
+    }
+
     pub(crate) fn signal(&self, leader: &Leader, signal: c_int) -> io::Result<()> {
-        match &self.by {
-            By::Group(group) => group.signal(leader, signal),
-            By::Cgroup(cgroup) => match cgroup.ids() {
-                Ok(ids) => cgroup.signal_those(&ids, signal),
-                // The leader at least, which takes no descriptor.
-                Err(error) => leader.signal(|notice| notice.signal(signal)).and(Err(error)),
+        Self::signal_each(&[(self, leader)], signal).pop().unwrap_or(Ok(()))
+    }
+
+    fn signal_each(trees: &[One<'_, Self>], signal: c_int) -> Vec<io::Result<()>> {
+        scanned(
+            trees,
+            |members| members.cgroup.is_none(),
+            |targets| scan::signal(targets, signal),
+            |(members, leader)| match &members.cgroup {
+                Some(cgroup) => members.signal_cgroup(cgroup, leader, signal),
+                None => Ok(()),
             },
+        )
+    }
+
+    /// Each process gets the signal once: first those that the cgroup lists, then the others.
+    fn signal_cgroup(&self, cgroup: &Cgroup, leader: &Leader, signal: c_int) -> io::Result<()> {
+        let listed = match cgroup.ids() {
+            Ok(listed) => listed,
+            // The leader at least, which takes no descriptor.
+            Err(error) => return leader.signal(|notice| notice.signal(signal)).and(Err(error)),
+        };
+        let sent = cgroup.signal_those(&listed, signal);
+        if !self.is_to_be_scanned() {
+            return sent;
+        }
+        let listed = listed.into_iter().collect();
+        match scan::signal_unlisted(self.target(leader), &listed, signal) {
+            // There is no process table to scan.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => sent,
+            unlisted => sent.and(unlisted),
         }
     }
 }
 
+/// Splits a batch: answers for some of its trees by one scan, and for each of the others by itself.
+fn scanned<T>(
+    trees: &[One<'_, Members>],
+    is_scanned: impl Fn(&Members) -> bool,
+    scan: impl FnOnce(&[Target<'_>]) -> Vec<T>,
+    mut otherwise: impl FnMut(&One<'_, Members>) -> T,
+) -> Vec<T> {
+    let targets: Vec<Target<'_>> = trees
+        .iter()
+        .filter(|(members, _)| is_scanned(members))
+        .map(|(members, leader)| members.target(leader))
+        .collect();
+    let mut by_scan = if targets.is_empty() { Vec::new() } else { scan(&targets) }.into_iter();
+    let mut answer = |tree: &One<'_, Members>| match is_scanned(tree.0) {
+        true => by_scan.next().unwrap_or_else(|| otherwise(tree)),
+        false => otherwise(tree),
+    };
+    trees.iter().map(&mut answer).collect()
+}
+
 impl Contain for Members {
     fn pins_the_leader(&self) -> bool {
-        matches!(self.by, By::Group(_))
+        true
     }
 
-    fn kill(&self, leader: &Leader) -> io::Result<()> {
-        match &self.by {
-            By::Group(group) => group.kill(leader),
-            By::Cgroup(cgroup) => cgroup.kill(),
-        }
+    fn kill(trees: &[One<'_, Self>]) -> Vec<io::Result<()>> {
+        // First the cgroups, each of which dies as one. Then what has left them.
+        let cgroups: Vec<io::Result<()>> = trees
+            .iter()
+            .map(|(members, _)| members.cgroup.as_ref().map_or(Ok(()), Cgroup::kill))
+            .collect();
+        let rest = scanned(trees, Self::is_to_be_scanned, scan::kill, |(_, leader)| {
+            leader.signal(|notice| notice.signal(libc::SIGKILL))
+        });
+        cgroups.into_iter().zip(rest).map(|(cgroup, rest)| cgroup.and(rest)).collect()
     }
 
     fn kill_at_once(&self, leader: &Leader) -> bool {
-        match &self.by {
-            By::Group(group) => {
-                // What goes wrong goes wrong again in the rest.
-                let _ = group.signal_group(leader, libc::SIGKILL);
-                processes::usable()
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.kill_once();
+        }
+        let scans = processes::usable();
+        // Without a marker, members outside the group are known by their parents. So these must not die before the others
+        // are found.
+        if self.membership.is_marked() || !scans {
+            // An error will be met again by the rest.
+            let _ = process_group::signal(self.membership.group(), leader, libc::SIGKILL);
+        }
+        scans || self.cgroup.is_some()
+    }
+
+    fn ask(trees: &[One<'_, Self>], ask: Ask) -> Vec<io::Result<bool>> {
+        let mut results: Vec<io::Result<bool>> = trees.iter().map(|_| Ok(true)).collect();
+        // Both signals in any case: a member that refuses the first does not keep the others from the second.
+        for signal in ask.signals() {
+            for (result, sent) in results.iter_mut().zip(Self::signal_each(trees, signal)) {
+                if let (Ok(_), Err(error)) = (&result, sent) {
+                    *result = Err(error);
+                }
             }
-            By::Cgroup(cgroup) => cgroup.kill().is_err(),
         }
+        results
     }
 
-    fn ask(&self, leader: &Leader, ask: Ask) -> io::Result<bool> {
-        // Both in any case: whoever may not be sent the one does not keep the other from the rest.
-        let sent = ask.signals().map(|signal| self.signal(leader, signal));
-        sent.into_iter().collect::<io::Result<()>>().map(|()| true)
+    fn wait_empty(trees: &[One<'_, Self>], deadline: Option<Instant>) -> Vec<io::Result<bool>> {
+        let mut results: Vec<Option<io::Result<bool>>> = trees.iter().map(|_| None).collect();
+        loop {
+            let pending: Vec<usize> = (0..trees.len()).filter(|i| results[*i].is_none()).collect();
+            if pending.is_empty() {
+                break;
+            }
+            let mut empty = Vec::new();
+            for i in pending {
+                let (members, leader) = trees[i];
+                let cgroup = members.cgroup.as_ref();
+                match cgroup.map_or(Ok(true), |cgroup| cgroup.wait_empty(deadline)) {
+                    Ok(true) if members.is_to_be_scanned() => empty.push(i),
+                    // The leader was in the cgroup. It is a zombie, or about to be one.
+                    Ok(true) => results[i] = Some(Ok(!matches!(leader.wait(deadline), Ok(None)))),
+                    answer => results[i] = Some(answer),
+                }
+            }
+            let targets: Vec<Target<'_>> =
+                empty.iter().map(|i| trees[*i].0.target(trees[*i].1)).collect();
+            for (i, answer) in empty.into_iter().zip(scan::wait_empty(&targets, deadline)) {
+                let cgroup = trees[i].0.cgroup.as_ref();
+                results[i] = match (answer, cgroup) {
+                    // There is no process table to scan: the cgroup has answered.
+                    (Err(error), Some(_)) if error.kind() == io::ErrorKind::Unsupported => {
+                        Some(Ok(true))
+                    }
+                    // A process outside the cgroup may have come back to it.
+                    (Ok(true), Some(cgroup)) if !matches!(cgroup.ids().as_deref(), Ok([])) => {
+                        match cgroup.wait_empty(Some(Instant::now())) {
+                            Ok(false) => None,
+                            answer => Some(answer),
+                        }
+                    }
+                    (answer, _) => Some(answer),
+                };
+            }
+        }
+        results.into_iter().map(|result| result.unwrap_or(Ok(true))).collect()
     }
 
-    fn wait_empty(&self, leader: &Leader, deadline: Option<Instant>) -> io::Result<bool> {
-        match &self.by {
-            By::Group(group) => group.wait_empty(leader, deadline),
-            By::Cgroup(cgroup) => cgroup.wait_empty(deadline),
-        }
+    fn survivors(trees: &[One<'_, Self>]) -> Vec<io::Result<Option<Survivor>>> {
+        scanned(
+            trees,
+            |members| members.cgroup.is_none(),
+            scan::survivors,
+            |(members, leader)| {
+                let listed = members.cgroup.as_ref().map_or(Ok(Vec::new()), Cgroup::ids)?;
+                for id in listed {
+                    match processes::Held::open(id)? {
+                        Some(held) if held.lives() => return held.process(),
+                        _ => {}
+                    }
+                }
+                if !members.is_to_be_scanned() {
+                    return Ok(None);
+                }
+                match scan::survivors(&[members.target(leader)]).pop() {
+                    Some(Err(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(None),
+                    answer => answer.unwrap_or(Ok(None)),
+                }
+            },
+        )
     }
 
     fn processes(&self, leader: &Leader) -> io::Result<Vec<u32>> {
-        match &self.by {
-            By::Group(group) => group.processes(leader),
-            By::Cgroup(cgroup) => Ok(cgroup.ids()?.into_iter().map(i32::unsigned_abs).collect()),
+        let mut all: Vec<i32> = match &self.cgroup {
+            Some(cgroup) => cgroup.ids()?,
+            None => Vec::new(),
+        };
+        if self.is_to_be_scanned() {
+            match scan::processes(self.target(leader)) {
+                Ok(scanned) => all.extend(scanned),
+                // There is no process table to scan.
+                Err(error)
+                    if self.cgroup.is_some() && error.kind() == io::ErrorKind::Unsupported => {}
+                Err(error) => return Err(error),
+            }
         }
+        all.sort_unstable();
+        all.dedup();
+        Ok(all.into_iter().map(i32::unsigned_abs).collect())
     }
 
     fn containment(&self) -> Containment {
-        match &self.by {
-            By::Group(group) => group.containment(),
-            By::Cgroup(_) => Containment::Complete { by: Mechanism::Cgroup },
+        match &self.cgroup {
+            Some(cgroup) if cgroup.is_complete() => Containment::Complete { by: Mechanism::Cgroup },
+            Some(_) => Containment::BestEffort { by: Mechanism::Cgroup },
+            None if processes::usable() => {
+                Containment::BestEffort { by: Mechanism::ProcessGroupAndSweep }
+            }
+            None => Containment::BestEffort { by: Mechanism::ProcessGroup },
         }
     }
 
     fn usage(&self) -> Option<Usage> {
-        match &self.by {
-            By::Group(_) => None,
-            By::Cgroup(cgroup) => cgroup.usage(),
-        }
+        self.cgroup.as_ref()?.usage()
     }
 
     fn outlives_the_handle(&self) -> bool {
-        self.bond.lock().is_some()
+        self.bond.lock().is_some() || self.cgroup.as_ref().is_some_and(|cgroup| !cgroup.remove())
     }
 
     fn leader_is_gone(&self) {
@@ -166,7 +308,7 @@ impl Contain for Members {
 
     fn done(&self) {
         drop(self.bond.lock().take());
-        if let By::Cgroup(cgroup) = &self.by {
+        if let Some(cgroup) = &self.cgroup {
             cgroup.done();
         }
     }

@@ -1,31 +1,35 @@
-//! Who lives on this machine, as the system tells it: one file a system.
+//! The processes of this machine, as the system lists them: one file per system.
 //!
 //! Each offers the same:
 //!
 //! - `usable`: whether this system lists processes, here and now.
-//! - `READS_ENVIRONMENTS`: whether it shows their environment; and `carries`: whether a cookie is in one.
-//! - `census`: who is in a group, and who else there is. Raw: by the time that it is read it may be wrong.
-//! - `newest` and `census_of_new`: the same, faster, of those who are new. Where IDs are handed out in turn.
-//! - `Held`: one process, held so that it is not mistaken for the next owner of its ID. The pattern of
-//!   its use is *open, read, [`lives`](Held::lives), act*: what is read of an ID between the opening and
-//!   a `lives` that says yes was about this very process, since for so long nobody else could have the ID.
-//! - `Since`: when it is that a tree was made. Whoever is older is not in it.
+//! - `READS_ENVIRONMENTS`: whether it shows their environments; and `environment`, which reads one.
+//! - `census`: the processes that are in certain groups, and the others. By the time that it is read it may be wrong.
+//! - `newest` and `census_of_new`: the same, faster, for the newest processes, where IDs are handed out in turn.
+//! - `Held`: one process, opened so that it cannot be taken for the next owner of its ID. The pattern of its use is
+//!   *open, read, [`lives`](Held::lives), act*: what is read by the ID between `open` and a `lives` that is true is
+//!   about this very process, since nothing else could have the ID meanwhile.
+//! - `Process`: the same process, remembered without a descriptor.
+//! - `Since`: the time when a tree was spawned. Older processes do not belong to it.
+//! - `adopters` and `shares_our_cgroup`: which processes may be orphaned members.
 
+use std::collections::HashMap;
 use std::ffi::c_int;
 use std::io;
-use std::ops::Deref;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod proc;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) use proc::{
-    Held, READS_ENVIRONMENTS, Since, carries, census, census_of_new, newest, usable,
+    Held, Other, Process, READS_ENVIRONMENTS, Since, adopters, census, census_of_new, environment,
+    newest, shares_our_cgroup, usable,
 };
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 mod not_in_turn;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(super) use not_in_turn::{census_of_new, newest};
+pub(super) use not_in_turn::{adopters, census_of_new, environment, newest, shares_our_cgroup};
 
 #[cfg(any(
     target_os = "macos",
@@ -40,7 +44,7 @@ mod started;
     target_os = "dragonfly",
     target_os = "netbsd"
 ))]
-pub(super) use started::{Held, READS_ENVIRONMENTS, Since, carries, census, usable};
+pub(super) use started::{Held, Other, Process, READS_ENVIRONMENTS, Since, census, usable};
 
 #[cfg(not(any(
     target_os = "linux",
@@ -59,62 +63,97 @@ mod unknown;
     target_os = "dragonfly",
     target_os = "netbsd"
 )))]
-pub(super) use unknown::{Held, READS_ENVIRONMENTS, Since, carries, census, usable};
+pub(super) use unknown::{Held, Other, Process, READS_ENVIRONMENTS, Since, census, usable};
 
-/// Who there is.
+/// The process groups of trees, by their IDs, with the position of each tree in the batch.
+pub(super) type Groups = HashMap<i32, usize>;
+
+/// The processes of this machine, but for this one and those that are too old to belong to any tree of the batch.
 #[derive(Debug, Default)]
 pub(super) struct Census {
-    /// Members of the group that was asked about, zombies among them.
-    pub(super) group: Vec<i32>,
-    /// All the others that live and are not too old, but for this process.
+    /// Members of the groups, zombies among them, with the position of their tree.
+    pub(super) grouped: Vec<(i32, usize)>,
+    /// The other processes that live.
     pub(super) others: Vec<Other>,
-    /// Of the new ones: those who are gone, or zombies. They may have had children.
-    pub(super) gone: Vec<i32>,
+    /// A process that `census_of_new` was to read is gone, or a zombie. It may have had children.
+    pub(super) gone: bool,
 }
 
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Other {
-    pub(super) id: i32,
-    pub(super) parent: i32,
+/// What reading the environment of a process gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(dead_code, reason = "some systems show no environments")]
+pub(super) enum Environment {
+    /// It is in the buffer.
+    Shown,
+    /// It is empty.
+    Empty,
+    /// The process is in the middle of an exec, or has unmapped its environment.
+    Unsettled,
+    /// The process is exiting, and shows nothing any more.
+    Exiting,
+    /// This process may not read it.
+    Hidden,
+    /// There is no such process.
+    Gone,
 }
 
-/// The error where the system does not tell.
+static PASSES_MADE: AtomicUsize = AtomicUsize::new(0);
+
+/// How often this process has read the whole process table. The tests count passes where a user would feel the time.
+pub(crate) fn passes() -> usize {
+    PASSES_MADE.load(Ordering::Relaxed)
+}
+
+fn count_pass() {
+    PASSES_MADE.fetch_add(1, Ordering::Relaxed);
+}
+
+/// The error where the system does not list processes.
 pub(super) fn not_told(why: &str) -> io::Error {
-    let message = format!("who is in a process group cannot be told here: {why}");
+    let message = format!("cannot list the members of a process group: {why}");
     io::Error::new(io::ErrorKind::Unsupported, message)
 }
 
-/// getpgid(2). (rustix's takes for granted that groups have an ID; here, kernel threads and groups from
-/// outside a PID namespace have 0.)
+/// getpgid(2). (rustix's version requires every group to have an ID. Here kernel threads, and groups from outside a PID
+/// namespace, have 0.)
 pub(super) fn group_of(id: i32) -> Option<i32> {
     // SAFETY: an integer goes in, and one comes out.
     let group = unsafe { libc::getpgid(id) };
     (group > 0).then_some(group)
 }
 
-/// Whether a process may not be signalled by this one (kill(2)).
+/// Whether this process lacks permission to signal another one (kill(2)).
 pub(super) fn refuses(id: i32) -> bool {
-    // SAFETY: integers; 0 is no signal, so nothing is sent, whomever the ID means.
+    // SAFETY: integers. Signal 0 is none, so nothing is sent, whichever process the ID means.
     let refused = unsafe { libc::kill(id, 0) } != 0;
     refused && io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
 }
 
-/// How many are held at a time, where there may be many. Other threads want descriptors, too.
-pub(super) const AT_ONCE: usize = 64;
+/// How many processes are held at a time. Each may take a descriptor, and other threads need descriptors too.
+pub(super) const AT_ONCE: usize = 16;
 
-/// How often to look for those who are new while a tree is killed: more than any tree takes, and few enough to come
-/// to an end.
+/// How many passes an operation makes at most: more than any tree requires, and few enough to come to an end.
 pub(super) const PASSES: usize = 1000;
 
-/// Signals them all. The error is the last one, and says whom it is about.
-pub(super) fn send<T: Deref<Target = Held>>(members: &[T], signal: c_int) -> io::Result<()> {
+/// Signals one member. The error names the process.
+pub(super) fn signal(member: &Held, signal: c_int) -> io::Result<()> {
+    member.signal(signal).map_err(|error| {
+        let message = format!("cannot signal process {} of the tree: {error}", member.id());
+        io::Error::new(error.kind(), message)
+    })
+}
+
+/// Signals all of these. The error is the last one.
+pub(super) fn signal_each(members: &[Held], number: c_int) -> io::Result<()> {
+    members.iter().fold(Ok(()), |result, member| signal(member, number).and(result))
+}
+
+/// Signals all of these, opening one at a time. A process that is gone is passed over. The error is the last one.
+pub(super) fn signal_processes(members: &[Process], number: c_int) -> io::Result<()> {
     let mut result = Ok(());
     for member in members {
-        if let Err(error) = member.signal(signal) {
-            let message =
-                format!("process {} of the tree cannot be signalled: {error}", member.id());
-            result = Err(io::Error::new(error.kind(), message));
-        }
+        let sent = member.hold().and_then(|held| held.map_or(Ok(()), |held| signal(&held, number)));
+        result = sent.and(result);
     }
     result
 }

@@ -1,13 +1,12 @@
-//! Linux: `/proc`, and a pidfd for whoever is held.
+//! Linux: `/proc`, and a pidfd for a process that is held.
 //!
-//! A census of everybody reads `stat` of each (some 14 µs), and whoever looks for a cookie `environ` of
-//! those that are left (18 µs more). So what is cheap comes first: `getpgid` (a fraction of a
-//! microsecond) tells the members of the group, and the time of the start sorts out most of the others.
+//! A census reads `stat` of each process (about 14 µs), and a search for a marker reads `environ` of those that remain
+//! (18 µs more). So the cheap checks come first: `getpgid` (a fraction of a microsecond) finds the members of the groups,
+//! and the start time sorts out most of the others.
 //!
 //! Sources: proc_pid_stat(5), proc_pid_environ(5), pidfd_open(2).
 
-use super::super::cookie::Cookie;
-use super::{Census, Other, group_of, not_told};
+use super::{Census, Environment, Groups, count_pass, group_of, not_told};
 use crate::backoff::Backoff;
 use crate::exit::{self, Pid};
 use rustix::event::PollFlags;
@@ -16,7 +15,7 @@ use rustix::io::Errno;
 use std::ffi::c_int;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 pub(in super::super) const READS_ENVIRONMENTS: bool = true;
 
@@ -27,7 +26,7 @@ pub(in super::super) fn usable() -> bool {
 }
 
 /// In clock ticks since the machine was booted.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in super::super) struct Since(u64);
 
 impl Since {
@@ -52,43 +51,42 @@ pub(in super::super) fn newest() -> Option<i32> {
     newest.filter(|id| *id > 0)
 }
 
-pub(in super::super) fn census(group: Option<i32>, since: Since) -> io::Result<Census> {
+pub(in super::super) fn census(groups: &Groups, since: Since) -> io::Result<Census> {
     if !usable() {
         return Err(not_told("there is no /proc of this PID namespace"));
     }
+    count_pass();
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let list = Dir::read_from(openat(CWD, "/proc", flags, Mode::empty())?)?;
     let mut census = Census::default();
     let mut buffer = Vec::new();
     for entry in list {
         if let Some(id) = entry?.file_name().to_str().ok().and_then(|name| name.parse().ok()) {
-            take(id, group, since, &mut buffer, &mut census)?;
+            take(id, groups, since, &mut buffer, &mut census)?;
         }
     }
     Ok(census)
 }
 
-/// The same, but only of those whose ID was handed out after the one and not after the other.
+/// The same for the processes whose IDs were handed out after `after`, up to and including `newest`.
 pub(in super::super) fn census_of_new(
-    group: Option<i32>,
+    groups: &Groups,
     since: Since,
     after: i32,
     newest: i32,
 ) -> io::Result<Census> {
-    /// Beyond this it takes less to read the list.
+    /// For more IDs than this, reading the list of all processes costs less.
     const MANY: usize = 50_000;
-    // They may have come round.
+    // Process IDs wrap around.
     let (end, start) = if after <= newest { (newest, newest + 1) } else { (largest_id(), 1) };
     let new = (after + 1..=end).chain(start..=newest);
     if new.size_hint().0 > MANY {
-        return census(group, since);
+        return census(groups, since);
     }
     let mut census = Census::default();
     let mut buffer = Vec::new();
     for id in new {
-        if !take(id, group, since, &mut buffer, &mut census)? {
-            census.gone.push(id);
-        }
+        census.gone |= !take(id, groups, since, &mut buffer, &mut census)?;
     }
     Ok(census)
 }
@@ -98,28 +96,50 @@ fn largest_id() -> i32 {
     read("/proc/sys/kernel/pid_max", &mut buffer)
         .ok()
         .and_then(|()| std::str::from_utf8(&buffer).ok()?.trim().parse().ok())
-        // The most that there can be.
+        // The largest value that the kernel allows.
         .unwrap_or(1 << 22)
 }
 
-/// Puts it where it belongs. Says whether it lives.
+/// Adds a process to the census. Returns whether it lives.
+///
+/// `getpgid` comes first: it costs a fraction of a microsecond, and reading `stat` costs 14.
 fn take(
     id: i32,
-    group: Option<i32>,
+    groups: &Groups,
     since: Since,
     buffer: &mut Vec<u8>,
     census: &mut Census,
 ) -> io::Result<bool> {
-    if group.is_some() && group_of(id) == group {
-        census.group.push(id);
+    if let Some(tree) = group_of(id).and_then(|group| groups.get(&group)) {
+        census.grouped.push((id, *tree));
         return Ok(true);
     }
     let Some(stat) = stat(id, buffer)? else { return Ok(false) };
     if stat.lives && !stat.is_kernels && stat.started >= since.0 && id != std::process::id() as i32
     {
-        census.others.push(Other { id, parent: stat.parent });
+        census.others.push(Other { id, parent: stat.parent, started: stat.started });
     }
     Ok(stat.lives)
+}
+
+/// A process that is in none of the groups, as the census saw it.
+#[derive(Debug, Clone, Copy)]
+pub(in super::super) struct Other {
+    pub(in super::super) id: i32,
+    pub(in super::super) parent: i32,
+    started: u64,
+}
+
+impl Other {
+    /// Whether the process is young enough to belong to a tree that was spawned then.
+    pub(in super::super) fn may_belong(&self, since: Since) -> bool {
+        self.started >= since.0
+    }
+
+    /// What tells this process from the next owner of its ID, for a set of processes.
+    pub(in super::super) fn key(&self) -> (i32, u64) {
+        (self.id, self.started)
+    }
 }
 
 struct Stat {
@@ -128,18 +148,18 @@ struct Stat {
     is_kernels: bool,
     parent: i32,
     started: u64,
-    environment: Environment,
+    memory: Memory,
 }
 
-/// Of a process that shows none.
-enum Environment {
-    /// It has none, for good.
-    Empty,
-    /// It is dying.
-    Dying,
-    /// Its first thread has ended, and others have not, who can be asked.
-    OfOthers,
-    /// It is in the middle of an exec, or was so a moment ago.
+/// What `stat` says of the memory that would hold the environment.
+enum Memory {
+    /// The process runs a program, and its environment is empty.
+    WithoutEnvironment,
+    /// The process is exiting and has released its memory.
+    Released,
+    /// The first thread has ended. The other threads still show the environment.
+    OfOtherThreads,
+    /// The process is in the middle of an exec, or its environment is no longer mapped.
     Unsettled,
 }
 
@@ -171,13 +191,13 @@ fn parse(stat: &[u8]) -> Option<Stat> {
     let lives = !matches!(state, "Z" | "X") || threads > 1;
     // An exec sets these in this order: where the environment begins, and ends, for the time being, at the same
     // place; where it ends; where the code is.
-    let environment = match () {
-        () if flags & PF_EXITING != 0 && threads > 1 => Environment::OfOthers,
-        () if flags & PF_EXITING != 0 => Environment::Dying,
-        () if code != 0 && from == to => Environment::Empty,
-        () => Environment::Unsettled,
+    let memory = match () {
+        () if flags & PF_EXITING != 0 && threads > 1 => Memory::OfOtherThreads,
+        () if flags & PF_EXITING != 0 => Memory::Released,
+        () if code != 0 && from == to => Memory::WithoutEnvironment,
+        () => Memory::Unsettled,
     };
-    Some(Stat { lives, is_kernels: flags & PF_KTHREAD != 0, parent, started, environment })
+    Some(Stat { lives, is_kernels: flags & PF_KTHREAD != 0, parent, started, memory })
 }
 
 /// `linux/sched.h`.
@@ -202,46 +222,33 @@ fn read(path: &str, buffer: &mut Vec<u8>) -> rustix::io::Result<()> {
     }
 }
 
-/// Whether the environment of whoever has this ID has the cookie.
+/// Reads the environment of the process that has this ID now into the buffer.
 ///
-/// In the middle of an exec a process shows no environment, though it has had one and will have one again; nor
-/// does one that is dying. It is told from one whose environment is empty by what its memory is known to hold so
-/// far. So look again: at the dying until it is likely that they are dead, since nobody is to be missed who still
-/// seems to live, and it matters little; at others until then, since an exec can wait for a disk, or for its turn
-/// on a busy machine, and who does one exec after the other may be in one whenever it is looked at. (It may also
-/// wait for ever, for a disk that is gone. So whoever looks at many has one patience for all of them.)
-pub(in super::super) fn carries(id: i32, cookie: &Cookie, patience: Instant) -> io::Result<bool> {
-    const AN_END: Duration = Duration::from_millis(80);
-    let an_end = Instant::now() + AN_END;
-    let mut buffer = Vec::new();
-    let mut pause = Backoff::new();
-    loop {
-        let is_hidden = match read(&format!("/proc/{id}/environ"), &mut buffer) {
-            Ok(()) if !buffer.is_empty() => return Ok(cookie.is_in(&buffer)),
-            // The latter is said of one that is dying, or whose first thread is.
-            Ok(()) | Err(Errno::SRCH) => false,
-            // Another user's, as all is that has no memory any more.
-            Err(Errno::ACCESS | Errno::PERM) => true,
-            Err(Errno::NOENT) => return Ok(false),
-            Err(error) => return Err(error.into()),
-        };
-        let until = match stat(id, &mut buffer)? {
-            Some(Stat { lives: true, environment: Environment::OfOthers, .. })
-                if read_of_a_thread(id, &mut buffer) =>
-            {
-                return Ok(cookie.is_in(&buffer));
-            }
-            Some(Stat { lives: true, environment: Environment::Unsettled, .. }) if !is_hidden => {
-                patience.max(an_end)
-            }
-            Some(Stat { lives: true, environment: Environment::Dying, .. })
-            | Some(Stat { lives: true, environment: Environment::OfOthers, .. }) => an_end,
-            _ => return Ok(false),
-        };
-        if !pause.sleep(Some(until)) {
-            return Ok(false);
-        }
-    }
+/// A process shows no environment in the middle of an exec, although it had one and will have one again. Nor does a
+/// process that is exiting, nor one that has unmapped its environment. What the kernel says of its memory tells these
+/// from a process whose environment is empty.
+pub(in super::super) fn environment(id: i32, buffer: &mut Vec<u8>) -> io::Result<Environment> {
+    let is_hidden = match read(&format!("/proc/{id}/environ"), buffer) {
+        Ok(()) if !buffer.is_empty() => return Ok(Environment::Shown),
+        // ESRCH: the process, or its first thread, is exiting.
+        Ok(()) | Err(Errno::SRCH) => false,
+        // A process of another user, one that is not dumpable, and every process without memory.
+        Err(Errno::ACCESS | Errno::PERM) => true,
+        Err(Errno::NOENT) => return Ok(Environment::Gone),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(match stat(id, buffer)? {
+        Some(Stat { lives: true, memory, .. }) => match memory {
+            Memory::OfOtherThreads if read_of_a_thread(id, buffer) => Environment::Shown,
+            Memory::Released | Memory::OfOtherThreads => Environment::Exiting,
+            _ if is_hidden => Environment::Hidden,
+            Memory::WithoutEnvironment => Environment::Empty,
+            Memory::Unsettled => Environment::Unsettled,
+        },
+        // `hidepid`: the process is there, and the kernel hides it.
+        None if is_hidden => Environment::Hidden,
+        _ => Environment::Gone,
+    })
 }
 
 /// Reads the environment as one of the other threads shows it. Says whether one does.
@@ -286,17 +293,20 @@ impl Held {
         Ok(stat.map(|stat| Self { id, by: By::Start(stat.started) }))
     }
 
-    /// Not with the last two descriptors: a directory must be listed, and what is in it be read, while this one is held.
-    pub(in super::super) fn kept(self) -> io::Result<Option<Self>> {
-        use rustix::io::fcntl_dupfd_cloexec as dup;
-        match &self.by {
-            By::Pidfd(fd) if dup(fd, 0).and_then(|_one| dup(fd, 0)).is_err() => {
-                let id = self.id;
-                drop(self);
-                Self::open_by_start(id)
-            }
-            By::Pidfd(_) | By::Start(_) => Ok(Some(self)),
-        }
+    /// What identifies the process without a descriptor. `None` if it has been reaped.
+    pub(in super::super) fn process(&self) -> io::Result<Option<Process>> {
+        let serial = match &self.by {
+            By::Pidfd(fd) => serial(fd),
+            By::Start(_) => None,
+        };
+        let started = match &self.by {
+            By::Start(started) => *started,
+            By::Pidfd(_) => match self.stat()? {
+                Some(stat) => stat.started,
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(Process { id: self.id, started, serial }))
     }
 
     pub(in super::super) fn id(&self) -> i32 {
@@ -366,6 +376,109 @@ impl Held {
     fn stat(&self) -> io::Result<Option<Stat>> {
         stat(self.id(), &mut Vec::new())
     }
+}
+
+/// One process, identified without a descriptor, so that any number can be remembered.
+///
+/// The ID alone may get a new owner. The start time tells owners apart unless all other IDs are handed out within one
+/// tick of 10 ms. From Linux 6.9 on, the inode of a pidfd tells them apart in any case: the kernel gives every process
+/// another one.
+#[derive(Debug, Clone)]
+pub(crate) struct Process {
+    id: Pid,
+    started: u64,
+    serial: Option<u64>,
+}
+
+impl Process {
+    pub(in super::super) fn id(&self) -> i32 {
+        self.id.as_raw_nonzero().get()
+    }
+
+    /// Opens the process. `None` if it has been reaped.
+    pub(in super::super) fn hold(&self) -> io::Result<Option<Held>> {
+        let Some(held) = Held::open(self.id())? else { return Ok(None) };
+        let same = match (&held.by, self.serial) {
+            (By::Pidfd(fd), Some(serial)) => self::serial(fd) == Some(serial),
+            (By::Pidfd(_), None) => held.stat()?.is_some_and(|stat| stat.started == self.started),
+            (By::Start(started), _) => *started == self.started,
+        };
+        Ok(same.then_some(held))
+    }
+
+    /// Whether the process is neither gone nor a zombie. A process that cannot be read counts as living.
+    pub(in super::super) fn lives(&self) -> bool {
+        self.hold().map_or(true, |held| held.is_some_and(|held| held.lives()))
+    }
+
+    /// A descriptor that becomes readable when the process ends. `None` if there is none to be had, or no such process.
+    pub(in super::super) fn exit_descriptor(&self) -> Option<Box<dyn AsFd + Send>> {
+        match self.hold().ok()??.by {
+            By::Pidfd(fd) => Some(Box::new(fd)),
+            By::Start(_) => None,
+        }
+    }
+
+    /// Blocks until the process has ended (`true`), or until the deadline.
+    pub(in super::super) fn wait(&self, deadline: Option<Instant>) -> bool {
+        let mut pause = Backoff::new();
+        loop {
+            match self.hold() {
+                Ok(None) => return true,
+                Ok(Some(held)) => return held.wait(deadline),
+                // No descriptor is to be had.
+                Err(_) if !pause.sleep(deadline) => return false,
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// A number that the kernel gives to one process and to no other until the next boot. `None` before Linux 6.9, where all
+/// pidfds have the same inode.
+fn serial(fd: &OwnedFd) -> Option<u64> {
+    /// `PID_FS_MAGIC` of `linux/magic.h`.
+    const PIDFS: u64 = 0x5049_4446;
+    let is_pidfs = rustix::fs::fstatfs(fd).ok()?.f_type as u64 == PIDFS;
+    is_pidfs.then(|| rustix::fs::fstat(fd).ok().map(|stat| stat.st_ino as u64)).flatten()
+}
+
+/// The processes that may have become the parents of orphaned members: the ancestors of this process, which may be
+/// subreapers (prctl(2)), the init process of the PID namespace, and this process itself if it is a subreaper.
+pub(in super::super) fn adopters() -> io::Result<Vec<i32>> {
+    let mut adopters = vec![1];
+    if is_subreaper() {
+        adopters.push(std::process::id() as i32);
+    }
+    let mut id = std::os::unix::process::parent_id() as i32;
+    let mut buffer = Vec::new();
+    // The parent of the namespace's first process is 0. (The limit is for a list that changes meanwhile.)
+    while id > 1 && adopters.len() < 1000 {
+        adopters.push(id);
+        id = stat(id, &mut buffer)?.map_or(0, |stat| stat.parent);
+    }
+    Ok(adopters)
+}
+
+#[cfg(target_os = "linux")]
+fn is_subreaper() -> bool {
+    let mut answer: c_int = 0;
+    // SAFETY: PR_GET_CHILD_SUBREAPER writes one integer, which outlives the call.
+    let result = unsafe { libc::prctl(libc::PR_GET_CHILD_SUBREAPER, &raw mut answer, 0, 0, 0) };
+    result == 0 && answer != 0
+}
+
+#[cfg(target_os = "android")]
+fn is_subreaper() -> bool {
+    false
+}
+
+/// Whether a process is in the same control groups as this one. Where that cannot be read, the answer is yes.
+pub(in super::super) fn shares_our_cgroup(id: i32) -> bool {
+    let (mut theirs, mut ours) = (Vec::new(), Vec::new());
+    let both = read(&format!("/proc/{id}/cgroup"), &mut theirs)
+        .and_then(|()| read("/proc/self/cgroup", &mut ours));
+    both.is_err() || theirs == ours
 }
 
 /// Living, or a zombie.

@@ -7,8 +7,7 @@
 //!
 //! Sources: [`record`]'s, kill(2), and kqueue(2) for the wait.
 
-use super::super::cookie::Cookie;
-use super::{Census, Other, not_told};
+use super::{Census, Groups, count_pass, not_told};
 use crate::backoff::Backoff;
 use crate::exit::record::{self, Record};
 use crate::exit::{self, Pid};
@@ -28,7 +27,7 @@ pub(in super::super) use crate::exit::record::usable;
 /// stranger is told by its parent. It is needed where that is no clue. On macOS and NetBSD a debugger becomes
 /// the parent of what it attaches to, and that is no member only because the debugger is one. So whoever is
 /// being traced must also be known to be as young as the tree, and nobody else is left out for the time.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in super::super) struct Since(i64);
 
 impl Since {
@@ -44,32 +43,52 @@ impl Since {
     }
 }
 
-pub(in super::super) fn census(group: Option<i32>, since: Since) -> io::Result<Census> {
+pub(in super::super) fn census(groups: &Groups, since: Since) -> io::Result<Census> {
     if !usable() {
         return Err(not_told("the system hides processes from this program"));
     }
+    count_pass();
     let me = std::process::id() as i32;
     let mut census = Census::default();
     for record in record::all()? {
         if record.id == me {
             continue;
         }
-        if group == Some(record.group) {
-            census.group.push(record.id);
+        if let Some(tree) = groups.get(&record.group) {
+            census.grouped.push((record.id, *tree));
         } else if record.lives && !since.rules_out(&record) {
-            census.others.push(Other { id: record.id, parent: record.parent });
+            let Record { id, parent, .. } = record;
+            census.others.push(Other { id, parent, record });
         }
     }
     Ok(census)
 }
 
-/// Nobody's is read.
-pub(in super::super) fn carries(_: i32, _: &Cookie, _: Instant) -> io::Result<bool> {
-    Ok(false)
+/// A process that is in none of the groups, as the census saw it.
+#[derive(Debug, Clone, Copy)]
+pub(in super::super) struct Other {
+    pub(in super::super) id: i32,
+    pub(in super::super) parent: i32,
+    record: Record,
 }
 
-#[derive(Debug)]
-pub(in super::super) struct Held {
+impl Other {
+    /// Whether the process is young enough to belong to a tree that was spawned then.
+    pub(in super::super) fn may_belong(&self, since: Since) -> bool {
+        !since.rules_out(&self.record)
+    }
+
+    /// What tells this process from the next owner of its ID, for a set of processes.
+    pub(in super::super) fn key(&self) -> (i32, u64) {
+        (self.id, self.record.started.unwrap_or(0) as u64)
+    }
+}
+
+/// A process can be remembered as it is held: no descriptor is involved.
+pub(crate) type Process = Held;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Held {
     id: Pid,
     started: Option<i64>,
 }
@@ -98,8 +117,13 @@ impl Held {
         Some(self.record()?.group)
     }
 
-    pub(in super::super) fn kept(self) -> io::Result<Option<Self>> {
-        Ok(Some(self))
+    pub(in super::super) fn process(&self) -> io::Result<Option<Process>> {
+        Ok(Some(self.clone()))
+    }
+
+    /// `None` if the process has been reaped.
+    pub(in super::super) fn hold(&self) -> io::Result<Option<Held>> {
+        Ok(self.record().map(|_| self.clone()))
     }
 
     /// Neither gone nor a zombie.
@@ -117,6 +141,13 @@ impl Held {
             Err(_) if !self.lives() => Ok(()),
             sent => sent,
         }
+    }
+
+    /// A descriptor that becomes readable when the process ends. `None` if there is none to be had, or no such process.
+    pub(in super::super) fn exit_descriptor(&self) -> Option<Box<dyn AsFd + Send>> {
+        let exit = exit::exit_of(self.id)?;
+        // Registered first, then found to live: so it is this process that was registered.
+        self.lives().then(|| Box::new(exit) as Box<dyn AsFd + Send>)
     }
 
     /// Blocks until it lives no more (`true`), or until the deadline.

@@ -1,11 +1,11 @@
-//! Systems that do not tell who is in a process group; or must not be asked: OpenBSD's sysctl(2) would end
-//! a program that has pledged no `ps`, which nothing else here needs.
+//! Systems that do not list the members of a process group; and OpenBSD, whose sysctl(2) would end a program that has not
+//! pledged `ps`, which nothing else here needs.
 
-use super::super::cookie::Cookie;
-use super::{Census, not_told};
+use super::{Census, Groups, not_told};
 use std::convert::Infallible;
 use std::ffi::c_int;
 use std::io;
+use std::os::fd::AsFd;
 use std::time::Instant;
 
 pub(in super::super) const READS_ENVIRONMENTS: bool = false;
@@ -14,7 +14,7 @@ pub(in super::super) fn usable() -> bool {
     false
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in super::super) struct Since;
 
 impl Since {
@@ -23,16 +23,31 @@ impl Since {
     }
 }
 
-pub(in super::super) fn census(_: Option<i32>, _: Since) -> io::Result<Census> {
+pub(in super::super) fn census(_: &Groups, _: Since) -> io::Result<Census> {
     Err(not_told("the system does not list processes"))
 }
 
-pub(in super::super) fn carries(_: i32, _: &Cookie, _: Instant) -> io::Result<bool> {
-    Ok(false)
+#[derive(Debug, Clone, Copy)]
+pub(in super::super) struct Other {
+    pub(in super::super) id: i32,
+    pub(in super::super) parent: i32,
+    never: Infallible,
 }
 
-#[derive(Debug)]
-pub(in super::super) struct Held(Infallible);
+impl Other {
+    pub(in super::super) fn may_belong(&self, _: Since) -> bool {
+        match self.never {}
+    }
+
+    pub(in super::super) fn key(&self) -> (i32, u64) {
+        match self.never {}
+    }
+}
+
+pub(crate) type Process = Held;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Held(Infallible);
 
 impl Held {
     pub(in super::super) fn open(_: i32) -> io::Result<Option<Self>> {
@@ -55,7 +70,11 @@ impl Held {
         match self.0 {}
     }
 
-    pub(in super::super) fn kept(self) -> io::Result<Option<Self>> {
+    pub(in super::super) fn process(&self) -> io::Result<Option<Process>> {
+        match self.0 {}
+    }
+
+    pub(in super::super) fn hold(&self) -> io::Result<Option<Held>> {
         match self.0 {}
     }
 
@@ -64,6 +83,10 @@ impl Held {
     }
 
     pub(in super::super) fn signal(&self, _: c_int) -> io::Result<()> {
+        match self.0 {}
+    }
+
+    pub(in super::super) fn exit_descriptor(&self) -> Option<Box<dyn AsFd + Send>> {
         match self.0 {}
     }
 
