@@ -696,8 +696,8 @@ impl<'a> Batch<'a> {
     /// Of trees without a known living member: finds the processes that cannot be read and may be orphaned members.
     ///
     /// The parent of an orphan is an ancestor of this process, or the init process. A process with another parent is a
-    /// member only if its parent is one, or is unread as well. And a process that was moved to another control group than
-    /// that of this program (a service that was started meanwhile, say) counts as a stranger.
+    /// member only if its parent is one, or is unread as well. A process in another control group or audit session than
+    /// this program (a service that was started meanwhile, say) counts as a stranger.
     fn find_possible(&self, living: &mut [io::Result<Living>], unread: &[Unread]) {
         if unread.is_empty() {
             return;
@@ -706,15 +706,18 @@ impl<'a> Batch<'a> {
         let orphans: Vec<Other> = unread
             .iter()
             .map(|unread| unread.process)
-            .filter(|other| adopters.contains(&other.parent))
-            .filter(|other| processes::shares_our_cgroup(other.id))
+            .filter(|other| adopters.contains(&other.parent) && !adopters.contains(&other.id))
             .collect();
         for (target, living) in self.targets.iter().zip(living) {
             let Ok(living) = living else { continue };
             if target.membership.marker.is_none() || !living.is_empty() {
                 continue;
             }
-            for other in orphans.iter().filter(|other| other.may_belong(target.membership.since)) {
+            let (leader, since) = (target.membership.group, target.membership.since);
+            let candidates = orphans.iter().filter(|other| {
+                other.may_belong(since) && processes::may_descend_from(other.id, leader)
+            });
+            for other in candidates {
                 let process = Held::open(other.id).and_then(|held| match held {
                     Some(held) if held.lives() => held.process(),
                     _ => Ok(None),

@@ -162,6 +162,21 @@ fn play(mut arguments: impl Iterator<Item = String>) {
             "ignore" => unix::on_signal(argument().parse().expect("a signal"), libc::SIG_IGN),
             #[cfg(target_os = "linux")]
             "inherited" => linux::inherited(),
+            // Moves itself to the cgroup of this directory.
+            #[cfg(target_os = "linux")]
+            "enter-cgroup" => {
+                let procs = std::path::Path::new(&argument()).join("cgroup.procs");
+                std::fs::write(procs, "0").expect("to enter the cgroup");
+            }
+            // Is no longer dumpable, so that its environment belongs to root.
+            #[cfg(target_os = "linux")]
+            "hide" => linux::hide(),
+            // Unmaps its environment. The argument is to be longer than two pages, and the environment comes after it.
+            #[cfg(target_os = "linux")]
+            "unmap-environment" => {
+                argument();
+                linux::unmap_environment();
+            }
             // Goes on in a second thread, and ends the first.
             #[cfg(target_os = "linux")]
             "thread" => linux::go_on_in_a_thread(arguments.by_ref().collect()),
@@ -415,6 +430,29 @@ mod linux {
         });
         // SAFETY: ends this thread only. What is on its stack is never used again.
         unsafe { libc::syscall(libc::SYS_exit, 0) };
+    }
+
+    pub(crate) fn hide() {
+        // SAFETY: integers.
+        let result = unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
+        assert_eq!(result, 0, "prctl: {}", std::io::Error::last_os_error());
+    }
+
+    pub(crate) fn unmap_environment() {
+        let stat = std::fs::read_to_string("/proc/self/stat").expect("/proc");
+        let (_, after_name) = stat.rsplit_once(") ").expect("a name");
+        // By their numbers in proc_pid_stat(5), of which the first is 3.
+        let fields: Vec<&str> = after_name.split_ascii_whitespace().collect();
+        let address = |field: usize| fields[field - 3].parse::<usize>().expect("an address");
+        let (arguments, start, end) = (address(48), address(50), address(51));
+        let page = 4096;
+        let first = start / page * page;
+        assert!(first > arguments, "the pages of the environment hold something else");
+        let length = end.next_multiple_of(page) - first;
+        // SAFETY: these pages hold the ends of the arguments, which std has copied, and the environment, which is not used
+        // any more.
+        let result = unsafe { libc::munmap(first as *mut _, length) };
+        assert_eq!(result, 0, "munmap: {}", std::io::Error::last_os_error());
     }
 
     /// Lists what it got from its parent without being told so: descriptors, and signals that are

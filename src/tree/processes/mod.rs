@@ -11,7 +11,7 @@
 //!   about this very process, since nothing else could have the ID meanwhile.
 //! - `Process`: the same process, remembered without a descriptor.
 //! - `Since`: the time when a tree was spawned. Older processes do not belong to it.
-//! - `adopters` and `shares_our_cgroup`: which processes may be orphaned members.
+//! - `adopters` and `may_descend_from`: which processes may be orphaned members.
 
 use std::collections::HashMap;
 use std::ffi::c_int;
@@ -23,13 +23,13 @@ mod proc;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) use proc::{
     Held, Other, Process, READS_ENVIRONMENTS, Since, adopters, census, census_of_new, environment,
-    newest, shares_our_cgroup, usable,
+    may_descend_from, newest, usable,
 };
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 mod not_in_turn;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(super) use not_in_turn::{adopters, census_of_new, environment, newest, shares_our_cgroup};
+pub(super) use not_in_turn::{adopters, census_of_new, environment, may_descend_from, newest};
 
 #[cfg(any(
     target_os = "macos",

@@ -473,12 +473,36 @@ fn is_subreaper() -> bool {
     false
 }
 
-/// Whether a process is in the same control groups as this one. Where that cannot be read, the answer is yes.
-pub(in super::super) fn shares_our_cgroup(id: i32) -> bool {
+/// Whether an orphan that this process cannot read may come from the tree of this leader, as far as the files of
+/// proc(5) tell that every process may read.
+pub(in super::super) fn may_descend_from(id: i32, leader: i32) -> bool {
+    // A member is in the control groups of this process, and in its audit session, unless it was moved.
+    ["cgroup", "loginuid", "sessionid"].iter().all(|file| is_like_ours(id, file))
+        && may_change_its_user(id, leader)
+}
+
+fn is_like_ours(id: i32, file: &str) -> bool {
     let (mut theirs, mut ours) = (Vec::new(), Vec::new());
-    let both = read(&format!("/proc/{id}/cgroup"), &mut theirs)
-        .and_then(|()| read("/proc/self/cgroup", &mut ours));
+    let both = read(&format!("/proc/{id}/{file}"), &mut theirs)
+        .and_then(|()| read(&format!("/proc/self/{file}"), &mut ours));
+    // Some kernels lack a file.
     both.is_err() || theirs == ours
+}
+
+/// Whether a process has the user of the leader, or could have changed it: by a program with set-user-ID, which
+/// no_new_privs rules out for good (prctl(2)), or by a capability.
+fn may_change_its_user(id: i32, leader: i32) -> bool {
+    let field = |status: &[u8], name: &str| {
+        let mut lines = std::str::from_utf8(status).ok()?.lines();
+        lines.find_map(|line| Some(line.strip_prefix(name)?.trim().to_owned()))
+    };
+    let (mut theirs, mut leaders) = (Vec::new(), Vec::new());
+    let both = read(&format!("/proc/{id}/status"), &mut theirs)
+        .and_then(|()| read(&format!("/proc/{leader}/status"), &mut leaders));
+    let is_bound = both.is_ok()
+        && field(&leaders, "NoNewPrivs:").as_deref() == Some("1")
+        && field(&leaders, "CapPrm:").is_some_and(|set| set.bytes().all(|digit| digit == b'0'));
+    !is_bound || field(&theirs, "Uid:") == field(&leaders, "Uid:")
 }
 
 /// Living, or a zombie.
