@@ -144,11 +144,11 @@ pub(crate) fn stop_all(children: &[Arc<SharedChild>], grace: Duration) -> io::Re
 }
 
 #[cfg(feature = "set")]
-fn retain<'a, T>(
-    children: Vec<&'a SharedChild>,
+fn retain<T>(
+    children: Vec<&SharedChild>,
     answers: Vec<T>,
     mut keep: impl FnMut(T) -> bool,
-) -> Vec<&'a SharedChild> {
+) -> Vec<&SharedChild> {
     let both = children.into_iter().zip(answers);
     both.filter_map(|(child, answer)| keep(answer).then_some(child)).collect()
 }
@@ -161,7 +161,11 @@ pub(crate) fn kill_each(children: &[Arc<SharedChild>]) -> io::Result<()> {
         .map(|child| &**child)
         .filter(|child| !child.is_known_to_be_gone())
         .collect();
-    SharedChild::kill_each(&left).into_iter().fold(Ok(()), io::Result::and)
+    let mut result = Ok(());
+    for killed in SharedChild::kill_each(&left) {
+        result = result.and(killed);
+    }
+    result
 }
 
 /// Requests a child to terminate. Returns when to kill it, if ever.

@@ -208,10 +208,9 @@ impl Watch {
         let trees: Vec<&Tree> = left.iter().map(|tree| &**tree).collect();
         let survivors = Tree::survivors(&trees);
         for (tree, survivor) in left.into_iter().zip(survivors) {
-            match survivor {
-                Ok(Some(survivor)) => self.watch_survivor(tree, &survivor),
-                // Empty; or nothing more can be found out.
-                Ok(None) | Err(_) => {}
+            // Otherwise the tree is empty, or nothing more can be found out.
+            if let Ok(Some(survivor)) = survivor {
+                self.watch_survivor(tree, &survivor);
             }
         }
     }

@@ -145,7 +145,11 @@ pub(super) fn signal(member: &Held, signal: c_int) -> io::Result<()> {
 
 /// Signals all of these. The error is the last one.
 pub(super) fn signal_each(members: &[Held], number: c_int) -> io::Result<()> {
-    members.iter().fold(Ok(()), |result, member| signal(member, number).and(result))
+    let mut result = Ok(());
+    for member in members {
+        result = signal(member, number).and(result);
+    }
+    result
 }
 
 /// Signals all of these, opening one at a time. A process that is gone is passed over. The error is the last one.

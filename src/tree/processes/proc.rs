@@ -440,7 +440,8 @@ fn serial(fd: &OwnedFd) -> Option<u64> {
     /// `PID_FS_MAGIC` of `linux/magic.h`.
     const PIDFS: u64 = 0x5049_4446;
     let is_pidfs = rustix::fs::fstatfs(fd).ok()?.f_type as u64 == PIDFS;
-    is_pidfs.then(|| rustix::fs::fstat(fd).ok().map(|stat| stat.st_ino as u64)).flatten()
+    #[allow(clippy::useless_conversion, reason = "on some systems it is narrower")]
+    is_pidfs.then(|| rustix::fs::fstat(fd).ok().map(|stat| u64::from(stat.st_ino))).flatten()
 }
 
 /// The processes that may have become the parents of orphaned members: the ancestors of this process, which may be

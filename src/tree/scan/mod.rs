@@ -1,0 +1,214 @@
+//! Unix: finding the members of trees in the process table, inside and outside their process groups.
+//!
+//! Every operation here serves a *batch* of trees: one pass over the process table finds the members of all of them.
+//!
+//! **Why no recycled process is hit.** A process that is signalled by itself is first opened (a pidfd), then read anew,
+//! then found to live still. So what was read is true of the process that was opened:
+//!
+//! | a process is a member if | why that is so |
+//! |---|---|
+//! | it is in the group | the leader was still unreaped *after* this was read |
+//! | its parent is a member | the parent was still there *after* this was read, so this is not about the next owner of the parent's ID |
+//! | it carries the marker | no other tree has the same marker |
+//! | it was seen in the group | it is older than the pass that saw it there, so it is not the next owner of its ID |
+//!
+//! A member that is remembered, rather than opened, is a [`Process`]: opening it again fails if the ID has a new owner.
+//! So any number of members can be remembered, and few descriptors are open at a time.
+//!
+//! **Why no member is missed.** A kill finds all members before it kills any, because with a parent the way to its
+//! children is lost. Linux kills a group as one: a process that is being forked just then is killed with it, or not born.
+//! A process that was seen in the group may be elsewhere at the moment of the signal, so all that were seen are killed one
+//! by one as well. Members outside the group can fork until they are hit. So the passes go on until one finds no new
+//! member; and where process IDs are handed out in turn, a pass reads only those that were handed out since the last,
+//! which is fast enough to catch up with a process that forks and exits, over and over:
+//!
+//! - A process that lived while the list was read is in the list. Any other process was born since, or has exited, and
+//!   its child, if it had one, was born since.
+//! - New processes are read in the order of their IDs, so a parent comes before its child. Suppose that a pass finds no
+//!   member, and yet one lives whose ID was handed out before the pass. When its turn came it was not there yet, so its
+//!   parent lived, which was not found either: so the parent was not there yet when its own turn came, and so on, up to a
+//!   process whose parent had been killed before, and could not fork any more. So there is no such member.
+//! - If its ID was handed out during the pass, then one of its ancestors was read, and had died, since its child was born
+//!   after the pass began. So the next pass reads the IDs that are newer still, until none of them is dead.
+//!
+//! Where environments cannot be read, members outside the group are known by their parents alone. There a kill first
+//! stops (SIGSTOP) all members, until a pass finds no new one: a stopped process cannot fork, and it stays the parent of its
+//! children.
+//!
+//! **What can be missed.** A process that has left the group, whose parent is dead, and whose environment is empty or does
+//! not show the marker, if no pass saw it before. A process whose environment this process may not read (another user's,
+//! or one that is not dumpable) is not killed unless a pass saw it below its parent; but while one lives that could be an
+//! orphaned member, a tree is not called empty. Hence "best effort" ([`Containment`](super::Containment)).
+
+mod kill;
+mod living;
+mod pass;
+mod signal;
+
+pub(super) use kill::kill;
+pub(super) use living::{processes, survivors, wait_empty};
+pub(super) use signal::{signal, signal_unlisted};
+
+use super::cookie::Cookie;
+use super::processes::{self, AT_ONCE, Environment, Held, Process, Since, signal_each};
+use super::{Leader, process_group};
+use crate::backoff::Backoff;
+use crate::sync::Mutex;
+use std::collections::HashMap;
+use std::ffi::c_int;
+use std::io;
+use std::time::{Duration, Instant};
+
+/// The same for any other signal: a member that misses it is killed later.
+const BRIEF_PATIENCE: Duration = Duration::from_millis(100);
+
+/// What the members of one tree have in common.
+pub(in crate::tree) struct Membership {
+    /// The leader's process ID, and the group's.
+    group: i32,
+    marker: Option<Cookie>,
+    since: Since,
+    /// Members outside the group that a later pass could not recognize, remembered for as long as they live: those that
+    /// were found by their parents, and those that were killed, since an exiting process shows no environment.
+    strays: Mutex<HashMap<i32, Process>>,
+}
+
+impl Membership {
+    pub(super) fn new(leader: u32, marker: Option<Cookie>, since: Since) -> Self {
+        Self { group: leader as i32, marker, since, strays: Mutex::default() }
+    }
+
+    pub(super) fn group(&self) -> i32 {
+        self.group
+    }
+
+    /// Whether members outside the group can be recognized by their environment.
+    pub(super) fn is_marked(&self) -> bool {
+        self.marker.is_some()
+    }
+
+    fn remember(&self, process: &Process) {
+        self.strays.lock().insert(process.id(), process.clone());
+    }
+
+    /// The strays that live.
+    fn strays(&self) -> Vec<Process> {
+        let mut strays = self.strays.lock();
+        strays.retain(|_, stray| stray.lives());
+        strays.values().cloned().collect()
+    }
+}
+
+/// One tree of a batch.
+#[derive(Clone, Copy)]
+pub(in crate::tree) struct Target<'a> {
+    pub(super) membership: &'a Membership,
+    pub(super) leader: &'a Leader,
+}
+
+impl Target<'_> {
+    fn signal_group(&self, signal: c_int) -> io::Result<()> {
+        process_group::signal(self.membership.group, self.leader, signal)
+    }
+
+    fn has_its_id(&self) -> bool {
+        process_group::has_its_id(self.leader)
+    }
+
+    /// Opens processes that were seen in the group, wherever they are now. Only those that live are returned.
+    fn open_seen(&self, ids: &[i32], began: Since) -> io::Result<Opened> {
+        let mut opened = Opened::default();
+        let mut buffer = Vec::new();
+        for id in ids {
+            let Some(held) = Held::open(*id)? else { continue };
+            if held.group() == Some(self.membership.group) {
+                opened.inside.push(held);
+                continue;
+            }
+            let is_the_same = match &self.membership.marker {
+                _ if held.is_older_than(began)? => true,
+                Some(marker) => carries_soon(*id, marker, &mut buffer)?,
+                None => false,
+            };
+            if is_the_same {
+                opened.left.push(held);
+            }
+        }
+        opened.inside.retain(Held::lives);
+        opened.left.retain(Held::lives);
+        if !self.has_its_id() {
+            opened.inside.clear();
+        }
+        for held in &opened.left {
+            // Nothing else may lead to these any more.
+            if let Some(process) = held.process()? {
+                self.membership.remember(&process);
+                opened.left_processes.push(process);
+            }
+        }
+        Ok(opened)
+    }
+
+    /// The error of members of the group that lack the permission to be signalled. A signal to the group passes over them
+    /// without an error if there are other members.
+    fn refused(&self, inside: &[i32], began: Since) -> io::Result<()> {
+        // By the ID, which may have a new owner: nothing is sent here, and the process is opened next.
+        let refusing: Vec<i32> =
+            inside.iter().copied().filter(|id| processes::refuses(*id)).collect();
+        let mut refused = Ok(());
+        for ids in refusing.chunks(AT_ONCE) {
+            let opened = self.open_seen(ids, began)?;
+            refused = signal_each(&opened.inside, 0).and(signal_each(&opened.left, 0)).and(refused);
+        }
+        refused
+    }
+
+    fn too_fast(&self) -> io::Error {
+        let group = self.membership.group;
+        io::Error::other(format!("the tree of process {group} grows faster than it can be killed"))
+    }
+}
+
+/// Processes that were seen in the group of a tree, and live.
+#[derive(Default)]
+struct Opened {
+    inside: Vec<Held>,
+    /// Those that have left the group since.
+    left: Vec<Held>,
+    left_processes: Vec<Process>,
+}
+
+/// Whether the process that has this ID carries the marker, as soon as it can be read. It may be in the middle of an exec,
+/// as a process usually is after it has left its group.
+fn carries_soon(id: i32, marker: &Cookie, buffer: &mut Vec<u8>) -> io::Result<bool> {
+    let until = Instant::now() + BRIEF_PATIENCE;
+    let mut pause = Backoff::new();
+    loop {
+        match processes::environment(id, buffer)? {
+            Environment::Shown => return Ok(marker.is_in(buffer)),
+            Environment::Unsettled | Environment::Exiting if pause.sleep(Some(until)) => {}
+            _ => return Ok(false),
+        }
+    }
+}
+
+fn reaped_elsewhere(leader: i32) -> io::Error {
+    io::Error::other(format!(
+        "process {leader} was reaped by another part of this program, so its process group can no longer be told from others"
+    ))
+}
+
+/// Keeps the first error.
+fn put(result: &mut io::Result<()>, next: io::Result<()>) {
+    if result.is_ok() {
+        *result = next;
+    }
+}
+
+/// The same error, for each tree of a batch.
+fn copy(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
+}

@@ -1,0 +1,303 @@
+//! One pass over the process table, for a batch of trees.
+
+use super::Target;
+use super::reaped_elsewhere;
+use crate::tree::cookie;
+use crate::tree::processes::{self, Census, Environment, Groups, Held, Other, Process, Since};
+use std::collections::{HashMap, HashSet};
+use std::io;
+
+/// Which processes a pass reads.
+#[derive(Clone, Copy)]
+pub(super) enum Among {
+    All,
+    /// Those whose IDs were handed out after the first of these, up to and including the second.
+    New(i32, i32),
+}
+
+/// What one pass found of one tree.
+pub(super) struct Sighting {
+    /// Members of the group, zombies among them. Empty if the group's ID may belong to another group.
+    pub(super) inside: Vec<i32>,
+    /// The other members. All lived.
+    pub(super) outside: Vec<Process>,
+    /// How many of these were known before the pass.
+    pub(super) known: usize,
+    pub(super) error: Option<io::Error>,
+}
+
+impl Sighting {
+    pub(super) fn ids(&self) -> impl Iterator<Item = i32> {
+        self.inside.iter().copied().chain(self.outside.iter().map(Process::id))
+    }
+}
+
+/// What one pass found.
+pub(super) struct Pass {
+    /// A process with an ID that was seen in a group, and older than this, is the process that was seen.
+    pub(super) began: Since,
+    pub(super) trees: Vec<Sighting>,
+    /// A process was gone when it was read, and may have had children.
+    pub(super) gone: bool,
+    /// Processes whose environments could not be read, and that are not known to be members.
+    pub(super) unread: Vec<Unread>,
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Unread {
+    pub(super) process: Other,
+    pub(super) why: Environment,
+}
+
+/// What the environment or the parent of a process says.
+enum Verdict {
+    /// A member of these trees of the batch.
+    Member(Process, Vec<usize>),
+    Stranger,
+    Gone,
+    Unread(Environment),
+}
+
+/// Where a member of a tree is.
+#[derive(Clone, Copy)]
+enum Place {
+    Group,
+    /// At this position of [`Sighting::outside`].
+    Outside(usize),
+}
+
+/// The members that a pass has found so far: for each process ID its trees, and its place in each.
+type Members = HashMap<i32, Vec<(usize, Place)>>;
+
+pub(super) struct Batch<'a> {
+    pub(super) targets: &'a [Target<'a>],
+    /// The position of each tree, by its marker.
+    pub(super) markers: HashMap<&'a [u8], usize>,
+    /// When the oldest of the trees was spawned.
+    pub(super) since: Since,
+}
+
+impl<'a> Batch<'a> {
+    pub(super) fn of(targets: &'a [Target<'a>]) -> Self {
+        let mut markers = HashMap::new();
+        for (i, target) in targets.iter().enumerate() {
+            if let Some(marker) = &target.membership.marker {
+                markers.insert(marker.as_bytes(), i);
+            }
+        }
+        let since = targets.iter().map(|target| target.membership.since).min();
+        Self { targets, markers, since: since.unwrap_or_else(Since::now) }
+    }
+
+    pub(super) fn nothing_known(&self) -> Vec<Vec<Process>> {
+        self.targets.iter().map(|_| Vec::new()).collect()
+    }
+
+    /// One pass. `known` has the members of each tree outside its group that are known to the caller.
+    pub(super) fn find(&self, among: Among, known: Vec<Vec<Process>>) -> io::Result<Pass> {
+        let sighting = |(target, mut outside): (&Target<'_>, Vec<Process>)| {
+            let ids: HashSet<i32> = outside.iter().map(Process::id).collect();
+            let mut strays = target.membership.strays();
+            strays.retain(|stray| !ids.contains(&stray.id()));
+            outside.append(&mut strays);
+            Sighting { inside: Vec::new(), known: outside.len(), outside, error: None }
+        };
+        let mut trees: Vec<Sighting> = self.targets.iter().zip(known).map(sighting).collect();
+        loop {
+            let pinned: Vec<bool> = self.targets.iter().map(Target::has_its_id).collect();
+            let mut groups = Groups::new();
+            for (i, target) in self.targets.iter().enumerate() {
+                if pinned[i] {
+                    groups.insert(target.membership.group, i);
+                } else if target.membership.marker.is_none() {
+                    trees[i].error = Some(reaped_elsewhere(target.membership.group));
+                }
+            }
+            let began = Since::now();
+            let census = match among {
+                Among::All => processes::census(&groups, self.since)?,
+                Among::New(after, newest) => {
+                    processes::census_of_new(&groups, self.since, after, newest)?
+                }
+            };
+            let mut pass = Pass { began, trees, gone: census.gone, unread: Vec::new() };
+            self.find_outside(&census, &pinned, &mut pass)?;
+            // What was read of a group is worth nothing if its ID was free meanwhile.
+            if self.targets.iter().zip(&pinned).all(|(target, was)| *was == target.has_its_id()) {
+                for (id, tree) in census.grouped {
+                    pass.trees[tree].inside.push(id);
+                }
+                for sighting in &mut pass.trees {
+                    // A known member that has come back to its group is known already.
+                    let known: HashSet<i32> = sighting.outside.iter().map(Process::id).collect();
+                    sighting.inside.retain(|id| !known.contains(id));
+                }
+                return Ok(pass);
+            }
+            trees = pass.trees;
+        }
+    }
+
+    /// Finds the members outside the groups: by their markers, then by their parents.
+    fn find_outside(&self, census: &Census, pinned: &[bool], pass: &mut Pass) -> io::Result<()> {
+        let mut members = Members::new();
+        for (id, tree) in &census.grouped {
+            members.entry(*id).or_default().push((*tree, Place::Group));
+        }
+        for (i, target) in self.targets.iter().enumerate() {
+            let leader = members.entry(target.membership.group).or_default();
+            if pinned[i] && leader.iter().all(|(tree, _)| *tree != i) {
+                leader.push((i, Place::Group));
+            }
+            for (n, process) in pass.trees[i].outside.iter().enumerate() {
+                members.entry(process.id()).or_default().push((i, Place::Outside(n)));
+            }
+        }
+        let is_member_of_all =
+            |id: i32| members.get(&id).is_some_and(|trees| trees.len() == self.targets.len());
+        let mut rest: Vec<Other> =
+            census.others.iter().copied().filter(|other| !is_member_of_all(other.id)).collect();
+        if !self.markers.is_empty() {
+            let mut buffer = Vec::new();
+            let mut unmarked = Vec::new();
+            for other in rest {
+                match self.judge_by_marker(other, &mut buffer)? {
+                    Verdict::Member(process, trees) => {
+                        add(pass, &mut members, &process, &trees);
+                    }
+                    Verdict::Stranger => unmarked.push(other),
+                    Verdict::Gone => pass.gone = true,
+                    Verdict::Unread(why) => {
+                        pass.unread.push(Unread { process: other, why });
+                        unmarked.push(other);
+                    }
+                }
+            }
+            rest = unmarked;
+        }
+        // A parent comes before its children, whatever the order of the list.
+        loop {
+            let mut found = false;
+            let mut undecided = Vec::new();
+            for other in rest {
+                match self.judge_by_parent(other, &members, &pass.trees)? {
+                    Verdict::Member(process, trees) => {
+                        for tree in &trees {
+                            self.targets[*tree].membership.remember(&process);
+                        }
+                        add(pass, &mut members, &process, &trees);
+                        found = true;
+                    }
+                    Verdict::Gone => pass.gone = true,
+                    Verdict::Stranger | Verdict::Unread(_) => undecided.push(other),
+                }
+            }
+            rest = undecided;
+            if !found {
+                break;
+            }
+        }
+        pass.unread.retain(|unread| !members.contains_key(&unread.process.id));
+        Ok(())
+    }
+
+    fn judge_by_marker(&self, other: Other, buffer: &mut Vec<u8>) -> io::Result<Verdict> {
+        // Most processes are strangers, and need not be opened to find that out.
+        match processes::environment(other.id, buffer)? {
+            Environment::Shown if self.carried(other, buffer).is_empty() => {
+                return Ok(Verdict::Stranger);
+            }
+            Environment::Shown => {}
+            Environment::Empty => return Ok(Verdict::Stranger),
+            Environment::Gone => return Ok(Verdict::Gone),
+            why => return Ok(Verdict::Unread(why)),
+        }
+        let Some(held) = Held::open(other.id)? else { return Ok(Verdict::Gone) };
+        let trees = match processes::environment(other.id, buffer)? {
+            Environment::Shown => self.carried(other, buffer),
+            Environment::Empty => Vec::new(),
+            Environment::Gone => return Ok(Verdict::Gone),
+            why => return Ok(Verdict::Unread(why)),
+        };
+        Ok(match held.process()? {
+            Some(process) if held.lives() && !trees.is_empty() => Verdict::Member(process, trees),
+            Some(_) if held.lives() => Verdict::Stranger,
+            _ => Verdict::Gone,
+        })
+    }
+
+    /// The trees whose markers are in this environment.
+    fn carried(&self, other: Other, environment: &[u8]) -> Vec<usize> {
+        let trees = cookie::carried(environment).filter_map(|marker| self.markers.get(marker));
+        trees
+            .copied()
+            .filter(|tree| other.may_belong(self.targets[*tree].membership.since))
+            .collect()
+    }
+
+    fn judge_by_parent(
+        &self,
+        other: Other,
+        members: &Members,
+        trees: &[Sighting],
+    ) -> io::Result<Verdict> {
+        let known = members.get(&other.id).map_or(&[][..], Vec::as_slice);
+        let mut by_parent = members.get(&other.parent).cloned().unwrap_or_default();
+        by_parent.retain(|(tree, _)| {
+            known.iter().all(|(other, _)| other != tree)
+                && other.may_belong(self.targets[*tree].membership.since)
+        });
+        if by_parent.is_empty() {
+            return Ok(Verdict::Stranger);
+        }
+        let Some(held) = Held::open(other.id)? else { return Ok(Verdict::Gone) };
+        if held.parent()? != Some(other.parent) {
+            by_parent.clear();
+        }
+        // After the parent's ID was read.
+        by_parent.retain(|(tree, place)| match place {
+            Place::Outside(n) => trees[*tree].outside.get(*n).is_some_and(Process::lives),
+            Place::Group => {
+                let group = self.targets[*tree].membership.group;
+                other.parent == group || processes::group_of(other.parent) == Some(group)
+            }
+        });
+        Ok(match held.process()? {
+            Some(process) if held.lives() && !by_parent.is_empty() => {
+                Verdict::Member(process, by_parent.into_iter().map(|(tree, _)| tree).collect())
+            }
+            Some(_) if held.lives() => Verdict::Stranger,
+            _ => Verdict::Gone,
+        })
+    }
+
+    /// Reads processes again that were in the middle of an exec. Returns those that turned out to be members, and leaves
+    /// those that are still unsettled.
+    pub(super) fn settle(
+        &self,
+        waiting: &mut Vec<Other>,
+    ) -> io::Result<Vec<(Process, Vec<usize>)>> {
+        let mut buffer = Vec::new();
+        let mut members = Vec::new();
+        for other in std::mem::take(waiting) {
+            match self.judge_by_marker(other, &mut buffer)? {
+                Verdict::Member(process, trees) => members.push((process, trees)),
+                Verdict::Unread(Environment::Unsettled) => waiting.push(other),
+                Verdict::Unread(_) | Verdict::Stranger | Verdict::Gone => {}
+            }
+        }
+        Ok(members)
+    }
+}
+
+/// Adds a member outside the groups to what a pass has found.
+fn add(pass: &mut Pass, members: &mut Members, process: &Process, trees: &[usize]) {
+    let places = members.entry(process.id()).or_default();
+    for tree in trees {
+        if places.iter().all(|(other, _)| other != tree) {
+            let outside = &mut pass.trees[*tree].outside;
+            places.push((*tree, Place::Outside(outside.len())));
+            outside.push(process.clone());
+        }
+    }
+}

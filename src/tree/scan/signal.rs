@@ -1,0 +1,100 @@
+//! Signalling each member of a batch of trees once.
+
+use super::kill::unsettled;
+use super::pass::{Among, Batch};
+use super::{BRIEF_PATIENCE, Target, copy, put};
+use crate::backoff::Backoff;
+use crate::tree::processes::{self, AT_ONCE, Process, signal_each, signal_processes};
+use std::collections::HashSet;
+use std::ffi::c_int;
+use std::io;
+use std::time::Instant;
+
+/// Signals each member of these trees once.
+pub(in crate::tree) fn signal(targets: &[Target<'_>], number: c_int) -> Vec<io::Result<()>> {
+    if !processes::usable() {
+        return targets.iter().map(|target| target.signal_group(number)).collect();
+    }
+    Batch::of(targets).signal(number)
+}
+
+/// Signals the members that are not in this list: for a caller that has signalled those.
+pub(in crate::tree) fn signal_unlisted(
+    target: Target<'_>,
+    listed: &HashSet<i32>,
+    number: c_int,
+) -> io::Result<()> {
+    let group = target.membership.group;
+    let targets = [target];
+    let batch = Batch::of(&targets);
+    let pass = batch.find(Among::All, batch.nothing_known())?;
+    let mut result = Ok(());
+    let mut leader = listed.contains(&group);
+    for sighting in pass.trees {
+        leader |= sighting.inside.contains(&group);
+        let inside: Vec<i32> =
+            sighting.inside.into_iter().filter(|id| !listed.contains(id)).collect();
+        for ids in inside.chunks(AT_ONCE) {
+            let opened = target.open_seen(ids, pass.began)?;
+            let left = signal_each(&opened.left, number);
+            put(&mut result, signal_each(&opened.inside, number).and(left));
+        }
+        let outside: Vec<Process> = sighting
+            .outside
+            .into_iter()
+            .filter(|process| !listed.contains(&process.id()))
+            .collect();
+        put(&mut result, signal_processes(&outside, number));
+    }
+    if !leader {
+        put(&mut result, target.leader.signal(|notice| notice.signal(number)));
+    }
+    result
+}
+
+impl Batch<'_> {
+    fn signal(&self, number: c_int) -> Vec<io::Result<()>> {
+        let found = self.find(Among::All, self.nothing_known());
+        let mut results = self.signal_groups(number);
+        let signalled = found.and_then(|pass| {
+            for (i, (target, sighting)) in self.targets.iter().zip(pass.trees).enumerate() {
+                let outside = signal_processes(&sighting.outside, number);
+                let refused = target.refused(&sighting.inside, pass.began);
+                put(&mut results[i], refused.and(outside));
+                put(&mut results[i], sighting.error.map_or(Ok(()), Err));
+            }
+            let mut waiting = unsettled(&pass.unread);
+            let (until, mut pause) = (Instant::now() + BRIEF_PATIENCE, Backoff::new());
+            while !waiting.is_empty() && pause.sleep(Some(until)) {
+                for (process, trees) in self.settle(&mut waiting)? {
+                    let sent = signal_processes(&[process], number);
+                    trees.iter().for_each(|i| put(&mut results[*i], copy_result(&sent)));
+                }
+            }
+            Ok(())
+        });
+        match signalled {
+            Ok(()) => results,
+            Err(error) => results.into_iter().map(|result| result.and(Err(copy(&error)))).collect(),
+        }
+    }
+
+    /// Signals the leaders and their groups.
+    pub(super) fn signal_groups(&self, number: c_int) -> Vec<io::Result<()>> {
+        let signal = |target: &Target<'_>| match target.signal_group(number) {
+            // `refused` reports the members that live.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            // The group's ID may belong to another group, so it was left alone. The other members were found.
+            Err(error) if error.raw_os_error() == Some(libc::ECHILD) => Ok(()),
+            result => result,
+        };
+        self.targets.iter().map(signal).collect()
+    }
+}
+
+fn copy_result(result: &io::Result<()>) -> io::Result<()> {
+    match result {
+        Ok(()) => Ok(()),
+        Err(error) => Err(copy(error)),
+    }
+}
