@@ -1,6 +1,6 @@
 //! Unix-only extensions.
 
-use crate::exit::Ask;
+use crate::exit::{Ask, is_signal};
 use crate::{SharedChild, Tree, stop};
 use std::error::Error;
 use std::ffi::c_int;
@@ -52,8 +52,8 @@ impl SharedChild {
     ///
     /// # Errors
     ///
-    /// Those of [`stop`](SharedChild::stop). A signal that cannot be sent (EINVAL) asks nobody, so the child
-    /// is killed at once.
+    /// Those of [`stop`](SharedChild::stop); and [`InvalidInput`](io::ErrorKind::InvalidInput) for a number that is no
+    /// signal, in which case nothing is sent and nothing is killed.
     ///
     /// # Examples
     ///
@@ -70,6 +70,13 @@ impl SharedChild {
     /// # }
     /// ```
     pub fn stop_with(&self, signal: c_int, grace: Duration) -> io::Result<ExitStatus> {
+        if !is_signal(signal) {
+            let message = format!(
+                "cannot stop process {} with signal {signal}: there is no such signal; use a number from libc",
+                self.id()
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
         stop::stop(self, Ask(signal), grace)
     }
 }

@@ -76,9 +76,14 @@ fn with_another_signal() {
             signal_of(child.stop_with(libc::SIGUSR1, FOR_EVER).unwrap()),
             Some(libc::SIGUSR1)
         );
-        // What is no signal asks nobody.
-        let (child, _) = ready(backend, "say ready read");
-        assert_eq!(signal_of(child.stop_with(12345, FOR_EVER).unwrap()), Some(libc::SIGKILL));
+        // A number that is no signal is refused, and nothing is killed.
+        let (child, _stdin) = ready(backend, "say ready read");
+        for number in [12345, 0, -1] {
+            let error = child.stop_with(number, FOR_EVER).unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput, "{error}");
+        }
+        assert!(child.try_wait().unwrap().is_none(), "it was killed");
+        kill_and_wait(&child);
     });
 }
 

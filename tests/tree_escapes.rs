@@ -259,8 +259,8 @@ fn a_wait_for_many_members_takes_few_descriptors() {
     watchdog!();
     let members = 150;
     let line: Vec<String> = (0..members).flat_map(|_| start("setsid pid read")).collect();
-    let mut stage = Stage::set(GROUP, &[line, parts("pid hear")].concat(), members + 1);
-    std::io::Write::write_all(stage.stdin.as_mut().unwrap(), b"now\n").unwrap();
+    let stage = Stage::set(GROUP, &[line, parts("pid exit 0")].concat(), members + 1);
+    wait(&stage.child);
     let before = linux::descriptors();
     std::thread::scope(|scope| {
         let (send, receive) = mpsc::channel();
@@ -270,8 +270,9 @@ fn a_wait_for_many_members_takes_few_descriptors() {
             send.send(unsafe { libc::gettid() }).unwrap();
             tree.wait_empty(None).unwrap()
         });
-        until_asleep(receive.recv().unwrap());
-        for _ in 0..100 {
+        let waiter_id = receive.recv().unwrap();
+        for _ in 0..200 {
+            until_asleep(waiter_id);
             let now = linux::descriptors();
             assert!(now <= before + 20, "{now} descriptors, {before} before");
         }

@@ -36,7 +36,8 @@ mod usage;
 pub use unix::Backend;
 #[cfg(unix)]
 pub(crate) use unix::{
-    ASKS_ANYBODY, Ask, Notice, ask, reaped_elsewhere, spawn_helper, spawn_thread, time_left,
+    ASKS_ANYBODY, Ask, Notice, ask, is_signal, reaped_elsewhere, spawn_helper, spawn_thread,
+    time_left,
 };
 
 // For those that are not children, where the system lists them.

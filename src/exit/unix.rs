@@ -45,6 +45,16 @@ impl Ask {
     }
 }
 
+/// Whether a number is a signal of this system (sigaddset(3)).
+pub(crate) fn is_signal(signal: c_int) -> bool {
+    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: the first call makes a set of it, and the second fails for what is no signal.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), signal) == 0
+    }
+}
+
 /// Whether a child that std has spawned can be asked.
 pub(crate) const ASKS_ANYBODY: bool = true;
 
