@@ -77,7 +77,7 @@ fn with_another_signal() {
             Some(libc::SIGUSR1)
         );
         // A number that is no signal is refused, and nothing is killed.
-        let (child, _stdin) = ready(backend, "say ready read");
+        let (child, _) = ready(backend, "say ready read");
         for number in [12345, 0, -1] {
             let error = child.stop_with(number, FOR_EVER).unwrap_err();
             assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput, "{error}");

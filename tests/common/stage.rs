@@ -120,7 +120,10 @@ impl Stage {
     #[track_caller]
     pub(crate) fn is_empty(&self) {
         self.wait_empty();
-        assert_eq!(self.survivors(), [] as [u32; 0]);
+        // With what the kernel says of them, should there be any.
+        let stat = |pid| std::fs::read_to_string(format!("/proc/{pid}/stat"));
+        let left: Vec<_> = self.survivors().into_iter().map(stat).collect();
+        assert!(left.is_empty(), "{left:?}, of {:?}", self.pids.0);
         assert_eq!(self.tree().processes().expect("a list"), [] as [u32; 0]);
         assert!(self.tree().is_empty().expect("an answer"));
     }

@@ -446,7 +446,7 @@ fn serial(fd: &OwnedFd) -> Option<u64> {
 
 /// The processes that may have become the parents of orphaned members: the ancestors of this process, which may be
 /// subreapers (prctl(2)), the init process of the PID namespace, and this process itself if it is a subreaper.
-pub(in super::super) fn adopters() -> io::Result<Vec<i32>> {
+pub(in super::super) fn adopters() -> Vec<i32> {
     let mut adopters = vec![1];
     if is_subreaper() {
         adopters.push(std::process::id() as i32);
@@ -456,9 +456,9 @@ pub(in super::super) fn adopters() -> io::Result<Vec<i32>> {
     // The parent of the namespace's first process is 0. (The limit is for a list that changes meanwhile.)
     while id > 1 && adopters.len() < 1000 {
         adopters.push(id);
-        id = stat(id, &mut buffer)?.map_or(0, |stat| stat.parent);
+        id = stat(id, &mut buffer).ok().flatten().map_or(0, |stat| stat.parent);
     }
-    Ok(adopters)
+    adopters
 }
 
 #[cfg(target_os = "linux")]

@@ -2,7 +2,7 @@
 
 use super::pass::{Among, Batch, Sighting, Unread};
 use super::{Target, copy};
-use crate::tree::processes::{self, AT_ONCE, Held, Other, PASSES, Process, Since};
+use crate::tree::processes::{self, AT_ONCE, Environment, Held, PASSES, Process, Since};
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -196,23 +196,27 @@ impl Batch<'_> {
         if unread.is_empty() {
             return;
         }
-        let adopters = processes::adopters().unwrap_or_default();
-        let orphans: Vec<Other> = unread
+        let adopters = processes::adopters();
+        let orphans: Vec<&Unread> = unread
             .iter()
-            .map(|unread| unread.process)
-            .filter(|other| adopters.contains(&other.parent) && !adopters.contains(&other.id))
+            .filter(|Unread { process, .. }| {
+                adopters.contains(&process.parent) && !adopters.contains(&process.id)
+            })
             .collect();
         for (target, living) in self.targets.iter().zip(living) {
             let Ok(living) = living else { continue };
-            if target.membership.marker.is_none() || !living.is_empty() {
+            if !target.membership.is_marked() || !living.is_empty() {
                 continue;
             }
             let (leader, since) = (target.membership.group, target.membership.since);
-            let candidates = orphans.iter().filter(|other| {
-                other.may_belong(since) && processes::may_descend_from(other.id, leader)
+            let candidates = orphans.iter().filter(|Unread { process, why }| {
+                process.may_belong(since)
+                    // The kernel does not show the control groups of an exiting process. It will be gone soon.
+                    && (*why == Environment::Exiting
+                        || processes::may_descend_from(process.id, leader))
             });
             for other in candidates {
-                let process = Held::open(other.id).and_then(|held| match held {
+                let process = Held::open(other.process.id).and_then(|held| match held {
                     Some(held) if held.lives() => held.process(),
                     _ => Ok(None),
                 });
