@@ -2,7 +2,8 @@
 
 use super::pass::{Among, Batch, Sighting, Unread};
 use super::{Target, copy};
-use crate::tree::processes::{self, AT_ONCE, Environment, Held, PASSES, Process, Since};
+use crate::tree::processes::{self, AT_ONCE, Environment, Held, Other, PASSES, Process, Since};
+use std::collections::HashSet;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -197,10 +198,12 @@ impl Batch<'_> {
             return;
         }
         let adopters = processes::adopters();
+        let ids: HashSet<i32> = unread.iter().map(|unread| unread.process.id).collect();
         let orphans: Vec<&Unread> = unread
             .iter()
             .filter(|Unread { process, .. }| {
-                adopters.contains(&process.parent) && !adopters.contains(&process.id)
+                let Other { id, parent, .. } = process;
+                (adopters.contains(parent) || ids.contains(parent)) && !adopters.contains(id)
             })
             .collect();
         for (target, living) in self.targets.iter().zip(living) {
