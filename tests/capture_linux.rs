@@ -283,7 +283,7 @@ fn what_is_written_within_the_grace() {
     watchdog!();
     on_every_backend(|backend| {
         let child =
-            piped(backend, &SpawnOptions::new(), &["report", "15", "say", "ready", "flood"]);
+            piped(backend, &SpawnOptions::new(), &["report", "TERM", "say", "ready", "flood"]);
         let mut capture = bounded();
         capture.limit(1 << 20).stop_at_limit(true).grace(4 * SHORT);
         let began = Instant::now();
@@ -300,7 +300,7 @@ fn what_is_written_within_the_grace() {
 fn input_that_fails_within_the_grace() {
     watchdog!();
     on_every_backend(|backend| {
-        let parts = ["ignore", "15", "say", "ready", "read", "say", "taken"];
+        let parts = ["ignore", "TERM", "say", "ready", "read", "say", "taken"];
         let child = piped(backend, &SpawnOptions::new(), &parts);
         let mut stdout = child.take_stdout().unwrap();
         stdout.read_exact(&mut [0; 6]).unwrap();
@@ -350,7 +350,7 @@ fn a_tree_within_the_grace() {
     options.tree(true);
     on_every_backend(|backend| {
         for quiet in ["", "close-stdout close-stderr "] {
-            let stubborn = start(&format!("ignore 15 say stubborn {quiet}sleep"));
+            let stubborn = start(&format!("ignore TERM say stubborn {quiet}sleep"));
             let line = [stubborn, parts("say ready read say over")].concat();
             let line: Vec<&str> = line.iter().map(String::as_str).collect();
             let child = piped(backend, &options, &line);

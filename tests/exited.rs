@@ -873,7 +873,7 @@ mod stops {
     fn who_does_not_obey_is_killed() {
         watchdog!();
         on_every_backend(|backend| {
-            let (child, _said) = ready(backend, "ignore 15 say ready read");
+            let (child, _said) = ready(backend, "ignore TERM say ready read");
             let start = Instant::now();
             let status = block_on(child.stop_async(SHORT)).unwrap();
             assert_eq!(status.signal(), Some(libc::SIGKILL));
@@ -889,13 +889,13 @@ mod stops {
             // It has to be asked by then.
             let short = Duration::from_secs(1);
             for (task, thread) in [(short, Duration::MAX), (Duration::MAX, short)] {
-                let (child, mut said) = ready(backend, "report 15 say ready read");
+                let (child, mut said) = ready(backend, "report TERM say ready read");
                 thread::scope(|scope| {
                     let child = &child;
                     let by_task = scope.spawn(move || block_on(child.stop_async(task)).unwrap());
-                    let mut signal = [0; 10];
+                    let mut signal = [0; 12];
                     said.read_exact(&mut signal).unwrap();
-                    assert_eq!(&signal, b"signal 15\n");
+                    assert_eq!(&signal, b"signal TERM\n");
                     let by_thread = scope.spawn(move || child.stop(thread).unwrap());
                     for end in [by_task, by_thread] {
                         assert_eq!(end.join().unwrap().signal(), Some(libc::SIGKILL));
@@ -913,7 +913,7 @@ mod stops {
         watchdog!();
         on_every_backend(|backend| {
             let (child, mut said) =
-                ready(backend, "report 15 say ready hear say ready read exit 7");
+                ready(backend, "report TERM say ready hear say ready read exit 7");
             let stdin = child.take_stdin().unwrap();
             let bell = Arc::new(Bell::default());
             // It is polled once, which must not take that long.
@@ -922,9 +922,9 @@ mod stops {
             assert!(poll(&mut stop, &bell).is_pending());
             drop(stop);
             assert_eq!(bell.wakers(), 0);
-            let mut signal = [0; 10];
+            let mut signal = [0; 12];
             said.read_exact(&mut signal).unwrap();
-            assert_eq!(&signal, b"signal 15\n");
+            assert_eq!(&signal, b"signal TERM\n");
             // Past the grace, nobody is there who would kill.
             let later = Instant::now() + grace;
             assert_eq!(block_on(child.exited_deadline(later)).unwrap(), None);
@@ -986,7 +986,7 @@ mod stops {
             watchdog!();
             for kind in Kind::all(function_name!()) {
                 for (leader, code) in [("pid read", None), ("pid exit 7", Some(7))] {
-                    let all = [daemon("ignore 15 pid read"), parts(leader)].concat();
+                    let all = [daemon("ignore TERM pid read"), parts(leader)].concat();
                     let stage = Stage::set(kind, &all, 2);
                     if code.is_some() {
                         assert_eq!(block_on(stage.child.exited()).unwrap().code(), code);
@@ -1005,7 +1005,7 @@ mod stops {
         fn that_end_with_their_last_member() {
             watchdog!();
             for kind in Kind::all(function_name!()) {
-                let all = [start("setsid report 15 pid read"), parts("pid read")].concat();
+                let all = [start("setsid report TERM pid read"), parts("pid read")].concat();
                 let mut stage = Stage::set(kind, &all, 2);
                 let stdin = stage.stdin.take();
                 thread::scope(|scope| {

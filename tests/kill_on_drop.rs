@@ -25,7 +25,7 @@ fn alone(backend: Backend) -> (shared_child::SharedChild, Rest) {
 fn tree(kind: Kind) -> (shared_child::SharedChild, Rest) {
     let all = [
         start("pid read"),
-        start("setsid ignore 15 pid read"),
+        start("setsid ignore TERM pid read"),
         daemon("pid read"),
         parts("pid read"),
     ];

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-const STUBBORN: &str = "ignore 15 pid read";
+const STUBBORN: &str = "ignore TERM pid read";
 
 fn ours() -> PathBuf {
     let test = std::env::current_exe().expect("this test's own path");
@@ -246,13 +246,14 @@ fn so_many_at_a_time() {
 fn a_failure_is_named_and_the_others_go_on() {
     watchdog!();
     let (bad, good) = (play("say bad exit 7"), play("say good"));
-    let captured = parallel(&["-j1", &bad, "no-such-command", "kill -9 $$", &good], "");
+    let killed = "kill -s KILL $$";
+    let captured = parallel(&["-j1", &bad, "no-such-command", killed, &good], "");
     assert_eq!((code(&captured), &*captured.stdout.text()), (Some(1), "bad\ngood\n"));
     says(&captured, "parallel: 1 succeeded, 3 failed, in ");
     says(&captured, "exit status: 7\n");
     says(&captured, "no-such-command: not found\n");
     says(&captured, "parallel: failed: no-such-command: exit status: 127\n");
-    says(&captured, "parallel: failed: kill -9 $$: signal: 9 (SIGKILL)\n");
+    says(&captured, &format!("failed: {killed}: signal: {} (SIGKILL)\n", libc::SIGKILL));
 }
 
 #[test]
@@ -298,7 +299,7 @@ fn what_a_command_leaves_running_is_killed() {
     fs::write(desk.path("go"), "").expect("a file");
     says(&running.ends(1), "1 succeeded, 1 failed");
     // Also who holds the pipes.
-    let captured = parallel(&["-g", "1000h", &line(&daemon("ignore 15 say there sleep"))], "");
+    let captured = parallel(&["-g", "1000h", &line(&daemon("ignore TERM say there sleep"))], "");
     assert_eq!(code(&captured), Some(0));
 }
 
@@ -318,17 +319,17 @@ fn a_signal_stops_all() {
 #[test]
 fn all_are_asked_at_the_same_time() {
     watchdog!();
-    let late = || parts("report 15 pid read complain bye");
+    let late = || parts("report TERM pid read complain bye");
     let mut running = Running::on("-j3 -g 1000", &[late(), late(), late()], 3);
     running.signal(libc::SIGINT);
     for _ in 0..3 {
-        running.hear("signal 15");
+        running.hear("signal TERM");
     }
     assert_eq!(running.cast.alive().len(), 3);
     // Longer than a capture waits by itself for those who are left.
     thread::sleep(Duration::from_millis(400));
     running.input = None;
-    let captured = running.ends(130);
+    let captured = running.ends(128 + libc::SIGINT);
     says(&captured, "3 stopped");
     assert_eq!(captured.stderr.text().matches("bye\n").count(), 3, "{captured:?}");
 }
@@ -339,18 +340,18 @@ fn the_stubborn_are_killed_after_the_grace() {
     let with_a_daemon = [daemon(STUBBORN), parts(STUBBORN)].concat();
     let mut running = Running::on("-j2 --grace=50ms", &[with_a_daemon, parts(STUBBORN)], 3);
     running.signal(libc::SIGTERM);
-    says(&running.ends(143), "2 stopped");
+    says(&running.ends(128 + libc::SIGTERM), "2 stopped");
 }
 
 #[test]
 fn a_second_signal_kills_at_once() {
     watchdog!();
-    let with_a_daemon = [daemon("ignore 15 pid read"), parts("report 15 pid read")].concat();
+    let with_a_daemon = [daemon("ignore TERM pid read"), parts("report TERM pid read")].concat();
     let mut running = Running::on("-j2 -g 1000h", &[with_a_daemon, parts(STUBBORN)], 3);
     running.signal(libc::SIGINT);
-    running.hear("signal 15");
+    running.hear("signal TERM");
     running.signal(libc::SIGTERM);
-    says(&running.ends(130), "2 stopped");
+    says(&running.ends(128 + libc::SIGINT), "2 stopped");
 }
 
 #[test]

@@ -74,9 +74,12 @@ fn a_timeout() {
     let captured = run(&["--json", "--timeout", "50ms", "--grace", "0"], &["flood"]);
     assert_eq!(code(&captured), Some(124));
     let report = report_of(&captured);
-    assert_eq!((&report["stopped_by"], &report["signal"]), (&json!("timeout"), &json!(9)));
+    assert_eq!(
+        (&report["stopped_by"], &report["signal"]),
+        (&json!("timeout"), &json!(libc::SIGKILL))
+    );
     let captured = run(&["--json", "--timeout", "50ms", "--grace", "1m"], &["sleep"]);
-    assert_eq!(report_of(&captured)["signal"], 15);
+    assert_eq!(report_of(&captured)["signal"], libc::SIGTERM);
 }
 
 #[test]

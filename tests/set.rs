@@ -699,7 +699,7 @@ fn a_hundred_stubborn_trees_are_stopped_in_one_grace() {
     let count = children(100).max(10);
     let mut all = Vec::new();
     for n in 0..count {
-        let (child, stdout) = tree_of_two(backend(n), &["ignore", "15", "say", "ready", "sleep"]);
+        let (child, stdout) = tree_of_two(backend(n), &["ignore", "TERM", "say", "ready", "sleep"]);
         set.insert(n, child);
         all.push(stdout);
     }

@@ -49,7 +49,7 @@ fn who_obeys_is_not_killed() {
 fn who_does_not_obey_is_killed() {
     watchdog!();
     on_every_backend(|backend| {
-        let (child, _) = ready(backend, "ignore 15 say ready read");
+        let (child, _) = ready(backend, "ignore TERM say ready read");
         let start = Instant::now();
         assert_eq!(signal_of(child.stop(SHORT).unwrap()), Some(libc::SIGKILL));
         assert!(start.elapsed() >= SHORT);
@@ -61,7 +61,7 @@ fn who_does_not_obey_is_killed() {
 fn who_is_stopped_can_obey() {
     watchdog!();
     on_every_backend(|backend| {
-        let (child, _) = ready(backend, "say ready signal 19 read");
+        let (child, _) = ready(backend, "say ready signal STOP read");
         until("it is stopped", || linux::state(child.id()) == Some('T'));
         assert_eq!(signal_of(child.stop(FOR_EVER).unwrap()), Some(libc::SIGTERM));
     });
@@ -71,7 +71,7 @@ fn who_is_stopped_can_obey() {
 fn with_another_signal() {
     watchdog!();
     on_every_backend(|backend| {
-        let (child, _) = ready(backend, "ignore 15 say ready read");
+        let (child, _) = ready(backend, "ignore TERM say ready read");
         assert_eq!(
             signal_of(child.stop_with(libc::SIGUSR1, FOR_EVER).unwrap()),
             Some(libc::SIGUSR1)
@@ -108,12 +108,12 @@ fn several_threads() {
     on_every_backend(|backend| {
         let short = Duration::from_millis(200);
         for (first, second) in [(short, FOR_EVER), (FOR_EVER, short)] {
-            let (child, mut said) = ready(backend, "report 15 say ready read");
+            let (child, mut said) = ready(backend, "report TERM say ready read");
             let ends = std::thread::scope(|scope| {
                 let first = scope.spawn(|| child.stop(first).unwrap());
-                let mut signal = [0; 10];
+                let mut signal = [0; 12];
                 said.read_exact(&mut signal).unwrap();
-                assert_eq!(&signal, b"signal 15\n");
+                assert_eq!(&signal, b"signal TERM\n");
                 let second = scope.spawn(|| child.stop(second).unwrap());
                 [first, second].map(|stopper| signal_of(stopper.join().unwrap()))
             });
@@ -182,9 +182,11 @@ fn a_tree_that_obeys() {
 fn a_tree_in_which_somebody_does_not_obey() {
     watchdog!();
     for kind in Kind::all(function_name!()) {
-        for stubborn in
-            ["ignore 15 pid read", "setsid ignore 15 pid read", "setsid ignore 15 bare pid read"]
-        {
+        for stubborn in [
+            "ignore TERM pid read",
+            "setsid ignore TERM pid read",
+            "setsid ignore TERM bare pid read",
+        ] {
             let stage = Stage::set(kind, &[start(stubborn), parts("pid read")].concat(), 2);
             let start = Instant::now();
             assert_eq!(
@@ -215,7 +217,7 @@ fn a_tree_whose_leader_is_gone() {
 fn a_tree_ends_with_its_last_member() {
     watchdog!();
     for kind in Kind::all(function_name!()) {
-        let all = [start("setsid report 15 pid read"), parts("pid read")].concat();
+        let all = [start("setsid report TERM pid read"), parts("pid read")].concat();
         let mut stage = Stage::set(kind, &all, 2);
         let stdin = stage.stdin.take();
         std::thread::scope(|scope| {

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-const STUBBORN: &str = "ignore 15 pid read";
+const STUBBORN: &str = "ignore TERM pid read";
 
 fn ours() -> PathBuf {
     let test = std::env::current_exe().expect("this test's own path");
@@ -223,14 +223,14 @@ fn all_are_stopped() {
 #[test]
 fn all_are_asked_at_the_same_time() {
     watchdog!();
-    let late = || parts("report 15 pid read");
+    let late = || parts("report TERM pid read");
     let mut running = Running::on("-g 1000", &[late(), late(), late()]);
     for _ in 0..3 {
         running.pid();
     }
     running.signal(libc::SIGTERM);
     for _ in 0..3 {
-        after(&mut running.out, "signal 15");
+        after(&mut running.out, "signal TERM");
     }
     assert_eq!(running.cast.alive().len(), 3);
     running.input = None;
@@ -283,7 +283,7 @@ fn what_is_ignored_stays_so() {
     running.pid();
     running.signal(libc::SIGHUP);
     running.signal(libc::SIGTERM);
-    assert!(running.logged("supervise: signal ").starts_with("15: "));
+    assert!(running.logged("supervise: signal ").starts_with(&format!("{}: ", libc::SIGTERM)));
     running.ends();
 }
 

@@ -195,9 +195,9 @@ fn a_stop_without_descriptors() {
     watchdog!();
     on_every_backend(|backend| {
         for (members, line) in [
-            (2, [start("ignore 15 pid read"), parts("pid read")].concat()),
+            (2, [start("ignore TERM pid read"), parts("pid read")].concat()),
             // Who is stopped can obey.
-            (1, parts("pid signal 19 read")),
+            (1, parts("pid signal STOP read")),
         ] {
             let stage = Stage::set(Kind::Group(backend), &line, members);
             until("it is as it is to be", || {
@@ -276,7 +276,8 @@ fn the_proc_of_somebody_else() {
         assert_eq!(wait(&child).signal(), Some(libc::SIGKILL));
         drop(child);
         // The grace ends with the child, and the rest of the group is killed.
-        let (child, _stdin, mut said) = spawn(&[start("ignore 15 say ready read"), parts("read")]);
+        let (child, _stdin, mut said) =
+            spawn(&[start("ignore TERM say ready read"), parts("read")]);
         assert_eq!(child.stop(Duration::MAX).unwrap().signal(), Some(libc::SIGTERM));
         said.read_to_end(&mut Vec::new()).unwrap();
     });

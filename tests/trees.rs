@@ -30,8 +30,8 @@ fn cases() -> Vec<Case> {
             with(&[given("spawn", &with(&[given("spawn", &with(&[start("pid read")]))]))]),
             4,
         ),
-        ("somebody who ignores SIGTERM", with(&[start("ignore 15 pid read")]), 2),
-        ("somebody who is stopped", with(&[start("pid signal 19 read")]), 2),
+        ("somebody who ignores SIGTERM", with(&[start("ignore TERM pid read")]), 2),
+        ("somebody who is stopped", with(&[start("pid signal STOP read")]), 2),
         ("a group of its own", with(&[start("own-group pid read")]), 2),
         ("a session of its own", with(&[start("setsid pid read")]), 2),
         (
@@ -325,13 +325,13 @@ fn from_several_threads() {
 fn signals_reach_everybody_once() {
     watchdog!();
     for kind in Kind::all(function_name!()) {
-        let member = "report 10 pid read";
+        let member = "report USR1 pid read";
         let all =
             [start(member), start(&format!("setsid {member}")), daemon(member), parts(member)];
         let mut stage = Stage::set(kind, &all.concat(), 4);
         stage.tree().send_signal(libc::SIGUSR1).unwrap();
         for _ in 0..4 {
-            assert_eq!(stage.hear("signal "), "10");
+            assert_eq!(stage.hear("signal "), "USR1");
         }
         stage.tree().send_signal(0).unwrap();
         let error = stage.tree().send_signal(12345).unwrap_err();

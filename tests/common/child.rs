@@ -132,7 +132,7 @@ fn play(mut arguments: impl Iterator<Item = String>) {
             // Says which process this is.
             "pid" => say(&format!("pid {}", std::process::id())),
             #[cfg(unix)]
-            "default" => unix::on_signal(argument().parse().expect("a signal"), libc::SIG_DFL),
+            "default" => unix::on_signal(unix::signal(&argument()), libc::SIG_DFL),
             #[cfg(unix)]
             "setsid" => unix::setsid(),
             #[cfg(unix)]
@@ -153,13 +153,13 @@ fn play(mut arguments: impl Iterator<Item = String>) {
                 unix::exec_steadily(times, &rest);
                 play(rest.into_iter());
             }
-            // Says so when the signal comes, and goes on.
+            // Prints the word "signal" and the argument when the signal comes, and goes on.
             #[cfg(unix)]
-            "report" => unix::report(argument().parse().expect("a signal")),
+            "report" => unix::report(&argument()),
             #[cfg(unix)]
-            "signal" => unix::signal_self(argument().parse().expect("a signal")),
+            "signal" => unix::signal_self(unix::signal(&argument())),
             #[cfg(unix)]
-            "ignore" => unix::on_signal(argument().parse().expect("a signal"), libc::SIG_IGN),
+            "ignore" => unix::on_signal(unix::signal(&argument()), libc::SIG_IGN),
             #[cfg(target_os = "linux")]
             "inherited" => linux::inherited(),
             // Moves itself to the cgroup of this directory.
@@ -301,6 +301,8 @@ fn sleep() {
 #[cfg(unix)]
 mod unix {
     use std::ffi::c_int;
+    use std::sync::OnceLock;
+
     pub(crate) fn signal_self(signal: c_int) {
         // No core files from the tests.
         let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -394,25 +396,39 @@ mod unix {
         }
     }
 
-    pub(crate) fn report(signal: c_int) {
-        extern "C" fn say(signal: c_int) {
-            let line = [
-                b's',
-                b'i',
-                b'g',
-                b'n',
-                b'a',
-                b'l',
-                b' ',
-                b'0' + signal as u8 / 10,
-                b'0' + signal as u8 % 10,
-                b'\n',
-            ];
-            // SAFETY: async-signal-safe, and the bytes outlive the call.
-            unsafe { libc::write(1, line.as_ptr().cast(), line.len()) };
+    /// By its name, since the numbers of most signals differ from system to system. Or by its number.
+    pub(crate) fn signal(text: &str) -> c_int {
+        match text {
+            "HUP" => libc::SIGHUP,
+            "INT" => libc::SIGINT,
+            "PIPE" => libc::SIGPIPE,
+            "STOP" => libc::SIGSTOP,
+            "TERM" => libc::SIGTERM,
+            "USR1" => libc::SIGUSR1,
+            number => number.parse().expect("a signal"),
         }
-        // SAFETY: the handler makes one system call.
-        unsafe { libc::signal(signal, say as extern "C" fn(c_int) as libc::sighandler_t) };
+    }
+
+    pub(crate) fn report(text: &str) {
+        /// What to print, by the signal's number.
+        static LINES: [OnceLock<String>; 65] = [const { OnceLock::new() }; 65];
+        extern "C" fn say(signal: c_int) {
+            if let Some(line) = LINES[signal as usize].get() {
+                // SAFETY: async-signal-safe, and the line is never dropped.
+                unsafe { libc::write(1, line.as_ptr().cast(), line.len()) };
+            }
+        }
+        let signal = signal(text);
+        LINES[signal as usize].set(format!("signal {text}\n")).expect("one report per signal");
+        // Not signal(2), which resets the handler on illumos once it has run.
+        // SAFETY: a struct of zeroes is valid, and outlives the call. The handler reads a value that does not change any
+        // more, and makes one system call.
+        unsafe {
+            let mut action = std::mem::zeroed::<libc::sigaction>();
+            action.sa_sigaction = say as extern "C" fn(c_int) as libc::sighandler_t;
+            action.sa_flags = libc::SA_RESTART;
+            assert_eq!(libc::sigaction(signal, &raw const action, std::ptr::null_mut()), 0);
+        }
     }
 
     pub(crate) fn on_signal(signal: c_int, action: libc::sighandler_t) {
