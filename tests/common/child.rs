@@ -135,6 +135,9 @@ fn play(mut arguments: impl Iterator<Item = String>) {
             "default" => unix::on_signal(unix::signal(&argument()), libc::SIG_DFL),
             #[cfg(unix)]
             "setsid" => unix::setsid(),
+            // Prints the ID of its process group.
+            #[cfg(unix)]
+            "group" => say(&unix::group().to_string()),
             #[cfg(unix)]
             "own-group" => unix::own_group(),
             // Goes on with an empty environment.
@@ -160,6 +163,8 @@ fn play(mut arguments: impl Iterator<Item = String>) {
             "signal" => unix::signal_self(unix::signal(&argument())),
             #[cfg(unix)]
             "ignore" => unix::on_signal(unix::signal(&argument()), libc::SIG_IGN),
+            #[cfg(all(unix, not(target_os = "linux")))]
+            "inherited" => unix::inherited(),
             #[cfg(target_os = "linux")]
             "inherited" => linux::inherited(),
             // Moves itself to the cgroup of this directory.
@@ -324,6 +329,11 @@ mod unix {
         assert!(unsafe { libc::setsid() } > 0, "setsid: {}", std::io::Error::last_os_error());
     }
 
+    pub(crate) fn group() -> libc::pid_t {
+        // SAFETY: an integer.
+        unsafe { libc::getpgid(0) }
+    }
+
     pub(crate) fn own_group() {
         // SAFETY: integers.
         assert_eq!(unsafe { libc::setpgid(0, 0) }, 0, "{}", std::io::Error::last_os_error());
@@ -431,6 +441,28 @@ mod unix {
         }
     }
 
+    /// Lists what it has inherited from its parent: descriptors, and signals that are blocked or ignored.
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn inherited() {
+        // SAFETY: integers.
+        let is_open = |fd: &c_int| unsafe { libc::fcntl(*fd, libc::F_GETFD) } != -1;
+        println!("descriptors {:?}", (0..1024).filter(is_open).collect::<Vec<_>>());
+        // SAFETY: the set outlives the calls, and the first one initialises it.
+        let is_blocked = |signal: &c_int| unsafe {
+            let mut set = std::mem::zeroed();
+            assert_eq!(libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), &raw mut set), 0);
+            libc::sigismember(&raw const set, *signal) == 1
+        };
+        println!("blocked {:?}", (1..65).filter(is_blocked).collect::<Vec<_>>());
+        // SAFETY: the struct outlives the call, which fails for what is no signal.
+        let is_ignored = |signal: &c_int| unsafe {
+            let mut action = std::mem::zeroed::<libc::sigaction>();
+            libc::sigaction(*signal, std::ptr::null(), &raw mut action) == 0
+                && action.sa_sigaction == libc::SIG_IGN
+        };
+        println!("ignored {:?}", (1..65).filter(is_ignored).collect::<Vec<_>>());
+    }
+
     pub(crate) fn on_signal(signal: c_int, action: libc::sighandler_t) {
         // SAFETY: neither of the two runs any code.
         unsafe { libc::signal(signal, action) };
@@ -471,8 +503,8 @@ mod linux {
         assert_eq!(result, 0, "munmap: {}", std::io::Error::last_os_error());
     }
 
-    /// Lists what it got from its parent without being told so: descriptors, and signals that are
-    /// blocked or ignored.
+    /// Lists what it has inherited from its parent: descriptors, and signals that are blocked or ignored, those of the C
+    /// library among them.
     pub(crate) fn inherited() {
         let directory = std::fs::read_dir("/proc/self/fd").expect("/proc");
         let mut descriptors: Vec<u32> = directory

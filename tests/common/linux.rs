@@ -1,75 +1,11 @@
-//! Linux: looking at processes from outside, and making system calls fail.
+//! Linux: threads and cgroups in `/proc`, tracers, and system calls that fail. What every Unix has is in `unix.rs`, and
+//! can be called from here, too.
 
-use shared_child::SharedChild;
-use shared_child::seam::Backend;
+pub(crate) use super::unix::*;
+
 use std::ffi::c_int;
 use std::fs;
 use std::os::unix::net::UnixStream;
-
-/// The state letter of a process in `/proc/PID/stat`; `None` if there is no such process.
-pub(crate) fn state(pid: u32) -> Option<char> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, after_name) = stat.rsplit_once(") ")?;
-    after_name.chars().next()
-}
-
-pub(crate) fn is_zombie(pid: u32) -> bool {
-    state(pid) == Some('Z')
-}
-
-/// Neither gone nor a zombie.
-pub(crate) fn is_alive(pid: u32) -> bool {
-    !matches!(state(pid), None | Some('Z' | 'X'))
-}
-
-pub(crate) fn pid_t(pid: u32) -> libc::pid_t {
-    pid.try_into().expect("a process ID")
-}
-
-/// Blocks until the child is a zombie, without reaping it.
-pub(crate) fn wait_for_zombie(pid: u32) {
-    // SAFETY: the siginfo outlives the call.
-    let result = unsafe {
-        let mut info = std::mem::zeroed::<libc::siginfo_t>();
-        libc::waitid(libc::P_PID, pid, &raw mut info, libc::WEXITED | libc::WNOWAIT)
-    };
-    assert_eq!(result, 0, "waitid: {}", std::io::Error::last_os_error());
-}
-
-/// What a foreign reaper does.
-pub(crate) fn reap(pid: u32) -> c_int {
-    let mut status = 0;
-    // SAFETY: the status outlives the call.
-    let reaped = unsafe { libc::waitpid(pid_t(pid), &raw mut status, 0) };
-    assert_eq!(reaped, pid_t(pid), "waitpid: {}", std::io::Error::last_os_error());
-    status
-}
-
-/// The zombies among the children of this process.
-pub(crate) fn zombies() -> Vec<u32> {
-    children().into_iter().filter(|pid| is_zombie(*pid)).collect()
-}
-
-/// All children of this process, of all its threads.
-pub(crate) fn children() -> Vec<u32> {
-    let mut children = Vec::new();
-    for task in fs::read_dir("/proc/self/task").expect("/proc").flatten() {
-        let list = fs::read_to_string(task.path().join("children")).unwrap_or_default();
-        children.extend(list.split_whitespace().map(|pid| pid.parse::<u32>().expect("a pid")));
-    }
-    children
-}
-
-pub(crate) fn descriptors() -> usize {
-    fs::read_dir("/proc/self/fd").expect("/proc").count() - 1
-}
-
-/// The names of our own threads that are running.
-pub(crate) fn helper_threads() -> Vec<String> {
-    let tasks = fs::read_dir("/proc/self/task").expect("/proc").flatten();
-    let names = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
-    names.map(|name| name.trim_end().to_owned()).filter(|name| name.starts_with("child-")).collect()
-}
 
 /// Whether each of our own threads has ended or sleeps.
 pub(crate) fn helper_threads_rest() -> bool {
@@ -162,53 +98,6 @@ impl Deny {
     }
 }
 
-/// A limit on descriptors, until it is dropped.
-pub(crate) struct DescriptorLimit(libc::rlimit);
-
-impl DescriptorLimit {
-    pub(crate) fn zero() -> Self {
-        Self::of(0)
-    }
-
-    fn of(limit: libc::rlim_t) -> Self {
-        let mut old = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        // SAFETY: the struct outlives the call.
-        assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut old) }, 0);
-        Self::set(libc::rlimit { rlim_cur: limit, ..old });
-        Self(old)
-    }
-
-    fn set(limit: libc::rlimit) {
-        // SAFETY: the struct outlives the call.
-        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
-    }
-}
-
-impl Drop for DescriptorLimit {
-    fn drop(&mut self) {
-        Self::set(self.0);
-    }
-}
-
-/// A full descriptor table, until it is dropped.
-pub(crate) struct NoDescriptors(Vec<fs::File>, #[allow(dead_code)] DescriptorLimit);
-
-impl NoDescriptors {
-    pub(crate) fn left() -> Self {
-        // A low limit, so that this is quick.
-        let limit = DescriptorLimit::of(200);
-        let mut files = Vec::new();
-        while let Ok(file) = fs::File::open("/dev/null") {
-            files.push(file);
-        }
-        Self(files, limit)
-    }
-
-    pub(crate) fn free_one(&mut self) {
-        self.0.pop().expect("one to free");
-    }
-}
-
 /// Puts something else in the place of each epoll of this process, as who closes what is not theirs does.
 pub(crate) fn replace_epolls() {
     use std::os::fd::AsRawFd;
@@ -225,17 +114,6 @@ pub(crate) fn replace_epolls() {
         }
     }
     assert!(replaced > 0, "there is none");
-}
-
-/// Sets what this process does on SIGCHLD.
-pub(crate) fn on_sigchld(handler: libc::sighandler_t) {
-    // SAFETY: the handlers of these tests do nothing, or are SIG_IGN or SIG_DFL.
-    assert_ne!(unsafe { libc::signal(libc::SIGCHLD, handler) }, libc::SIG_ERR);
-}
-
-pub(crate) fn is_root() -> bool {
-    // SAFETY: it cannot fail.
-    unsafe { libc::geteuid() == 0 }
 }
 
 /// Asks until a thread of this process sleeps.
@@ -283,54 +161,6 @@ pub(crate) fn keeps_status_of_reaped() -> bool {
     })
 }
 
-/// A child that dies, and is reaped by somebody else, before the spawn has returned.
-pub(crate) fn spawn_reaped(backend: Backend) -> SharedChild {
-    use std::os::unix::process::CommandExt;
-    let mut command = super::helper(&[]);
-    // SAFETY: these are system calls that take integers. A fork's child may make them.
-    unsafe {
-        command.pre_exec(|| {
-            let child = libc::getpid();
-            if libc::fork() == 0 {
-                // The spawn goes on when nobody is left who might report an error to it. That is us.
-                for _ in 0..super::LONG.as_millis() {
-                    if libc::kill(child, 0) != 0 {
-                        break;
-                    }
-                    libc::poll(std::ptr::null_mut(), 0, 1);
-                }
-            }
-            libc::_exit(0)
-        });
-    }
-    on_sigchld(libc::SIG_IGN);
-    let child = backend.spawn(&mut command).expect("to spawn");
-    on_sigchld(libc::SIG_DFL);
-    assert_eq!(state(child.id()), None, "it was to be reaped");
-    child
-}
-
-/// Runs this in the child of a fork, and gives its answer.
-pub(crate) fn in_a_fork(run: impl FnOnce() -> u8) -> u8 {
-    // SAFETY: the test runs alone and nearly single-threaded, and what it runs here takes no lock that
-    // another thread may hold. The child leaves by `_exit`, whatever happens.
-    unsafe {
-        match libc::fork() {
-            -1 => panic!("fork: {}", std::io::Error::last_os_error()),
-            0 => {
-                libc::alarm(2 * super::LONG.as_secs() as u32);
-                let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
-                libc::_exit(result.map_or(255, i32::from));
-            }
-            pid => {
-                let status = reap(pid as u32);
-                assert!(libc::WIFEXITED(status), "the fork died: {status:#x}");
-                u8::try_from(libc::WEXITSTATUS(status)).expect("eight bits")
-            }
-        }
-    }
-}
-
 /// Runs this on a thread that has given up root for the time being.
 pub(crate) fn as_nobody<T: Send>(run: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
@@ -374,17 +204,6 @@ pub(crate) fn trace_from_a_fork(pid: u32) -> impl FnOnce() {
         drop(release);
         reap(tracer);
     }
-}
-
-/// The CPU time that this process has used.
-pub(crate) fn cpu_time() -> std::time::Duration {
-    // SAFETY: the struct outlives the call.
-    let time = unsafe {
-        let mut time = std::mem::zeroed();
-        assert_eq!(libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time), 0);
-        time
-    };
-    std::time::Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// The directory of the cgroup v2 that this process is in.

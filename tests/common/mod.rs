@@ -12,8 +12,10 @@ use std::time::{Duration, Instant};
 pub(crate) mod captures;
 #[cfg(target_os = "linux")]
 pub(crate) mod linux;
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 pub(crate) mod stage;
+#[cfg(unix)]
+pub(crate) mod unix;
 
 /// Longer than any stall of a machine, shorter than any patience.
 pub(crate) const LONG: Duration = Duration::from_secs(60);

@@ -1,7 +1,7 @@
-//! Linux: a tree on a stage: who is in it is known from what its members say, and whether they live from
-//! `/proc`.
+//! Unix: a tree on a stage: its members print their process IDs, and the system shows whether they live.
 
-use super::{LONG, helper, linux, until};
+use super::{LONG, helper, unix, until};
+#[cfg(target_os = "linux")]
 use shared_child::linux::SpawnOptionsExt;
 use shared_child::seam::Backend;
 use shared_child::{SharedChild, SpawnOptions, Tree};
@@ -10,38 +10,79 @@ use std::path::PathBuf;
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
+/// Whether the library lists the processes of a tree, and so finds the children of its members outside the group.
+pub(crate) const LISTS: bool = FINDS_DAEMONS
+    || cfg!(any(
+        target_os = "macos",
+        target_os = "freebsd",
+        target_os = "netbsd",
+        target_os = "dragonfly"
+    ));
+
+/// The same for a test that needs it. Prints a line if not.
+pub(crate) fn lists(test: &str) -> bool {
+    if !LISTS {
+        eprintln!("{test} skipped: trees are not listed on this system");
+    }
+    LISTS
+}
+
+/// Whether the library finds a member outside the group though its parent has exited: by its environment.
+pub(crate) const FINDS_DAEMONS: bool = cfg!(any(target_os = "linux", target_os = "android"));
+
 /// What holds a tree together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Group(Backend),
+    #[cfg(target_os = "linux")]
     Cgroup,
 }
 
 impl Kind {
-    /// All that can be had here. Says so if the cgroup cannot.
+    /// All that this system has, for a test of all members of a tree: none where the library does not list them.
     pub(crate) fn all(test: &str) -> Vec<Self> {
-        let mut all: Vec<Self> = Backend::ALL.iter().copied().map(Self::Group).collect();
+        if !lists(test) {
+            return Vec::new();
+        }
+        Self::groups().into_iter().chain(Self::cgroup(test)).collect()
+    }
+
+    pub(crate) fn groups() -> Vec<Self> {
+        Backend::ALL.iter().copied().map(Self::Group).collect()
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn cgroup(_: &str) -> Option<Self> {
+        None
+    }
+
+    /// Prints a line if it cannot be had.
+    #[cfg(target_os = "linux")]
+    fn cgroup(test: &str) -> Option<Self> {
         let trial = SpawnOptions::new().cgroup(true).spawn(&mut helper(&["exit", "0"]));
         match trial {
             Ok(child) => {
                 super::wait(&child);
-                all.push(Self::Cgroup);
+                Some(Self::Cgroup)
             }
             Err(error) => {
-                assert!(!linux::is_root(), "root can make cgroups: {error}");
+                assert!(!unix::is_root(), "root can make cgroups: {error}");
                 eprintln!("{test}, with cgroups skipped: {error}");
+                None
             }
         }
-        all
     }
 
     pub(crate) fn spawn(self, options: &SpawnOptions, command: &mut Command) -> SharedChild {
         let mut options = options.clone();
         let backend = match self {
             Self::Group(backend) => backend,
+            #[cfg(target_os = "linux")]
             Self::Cgroup => Backend::ALL[0],
         };
-        options.tree(true).cgroup(self == Self::Cgroup);
+        options.tree(true);
+        #[cfg(target_os = "linux")]
+        options.cgroup(self == Self::Cgroup);
         backend.spawn_with(&options, command).expect("to spawn")
     }
 }
@@ -130,7 +171,10 @@ impl Stage {
 
     /// The handle by itself, and the rest.
     pub(crate) fn take_child(self) -> (SharedChild, Rest) {
-        let cgroup = self.pids.0.first().and_then(|pid| linux::tree_cgroup_of(*pid));
+        #[cfg(target_os = "linux")]
+        let cgroup = self.pids.0.first().and_then(|pid| super::linux::tree_cgroup_of(*pid));
+        #[cfg(not(target_os = "linux"))]
+        let cgroup = None;
         (self.child, Rest { cast: self.pids, stdin: self.stdin, cgroup, _said: self.said })
     }
 
@@ -146,7 +190,7 @@ pub(crate) struct Cast(pub(crate) Vec<u32>);
 
 impl Cast {
     pub(crate) fn alive(&self) -> Vec<u32> {
-        self.0.iter().copied().filter(|pid| linux::is_alive(*pid)).collect()
+        self.0.iter().copied().filter(|pid| unix::is_alive(*pid)).collect()
     }
 }
 
@@ -158,14 +202,10 @@ impl Drop for Cast {
 
 /// Kills a process if it is one of the helper program's.
 pub(crate) fn kill_a_helper(pid: u32) {
-    use std::os::unix::ffi::OsStrExt;
     let helper = helper(&[]);
-    let path = helper.get_program().as_bytes();
-    // By its path, which follows the emulator's if there is one.
-    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    if line.split(|byte| *byte == 0).take(2).any(|argument| argument == path) {
+    if unix::runs(pid, helper.get_program()) {
         // SAFETY: plain integers. It was one of ours a moment ago.
-        unsafe { libc::kill(linux::pid_t(pid), libc::SIGKILL) };
+        unsafe { libc::kill(unix::pid_t(pid), libc::SIGKILL) };
     }
 }
 
@@ -226,4 +266,9 @@ pub(crate) fn start(theirs: &str) -> Vec<String> {
 /// In a session of its own, and its parent is gone.
 pub(crate) fn daemon(theirs: &str) -> Vec<String> {
     given("run", &[parts("setsid"), start(theirs)].concat())
+}
+
+/// A daemon where the library finds one; elsewhere a child that stays in the group of its parent.
+pub(crate) fn findable_daemon(theirs: &str) -> Vec<String> {
+    if FINDS_DAEMONS { daemon(theirs) } else { start(theirs) }
 }
