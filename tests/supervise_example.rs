@@ -2,13 +2,12 @@
 //!
 //! Who is started says which process it is, and reads to the end of a FIFO that the test holds open. So whoever
 //! ends sooner was made to, and with the test all end.
-#![cfg(target_os = "linux")]
+#![cfg(unix)]
 
 mod common;
 
-use common::stage::{Cast, daemon, parts};
-use common::{helper, until, wait};
-use rustix::fs::{CWD, FileType, Mode, mknodat};
+use common::stage::{Cast, LISTS, findable_daemon, lists, parts};
+use common::{helper, unix, until, wait};
 use shared_child::{SharedChild, SpawnOptions, unix::SharedChildExt};
 use std::ffi::c_int;
 use std::fs::{self, File};
@@ -70,8 +69,7 @@ impl Running {
     fn wrapped(wrapper: &[&str], options: &str, commands: &[Vec<String>]) -> Self {
         let desk = Desk::new("");
         let fifo = desk.0.join("input");
-        mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a FIFO");
-        let input = File::options().read(true).write(true).open(&fifo).expect("to open it");
+        let input = unix::fifo(&fifo);
         let program = helper(&[]);
         let program = program.get_program().to_str().expect("a path in UTF-8");
         let mut text = "# what to run\n\n".to_owned();
@@ -195,11 +193,14 @@ fn the_pause_starts_over_once_a_command_has_run_for_a_while() {
 #[test]
 fn what_a_command_leaves_behind_is_stopped_before_the_next() {
     watchdog!();
-    let parts = [daemon("pid read"), parts("exit 0")].concat();
+    let parts = [findable_daemon("pid read"), parts("exit 0")].concat();
     let mut running = Running::on("-p 1000h", &[parts]);
     running.pid();
     running.logged("restarting in ");
-    assert_eq!(running.cast.alive(), []);
+    if LISTS {
+        assert_eq!(running.cast.alive(), []);
+    }
+    running.until_nobody_is_left();
     // It does not wait for the end of the pause.
     running.signal(libc::SIGTERM);
     running.ends();
@@ -209,7 +210,7 @@ fn what_a_command_leaves_behind_is_stopped_before_the_next() {
 fn all_are_stopped() {
     watchdog!();
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
-        let with_a_daemon = [daemon("pid read"), parts("pid read")].concat();
+        let with_a_daemon = [findable_daemon("pid read"), parts("pid read")].concat();
         let mut running = Running::on("-g 1000", &[parts("pid read"), with_a_daemon]);
         for _ in 0..3 {
             running.pid();
@@ -223,6 +224,10 @@ fn all_are_stopped() {
 #[test]
 fn all_are_asked_at_the_same_time() {
     watchdog!();
+    // Elsewhere the grace ends with the shell, even if that is not the command itself.
+    if !lists(function_name!()) {
+        return;
+    }
     let late = || parts("report TERM pid read");
     let mut running = Running::on("-g 1000", &[late(), late(), late()]);
     for _ in 0..3 {
@@ -240,8 +245,8 @@ fn all_are_asked_at_the_same_time() {
 #[test]
 fn the_stubborn_are_killed_after_the_grace() {
     watchdog!();
-    let with_a_daemon = [daemon(STUBBORN), parts(STUBBORN)].concat();
-    let mut running = Running::on("--grace=50ms", &[with_a_daemon, daemon(STUBBORN)]);
+    let with_a_daemon = [findable_daemon(STUBBORN), parts(STUBBORN)].concat();
+    let mut running = Running::on("--grace=50ms", &[with_a_daemon, findable_daemon(STUBBORN)]);
     for _ in 0..3 {
         running.pid();
     }
@@ -252,7 +257,7 @@ fn the_stubborn_are_killed_after_the_grace() {
 #[test]
 fn a_second_signal_kills_at_once() {
     watchdog!();
-    let mut running = Running::on("-g 1000h", &[parts(STUBBORN), daemon(STUBBORN)]);
+    let mut running = Running::on("-g 1000h", &[parts(STUBBORN), findable_daemon(STUBBORN)]);
     for _ in 0..2 {
         running.pid();
     }
@@ -265,8 +270,9 @@ fn a_second_signal_kills_at_once() {
 #[test]
 fn nobody_survives_the_supervisor() {
     watchdog!();
-    let with_a_daemon = [daemon(STUBBORN), parts(STUBBORN)].concat();
-    let mut running = Running::on("", &[with_a_daemon, parts("pid read"), daemon("pid read")]);
+    let with_a_daemon = [findable_daemon(STUBBORN), parts(STUBBORN)].concat();
+    let mut running =
+        Running::on("", &[with_a_daemon, parts("pid read"), findable_daemon("pid read")]);
     for _ in 0..4 {
         running.pid();
     }

@@ -9,6 +9,9 @@
 //! POSIX gives numbers to a few signals only: 1, 2, 3, 6, 9, 14 and 15. No others are written as such.
 #![cfg(unix)]
 
+mod common;
+
+use common::{helper, unix};
 use rustix::process::Signal;
 #[cfg(not(target_os = "haiku"))]
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -478,47 +481,79 @@ fn ignored_signals_stay_ignored() {
     assert_eq!(running.finish().status.signal(), Some(Signal::TERM.as_raw()));
 }
 
+fn is_alive(pid: &str) -> bool {
+    unix::is_alive(pid.parse().expect("a process ID"))
+}
+
+fn until_stopped(pid: &str, stopped: bool) {
+    let pid = pid.parse().expect("a process ID");
+    let deadline = Instant::now() + PATIENCE;
+    while unix::is_stopped(pid) != stopped {
+        assert!(Instant::now() < deadline, "{pid} is {:?}", unix::state(pid));
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_stopped_command_is_woken_to_die() {
+    let script = "echo $$; kill -s STOP $$; exec sleep 1000";
+    let (running, pid) = ready(&["1000"], script);
+    until_stopped(&pid, true);
+    running.signal(Signal::TERM);
+    assert_eq!(running.finish().status.signal(), Some(Signal::TERM.as_raw()));
+
+    let (running, pid) = ready(&["-s", "HUP", "1000"], script);
+    until_stopped(&pid, true);
+    running.signal(Signal::ALARM);
+    assert_eq!(running.finish().status.code(), Some(124));
+}
+
+#[test]
+fn foreground_spares_what_the_command_has_started() {
+    let (running, pid) = ready(&["-f", "1000"], "sleep 1000 & echo $!; exec sleep 1000");
+    running.signal(Signal::TERM);
+    assert_eq!(running.status().signal(), Some(Signal::TERM.as_raw()));
+    assert!(is_alive(&pid));
+    running.kill_all();
+    running.finish();
+}
+
+#[test]
+fn a_job_stops_and_goes_on_as_one() {
+    let (running, pid) = ready(&["1000"], "echo $$; exec sleep 1000");
+    let own = running.child.id().to_string();
+    running.signal(Signal::TSTP);
+    until_stopped(&own, true);
+    until_stopped(&pid, true);
+    running.signal(Signal::CONT);
+    until_stopped(&pid, false);
+    running.signal(Signal::TERM);
+    assert_eq!(running.finish().status.signal(), Some(Signal::TERM.as_raw()));
+}
+
+#[test]
+fn foreground_stays_in_the_group() {
+    let group = |options: &[&str]| {
+        let helper = helper(&[]);
+        let script = format!("'{}' group", helper.get_program().to_str().expect("UTF-8"));
+        let shell = format!("{script}; exec \"$@\"");
+        let ours = ours();
+        let ours = ours.to_str().expect("a path in UTF-8");
+        // Two shells, so that timeout is not the leader of the group that it starts in.
+        let outer = ["-c", "sh -c \"$@\"; exit $?", "sh", &shell, "sh", ours];
+        let outcome =
+            start("sh", [&outer, options, &["1000", "sh", "-c", &script]].concat()).finish();
+        let groups: Vec<&str> = outcome.out.lines().collect();
+        assert_eq!((outcome.code(), groups.len()), (0, 2), "{}{}", outcome.out, outcome.err);
+        groups[0] == groups[1]
+    };
+    assert!(group(&["--foreground"]));
+    assert!(!group(&["-v"]));
+}
+
 #[cfg(target_os = "linux")]
 mod linux {
     use super::*;
-
-    /// The letter for the state in /proc/PID/stat, `Z` if there is no such process (any more).
-    fn state(pid: &str) -> char {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        stat.rsplit(") ").next().and_then(|fields| fields.chars().next()).unwrap_or('Z')
-    }
-
-    fn wait_for_state(pid: &str, wanted: char) {
-        let deadline = Instant::now() + PATIENCE;
-        while state(pid) != wanted {
-            assert!(Instant::now() < deadline, "{pid} is {}, not {wanted}", state(pid));
-            thread::sleep(Duration::from_millis(1));
-        }
-    }
-
-    #[test]
-    fn a_stopped_command_is_woken_to_die() {
-        let script = "echo $$; kill -s STOP $$; exec sleep 1000";
-        let (running, pid) = ready(&["1000"], script);
-        wait_for_state(&pid, 'T');
-        running.signal(Signal::TERM);
-        assert_eq!(running.finish().status.signal(), Some(Signal::TERM.as_raw()));
-
-        let (running, pid) = ready(&["-s", "HUP", "1000"], script);
-        wait_for_state(&pid, 'T');
-        running.signal(Signal::ALARM);
-        assert_eq!(running.finish().status.code(), Some(124));
-    }
-
-    #[test]
-    fn foreground_spares_what_the_command_has_started() {
-        let (running, pid) = ready(&["-f", "1000"], "sleep 1000 & echo $!; exec sleep 1000");
-        running.signal(Signal::TERM);
-        assert_eq!(running.status().signal(), Some(Signal::TERM.as_raw()));
-        assert!(!['Z', 'X'].contains(&state(&pid)));
-        running.kill_all();
-        running.finish();
-    }
 
     /// Starts a daemon: in a session of its own, and its parent is gone. That says who it is, and then runs in
     /// circles: what is in the midst of exec shows no environment, by which it could be found.
@@ -564,14 +599,14 @@ mod linux {
             let (running, pid) = ready(options, &daemon("trap \"\" TERM;", "exec sleep 1000"));
             running.signal(Signal::ALARM);
             assert_eq!(running.status().code(), Some(code), "{options:?}");
-            assert!(!['Z', 'X'].contains(&state(&pid)), "{options:?}");
+            assert!(is_alive(&pid), "{options:?}");
             running.kill_all();
             running.finish();
         }
         // Nor for one whose command has ended in time.
         let (running, pid) = ready(&["-k", "1000", "1000"], &daemon("", "exit 5"));
         assert_eq!(running.status().code(), Some(5));
-        assert!(!['Z', 'X'].contains(&state(&pid)));
+        assert!(is_alive(&pid));
         running.kill_all();
         running.finish();
     }
@@ -581,41 +616,9 @@ mod linux {
         let (running, pid) = ready(&["-f", "-k", "1000", "1000"], &daemon("", "exec sleep 1000"));
         running.signal(Signal::TERM);
         assert_eq!(running.status().signal(), Some(Signal::TERM.as_raw()));
-        assert!(!['Z', 'X'].contains(&state(&pid)));
+        assert!(is_alive(&pid));
         running.kill_all();
         running.finish();
-    }
-
-    #[test]
-    fn a_job_stops_and_goes_on_as_one() {
-        let (running, pid) = ready(&["1000"], "echo $$; exec sleep 1000");
-        let own = running.child.id().to_string();
-        running.signal(Signal::TSTP);
-        wait_for_state(&own, 'T');
-        wait_for_state(&pid, 'T');
-        running.signal(Signal::CONT);
-        wait_for_state(&pid, 'S');
-        running.signal(Signal::TERM);
-        assert_eq!(running.finish().status.signal(), Some(Signal::TERM.as_raw()));
-    }
-
-    #[test]
-    fn foreground_stays_in_the_group() {
-        let group = |options: &[&str]| {
-            let script = "cut -d ' ' -f 5 /proc/self/stat";
-            let shell = format!("{script}; exec \"$@\"");
-            let ours = ours();
-            let ours = ours.to_str().expect("a path in UTF-8");
-            // Two shells, so that timeout is not the leader of the group that it starts in.
-            let outer = ["-c", "sh -c \"$@\"; exit $?", "sh", &shell, "sh", ours];
-            let outcome =
-                start("sh", [&outer, options, &["1000", "sh", "-c", script]].concat()).finish();
-            let groups: Vec<&str> = outcome.out.lines().collect();
-            assert_eq!((outcome.code(), groups.len()), (0, 2), "{}{}", outcome.out, outcome.err);
-            groups[0] == groups[1]
-        };
-        assert!(group(&["--foreground"]));
-        assert!(!group(&["-v"]));
     }
 
     #[test]
