@@ -1,7 +1,7 @@
 //! Promise: nobody else is disturbed, and nobody else can disturb. Other parts of the program may reap
 //! our children, ignore or block SIGCHLD or handle it as they like.
 
-#![cfg(target_os = "linux")]
+#![cfg(unix)]
 
 mod common;
 
@@ -20,7 +20,7 @@ use std::time::Duration;
 /// after its handle was made.
 #[track_caller]
 fn assert_true_or_lost(backend: Backend, answer: io::Result<ExitStatus>, code: i32) {
-    let must_know = backend == Backend::ALL[0] && linux::keeps_status_of_reaped();
+    let must_know = unix::knows_status_of_reaped(backend);
     match answer {
         Ok(status) => assert_eq!(status.code(), Some(code)),
         Err(error) if !must_know => assert_reaped_elsewhere(&error),
@@ -41,7 +41,7 @@ fn assert_reaped_elsewhere(error: &io::Error) {
 fn reaped_elsewhere(backend: Backend, code: i32) -> SharedChild {
     let (child, stdin) = stoppable(backend, code);
     drop(stdin);
-    linux::reap(child.id());
+    unix::reap(child.id());
     child
 }
 
@@ -72,6 +72,7 @@ fn the_true_status_or_a_clear_error() {
 
 /// A process may outlive its first thread, whose end is not the process's, and whose exit code is not
 /// either.
+#[cfg(target_os = "linux")]
 #[test]
 fn a_child_that_has_outlived_its_first_thread() {
     alone!();
@@ -125,7 +126,7 @@ fn new_takes_a_child_that_was_reaped_elsewhere() {
     on_every_backend(|backend| {
         let mut command = helper(&["say", "hello"]);
         let child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
-        linux::reap(child.id());
+        unix::reap(child.id());
         let child = backend.share(child).unwrap();
         assert_reaped_elsewhere(&child.wait().unwrap_err());
         assert_reaped_elsewhere(&child.try_wait().unwrap_err());
@@ -196,7 +197,7 @@ fn a_greedy_waitpid_and_children_that_exit_at_once() {
 fn sigchld_ignored() {
     alone!();
     watchdog!();
-    linux::on_sigchld(libc::SIG_IGN);
+    unix::on_sigchld(libc::SIG_IGN);
     on_every_backend(|backend| {
         for code in 0..rounds(50) {
             let code = i32::try_from(code % 200).unwrap();
@@ -222,11 +223,11 @@ fn sigchld_ignored_while_a_child_runs_and_a_thread_waits() {
     alone!();
     watchdog!();
     on_every_backend(|backend| {
-        linux::on_sigchld(libc::SIG_DFL);
+        unix::on_sigchld(libc::SIG_DFL);
         let (child, stdin) = stoppable(backend, 7);
         thread::scope(|scope| {
             let waiter = scope.spawn(|| child.wait_timeout(LONG).map(Option::unwrap));
-            linux::on_sigchld(libc::SIG_IGN);
+            unix::on_sigchld(libc::SIG_IGN);
             drop(stdin);
             assert_true_or_lost(backend, waiter.join().unwrap(), 7);
         });
@@ -264,11 +265,11 @@ fn others_may_handle_sigchld_and_replace_their_handlers() {
     on_every_backend(|backend| {
         let handlers = [one_handler as extern "C" fn(_), another_handler as _];
         for round in 0..10 {
-            linux::on_sigchld(handlers[round % 2] as libc::sighandler_t);
+            unix::on_sigchld(handlers[round % 2] as libc::sighandler_t);
             let (child, stdin) = stoppable(backend, 7);
             thread::scope(|scope| {
                 let waiter = scope.spawn(|| wait(&child));
-                linux::on_sigchld(handlers[(round + 1) % 2] as libc::sighandler_t);
+                unix::on_sigchld(handlers[(round + 1) % 2] as libc::sighandler_t);
                 drop(stdin);
                 assert_eq!(waiter.join().unwrap().code(), Some(7));
             });
@@ -276,11 +277,24 @@ fn others_may_handle_sigchld_and_replace_their_handlers() {
     });
 }
 
-/// The signals that this process handles, ignores and blocks, as the kernel tells them.
-fn signals() -> String {
-    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
-    let ours = |line: &&str| ["SigBlk", "SigIgn", "SigCgt"].iter().any(|set| line.starts_with(set));
-    status.lines().filter(ours).collect::<Vec<_>>().join(" ")
+/// What this process does on each signal, and whether this thread blocks it.
+fn signals() -> Vec<(libc::c_int, libc::sighandler_t, bool)> {
+    // SAFETY: structs of zeroes are valid, and outlive the calls. What is no signal is an error.
+    unsafe {
+        let mut blocked = std::mem::zeroed();
+        let how = libc::SIG_BLOCK;
+        assert_eq!(libc::pthread_sigmask(how, std::ptr::null(), &raw mut blocked), 0);
+        let mut signals = Vec::new();
+        for signal in 1..=64 {
+            let mut action = std::mem::zeroed::<libc::sigaction>();
+            if libc::sigaction(signal, std::ptr::null(), &raw mut action) == 0 {
+                let is_blocked = libc::sigismember(&raw const blocked, signal) == 1;
+                signals.push((signal, action.sa_sigaction, is_blocked));
+            }
+        }
+        assert!(signals.iter().any(|(signal, ..)| *signal == libc::SIGCHLD), "{signals:?}");
+        signals
+    }
 }
 
 #[test]
@@ -321,7 +335,7 @@ fn a_handle_that_a_fork_has_copied() {
     watchdog!();
     on_every_backend(|backend| {
         let (child, stdin) = stoppable(backend, 7);
-        let code = linux::in_a_fork(|| {
+        let code = unix::in_a_fork(|| {
             let error = child.try_wait().unwrap_err();
             assert_eq!(error.raw_os_error(), Some(libc::ECHILD), "{error}");
             drop(child);
@@ -332,16 +346,17 @@ fn a_handle_that_a_fork_has_copied() {
     });
     on_every_backend(|backend| {
         let (child, stdin) = stoppable(backend, 7);
-        assert_eq!(linux::in_a_fork(|| u8::from(child.try_wait().is_err())), 1);
+        assert_eq!(unix::in_a_fork(|| u8::from(child.try_wait().is_err())), 1);
         let mut child = Some(child);
         let into_inner = || u8::from(child.take().unwrap().into_inner().try_wait().is_err());
-        assert_eq!(linux::in_a_fork(into_inner), 1);
+        assert_eq!(unix::in_a_fork(into_inner), 1);
         drop(stdin);
         assert_eq!(wait(&child.unwrap()).code(), Some(7));
     });
 }
 
 /// A fork copies one thread only: in there, no wait must count on a helper that the parent has.
+#[cfg(target_os = "linux")]
 #[test]
 fn a_handle_that_a_fork_has_copied_while_threads_wait() {
     alone!();

@@ -1,11 +1,11 @@
 //! Promise: a stop asks, waits, and kills; the whole tree if it is one; and never longer than the shortest
 //! grace that anybody gives.
 
-#![cfg(target_os = "linux")]
+#![cfg(unix)]
 
 mod common;
 
-use common::stage::{Kind, Stage, daemon, parts, start};
+use common::stage::{Kind, Stage, findable_daemon, parts, start};
 use common::*;
 use shared_child::SpawnOptions;
 use shared_child::seam::Backend;
@@ -62,7 +62,7 @@ fn who_is_stopped_can_obey() {
     watchdog!();
     on_every_backend(|backend| {
         let (child, _) = ready(backend, "say ready signal STOP read");
-        until("it is stopped", || linux::state(child.id()) == Some('T'));
+        until("it is stopped", || unix::is_stopped(child.id()));
         assert_eq!(signal_of(child.stop(FOR_EVER).unwrap()), Some(libc::SIGTERM));
     });
 }
@@ -96,7 +96,7 @@ fn who_has_exited_is_not_asked() {
         assert_eq!(child.stop(FOR_EVER).unwrap().code(), Some(7));
         // A zombie neither.
         let child = quick(backend, 8);
-        linux::wait_for_zombie(child.id());
+        unix::wait_for_zombie(child.id());
         assert_eq!(child.stop(Duration::ZERO).unwrap().code(), Some(8));
     });
 }
@@ -153,7 +153,7 @@ fn somebody_else_reaps() {
             let stopper = scope.spawn(|| child.stop(FOR_EVER));
             // It may be ours or theirs: whoever comes first.
             // SAFETY: no status is asked for.
-            unsafe { libc::waitpid(linux::pid_t(child.id()), std::ptr::null_mut(), 0) };
+            unsafe { libc::waitpid(unix::pid_t(child.id()), std::ptr::null_mut(), 0) };
             match stopper.join().unwrap() {
                 Ok(status) => assert_eq!(signal_of(status), Some(libc::SIGTERM)),
                 Err(error) => {
@@ -168,8 +168,12 @@ fn somebody_else_reaps() {
 fn a_tree_that_obeys() {
     watchdog!();
     for kind in Kind::all(function_name!()) {
-        let all =
-            [start("pid read"), start("setsid pid read"), daemon("pid read"), parts("pid read")];
+        let all = [
+            start("pid read"),
+            start("setsid pid read"),
+            findable_daemon("pid read"),
+            parts("pid read"),
+        ];
         let stage = Stage::set(kind, &all.concat(), 4);
         assert_eq!(signal_of(stage.child.stop(FOR_EVER).unwrap()), Some(libc::SIGTERM));
         assert_eq!(stage.survivors(), []);
@@ -205,7 +209,7 @@ fn a_tree_in_which_somebody_does_not_obey() {
 fn a_tree_whose_leader_is_gone() {
     watchdog!();
     for kind in Kind::all(function_name!()) {
-        let stage = Stage::set(kind, &[daemon("pid read"), parts("exit 7")].concat(), 1);
+        let stage = Stage::set(kind, &[findable_daemon("pid read"), parts("exit 7")].concat(), 1);
         assert_eq!(wait(&stage.child).code(), Some(7));
         assert_eq!(stage.child.stop(FOR_EVER).unwrap().code(), Some(7));
         assert_eq!(stage.survivors(), []);
@@ -222,7 +226,7 @@ fn a_tree_ends_with_its_last_member() {
         let stdin = stage.stdin.take();
         std::thread::scope(|scope| {
             let stopper = scope.spawn(|| stage.child.stop(FOR_EVER).unwrap());
-            until("the leader is gone", || !linux::is_alive(stage.child.id()));
+            until("the leader is gone", || !unix::is_alive(stage.child.id()));
             assert_eq!(stage.survivors().len(), 1);
             assert!(!stopper.is_finished());
             drop(stdin);
