@@ -638,8 +638,8 @@ fn a_panic_leaves_nobody_behind() {
         assert!(panicked.is_err());
         drop(capture);
         assert_ne!(pid, 0_u32);
-        #[cfg(target_os = "linux")]
-        until("it is dead and reaped", || linux::state(pid).is_none());
+        #[cfg(unix)]
+        until("it is dead and reaped", || unix::state(pid).is_none());
     });
 }
 

@@ -111,11 +111,11 @@ fn killing_what_has_exited_is_fine() {
         // While it is a zombie.
         let (child, stdin) = stoppable(backend, 5);
         drop(stdin);
-        #[cfg(target_os = "linux")]
-        linux::wait_for_zombie(child.id());
+        #[cfg(unix)]
+        unix::wait_for_zombie(child.id());
         child.kill().unwrap();
         let status = wait(&child);
-        #[cfg(target_os = "linux")]
+        #[cfg(unix)]
         assert_eq!(status.code(), Some(5), "it had exited before the kill");
         // And after.
         child.kill().unwrap();
@@ -134,9 +134,9 @@ fn a_deadline_that_has_passed_still_looks() {
         assert_eq!(child.wait_timeout(Duration::ZERO).unwrap(), None);
         assert_eq!(child.wait_deadline(past).unwrap(), None);
         drop(stdin);
-        #[cfg(target_os = "linux")]
-        linux::wait_for_zombie(child.id());
-        #[cfg(not(target_os = "linux"))]
+        #[cfg(unix)]
+        unix::wait_for_zombie(child.id());
+        #[cfg(not(unix))]
         until("exited", || child.wait_deadline(past).unwrap().is_some());
         assert_eq!(child.wait_deadline(past).unwrap().unwrap().code(), Some(3));
         assert_eq!(child.wait_timeout(Duration::ZERO).unwrap().unwrap().code(), Some(3));
@@ -153,8 +153,8 @@ fn new_takes_a_child_in_any_state() {
         kill_and_wait(&child);
         // Exited.
         let child = helper(&["exit", "4"]).spawn().unwrap();
-        #[cfg(target_os = "linux")]
-        linux::wait_for_zombie(child.id());
+        #[cfg(unix)]
+        unix::wait_for_zombie(child.id());
         assert_eq!(wait(&backend.share(child).unwrap()).code(), Some(4));
         // Waited for.
         let mut child = helper(&["exit", "6"]).spawn().unwrap();

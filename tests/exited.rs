@@ -945,13 +945,12 @@ mod stops {
         });
     }
 
-    #[cfg(target_os = "linux")]
     mod of_trees {
         use super::*;
-        use common::linux::NoDescriptors;
-        use common::stage::{Kind, Stage, daemon, parts, start};
+        use common::stage::{Kind, Stage, findable_daemon, parts, start};
 
         /// They are asked nevertheless, and have their grace.
+        #[cfg(target_os = "linux")]
         #[test]
         fn that_cannot_be_looked_at() {
             alone!();
@@ -960,7 +959,7 @@ mod stops {
                 return;
             }
             let stage = Stage::set(Kind::Cgroup, &parts("pid read"), 1);
-            let full = NoDescriptors::left();
+            let full = unix::NoDescriptors::left();
             // Whether members are left cannot be found out.
             block_on(stage.child.stop_async(LONG)).unwrap_err();
             drop(full);
@@ -972,7 +971,7 @@ mod stops {
         fn that_obey() {
             watchdog!();
             for kind in Kind::all(function_name!()) {
-                let all = [start("pid read"), daemon("pid read"), parts("pid read")];
+                let all = [start("pid read"), findable_daemon("pid read"), parts("pid read")];
                 let stage = Stage::set(kind, &all.concat(), 3);
                 let end = block_on(stage.child.stop_async(Duration::MAX)).unwrap();
                 assert_eq!(end.signal(), Some(libc::SIGTERM));
@@ -986,7 +985,7 @@ mod stops {
             watchdog!();
             for kind in Kind::all(function_name!()) {
                 for (leader, code) in [("pid read", None), ("pid exit 7", Some(7))] {
-                    let all = [daemon("ignore TERM pid read"), parts(leader)].concat();
+                    let all = [findable_daemon("ignore TERM pid read"), parts(leader)].concat();
                     let stage = Stage::set(kind, &all, 2);
                     if code.is_some() {
                         assert_eq!(block_on(stage.child.exited()).unwrap().code(), code);
@@ -1012,7 +1011,7 @@ mod stops {
                     let child = &stage.child;
                     let stopper =
                         scope.spawn(|| block_on(child.stop_async(Duration::MAX)).unwrap());
-                    until("the leader is gone", || !linux::is_alive(child.id()));
+                    until("the leader is gone", || !unix::is_alive(child.id()));
                     assert_eq!(stage.survivors().len(), 1);
                     assert!(!stopper.is_finished());
                     drop(stdin);
@@ -1053,7 +1052,6 @@ mod notices {
         });
     }
 
-    #[cfg(target_os = "linux")]
     #[test]
     fn unsupported_where_a_thread_waits() {
         watchdog!();
@@ -1082,14 +1080,11 @@ mod notices {
             }
             // It has not taken the exit from the task.
             bell.wait_beyond(0);
-            #[cfg(target_os = "linux")]
-            {
-                assert!(linux::is_zombie(child.id()), "it was reaped");
-                let late = child.exit_notice().unwrap();
-                assert!(is_ready(&late, Duration::ZERO));
-                assert!(linux::is_zombie(child.id()), "it was reaped");
-                assert_eq!(child.try_wait().unwrap().unwrap().code(), Some(7));
-            }
+            assert!(unix::is_zombie(child.id()), "it was reaped");
+            let late = child.exit_notice().unwrap();
+            assert!(is_ready(&late, Duration::ZERO));
+            assert!(unix::is_zombie(child.id()), "it was reaped");
+            assert_eq!(child.try_wait().unwrap().unwrap().code(), Some(7));
             assert_eq!(finish(&mut exited).unwrap().code(), Some(7));
             let after = child.exit_notice().unwrap();
             drop(exited);
@@ -1121,7 +1116,7 @@ mod notices {
             numbers.iter().filter(|fd| unsafe { libc::fcntl(**fd, libc::F_GETFD) } != -1).count()
                 as u8
         };
-        assert_eq!(linux::in_a_fork(in_the_fork), 2, "some were closed behind its back");
+        assert_eq!(unix::in_a_fork(in_the_fork), 2, "some were closed behind its back");
         let [notice, of_ended] = notices.map(|notice| notice.expect("only the fork has taken it"));
         assert!(is_ready(&of_ended, Duration::ZERO));
         assert!(!is_ready(&notice, Duration::ZERO));
@@ -1175,10 +1170,12 @@ mod notices {
     }
 }
 
-#[cfg(target_os = "linux")]
-mod linux_only {
+#[cfg(unix)]
+mod unix_only {
     use super::*;
-    use common::linux::{Deny, NoDescriptors, deny};
+    #[cfg(target_os = "linux")]
+    use common::linux::{Deny, deny};
+    use common::unix::NoDescriptors;
     use shared_child::seam;
     use shared_child::unix::ReapedElsewhere;
     use std::mem::ManuallyDrop;
@@ -1191,7 +1188,7 @@ mod linux_only {
     fn until_ended(is_one: impl Fn(&str) -> bool) {
         until("the threads have ended", || {
             thread::sleep(Duration::from_millis(2));
-            !linux::helper_threads().iter().any(|name| is_one(name))
+            !unix::helper_threads().iter().any(|name| is_one(name))
         });
     }
 
@@ -1202,9 +1199,9 @@ mod linux_only {
 
     /// What takes this much time in which nothing happens costs no more CPU than that.
     fn is_idle<T>(what: &str, run: impl FnOnce() -> T) -> T {
-        let before = linux::cpu_time();
+        let before = unix::cpu_time();
         let answer = run();
-        let used = linux::cpu_time() - before;
+        let used = unix::cpu_time() - before;
         assert!(used < Duration::from_millis(200), "{what} took {used:?} of CPU");
         answer
     }
@@ -1217,7 +1214,7 @@ mod linux_only {
 
     /// The promises, in short.
     fn exercise(backend: Backend) {
-        let others = linux::children().len();
+        let others = unix::children().len();
         let (child, stdin) = stoppable(backend, 7);
         let bell = Arc::new(Bell::default());
         let mut exited = child.exited();
@@ -1241,7 +1238,7 @@ mod linux_only {
         drop((child, stdin));
         until("reaped", || {
             wait(&quick(backend, 0));
-            linux::children().len() == others
+            unix::children().len() == others
         });
     }
 
@@ -1258,7 +1255,7 @@ mod linux_only {
         alone!();
         watchdog!();
         on_every_backend(|backend| {
-            let before = linux::descriptors();
+            let before = unix::descriptors();
             let far = || Instant::now() + 60 * LONG;
             for round in 0..rounds(100) {
                 let (child, stdin) = stoppable(backend, 7);
@@ -1278,12 +1275,13 @@ mod linux_only {
                 wait(&child);
             }
             until_all_threads_have_ended();
-            until("no descriptors", || linux::descriptors() == before);
-            assert_eq!(linux::children(), []);
+            until("no descriptors", || unix::descriptors() == before);
+            assert_eq!(unix::children(), []);
         });
     }
 
     /// A deadline that is not waited for any more does not keep the thread until then.
+    #[cfg(target_os = "linux")]
     #[test]
     fn a_deadline_that_nobody_waits_for_keeps_no_thread() {
         alone!();
@@ -1294,7 +1292,7 @@ mod linux_only {
                 let mut exited = child.exited_deadline(Instant::now() + 60 * LONG);
                 assert!(poll(&mut exited, &Arc::default()).is_pending());
                 until("it sleeps", || {
-                    linux::helper_threads().contains(&"child-watcher".to_owned())
+                    unix::helper_threads().contains(&"child-watcher".to_owned())
                         && linux::helper_threads_rest()
                 });
                 let stdin = (!exits).then_some(stdin);
@@ -1315,23 +1313,24 @@ mod linux_only {
         watchdog!();
         on_every_backend(|backend| {
             for exited in [true, false] {
-                let before = linux::descriptors();
+                let before = unix::descriptors();
                 let (child, stdin) = stoppable(backend, 7);
                 let mut forgotten = ManuallyDrop::new(child.exited());
                 assert!(poll(&mut *forgotten, &Arc::default()).is_pending());
                 let stdin = (!exited).then_some(stdin);
                 if exited {
-                    linux::wait_for_zombie(child.id());
+                    unix::wait_for_zombie(child.id());
                 }
                 drop(child);
                 drop(stdin);
-                until("reaped", || linux::children().is_empty());
+                until("reaped", || unix::children().is_empty());
                 until_all_threads_have_ended();
-                until("no descriptors", || linux::descriptors() == before);
+                until("no descriptors", || unix::descriptors() == before);
             }
         });
     }
 
+    #[cfg(target_os = "linux")]
     fn switches_of_the_watcher() -> u64 {
         let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
         let statuses =
@@ -1342,6 +1341,7 @@ mod linux_only {
         line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).expect("a count")
     }
 
+    #[cfg(target_os = "linux")]
     #[test]
     fn one_thread_for_all_which_sleeps() {
         alone!();
@@ -1351,7 +1351,7 @@ mod linux_only {
         let futures = children.iter().chain(&children).map(SharedChild::exited);
         let all = run_all(futures, || {
             until("it sleeps", || {
-                linux::helper_threads() == ["child-watcher"] && linux::helper_threads_rest()
+                unix::helper_threads() == ["child-watcher"] && linux::helper_threads_rest()
             });
             let before = switches_of_the_watcher();
             is_idle("to wait for 64 children", || {
@@ -1363,16 +1363,17 @@ mod linux_only {
             });
             let woken = switches_of_the_watcher() - before;
             assert!(woken < 5, "it was woken {woken} times for nothing");
-            assert_eq!(linux::helper_threads(), ["child-watcher"]);
+            assert_eq!(unix::helper_threads(), ["child-watcher"]);
             drop(pipes);
         });
         assert!(all.into_iter().all(|(_, status)| status.unwrap().code() == Some(7)));
         until_all_threads_have_ended();
     }
 
+    #[cfg(target_os = "linux")]
     #[test]
     fn thousands_of_children() {
-        if !linux::is_root() {
+        if !unix::is_root() {
             eprintln!("{} skipped: it takes root", function_name!());
             return;
         }
@@ -1386,7 +1387,7 @@ mod linux_only {
             eprintln!("{} skipped: no more descriptors are allowed", function_name!());
             return;
         }
-        let before = linux::descriptors();
+        let before = unix::descriptors();
         // One pipe for all.
         let (theirs, ours) = std::os::unix::net::UnixStream::pair().unwrap();
         let spawn_some = || -> Vec<_> {
@@ -1404,13 +1405,13 @@ mod linux_only {
         });
         drop(theirs);
         let all = run_all(children.iter().map(SharedChild::exited), || {
-            until("one watcher", || linux::helper_threads() == ["child-watcher"]);
+            until("one watcher", || unix::helper_threads() == ["child-watcher"]);
             drop(ours);
         });
         assert!(all.into_iter().all(|(_, status)| status.unwrap().code() == Some(7)));
-        until("no descriptors", || linux::descriptors() <= before + 2);
+        until("no descriptors", || unix::descriptors() <= before + 2);
         until_all_threads_have_ended();
-        assert_eq!(linux::descriptors(), before);
+        assert_eq!(unix::descriptors(), before);
     }
 
     #[test]
@@ -1419,12 +1420,9 @@ mod linux_only {
         watchdog!();
         let full = NoDescriptors::left();
         let spawned = BEST.spawn(helper(&["sleep"]).stdin(Stdio::inherit()));
-        // (musl's posix_spawn takes two for itself.)
         let Ok(child) = spawned else {
-            if cfg!(target_env = "musl") {
-                return;
-            }
-            panic!("std needs no descriptor to spawn");
+            assert!(!unix::spawns_without_descriptors(), "std needs no descriptor to spawn");
+            return;
         };
         let (none, polls) = is_idle("to look", || counted(&mut child.exited_deadline(a_while())));
         assert_eq!(none.unwrap(), None);
@@ -1439,6 +1437,7 @@ mod linux_only {
         exercise(BEST);
     }
 
+    #[cfg(target_os = "linux")]
     #[test]
     fn no_descriptors_for_the_watcher() {
         alone!();
@@ -1490,11 +1489,12 @@ mod linux_only {
             let mut exited = child.exited_deadline(Instant::now() + LONG);
             let Poll::Ready(status) = poll(&mut exited, &Arc::default()) else { panic!("it has") };
             assert_eq!(status.unwrap().unwrap().code(), Some(7));
-            assert!(!linux::helper_threads().iter().any(|name| name == "child-watcher"));
+            assert!(!unix::helper_threads().iter().any(|name| name == "child-watcher"));
         });
     }
 
     /// The registration of one must not go for what was told of another, that had the same address.
+    #[cfg(target_os = "linux")]
     #[test]
     fn who_is_told_of_late() {
         struct HoldsUp(Mutex<mpsc::Receiver<()>>);
@@ -1532,7 +1532,7 @@ mod linux_only {
             })
             .collect();
         let_go.send(()).unwrap();
-        until("only the watcher is left", || linux::helper_threads() == ["child-watcher"]);
+        until("only the watcher is left", || unix::helper_threads() == ["child-watcher"]);
         // It tries nobody again and again.
         let awaited = sleeper(BEST);
         let before = switches_of_the_watcher();
@@ -1541,9 +1541,10 @@ mod linux_only {
         kill_and_wait(&awaited);
         assert!(switches < 8, "{switches} times awake within a second");
         drop(orphans);
-        until("reaped", || linux::children().is_empty());
+        until("reaped", || unix::children().is_empty());
     }
 
+    #[cfg(target_os = "linux")]
     #[test]
     fn no_threads() {
         alone!();
@@ -1554,6 +1555,7 @@ mod linux_only {
     }
 
     /// There is a watcher, but no thread that could wait for the child.
+    #[cfg(target_os = "linux")]
     #[test]
     fn no_more_threads() {
         alone!();
@@ -1567,6 +1569,7 @@ mod linux_only {
         assert_eq!(finish(&mut exited).unwrap().code(), Some(8));
     }
 
+    #[cfg(target_os = "linux")]
     #[test]
     fn no_pidfds() {
         alone!();
@@ -1578,6 +1581,7 @@ mod linux_only {
         kill_and_wait(&child);
     }
 
+    #[cfg(target_os = "linux")]
     #[test]
     fn no_epoll() {
         alone!();
@@ -1587,6 +1591,7 @@ mod linux_only {
     }
 
     /// Somebody closes what is not theirs: all are woken, and the next watcher has a queue of its own.
+    #[cfg(target_os = "linux")]
     #[test]
     fn a_queue_that_somebody_replaces() {
         alone!();
@@ -1611,7 +1616,7 @@ mod linux_only {
         match answer {
             Ok(status) => assert_eq!(status.code(), Some(7)),
             Err(error) => {
-                assert!(backend != BEST || !linux::keeps_status_of_reaped(), "{error}");
+                assert!(!unix::knows_status_of_reaped(backend), "{error}");
                 assert!(error.get_ref().unwrap().is::<ReapedElsewhere>(), "{error:?}");
             }
         }
@@ -1631,7 +1636,7 @@ mod linux_only {
             let bell = Arc::new(Bell::default());
             assert!(poll(&mut by_deadline, &bell).is_pending());
             drop(stdin);
-            linux::reap(child.id());
+            unix::reap(child.id());
             bell.wait_beyond(0);
             for future in &mut futures {
                 assert_true_or_lost(backend, finish(future));
@@ -1647,8 +1652,8 @@ mod linux_only {
         alone!();
         watchdog!();
         // It is to be known before: it takes a child that is reaped.
-        linux::keeps_status_of_reaped();
-        linux::on_sigchld(libc::SIG_IGN);
+        unix::knows_status_of_reaped(BEST);
+        unix::on_sigchld(libc::SIG_IGN);
         on_every_backend(|backend| {
             for _ in 0..rounds(50) {
                 let (child, stdin) = stoppable(backend, 7);
@@ -1660,6 +1665,7 @@ mod linux_only {
     }
 
     /// A zombie that its tracer holds is not to be had yet: to look for it does not make one spin.
+    #[cfg(target_os = "linux")]
     #[test]
     fn a_zombie_that_its_tracer_holds() {
         alone!();
@@ -1670,7 +1676,7 @@ mod linux_only {
             assert!(poll(&mut early, &Arc::default()).is_pending());
             let release = linux::trace_from_a_fork(child.id());
             child.kill().unwrap();
-            until("a zombie", || linux::is_zombie(child.id()));
+            until("a zombie", || unix::is_zombie(child.id()));
             let (answer, polls) =
                 is_idle("to look", || counted(&mut child.exited_deadline(a_while())));
             assert_eq!(answer.unwrap(), None, "it was not to be had");
@@ -1716,9 +1722,9 @@ mod linux_only {
                     finish(&mut exited).unwrap().code().unwrap() as u8
                 };
                 let code = if at_work {
-                    seam::while_the_reaper_works(|| linux::in_a_fork(in_the_fork))
+                    seam::while_the_reaper_works(|| unix::in_a_fork(in_the_fork))
                 } else {
-                    linux::in_a_fork(in_the_fork)
+                    unix::in_a_fork(in_the_fork)
                 };
                 assert_eq!(code, 8);
                 assert_eq!(bell.count(), 0, "the fork has woken tasks of ours");
@@ -1943,7 +1949,7 @@ mod executors {
     fn the_reactor_serves_the_tasks_of_its_runtime_alone() {
         alone!();
         watchdog!();
-        let watcher = || linux::helper_threads();
+        let watcher = || unix::helper_threads();
         let (child, stdin) = shared(Backend::ALL[0], 7);
         let runtime = multi_thread();
         let future = begun_in(&runtime, owned(&child));
@@ -2031,7 +2037,7 @@ mod executors {
             drop(future.lock().unwrap().take());
             8
         };
-        assert_eq!(linux::in_a_fork(in_the_fork), 8);
+        assert_eq!(unix::in_a_fork(in_the_fork), 8);
         drop(stdin);
         assert_eq!(code(runtime.block_on(task).unwrap()), 7);
     }

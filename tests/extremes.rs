@@ -42,10 +42,11 @@ fn a_deadline_is_kept() {
     });
 }
 
-#[cfg(target_os = "linux")]
-mod linux_only {
+#[cfg(unix)]
+mod unix_only {
     use super::*;
     use shared_child::unix::SharedChildExt;
+    #[cfg(target_os = "linux")]
     use std::os::unix::process::ExitStatusExt;
     use std::sync::mpsc;
 
@@ -82,18 +83,15 @@ mod linux_only {
                     let send = send.clone();
                     scope.spawn(move || {
                         // SAFETY: it cannot fail.
-                        send.send(unsafe { libc::gettid() }).unwrap();
+                        send.send(unsafe { libc::pthread_self() } as usize).unwrap();
                         wait(child)
                     })
                 });
                 let threads: Vec<_> = waiters.iter().map(|_| receive.recv().unwrap()).collect();
                 let interrupt = || {
                     for thread in &threads {
-                        // SAFETY: plain integers; a thread that has gone is an error.
-                        unsafe {
-                            let process = libc::getpid();
-                            libc::syscall(libc::SYS_tgkill, process, *thread, libc::SIGUSR1)
-                        };
+                        // SAFETY: the thread is not joined, and so there is such a thread, even if it has ended.
+                        unsafe { libc::pthread_kill(*thread as libc::pthread_t, libc::SIGUSR1) };
                     }
                 };
                 // Until the one with the short timeout is through, and for a while at least.
@@ -120,11 +118,11 @@ mod linux_only {
             let (child, stdin) = stoppable(backend, 7);
             for _ in 0..20 {
                 child.send_signal(libc::SIGSTOP).unwrap();
-                until("stopped", || linux::state(child.id()) == Some('T'));
+                until("stopped", || unix::is_stopped(child.id()));
                 assert_eq!(child.try_wait().unwrap(), None);
                 assert_eq!(child.wait_timeout(Duration::from_millis(1)).unwrap(), None);
                 child.send_signal(libc::SIGCONT).unwrap();
-                until("continued", || linux::state(child.id()) != Some('T'));
+                until("continued", || !unix::is_stopped(child.id()));
                 assert_eq!(child.try_wait().unwrap(), None);
             }
             child.send_signal(libc::SIGSTOP).unwrap();
@@ -141,6 +139,7 @@ mod linux_only {
 
     /// The zombie of a traced process belongs to its tracer first: it is noticed, and yet there is
     /// nothing to reap. Waits must keep their deadlines, must not spin, and get it in the end.
+    #[cfg(target_os = "linux")]
     #[test]
     fn a_zombie_that_its_tracer_holds() {
         alone!();
@@ -160,13 +159,13 @@ mod linux_only {
                 });
                 heard.recv().unwrap();
                 child.kill().unwrap();
-                until("a zombie", || linux::is_zombie(pid));
+                until("a zombie", || unix::is_zombie(pid));
                 assert_eq!(child.try_wait().unwrap(), None, "it is the tracer's still");
                 let (start, timeout) = (Instant::now(), Duration::from_millis(50));
-                let cpu = linux::cpu_time();
+                let cpu = unix::cpu_time();
                 assert_eq!(child.wait_timeout(timeout).unwrap(), None);
                 assert!(start.elapsed() >= timeout);
-                assert!(linux::cpu_time() - cpu < Duration::from_millis(40), "it spins");
+                assert!(unix::cpu_time() - cpu < Duration::from_millis(40), "it spins");
                 let waiters = [scope.spawn(|| wait(&child)), scope.spawn(|| child.wait().unwrap())];
                 to_tracer.send(()).unwrap();
                 for waiter in waiters {

@@ -93,10 +93,10 @@ fn who_has_exited_before_is_handed_out_at_once() {
             let finished = look(&set).expect("it has exited");
             assert_eq!((finished.key, finished.status.unwrap().code()), (n, Some(7)));
             // It is a zombie.
-            #[cfg(target_os = "linux")]
+            #[cfg(unix)]
             {
                 let child = quick(backend, 8);
-                linux::wait_for_zombie(child.id());
+                unix::wait_for_zombie(child.id());
                 set.insert(n, child);
                 let finished = look(&set).expect("it has exited");
                 assert_eq!((finished.key, finished.status.unwrap().code()), (n, Some(8)));
@@ -776,11 +776,14 @@ fn everything_at_once() {
     });
 }
 
-#[cfg(target_os = "linux")]
-mod linux_only {
+#[cfg(unix)]
+mod unix_only {
     use super::*;
-    use common::linux::{Deny, NoDescriptors, deny};
+    #[cfg(target_os = "linux")]
+    use common::linux::{Deny, deny};
+    use common::unix::NoDescriptors;
     use shared_child::unix::ReapedElsewhere;
+    #[cfg(target_os = "linux")]
     use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixStream;
     use std::os::unix::process::ExitStatusExt;
@@ -796,20 +799,21 @@ mod linux_only {
     /// Nobody exits, and nobody spins.
     #[track_caller]
     fn is_idle<K: Clone + Eq + Hash>(set: &ChildSet<K>) {
-        let before = linux::cpu_time();
+        let before = unix::cpu_time();
         assert!(set.wait_next_timeout(WHILE).is_none(), "nobody has exited");
-        let used = linux::cpu_time() - before;
+        let used = unix::cpu_time() - before;
         assert!(used < HARDLY_ANY, "it spins: {used:?}");
     }
 
     #[track_caller]
     fn nothing_is_left(descriptors: usize) {
-        until("no threads", || linux::helper_threads().is_empty());
-        until("no children", || linux::children().is_empty());
-        until("no descriptors", || linux::descriptors() == descriptors);
+        until("no threads", || unix::helper_threads().is_empty());
+        until("no children", || unix::children().is_empty());
+        until("no descriptors", || unix::descriptors() == descriptors);
     }
 
     /// The order is that of the exits, however late somebody asks.
+    #[cfg(target_os = "linux")]
     #[test]
     fn in_the_order_of_their_exits() {
         alone!();
@@ -828,13 +832,13 @@ mod linux_only {
                 drop(stdin);
                 // Without being reaped in half of the cases.
                 let child = set.get(&n).unwrap();
-                linux::wait_for_zombie(child.id());
+                unix::wait_for_zombie(child.id());
                 if n % 2 == 0 {
                     wait(&child);
                 }
                 // Where it is the helper thread of the child that tells, it has.
                 if backend == BY_THREAD {
-                    until("it is told", || linux::helper_threads().len() == left);
+                    until("it is told", || unix::helper_threads().len() == left);
                 }
             }
             let handed_out: Vec<_> = (0..count).map(|_| next_code(&set)).collect();
@@ -845,23 +849,24 @@ mod linux_only {
         });
     }
 
+    #[cfg(target_os = "linux")]
     #[test]
     fn no_thread_for_children_with_a_descriptor() {
         alone!();
         watchdog!();
-        let before = linux::descriptors();
+        let before = unix::descriptors();
         let set = ChildSet::new();
         for n in 0..children(200) {
             set.insert(n, sleeper(BEST));
         }
         thread::scope(|scope| {
             let waiter = blocked(scope, || next(&set).key);
-            let started = linux::helper_threads();
+            let started = unix::helper_threads();
             assert_eq!(started, [] as [&str; 0]);
             set.get(&3).unwrap().kill().unwrap();
             assert_eq!(waiter.join().unwrap(), 3);
         });
-        assert_eq!(linux::helper_threads(), [] as [&str; 0]);
+        assert_eq!(unix::helper_threads(), [] as [&str; 0]);
         set.kill_all().unwrap();
         while set.wait_next().is_some() {}
         drop(set);
@@ -894,9 +899,9 @@ mod linux_only {
         alone!();
         watchdog!();
         on_every_backend(|backend| {
-            let before = linux::descriptors();
+            let before = unix::descriptors();
             let children: Vec<_> = (0..20).map(|_| Arc::new(sleeper(backend))).collect();
-            let theirs = linux::descriptors();
+            let theirs = unix::descriptors();
             for round in 0..20 {
                 let set = ChildSet::new();
                 for (n, child) in children.iter().enumerate() {
@@ -908,18 +913,18 @@ mod linux_only {
                 }
                 drop(set);
                 // Whoever is to be told keeps the queue open that it would be told by.
-                assert_eq!(linux::descriptors(), theirs, "in round {round}");
+                assert_eq!(unix::descriptors(), theirs, "in round {round}");
             }
             let alive = |child: &Arc<SharedChild>| child.try_wait().unwrap().is_none();
             assert!(children.iter().all(alive), "they run on");
-            assert_eq!(linux::children().len(), 20);
+            assert_eq!(unix::children().len(), 20);
             // Those that nobody else has are left to run, and are reaped.
             let (child, stdin) = stoppable(backend, 0);
             let pid = child.id();
             let set = ChildSet::new();
             set.insert((), child);
             drop(set);
-            assert!(linux::is_alive(pid));
+            assert!(unix::is_alive(pid));
             drop(stdin);
             children.iter().for_each(|child| kill_and_wait(child));
             drop(children);
@@ -932,18 +937,18 @@ mod linux_only {
         alone!();
         watchdog!();
         on_every_backend(|backend| {
-            let before = linux::descriptors();
+            let before = unix::descriptors();
             let set = ChildSet::new();
-            let with_set = linux::descriptors();
+            let with_set = unix::descriptors();
             let child = Arc::new(sleeper(backend));
-            let with_child = linux::descriptors();
+            let with_child = unix::descriptors();
             for _ in 0..rounds(100) {
                 set.insert(1, Arc::clone(&child));
                 set.insert(2, Arc::clone(&child));
                 set.insert(1, Arc::clone(&child));
                 set.remove(&1);
                 set.remove(&2);
-                assert_eq!(linux::descriptors(), with_child);
+                assert_eq!(unix::descriptors(), with_child);
             }
             for n in 0..rounds(100) {
                 set.insert(1, quick(backend, code(n)));
@@ -951,13 +956,14 @@ mod linux_only {
             }
             kill_and_wait(&child);
             drop(child);
-            until("what was the children's is gone", || linux::descriptors() == with_set);
+            until("what was the children's is gone", || unix::descriptors() == with_set);
             drop(set);
             nothing_is_left(before);
         });
     }
 
     /// How many descriptors are in the epolls of this process.
+    #[cfg(target_os = "linux")]
     fn watched() -> usize {
         let infos = std::fs::read_dir("/proc/self/fdinfo").expect("/proc").flatten();
         // (The listing's own descriptor is gone by then, or tells of none.)
@@ -966,6 +972,7 @@ mod linux_only {
     }
 
     /// A descriptor that somebody holds stays in an epoll until it is taken out.
+    #[cfg(target_os = "linux")]
     #[test]
     fn children_that_leave_a_set_are_not_watched_by_it() {
         alone!();
@@ -991,6 +998,7 @@ mod linux_only {
     }
 
     /// Its code runs before anything is done, and not any more when the exit is to be handed out.
+    #[cfg(target_os = "linux")]
     #[test]
     fn a_key_that_panics() {
         static PANICS: AtomicBool = AtomicBool::new(false);
@@ -1024,13 +1032,14 @@ mod linux_only {
     }
 
     /// Somebody closes what is not theirs: from then on all are looked at.
+    #[cfg(target_os = "linux")]
     #[test]
     fn a_queue_that_somebody_replaces() {
         alone!();
         watchdog!();
         let set = ChildSet::new();
         let child = quick(BEST, 7);
-        linux::wait_for_zombie(child.id());
+        unix::wait_for_zombie(child.id());
         set.insert(0, child);
         linux::replace_epolls();
         assert_eq!(set.try_next().expect("it has exited").key, 0);
@@ -1042,6 +1051,7 @@ mod linux_only {
     }
 
     /// How often this thread has gone to sleep.
+    #[cfg(target_os = "linux")]
     fn sleeps() -> libc::c_long {
         // SAFETY: the struct outlives the call.
         unsafe {
@@ -1052,6 +1062,7 @@ mod linux_only {
     }
 
     /// Nobody gets up to look when nobody is left who has to be looked at.
+    #[cfg(target_os = "linux")]
     #[test]
     fn children_that_leave_a_set_are_not_looked_at() {
         alone!();
@@ -1180,8 +1191,9 @@ mod linux_only {
                 assert!(format!("{child:?}").contains("Thread"), "{child:?}");
                 set.insert(1, child);
             }
-            Err(error) if cfg!(target_env = "musl") => eprintln!("not spawned: {error}"),
-            Err(error) => panic!("std needs no descriptor to spawn: {error}"),
+            Err(error) => {
+                assert!(!unix::spawns_without_descriptors(), "std needs no descriptor: {error}");
+            }
         }
         is_idle(&set);
         // One that is in the set already takes a descriptor to be in it again, or is looked at.
@@ -1200,6 +1212,7 @@ mod linux_only {
     }
 
     /// Nobody can be looked at, and that is no reason to take them for gone.
+    #[cfg(target_os = "linux")]
     #[test]
     fn no_wait_of_any_kind() {
         alone!();
@@ -1212,11 +1225,12 @@ mod linux_only {
             let (set, child) = (ChildSet::new(), Arc::new(sleeper(backend)));
             set.insert((), Arc::clone(&child));
             set.kill_all().unwrap();
-            until("it is dead", || linux::is_zombie(child.id()));
+            until("it is dead", || unix::is_zombie(child.id()));
         });
     }
 
     /// And that one of them could not be killed is told, though nothing else of it can be.
+    #[cfg(target_os = "linux")]
     #[test]
     fn no_wait_and_no_kill() {
         alone!();
@@ -1236,6 +1250,7 @@ mod linux_only {
         });
     }
 
+    #[cfg(target_os = "linux")]
     #[test]
     fn no_threads() {
         alone!();
@@ -1325,7 +1340,7 @@ mod linux_only {
     fn sigchld_ignored() {
         alone!();
         watchdog!();
-        linux::on_sigchld(libc::SIG_IGN);
+        unix::on_sigchld(libc::SIG_IGN);
         on_every_backend(|backend| {
             let set = ChildSet::new();
             for _ in 0..rounds(10) {
@@ -1340,10 +1355,11 @@ mod linux_only {
                 is_over(&set);
             }
         });
-        linux::on_sigchld(libc::SIG_DFL);
+        unix::on_sigchld(libc::SIG_DFL);
     }
 
     /// Its exit is told of, and it cannot be had until the tracer lets go.
+    #[cfg(target_os = "linux")]
     #[test]
     fn a_zombie_that_its_tracer_holds() {
         alone!();
@@ -1351,10 +1367,10 @@ mod linux_only {
         on_every_backend(|backend| {
             let (set, child) = (ChildSet::new(), Arc::new(sleeper(backend)));
             let release = linux::trace_from_a_fork(child.id());
-            let before = linux::descriptors();
+            let before = unix::descriptors();
             set.insert("before", Arc::clone(&child));
             child.kill().unwrap();
-            until("a zombie", || linux::is_zombie(child.id()));
+            until("a zombie", || unix::is_zombie(child.id()));
             assert!(set.try_next().is_none(), "it is the tracer's still");
             is_idle(&set);
             set.insert("after", Arc::clone(&child));
@@ -1374,11 +1390,12 @@ mod linux_only {
             assert_eq!(keys, ["after", "before"]);
             is_over(&set);
             drop((set, child));
-            until("no descriptors", || linux::descriptors() < before);
+            until("no descriptors", || unix::descriptors() < before);
         });
     }
 
     /// Those who look at what nobody tells of do not leave it to nobody.
+    #[cfg(target_os = "linux")]
     #[test]
     fn who_looks_leaves_that_to_another() {
         alone!();
@@ -1397,6 +1414,7 @@ mod linux_only {
     }
 
     /// All but one wait for this long. Says whether they did so when there was something to be looked at.
+    #[cfg(target_os = "linux")]
     fn leave_after_the_exit(round: usize, timeout: Duration) -> bool {
         let (set, child) = (ChildSet::new(), Arc::new(sleeper(BEST)));
         let release = linux::trace_from_a_fork(child.id());
@@ -1411,7 +1429,7 @@ mod linux_only {
                 .collect();
             let stays = stays_first.unwrap_or_else(stay);
             child.kill().unwrap();
-            until("a zombie", || linux::is_zombie(child.id()));
+            until("a zombie", || unix::is_zombie(child.id()));
             let in_time = Instant::now() < deadline;
             assert!(leave.into_iter().all(|waiter| waiter.join().unwrap()));
             assert!(!stays.is_finished());
@@ -1441,7 +1459,7 @@ mod linux_only {
                 assert_eq!(waiter.join().unwrap(), "posted");
             });
             child.kill().unwrap();
-            linux::wait_for_zombie(child.id());
+            unix::wait_for_zombie(child.id());
             let start = Barrier::new(3);
             let both = thread::scope(|scope| {
                 let looks = [(); 2].map(|()| {
@@ -1507,7 +1525,7 @@ mod linux_only {
                 set.insert(100 + n, child);
                 stdins.push((n, stdin));
             }
-            let dropped = linux::in_a_fork(|| {
+            let dropped = unix::in_a_fork(|| {
                 drop(set.take());
                 1
             });
@@ -1530,7 +1548,7 @@ mod linux_only {
         alone!();
         watchdog!();
         on_every_backend(|backend| {
-            let before = linux::descriptors();
+            let before = unix::descriptors();
             let (set, child) = (ChildSet::new(), Arc::new(sleeper(backend)));
             set.insert(1, Arc::clone(&child));
             let (ours, theirs) = UnixStream::pair().unwrap();
@@ -1552,14 +1570,15 @@ mod linux_only {
             is_over(&set);
             drop(set);
             drop(ours);
-            assert_eq!(linux::reap(u32::try_from(fork).unwrap()), 0);
+            assert_eq!(unix::reap(u32::try_from(fork).unwrap()), 0);
             nothing_is_left(before);
         });
     }
 
+    #[cfg(target_os = "linux")]
     #[test]
     fn five_thousand_children() {
-        if !linux::is_root() {
+        if !unix::is_root() {
             eprintln!("{} skipped: it takes root", function_name!());
             return;
         }
@@ -1586,7 +1605,7 @@ mod linux_only {
         }
         eprintln!("spawned after {:?}", start.elapsed());
         assert_eq!(set.len(), count);
-        assert_eq!(linux::helper_threads(), [] as [&str; 0]);
+        assert_eq!(unix::helper_threads(), [] as [&str; 0]);
         is_idle(&set);
         // One by one; then all the others.
         for n in (0..count).step_by(100) {
@@ -1602,7 +1621,7 @@ mod linux_only {
             assert!(!std::mem::replace(&mut handed_out[n], true), "twice");
         }
         is_over(&set);
-        assert_eq!(linux::children(), []);
+        assert_eq!(unix::children(), []);
         eprintln!("all are gone after {:?}", start.elapsed());
     }
 }
