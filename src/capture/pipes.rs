@@ -2,7 +2,7 @@
 
 use super::Stream;
 use super::system::{End, Pipe, Waiter};
-use crate::exit::Notice;
+use crate::exit::ExitDescriptor;
 use std::io;
 use std::process::{ChildStderr, ChildStdin, ChildStdout};
 use std::time::Instant;
@@ -52,7 +52,7 @@ impl Pipes {
     pub(super) fn wait(
         &mut self,
         feed: bool,
-        exit: Option<&Notice>,
+        exit: Option<&ExitDescriptor>,
         deadline: Option<Instant>,
     ) -> io::Result<Ready> {
         let stdin = self.stdin.as_mut().filter(|_| feed);

@@ -22,7 +22,7 @@ use super::pipes::Pipes;
 use super::settings::{Capture, DRAIN, Input};
 use crate::SharedChild;
 use crate::backoff::Backoff;
-use crate::exit::Ask;
+use crate::exit::{Ask, ExitDescriptor};
 use crate::stop;
 use std::io;
 use std::process::ExitStatus;
@@ -76,6 +76,7 @@ pub(super) fn run(
         drain: capture.drain.unwrap_or(DRAIN),
         phase: Phase::Running,
         exit: None,
+        exit_descriptor: child.notice().and_then(ExitDescriptor::new),
         pause: Backoff::new(),
         is_unsettled: false,
         next_look: None,
@@ -109,7 +110,9 @@ struct Run<'r, 'a> {
     drain: Duration,
     phase: Phase,
     exit: Option<Exit>,
-    /// Between looks for an exit that cannot be blocked on.
+    /// Until the exit is known. `None` if nothing reports it: then it is polled for.
+    exit_descriptor: Option<ExitDescriptor>,
+    /// Between polls for an exit.
     pause: Backoff,
     /// The exit was noticed, and yet is not to be had (see `Backoff`).
     is_unsettled: bool,
@@ -236,16 +239,12 @@ impl Run<'_, '_> {
 
     /// Waits for something to happen, and does it.
     fn step(&mut self, deadline: Option<Instant>) -> io::Result<()> {
-        let notice = match self.exit {
-            None => self.child.notice(),
-            Some(_) => None,
-        };
-        let can_block = notice.as_ref().is_some_and(|notice| notice.descriptor().is_some());
-        let ready = if self.exit.is_some() || (can_block && !self.is_unsettled) {
-            self.pipes.wait(self.feed.is_some(), notice.as_deref(), deadline)?
+        let is_woken_by_exit = self.exit_descriptor.is_some() && !self.is_unsettled;
+        let ready = if self.exit.is_some() || is_woken_by_exit {
+            self.pipes.wait(self.feed.is_some(), self.exit_descriptor.as_ref(), deadline)?
         } else {
-            // The exit does not wake this one, so it looks, now and then. (The usual exit closes a pipe, which
-            // does.) If nothing is left but the exit, it is waited for in the usual way.
+            // The exit does not end this wait, so it is polled for, with backoff. (The usual exit closes a pipe, which
+            // ends the wait.) If nothing is left but the exit, a wait of the child blocks for it.
             if !self.is_any_open() && self.feed.is_none() {
                 self.has_exited(self.child.exit_by(deadline));
                 return Ok(());
@@ -253,7 +252,7 @@ impl Run<'_, '_> {
             let now_and_then = Instant::now().checked_add(self.pause.next());
             self.pipes.wait(self.feed.is_some(), None, earlier(deadline, now_and_then))?
         };
-        if self.exit.is_none() && (ready.exit || !can_block || self.is_unsettled) {
+        if self.exit.is_none() && (ready.exit || !is_woken_by_exit) {
             self.has_exited(self.child.try_wait());
             self.is_unsettled |= ready.exit;
         }
@@ -281,6 +280,7 @@ impl Run<'_, '_> {
             }
         };
         self.exit = Some(Exit { at: Instant::now(), status });
+        self.exit_descriptor = None;
     }
 
     /// The first error is told.

@@ -7,7 +7,9 @@
 use super::pipes::Ready;
 use super::sigpipe;
 use crate::backoff::Backoff;
-use crate::exit::{Notice, time_left};
+use crate::exit::{ExitDescriptor, time_left};
+
+pub(super) use crate::exit::pipe;
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -87,16 +89,15 @@ impl Waiter {
         self.pause = Backoff::new();
     }
 
-    /// Blocks until one of these is ready, or until the deadline. Looks at least once. The exit is looked for if
-    /// there is a notice with a descriptor.
+    /// Blocks until one of these is ready, or until the deadline. Looks at least once.
     pub(super) fn wait(
         &mut self,
         stdin: Option<&mut Pipe>,
         outputs: &mut [Option<Pipe>; 2],
-        exit: Option<&Notice>,
+        exit: Option<&ExitDescriptor>,
         deadline: Option<Instant>,
     ) -> io::Result<Ready> {
-        let exit = exit.and_then(Notice::descriptor);
+        let exit = exit.map(AsFd::as_fd);
         let [stdout, stderr] = outputs.each_ref().map(|pipe| pipe.as_ref().map(Pipe::as_fd));
         let all = [stdout, stderr, stdin.as_deref().map(Pipe::as_fd), exit];
         let flags = [PollFlags::IN, PollFlags::IN, PollFlags::OUT, PollFlags::IN];
@@ -127,22 +128,6 @@ impl Waiter {
             all.map(|fd| fd.is_some() && ready.next().unwrap_or_default());
         Ok(Ready { stdin, outputs: [stdout, stderr], exit })
     }
-}
-
-/// A pipe: our end, and the child's. None of the two is inherited by itself.
-pub(super) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
-    #[cfg(not(any(target_vendor = "apple", target_os = "haiku")))]
-    let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    // (A fork by another thread may get in between.)
-    #[cfg(any(target_vendor = "apple", target_os = "haiku"))]
-    let pipe = {
-        let pipe = rustix::pipe::pipe()?;
-        for end in [&pipe.0, &pipe.1] {
-            rustix::io::fcntl_setfd(end, rustix::io::FdFlags::CLOEXEC)?;
-        }
-        pipe
-    };
-    Ok(pipe)
 }
 
 impl AsFd for Pipe {

@@ -7,7 +7,7 @@
 //! Sources: ReadFile, CancelIoEx, GetOverlappedResult, CreateNamedPipeW of the Win32 documentation.
 
 use super::pipes::Ready;
-use crate::exit::{Notice, is_signalled, wait_for_any};
+use crate::exit::{ExitDescriptor, is_signalled, wait_for_any};
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
@@ -196,7 +196,7 @@ impl Waiter {
         &mut self,
         stdin: Option<&mut Pipe>,
         outputs: &mut [Option<Pipe>; 2],
-        exit: Option<&Notice>,
+        exit: Option<&ExitDescriptor>,
         deadline: Option<Instant>,
     ) -> io::Result<Ready> {
         for pipe in outputs.iter_mut().flatten() {
@@ -204,7 +204,7 @@ impl Waiter {
                 pipe.start(Operation::Read, CHUNK);
             }
         }
-        let (stdin, exit) = (stdin.as_deref(), exit.and_then(Notice::descriptor));
+        let (stdin, exit) = (stdin.as_deref(), exit.map(AsHandle::as_handle));
         let now = ready(stdin, outputs, exit)?;
         if now.stdin || now.exit || now.outputs.contains(&true) {
             return Ok(now);

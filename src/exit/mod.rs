@@ -13,10 +13,14 @@ use std::time::Instant;
 #[cfg(unix)]
 mod by_pid;
 #[cfg(unix)]
+mod exit_descriptor;
+#[cfg(unix)]
 mod identity;
 #[cfg(unix)]
 mod own;
 mod per_process;
+#[cfg(unix)]
+mod pipe;
 mod port;
 #[cfg(any(
     target_os = "macos",
@@ -65,6 +69,8 @@ pub(crate) use per_process::PerProcess;
 pub(crate) use port::Port;
 #[cfg(unix)]
 pub(crate) use registration::Registration;
+#[cfg(unix)]
+pub(crate) use {exit_descriptor::ExitDescriptor, pipe::pipe};
 #[cfg(windows)]
 mod no_watch;
 #[cfg(windows)]
@@ -146,8 +152,8 @@ mod windows;
 pub use windows::Backend;
 #[cfg(windows)]
 pub(crate) use windows::{
-    ASKS_ANYBODY, Ask, Notice, ask, is_signalled, reaped_elsewhere, spawn_helper, sweep,
-    wait_for_any,
+    ASKS_ANYBODY, Ask, ExitDescriptor, Notice, ask, is_signalled, reaped_elsewhere, spawn_helper,
+    sweep, wait_for_any,
 };
 
 /// How the exit of one child is noticed, without reaping it.

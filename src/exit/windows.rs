@@ -13,7 +13,7 @@ use crate::lifecycle::Lifecycle;
 use crate::sync::Arc;
 use crate::usage::Usage;
 use std::io;
-use std::os::windows::io::{AsRawHandle, BorrowedHandle};
+use std::os::windows::io::{AsHandle, AsRawHandle, BorrowedHandle};
 use std::process::{Child, ExitStatus};
 use std::time::Instant;
 use windows_sys::Win32::Foundation::{ERROR_ACCESS_DENIED, HANDLE, WAIT_FAILED, WAIT_TIMEOUT};
@@ -109,6 +109,22 @@ impl Notice {
     fn process(&self) -> BorrowedHandle<'_> {
         // SAFETY: the handle is open (see `open`).
         unsafe { BorrowedHandle::borrow_raw(self.process) }
+    }
+}
+
+/// What is signalled by the exit, for as long as the lifecycle is borrowed (see [`Notice::open`]).
+pub(crate) struct ExitDescriptor(Arc<Notice>);
+
+impl ExitDescriptor {
+    /// There always is one.
+    pub(crate) fn new(notice: Arc<Notice>) -> Option<Self> {
+        Some(Self(notice))
+    }
+}
+
+impl AsHandle for ExitDescriptor {
+    fn as_handle(&self) -> BorrowedHandle<'_> {
+        self.0.process()
     }
 }
 
