@@ -196,6 +196,28 @@ fn listeners() {
     while_it_exits(listen, listen);
 }
 
+/// Removes the listener, called or not. It is not called after that: what it uses may be gone.
+fn listen_and_unlisten(child: &Lifecycle<MockChild, Notice>) {
+    if let Some(notice) = child.notice() {
+        let removed = Arc::new(Mutex::new(false));
+        let listener = Arc::clone(&removed);
+        let call = move || assert!(!*listener.lock().unwrap(), "called after its removal");
+        let id = notice.0.listen(Box::new(call)).expect("a helper thread");
+        notice.0.unlisten(id);
+        *removed.lock().unwrap() = true;
+    }
+}
+
+#[test]
+fn listener_removed_beside_an_exit_is_not_called_later() {
+    while_it_exits(listen_and_unlisten, |_| ());
+}
+
+#[test]
+fn listener_removed_beside_a_wait_is_not_called_later() {
+    while_it_exits(listen_and_unlisten, wait);
+}
+
 /// The helper takes on what is dropped while it runs.
 #[test]
 fn a_drop_beside_a_poll() {
