@@ -13,6 +13,8 @@ mod run;
 mod settings;
 #[cfg(unix)]
 mod sigpipe;
+#[cfg(windows)]
+mod synchronous;
 #[cfg(unix)]
 mod unix;
 #[cfg(windows)]
@@ -78,6 +80,9 @@ impl SharedChild {
     /// is needed. The child runs on then.
     ///
     /// What goes wrong later is told by what is returned: [`Captured::error`].
+    ///
+    /// On Windows each synchronous pipe, such as [`std::io::pipe`] makes, is read or written by a thread of its own until
+    /// the capture ends; it is an error if that cannot be started.
     ///
     /// # Examples
     ///

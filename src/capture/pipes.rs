@@ -76,7 +76,7 @@ impl Pipes {
     }
 
     /// How many bytes there are to be read just now.
-    pub(super) fn available(&self, stream: Stream) -> u64 {
-        self.outputs[stream as usize].as_ref().map_or(0, Pipe::available)
+    pub(super) fn available(&mut self, stream: Stream) -> u64 {
+        self.outputs[stream as usize].as_mut().map_or(0, |pipe| pipe.available())
     }
 }

@@ -4,19 +4,23 @@
 //! of its pipes), which uses its buffer until it is over. So each pipe has one operation with a buffer of its own,
 //! and one that goes while that is under way cancels it, and waits until the system has let go of the buffer.
 //!
+//! A pipe that is not overlapped has a thread that makes its operations: see `synchronous`.
+//!
 //! Sources: ReadFile, CancelIoEx, GetOverlappedResult, CreateNamedPipeW of the Win32 documentation.
 
 use super::pipes::Ready;
+use super::synchronous::{Synchronous, is_synchronous};
 use crate::exit::{ExitDescriptor, is_signalled, wait_for_any};
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::os::windows::io::{AsHandle, AsRawHandle, BorrowedHandle, FromRawHandle, OwnedHandle};
 use std::ptr;
+use std::sync::Arc;
 use std::time::Instant;
 use windows_sys::Win32::Foundation::{
-    ERROR_ACCESS_DENIED, ERROR_BROKEN_PIPE, ERROR_IO_INCOMPLETE, ERROR_IO_PENDING, GENERIC_WRITE,
-    HANDLE, INVALID_HANDLE_VALUE,
+    ERROR_ACCESS_DENIED, ERROR_BROKEN_PIPE, ERROR_IO_INCOMPLETE, ERROR_IO_PENDING,
+    ERROR_OPERATION_ABORTED, GENERIC_WRITE, HANDLE, INVALID_HANDLE_VALUE,
 };
 use windows_sys::Win32::Storage::FileSystem::{
     CreateFileW, FILE_FLAG_FIRST_PIPE_INSTANCE, FILE_FLAG_OVERLAPPED, OPEN_EXISTING,
@@ -29,45 +33,65 @@ use windows_sys::Win32::System::Pipes::{
 };
 use windows_sys::Win32::System::Threading::CreateEventW;
 
-const CHUNK: usize = 64 * 1024;
+/// As much as an operation moves at most.
+pub(super) const CHUNK: usize = 64 * 1024;
 
 /// What an end of a pipe is, here.
 pub(super) type End = OwnedHandle;
 
 /// Our end of a pipe, and the one operation on it.
 pub(super) struct Pipe {
-    handle: OwnedHandle,
+    handle: Arc<OwnedHandle>,
     state: State,
     /// Signalled when the operation is over.
-    event: OwnedHandle,
-    overlapped: Box<OVERLAPPED>,
-    buffer: Box<[u8]>,
+    event: Arc<OwnedHandle>,
+    by: By,
+}
+
+/// What makes the operations.
+enum By {
+    /// The system. During an operation it may write to `overlapped`, and use `buffer`.
+    Overlapped { overlapped: Box<OVERLAPPED>, buffer: Box<[u8]> },
+    /// A thread.
+    Synchronous(Synchronous),
 }
 
 enum State {
     Idle,
-    /// The system may write to `overlapped`, and use `buffer`.
     UnderWay,
-    /// It could not be started, which is to be told.
-    Failed(io::Error),
+    /// It is over, or could not be started: what is to be returned next.
+    Over(io::Result<usize>),
 }
 
 impl Pipe {
     pub(super) fn new(handle: OwnedHandle) -> io::Result<Self> {
         // SAFETY: no pointers but null; manual reset, as overlapped operations want it.
         let event = unsafe { CreateEventW(ptr::null(), 1, 0, ptr::null()) };
-        let event = owned(event)?;
-        let buffer = vec![0; CHUNK].into_boxed_slice();
-        Ok(Self { handle, state: State::Idle, event, overlapped: Box::default(), buffer })
+        let (handle, event) = (Arc::new(handle), Arc::new(owned(event)?));
+        let by = if is_synchronous(&handle) {
+            By::Synchronous(Synchronous::new(&handle, &event)?)
+        } else {
+            let buffer = vec![0; CHUNK].into_boxed_slice();
+            By::Overlapped { overlapped: Box::default(), buffer }
+        };
+        Ok(Self { handle, state: State::Idle, event, by })
     }
 
     /// Starts an operation with so much of the buffer. It may be over at once.
     fn start(&mut self, operation: Operation, length: usize) {
-        debug_assert!(matches!(self.state, State::Idle) && length <= self.buffer.len());
-        *self.overlapped =
-            OVERLAPPED { hEvent: self.event.as_raw_handle(), ..OVERLAPPED::default() };
+        debug_assert!(matches!(self.state, State::Idle) && length <= self.buffer().len());
+        let (overlapped, buffer) = match &mut self.by {
+            By::Overlapped { overlapped, buffer } => (overlapped, buffer),
+            By::Synchronous(thread) => {
+                let started = thread.start(operation, length);
+                self.state =
+                    started.map_or_else(|error| State::Over(Err(error)), |()| State::UnderWay);
+                return;
+            }
+        };
+        **overlapped = OVERLAPPED { hEvent: self.event.as_raw_handle(), ..OVERLAPPED::default() };
         let (handle, length) = (self.handle.as_raw_handle(), length as u32);
-        let (buffer, overlapped) = (self.buffer.as_mut_ptr(), &raw mut *self.overlapped);
+        let (buffer, overlapped) = (buffer.as_mut_ptr(), &raw mut **overlapped);
         // SAFETY: the buffer and `overlapped` are on the heap, and stay there, and are not touched, until the
         // operation is over (`result`), or was cancelled (`drop`).
         let started = unsafe {
@@ -80,16 +104,23 @@ impl Pipe {
         self.state = if started != 0 || is(&error, ERROR_IO_PENDING) {
             State::UnderWay
         } else {
-            State::Failed(error)
+            State::Over(Err(error))
         };
     }
 
-    /// Whether there is something to be told.
+    fn buffer(&mut self) -> &mut [u8] {
+        match &mut self.by {
+            By::Overlapped { buffer, .. } => buffer,
+            By::Synchronous(thread) => thread.buffer(),
+        }
+    }
+
+    /// Whether an operation is over.
     fn is_ready(&self) -> io::Result<bool> {
         match self.state {
             State::Idle => Ok(false),
             State::UnderWay => is_signalled(self.event.as_handle()),
-            State::Failed(_) => Ok(true),
+            State::Over(_) => Ok(true),
         }
     }
 
@@ -97,7 +128,7 @@ impl Pipe {
     fn result(&mut self) -> io::Result<Option<usize>> {
         match std::mem::replace(&mut self.state, State::Idle) {
             State::Idle => Ok(None),
-            State::Failed(error) => Err(error),
+            State::Over(result) => result.map(Some),
             State::UnderWay => match self.outcome(false) {
                 Err(error) if is(&error, ERROR_IO_INCOMPLETE) => {
                     self.state = State::UnderWay;
@@ -109,8 +140,12 @@ impl Pipe {
     }
 
     fn outcome(&mut self, wait: bool) -> io::Result<usize> {
+        let overlapped = match &mut self.by {
+            By::Overlapped { overlapped, .. } => &raw const **overlapped,
+            By::Synchronous(thread) => return thread.result(),
+        };
         let mut count = 0;
-        let (handle, overlapped) = (self.handle.as_raw_handle(), &raw const *self.overlapped);
+        let handle = self.handle.as_raw_handle();
         // SAFETY: both are those with which the operation was started.
         match unsafe { GetOverlappedResult(handle, overlapped, &raw mut count, wait.into()) } {
             0 => Err(io::Error::last_os_error()),
@@ -121,13 +156,24 @@ impl Pipe {
     /// Appends what there is to read. `None` if that is nothing now, 0 at the end.
     pub(super) fn read(&mut self, into: &mut Vec<u8>) -> io::Result<Option<usize>> {
         if let State::Idle = self.state {
+            let is_over_soon = matches!(self.by, By::Synchronous(_)) && self.can_be_read();
             self.start(Operation::Read, CHUNK);
+            // As an overlapped read, which then is over at once.
+            if let By::Synchronous(thread) = &self.by {
+                if is_over_soon {
+                    thread.wait();
+                }
+            }
         }
         match self.result() {
-            // Somebody has written nothing, which is possible here, and is not the end.
+            // The end of what is no pipe.
+            Ok(Some(0)) if matches!(self.by, By::Synchronous(_)) && self.in_pipe().is_err() => {
+                Ok(Some(0))
+            }
+            // A write of no bytes, which is possible here, is not the end.
             Ok(Some(0)) => Ok(None),
             Ok(Some(count)) => {
-                into.extend_from_slice(&self.buffer[..count]);
+                into.extend_from_slice(&self.buffer()[..count]);
                 Ok(Some(count))
             }
             Err(error) if is(&error, ERROR_BROKEN_PIPE) => Ok(Some(0)),
@@ -139,17 +185,42 @@ impl Pipe {
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<Option<usize>> {
         if let State::Idle = self.state {
             let length = bytes.len().min(CHUNK);
-            self.buffer[..length].copy_from_slice(&bytes[..length]);
+            self.buffer()[..length].copy_from_slice(&bytes[..length]);
             self.start(Operation::Write, length);
         }
         self.result()
     }
 
     /// How many bytes there are to be read just now, at most.
-    pub(super) fn available(&self) -> u64 {
+    pub(super) fn available(&mut self) -> u64 {
+        if let (State::UnderWay, By::Synchronous(thread)) = (&self.state, &mut self.by) {
+            // The system does not answer during an operation on a synchronous handle.
+            if !thread.cancel() {
+                return 0;
+            }
+            match thread.result() {
+                Err(error) if is(&error, ERROR_OPERATION_ABORTED) => self.state = State::Idle,
+                result => self.state = State::Over(result),
+            }
+        }
+        // And what the operation has got by now, which has left the pipe.
+        u64::from(self.in_pipe().unwrap_or(0)) + CHUNK as u64
+    }
+
+    /// Whether a read does not block: there are bytes, or the end. Not to be called during an operation on a synchronous
+    /// handle.
+    fn can_be_read(&self) -> bool {
+        match self.in_pipe() {
+            Ok(count) => count > 0,
+            Err(error) => is(&error, ERROR_BROKEN_PIPE),
+        }
+    }
+
+    /// How many bytes are in the pipe.
+    fn in_pipe(&self) -> io::Result<u32> {
         let mut count = 0;
         // SAFETY: null pointers for what is not asked for; the count outlives the call.
-        unsafe {
+        let peeked = unsafe {
             PeekNamedPipe(
                 self.handle.as_raw_handle(),
                 ptr::null_mut(),
@@ -159,21 +230,21 @@ impl Pipe {
                 ptr::null_mut(),
             )
         };
-        // And what the operation has got by now, which has left the pipe.
-        u64::from(count) + CHUNK as u64
+        if peeked == 0 { Err(io::Error::last_os_error()) } else { Ok(count) }
     }
 }
 
-enum Operation {
+pub(super) enum Operation {
     Read,
     Write,
 }
 
 impl Drop for Pipe {
     fn drop(&mut self) {
-        if let State::UnderWay = self.state {
+        // (A thread cancels its operation itself.)
+        if let (State::UnderWay, By::Overlapped { overlapped, .. }) = (&self.state, &self.by) {
             // SAFETY: the operation's own. If it is over by now, there is nothing to be cancelled.
-            unsafe { CancelIoEx(self.handle.as_raw_handle(), &raw const *self.overlapped) };
+            unsafe { CancelIoEx(self.handle.as_raw_handle(), &raw const **overlapped) };
             // The buffer must not go before the system is done with it. (That is at once.)
             let _ = self.outcome(true);
         }
