@@ -162,3 +162,29 @@ fn capture_without_standard_streams_leaves_their_numbers_free() {
     assert_eq!(captured.unwrap().stopped_by, Some(StoppedBy::Callback));
     assert_eq!(taken, [0; 0], "standard streams that the library has taken");
 }
+
+/// Without a thread for the wait, or a descriptor for the pipe, a capture polls.
+#[cfg(target_os = "linux")]
+#[test]
+fn capture_with_no_descriptor_or_thread_to_spare_sees_the_exit() {
+    use common::linux::{Deny, NoDescriptors, deny};
+    alone!();
+    watchdog!();
+    // The exit comes a while after the capture has begun, and the pipes stay open beyond it.
+    let parts = ["spawn", "1", "sleep", "hear", "exit", "7"];
+    let [first, second] = [(); 2].map(|()| piped(Backend::Thread, &parts));
+    let descriptors = NoDescriptors::left();
+    capture_until_exit(&first);
+    drop(descriptors);
+    deny(&Deny::threads());
+    capture_until_exit(&second);
+}
+
+/// The child reads a line of its input, and exits with 7.
+#[cfg(target_os = "linux")]
+fn capture_until_exit(child: &SharedChild) {
+    let mut capture = bounded();
+    let captured = child.capture(capture.stdin("go on\n").drain(Duration::ZERO)).unwrap();
+    assert_eq!(captured.status.unwrap().code(), Some(7), "{captured:?}");
+    assert!(captured.error.is_none(), "{captured:?}");
+}
