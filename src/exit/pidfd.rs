@@ -151,7 +151,14 @@ impl Pidfd {
     }
 
     /// The exit status, once the process has been reaped (`Ok(None)` before).
+    ///
+    /// The kernel looks for the status first and for the task second. If the process is reaped in between, the
+    /// call finds neither, and fails with ESRCH as if nothing were kept. By the second call the status is there.
     fn info(&self) -> rustix::io::Result<Option<ExitStatus>> {
+        self.info_once().or_else(|_| self.info_once())
+    }
+
+    fn info_once(&self) -> rustix::io::Result<Option<ExitStatus>> {
         use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
         const GET_INFO: Opcode = opcode::read_write::<Info>(0xff, 11);
         let mut info = Info { mask: INFO_EXIT, ..Info::default() };
