@@ -1,5 +1,6 @@
 //! `SharedChild`, the public face of a [`Lifecycle`].
 
+use crate::command;
 use crate::exit::{self, Ask, Backend, Exit, Notice, Opened, Reap, Reaped};
 use crate::lifecycle::Lifecycle;
 use crate::stop::{self, Stopping};
@@ -41,7 +42,8 @@ impl SharedChild {
     /// # Errors
     ///
     /// Those of [`Command::spawn`], and no others: where a descriptor cannot be had for the exit
-    /// notice, something else serves.
+    /// notice, something else serves. Where [`Command::spawn`] panics, this returns an error: see
+    /// [`SpawnOptions::spawn`](crate::SpawnOptions::spawn).
     ///
     /// # Examples
     ///
@@ -61,7 +63,7 @@ impl SharedChild {
 
     pub(crate) fn spawn_on(backend: Backend, command: &mut Command) -> io::Result<Self> {
         exit::sweep();
-        Ok(Self::alone(unreaped(command.spawn()?, backend)))
+        Ok(Self::alone(unreaped(command::spawn(command)?, backend)))
     }
 
     /// What [`SpawnOptions`](crate::SpawnOptions) has spawned.

@@ -132,6 +132,7 @@
 mod backoff;
 mod capture;
 mod child;
+mod command;
 mod exit;
 #[cfg(feature = "async")]
 mod exited;

@@ -152,7 +152,12 @@ impl SpawnOptions {
     ///
     /// Those of [`Command::spawn`]; and where something that was asked for cannot be had, an error that says
     /// what is missing ([`Unsupported`](io::ErrorKind::Unsupported) if it is the system that lacks it).
-    /// Nothing is left behind then.
+    /// Nothing is left behind then, and the command is as it was, but for what is
+    /// [changed on it](Self#what-is-changed-on-the-command).
+    ///
+    /// Where [`Command::spawn`] panics, this returns an error. On Unix it panics if the program cannot be executed and
+    /// another part of this program has reaped the child: SIGCHLD is ignored, or a thread is in `waitpid(-1)`. The
+    /// panic hook has run by then; a program that is built with `panic = "abort"` is aborted, as by std.
     ///
     /// # Examples
     ///

@@ -37,7 +37,7 @@ pub(super) fn spawn(command: &mut Command, order: Order) -> io::Result<Child> {
     // that is there from the start: it neither allocates nor takes a lock.
     unsafe { command.pre_exec(obey) };
     ORDER.set(order);
-    let spawned = command.spawn();
+    let spawned = crate::command::spawn(command);
     ORDER.set(Order::Nothing);
     spawned
 }

@@ -8,6 +8,7 @@ use super::scan::{self, Membership, Target};
 use super::{
     Contain, Containment, Leader, Mechanism, One, Spawned, Wanted, nursery, process_group,
 };
+use crate::command;
 use crate::exit::Ask;
 use crate::sync::Mutex;
 use crate::usage::Usage;
@@ -38,7 +39,12 @@ pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawne
     let can_be_asked = true;
     let is_tree = wanted.tree || wanted.system.cgroup != Place::Nowhere;
     if !is_tree && !wanted.kill_with_parent {
-        return Ok(Spawned { child: command.spawn()?, members: None, is_tree, can_be_asked });
+        return Ok(Spawned {
+            child: command::spawn(command)?,
+            members: None,
+            is_tree,
+            can_be_asked,
+        });
     }
     if !is_tree && nursery::AVAILABLE && !wanted.system.no_nursery {
         return Ok(Spawned {
@@ -63,7 +69,7 @@ pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawne
     let before = cookie.as_ref().map(|cookie| cookie.mark(command));
     let spawned = match &cgroup {
         Some(cgroup) => cgroup.spawn(command),
-        None => command.spawn(),
+        None => command::spawn(command),
     };
     if let Some(before) = before {
         before.restore(command);
