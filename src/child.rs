@@ -1,7 +1,7 @@
 //! `SharedChild`, the public face of a [`Lifecycle`].
 
 use crate::command;
-use crate::exit::{self, Ask, Backend, Exit, Notice, Opened, Reap, Reaped};
+use crate::exit::{self, Ask, Backend, Exit, FromChild, Notice, Opened, Reap, Reaped};
 use crate::lifecycle::Lifecycle;
 use crate::stop::{self, Stopping};
 use crate::sync::Arc;
@@ -63,14 +63,14 @@ impl SharedChild {
 
     pub(crate) fn spawn_on(backend: Backend, command: &mut Command) -> io::Result<Self> {
         exit::sweep();
-        Ok(Self::alone(unreaped(command::spawn(command)?, backend)))
+        Ok(Self::alone(unreaped(command::spawn(command)?, None, backend)))
     }
 
     /// What [`SpawnOptions`](crate::SpawnOptions) has spawned.
     pub(crate) fn spawned(spawned: Spawned, backend: Backend, kill_on_drop: bool) -> Self {
-        let Spawned { child, members, is_tree, can_be_asked } = spawned;
+        let Spawned { child, from_child, members, is_tree, can_be_asked } = spawned;
         let id = child.id();
-        let leader = unreaped(child, backend);
+        let leader = unreaped(child, from_child, backend);
         let body = match members {
             None => {
                 leader.kill_on_drop(kill_on_drop);
@@ -118,7 +118,7 @@ impl SharedChild {
         Ok(Self::alone(match child.reap()? {
             Reaped::Status(status) => Lifecycle::exited(child, status),
             Reaped::NoSuchChild => Lifecycle::lost(child),
-            Reaped::NotYet => unreaped(child, backend),
+            Reaped::NotYet => unreaped(child, None, backend),
         }))
     }
 
@@ -677,10 +677,11 @@ impl fmt::Debug for SharedChild {
 }
 
 /// A child that we have not reaped.
-fn unreaped(mut child: Child, backend: Backend) -> Leader {
-    match Notice::open(&child, backend) {
+fn unreaped(mut child: Child, from_child: Option<FromChild>, backend: Backend) -> Leader {
+    match Notice::open(&child, from_child, backend) {
         Opened::Unreaped(notice) => Lifecycle::unreaped(child, notice),
-        Opened::ReapedElsewhere => Lifecycle::lost(child),
+        Opened::ReapedElsewhere(Some(status)) => Lifecycle::exited(child, status),
+        Opened::ReapedElsewhere(None) => Lifecycle::lost(child),
         Opened::Unverified(notice) => match child.reap() {
             Ok(Reaped::Status(status)) => Lifecycle::exited(child, status),
             Ok(Reaped::NoSuchChild) => Lifecycle::lost(child),

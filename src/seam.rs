@@ -19,7 +19,7 @@ pub fn while_the_reaper_works<T>(run: impl FnOnce() -> T) -> T {
 /// Has a single child be tied to this process as on systems that send no signal at a parent's death.
 #[cfg(unix)]
 pub fn tie_by_guardian(options: &mut SpawnOptions) {
-    options.wanted.system.no_nursery = true;
+    options.wanted.system.no_parent_death_signal = true;
 }
 
 /// Spawns a tree as on systems that show no environments: its members outside the group are known by their parents alone.

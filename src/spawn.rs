@@ -19,9 +19,13 @@ use std::process::Command;
 ///   that calls setsid(2) fails then. On Linux the
 ///   variable `SHARED_CHILD_TREE` is set for the spawn, and afterwards is as it was for the child: what
 ///   the command says of it, else what this process has.
-/// - `linux::SpawnOptionsExt::cgroup`, and on Linux `kill_with_parent`: the command gets a hook that runs before
-///   exec. It does nothing in later spawns that do not ask for the same, but std forks for a command that
-///   has one, which is slower the more memory this process has.
+/// - `linux::SpawnOptionsExt::cgroup` and `pidfd_from_child`, and on Linux `kill_with_parent` of a single child: each
+///   such spawn adds a hook, which runs before exec, after all hooks that the command has. std cannot remove it. It
+///   does nothing in later spawns, but std forks for a command that has a hook, which is slower the more
+///   memory this process has.
+///   A seccomp filter that another hook installs applies to this hook. It must not kill for `fstat`, `getpid`,
+///   `pidfd_open`, `sendmsg` and `close`, and must allow, for a cgroup, `fstat` and `write`, and for
+///   `kill_with_parent` `rt_sigprocmask`, `prctl` and `getppid`.
 /// - On Windows the creation flags are set for the spawn. std does not tell those that were set on the
 ///   command before, so they are lost: use `windows::SpawnOptionsExt::creation_flags` for them.
 ///
@@ -119,9 +123,12 @@ impl SpawnOptions {
     /// # Platforms
     ///
     /// - **Linux, a single child**: the kernel sends SIGKILL (`PR_SET_PDEATHSIG`, prctl(2)). The child is
-    ///   spawned by a thread that lives as long as the process, since the kernel means the death of the
-    ///   *thread*. What is particular to a thread (its CPU affinity, its namespaces) comes from there. A child
-    ///   that executes a program with set-user-ID or capabilities is no longer tied.
+    ///   spawned by a thread that lives as long as the process, since the kernel sends the signal at the death of the
+    ///   *thread*. What is particular to a thread (its CPU affinity, its namespaces) comes from that thread. There is
+    ///   one such thread; another is started if all are held up in a spawn, as by a `pre_exec` hook that blocks, for
+    ///   20 ms. The hook that sets the signal runs after all hooks that the command has, so they may change the user
+    ///   ID, which clears it. A program with set-user-ID or capabilities clears it too: such a child is not killed, and
+    ///   neither is one that clears the signal itself.
     /// - **Linux, a tree; other Unix**: by a *guardian*, one small `sh` for the whole process, started when first
     ///   needed. It ends with this process. Programs that wait for any child (`waitpid(-1)`) may meet it.
     ///   Outside Linux a single child leads a process group of its own for this, and the group is killed.

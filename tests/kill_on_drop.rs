@@ -173,7 +173,7 @@ fn nothing_is_left() {
     let kinds = Kind::all(function_name!());
     // By number: a thread that has just begun has no name yet.
     let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
-    // What is there once and for all, is: the nursery.
+    // The thread that spawns children which die with this process stays.
     let at_rest = threads() + 1;
     let parent = |tree| {
         let mut options = options();

@@ -185,6 +185,13 @@ pub(crate) trait Exit: Send + Sync + Sized + 'static {
     fn abandon(this: &Arc<Self>);
 }
 
+/// What a child may send of itself while it is spawned: a descriptor that means the child, and that no parent has
+/// opened by an ID. On Linux that is its own pidfd.
+#[cfg(target_os = "linux")]
+pub(crate) type FromChild = std::os::fd::OwnedFd;
+#[cfg(not(target_os = "linux"))]
+pub(crate) type FromChild = std::convert::Infallible;
+
 /// What opening a notice for a child finds, if that was not reaped by us.
 #[derive(Debug)]
 pub(crate) enum Opened {
@@ -193,9 +200,10 @@ pub(crate) enum Opened {
     /// It means whoever has the child's process ID, and only a reap can tell whether that is the child.
     #[cfg_attr(windows, expect(dead_code, reason = "a handle means the child, there"))]
     Unverified(Notice),
-    /// The child was reaped, and not by us: its process ID may be anybody's.
+    /// The child was reaped by another part of the program, so its process ID may be another's. With its status, if the
+    /// kernel kept that.
     #[cfg_attr(windows, expect(dead_code, reason = "nobody can, there"))]
-    ReapedElsewhere,
+    ReapedElsewhere(Option<ExitStatus>),
 }
 
 /// What [`Exit::look`] sees.

@@ -45,6 +45,17 @@ impl Pidfd {
         }
     }
 
+    /// The pidfd that a child has opened itself, and sent. `None` if `waitid` does not serve here. An error if another
+    /// part of the program has reaped the child already: with its status, if the kernel kept that.
+    pub(crate) fn of_child(fd: OwnedFd, pid: Pid) -> Option<Result<Self, Option<ExitStatus>>> {
+        let pidfd = Self { fd, pid };
+        let is_reaped = match pidfd.waitid(&mut None).ok()? {
+            Look::ReapedElsewhere => matches!(pidfd.look_for_reap(), Ok(Look::ReapedElsewhere)),
+            _ => false,
+        };
+        Some(if is_reaped { Err(pidfd.recover()) } else { Ok(pidfd) })
+    }
+
     /// Blocks until the process is a zombie, or reaped, or until the deadline. Any number of threads
     /// may do so at once; the kernel wakes those of this process only.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> bool {

@@ -3,7 +3,7 @@
 use super::by_pid::{self, Pid};
 use super::port::left;
 use super::thread::Thread;
-use super::{Descriptor, Exit, Look, Opened};
+use super::{Descriptor, Exit, FromChild, Look, Opened};
 use crate::backoff::Backoff;
 use crate::lifecycle::Lifecycle;
 use crate::sync::Arc;
@@ -80,22 +80,33 @@ impl Notice {
     /// Decided child by child, by trying: what works may change while the program runs (a full
     /// descriptor table, a sandbox that closes).
     ///
-    /// Somebody else may reap the child before this is through, and then the ID is anybody's. So
-    /// whatever is opened by ID is opened *first*, and `waitid` is asked *after* whether the ID means a
-    /// child of ours: if it does, and nobody else had the ID meanwhile, then what was opened means the
-    /// child. If it does not, the child is lost, at once: nothing may ever be done to that ID.
+    /// The child's own descriptor, if it has sent one, means the child and never another process. If another part of
+    /// the program has reaped the child by now, the descriptor still has the status (Linux 6.15).
+    ///
+    /// Without one, the child is known by its ID so far. Another part of the program may reap the child before this
+    /// function is through, and then the ID may be another's. So whatever is opened by ID is opened *first*, and
+    /// `waitid` reports *after* that whether the ID means a child of ours: if it does, and no other process had the
+    /// ID meanwhile, then what was opened means the child. If it does not, the child is lost, at once: nothing may
+    /// ever be done to that ID.
     ///
     /// What that does not tell apart is another child of ours on the same ID. IDs are handed out in
     /// turn (on some BSDs at random), and this one was just handed out, so it takes a whole round of the
     /// ID space (or a great coincidence) between two adjacent calls of this thread, *and* a foreign
-    /// reaper. Only a pidfd from `clone` itself would
-    /// close that, and std does not give one in a stable way.
-    pub(crate) fn open(child: &Child, backend: Backend) -> Opened {
+    /// reaper.
+    pub(crate) fn open(child: &Child, from_child: Option<FromChild>, backend: Backend) -> Opened {
         // What cannot be a process ID cannot be a child.
-        let Some(pid) = by_pid::pid(child.id()) else { return Opened::ReapedElsewhere };
-        let descriptor = match backend {
-            Backend::Best => Descriptor::open(pid),
-            Backend::Thread => None,
+        let Some(pid) = by_pid::pid(child.id()) else { return Opened::ReapedElsewhere(None) };
+        let descriptor = match (backend, from_child) {
+            (Backend::Thread, _) => None,
+            (Backend::Best, None) => Descriptor::open(pid),
+            #[cfg(target_os = "linux")]
+            (Backend::Best, Some(from_child)) => match Descriptor::of_child(from_child, pid) {
+                Some(Ok(descriptor)) => Some(descriptor),
+                Some(Err(status)) => return Opened::ReapedElsewhere(status),
+                None => None,
+            },
+            #[cfg(not(target_os = "linux"))]
+            (Backend::Best, Some(never)) => match never {},
         };
         match descriptor {
             Some(descriptor) => Opened::Unreaped(Self::Descriptor(descriptor)),
@@ -106,7 +117,7 @@ impl Notice {
     fn open_thread(pid: Pid) -> Opened {
         let thread = Self::Thread(Thread::new(pid));
         match by_pid::look(pid) {
-            Ok(Look::ReapedElsewhere) => Opened::ReapedElsewhere,
+            Ok(Look::ReapedElsewhere) => Opened::ReapedElsewhere(None),
             Ok(_) => Opened::Unreaped(thread),
             Err(_) => Opened::Unverified(thread),
         }

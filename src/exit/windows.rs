@@ -8,7 +8,7 @@
 //! Sources: WaitForMultipleObjects, TerminateProcess, GenerateConsoleCtrlEvent and Process Creation Flags of the
 //! Win32 documentation.
 
-use super::{Exit, Look, Opened, usage};
+use super::{Exit, FromChild, Look, Opened, usage};
 use crate::lifecycle::Lifecycle;
 use crate::sync::Arc;
 use crate::usage::Usage;
@@ -93,7 +93,7 @@ unsafe impl Sync for Notice {}
 impl Notice {
     /// The notice of a child. It must not be used after the child is gone; the lifecycle owns both,
     /// and lends the notice only to calls that borrow the lifecycle.
-    pub(crate) fn open(child: &Child, backend: Backend) -> Opened {
+    pub(crate) fn open(child: &Child, _: Option<FromChild>, backend: Backend) -> Opened {
         let longest_wait = match backend {
             Backend::Best => LONGEST_WAIT,
             Backend::ShortWaits => 3,

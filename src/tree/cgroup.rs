@@ -13,23 +13,21 @@
 //!
 //! Source: the kernel's Documentation/admin-guide/cgroup-v2.rst.
 
-use super::before_exec::{self, Order};
 use super::cookie::Cookie;
+use super::pre_exec::{self, Orders};
 use super::processes::{AT_ONCE, Held, PASSES, signal_each};
 use crate::backoff::{Backoff, LONGEST};
 use crate::exit::{PerProcess, poll_until, spawn_helper};
 use crate::sync::Mutex;
 use crate::usage::Usage;
 use rustix::event::PollFlags;
-use rustix::io::fcntl_dupfd_cloexec;
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString, c_int};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, Command};
 use std::time::{Duration, Instant};
@@ -102,25 +100,16 @@ impl Cgroup {
         &self.directory
     }
 
-    pub(super) fn spawn(&self, command: &mut Command) -> io::Result<Child> {
+    /// Returns the child, and the pidfd that it has sent, if any.
+    pub(super) fn spawn(&self, command: &mut Command) -> io::Result<(Child, Option<OwnedFd>)> {
         let procs = self.open("cgroup.procs", OpenOptions::new().write(true))?;
-        // Beyond the standard streams, which may be closed here, and are put in their places before the child enters.
-        let procs = fcntl_dupfd_cloexec(&procs, 3)?;
-        let (mut reported, report) = UnixStream::pair()?;
-        let report = fcntl_dupfd_cloexec(&report, 3)?;
-        // What is to be read is there when the spawn has failed. Its end is not, if there is a fork of this process.
-        reported.set_nonblocking(true)?;
-        let order = Order::Enter { procs: procs.as_raw_fd(), report: report.as_raw_fd() };
-        before_exec::spawn(command, order).map_err(|error| {
-            drop(report);
-            let mut errno = [0; size_of::<c_int>()];
-            match reported.read_exact(&mut errno) {
-                Ok(()) => {
-                    let error = io::Error::from_raw_os_error(c_int::from_ne_bytes(errno));
-                    explain(error, "the child cannot enter its cgroup", &self.directory)
-                }
-                Err(_) => error,
+        let procs = pre_exec::above_standard_streams(procs.into())?;
+        let orders = Orders { enter: Some(procs), ..Orders::default() };
+        pre_exec::spawn(command, &orders).map_err(|error| match error {
+            pre_exec::Error::Orders(error) => {
+                explain(error, "the child cannot enter its cgroup", &self.directory)
             }
+            pre_exec::Error::Spawn(error) => error,
         })
     }
 

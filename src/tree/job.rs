@@ -72,7 +72,7 @@ pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawne
         }
         let child = command.spawn()?;
         let can_be_asked = Ask::reaches(own_flags);
-        return Ok(Spawned { child, members: None, is_tree, can_be_asked });
+        return Ok(Spawned { child, from_child: None, members: None, is_tree, can_be_asked });
     }
     let job = Job::create(wanted)?;
     let flags = own_flags | if is_tree { CREATE_NEW_PROCESS_GROUP } else { 0 };
@@ -83,7 +83,7 @@ pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawne
     // Who wants it suspended is who resumes it.
     let child = start(spawned?, &job, own_flags & CREATE_SUSPENDED == 0)?;
     let can_be_asked = Ask::reaches(flags);
-    Ok(Spawned { child, members: Some(Members { job }), is_tree, can_be_asked })
+    Ok(Spawned { child, from_child: None, members: Some(Members { job }), is_tree, can_be_asked })
 }
 
 /// Lets a suspended child begin, as a member of the job. If that cannot be, it is gone.

@@ -25,20 +25,17 @@ mod unix;
 pub(crate) use unix::{Members, Survivor, System, spawn};
 
 #[cfg(target_os = "linux")]
-mod before_exec;
-#[cfg(target_os = "linux")]
 mod cgroup;
 #[cfg(target_os = "linux")]
-mod nursery;
+mod parent_death;
+#[cfg(target_os = "linux")]
+mod pre_exec;
 #[cfg(target_os = "linux")]
 pub(crate) use cgroup::Place;
 
 #[cfg(all(unix, not(target_os = "linux")))]
 #[path = "no_cgroup.rs"]
 mod cgroup;
-#[cfg(all(unix, not(target_os = "linux")))]
-#[path = "no_nursery.rs"]
-mod nursery;
 
 #[cfg(windows)]
 mod job;
@@ -47,7 +44,7 @@ pub(crate) use job::{Members, Survivor, System, spawn};
 
 pub(crate) use drop::{Owned, sweep};
 
-use crate::exit::{Ask, Exit, Notice};
+use crate::exit::{Ask, Exit, FromChild, Notice};
 use crate::lifecycle::Lifecycle;
 use crate::usage::Usage;
 use std::fmt;
@@ -71,6 +68,8 @@ pub(crate) struct Wanted {
 /// What a platform's spawn answers.
 pub(crate) struct Spawned {
     pub(crate) child: Child,
+    /// What the child has sent of itself.
+    pub(crate) from_child: Option<FromChild>,
     /// What keeps the tree together, or just the child tied to this process.
     pub(crate) members: Option<Members>,
     /// Whether it is the former.

@@ -1,6 +1,7 @@
 //! Where there are no cgroups.
 
 use super::cookie::Cookie;
+use crate::exit::FromChild;
 use crate::usage::Usage;
 use std::convert::Infallible;
 use std::ffi::c_int;
@@ -26,7 +27,7 @@ impl Cgroup {
         match self.0 {}
     }
 
-    pub(super) fn spawn(&self, _: &mut Command) -> io::Result<Child> {
+    pub(super) fn spawn(&self, _: &mut Command) -> io::Result<(Child, Option<FromChild>)> {
         match self.0 {}
     }
 

@@ -5,25 +5,26 @@ use super::cookie::Cookie;
 use super::guardian::{self, Bond};
 use super::processes::{self, Process, Since};
 use super::scan::{self, Membership, Target};
-use super::{
-    Contain, Containment, Leader, Mechanism, One, Spawned, Wanted, nursery, process_group,
-};
+use super::{Contain, Containment, Leader, Mechanism, One, Spawned, Wanted, process_group};
 use crate::command;
-use crate::exit::Ask;
+use crate::exit::{Ask, FromChild};
 use crate::sync::Mutex;
 use crate::usage::Usage;
 use std::ffi::c_int;
 use std::io;
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::time::Instant;
 
 /// What only some systems offer.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct System {
     pub(crate) cgroup: Place,
+    /// Have the child open its own pidfd.
+    #[cfg(target_os = "linux")]
+    pub(crate) pidfd_from_child: bool,
     /// For the tests: as if the system sent no signal at the death of a parent.
-    pub(crate) no_nursery: bool,
+    pub(crate) no_parent_death_signal: bool,
     /// For the tests: as if the system showed no environments.
     pub(crate) no_marker: bool,
 }
@@ -39,20 +40,13 @@ pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawne
     let can_be_asked = true;
     let is_tree = wanted.tree || wanted.system.cgroup != Place::Nowhere;
     if !is_tree && !wanted.kill_with_parent {
-        return Ok(Spawned {
-            child: command::spawn(command)?,
-            members: None,
-            is_tree,
-            can_be_asked,
-        });
+        let (child, from_child) = spawn_plain(wanted, command)?;
+        return Ok(Spawned { child, from_child, members: None, is_tree, can_be_asked });
     }
-    if !is_tree && nursery::AVAILABLE && !wanted.system.no_nursery {
-        return Ok(Spawned {
-            child: nursery::spawn(command)?,
-            members: None,
-            is_tree,
-            can_be_asked,
-        });
+    #[cfg(target_os = "linux")]
+    if !is_tree && !wanted.system.no_parent_death_signal {
+        let (child, from_child) = super::parent_death::spawn(command)?;
+        return Ok(Spawned { child, from_child, members: None, is_tree, can_be_asked });
     }
     let since = Since::now();
     let cookie = Cookie::new();
@@ -69,12 +63,13 @@ pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawne
     let before = cookie.as_ref().map(|cookie| cookie.mark(command));
     let spawned = match &cgroup {
         Some(cgroup) => cgroup.spawn(command),
-        None => command::spawn(command),
+        None => spawn_plain(wanted, command),
     };
+    // A spawn does not unwind, since a panic of std is an error by now. So this runs in any case.
     if let Some(before) = before {
         before.restore(command);
     }
-    let child = spawned?;
+    let (child, from_child) = spawned?;
     if let Some(bond) = &mut bond {
         bond.set_group(Some(child.id()));
     }
@@ -84,10 +79,21 @@ pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawne
     let membership = Membership::new(child.id(), cookie, since);
     Ok(Spawned {
         child,
+        from_child,
         members: Some(Members { membership, cgroup, bond: Mutex::new(bond) }),
         is_tree,
         can_be_asked,
     })
+}
+
+fn spawn_plain(wanted: &Wanted, command: &mut Command) -> io::Result<(Child, Option<FromChild>)> {
+    #[cfg(target_os = "linux")]
+    if wanted.system.pidfd_from_child {
+        return Ok(super::pre_exec::spawn(command, &super::pre_exec::Orders::default())?);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = wanted;
+    Ok((command::spawn(command)?, None))
 }
 
 /// A member of a tree that lived when it was seen.

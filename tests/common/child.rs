@@ -182,6 +182,9 @@ fn play(mut arguments: impl Iterator<Item = String>) {
                 argument();
                 linux::unmap_environment();
             }
+            // Says which signal it gets when its parent dies.
+            #[cfg(target_os = "linux")]
+            "death-signal" => linux::death_signal(),
             // Goes on in a second thread, and ends the first.
             #[cfg(target_os = "linux")]
             "thread" => linux::go_on_in_a_thread(arguments.by_ref().collect()),
@@ -501,6 +504,14 @@ mod linux {
         // any more.
         let result = unsafe { libc::munmap(first as *mut _, length) };
         assert_eq!(result, 0, "munmap: {}", std::io::Error::last_os_error());
+    }
+
+    pub(crate) fn death_signal() {
+        let mut signal: std::ffi::c_int = 0;
+        // SAFETY: the integer outlives the call.
+        let result = unsafe { libc::prctl(libc::PR_GET_PDEATHSIG, &raw mut signal) };
+        assert_eq!(result, 0, "prctl: {}", std::io::Error::last_os_error());
+        println!("death signal {signal}");
     }
 
     /// Lists what it has inherited from its parent: descriptors, and signals that are blocked or ignored, those of the C

@@ -1,0 +1,192 @@
+//! Linux: threads for children that die with this process (`PR_SET_PDEATHSIG`, prctl(2)).
+//!
+//! The kernel sends that signal at the death of the *thread* that has spawned the child. So such children are
+//! spawned by threads that live as long as the process.
+//!
+//! One thread does for nearly every program: a spawn takes a millisecond. But a spawn lasts as long as the
+//! hooks of the caller in the child, which may block, and must not hold up the spawns of others. A thread
+//! cannot end once it has spawned a child, so their number must not follow the number of callers either.
+//! Hence: spawns wait in one queue, and a caller starts one more thread if all threads are busy and none has
+//! begun a spawn for [`PATIENCE`]. So there are at most as many threads as spawns that were ever in progress at
+//! the same time, and usually one.
+//!
+//! A thread survives whatever happens in a spawn: a panic of std is an error (`command.rs`).
+
+use super::pre_exec::{self, Orders, Parent};
+use crate::exit::{PerProcess, spawn_thread};
+use crate::sync::{Mutex, MutexGuard, imp::Condvar};
+use std::collections::VecDeque;
+use std::io;
+use std::mem;
+use std::os::fd::OwnedFd;
+use std::process::{self, Child, Command};
+use std::sync::PoisonError;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::time::Duration;
+
+/// A spawn takes less, unless it is held up.
+const PATIENCE: Duration = Duration::from_millis(20);
+
+/// As large as std makes it: the caller's hooks run on a copy of it, and a panic of std runs the caller's panic hook.
+const STACK: usize = 2 << 20;
+
+static THREADS: PerProcess<Threads> = PerProcess::new();
+
+#[derive(Default)]
+struct Threads {
+    queue: Mutex<Queue>,
+    /// A job was added.
+    added: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Job>,
+    threads: usize,
+    /// Those that wait for a job, or are on their way there.
+    idle: usize,
+    /// How many jobs were begun.
+    begun: u64,
+}
+
+type Spawned = io::Result<(Child, Option<OwnedFd>)>;
+
+/// A command that goes to a thread, and comes back when this is dropped, whatever the thread did.
+struct Job {
+    command: Command,
+    orders: Orders,
+    spawned: Spawned,
+    answer: Sender<(Command, Spawned)>,
+}
+
+impl Job {
+    fn finish(mut self, spawned: Spawned) {
+        self.spawned = spawned;
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        let command = mem::replace(&mut self.command, Command::new(""));
+        let spawned = mem::replace(&mut self.spawned, Err(unfinished()));
+        // The caller is there: it waits for this.
+        let _ = self.answer.send((command, spawned));
+    }
+}
+
+fn unfinished() -> io::Error {
+    io::Error::other(
+        "cannot spawn the child: the thread that spawns children which die with this process has ended; \
+         spawn again, which starts another thread",
+    )
+}
+
+pub(super) fn spawn(command: &mut Command) -> Spawned {
+    let threads = THREADS.get();
+    let parent = Parent { id: process::id(), blocked: pre_exec::blocked_signals() };
+    let (answer, answered) = mpsc::channel();
+    let job = Job {
+        command: mem::replace(command, Command::new("")),
+        orders: Orders { die_with: Some(parent), ..Orders::default() },
+        spawned: Err(unfinished()),
+        answer,
+    };
+    let mut begun = threads.add(job);
+    loop {
+        match answered.recv_timeout(PATIENCE) {
+            Ok((theirs, spawned)) => {
+                *command = theirs;
+                return spawned;
+            }
+            // It cannot be: the job answers when it is dropped.
+            Err(RecvTimeoutError::Disconnected) => return Err(unfinished()),
+            Err(RecvTimeoutError::Timeout) => {
+                begun = threads.support(threads.queue.lock(), Some(begun));
+            }
+        }
+    }
+}
+
+impl Threads {
+    /// Returns how many jobs were begun so far.
+    fn add(&'static self, job: Job) -> u64 {
+        let mut queue = self.queue.lock();
+        queue.waiting.push_back(job);
+        self.added.notify_one();
+        self.support(queue, None)
+    }
+
+    /// Starts a thread if there is none, or if all are busy and none has begun a job since `begun` were.
+    fn support(&'static self, mut queue: MutexGuard<'_, Queue>, begun: Option<u64>) -> u64 {
+        let is_stuck = queue.idle == 0 && begun == Some(queue.begun);
+        if (queue.threads == 0 || is_stuck) && !queue.waiting.is_empty() {
+            match self.start() {
+                Ok(()) => {
+                    queue.threads += 1;
+                    queue.idle += 1;
+                }
+                // They go on, sooner or later.
+                Err(_) if queue.threads > 0 => {}
+                Err(error) => {
+                    let failed = mem::take(&mut queue.waiting);
+                    drop(queue);
+                    for job in failed {
+                        job.finish(Err(cannot_start(&error)));
+                    }
+                    return 0;
+                }
+            }
+        }
+        queue.begun
+    }
+
+    fn start(&'static self) -> io::Result<()> {
+        spawn_thread("child-parent", STACK, move || {
+            /// A thread that ends, for whatever reason, is replaced by the next spawn.
+            struct Alive(&'static Threads);
+            impl Drop for Alive {
+                fn drop(&mut self) {
+                    self.0.queue.lock().threads -= 1;
+                }
+            }
+            let alive = Alive(self);
+            loop {
+                let mut job = alive.0.next();
+                let spawned = run(&mut job);
+                job.finish(spawned);
+                alive.0.queue.lock().idle += 1;
+            }
+        })
+    }
+
+    fn next(&self) -> Job {
+        let mut queue = self.queue.lock();
+        loop {
+            if let Some(job) = queue.waiting.pop_front() {
+                queue.idle -= 1;
+                queue.begun += 1;
+                return job;
+            }
+            queue = self.added.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+fn run(job: &mut Job) -> Spawned {
+    pre_exec::spawn(&mut job.command, &job.orders).map_err(|error| match error {
+        pre_exec::Error::Orders(error) => explain(
+            &error,
+            "cannot have the kernel kill the child when this process dies (PR_SET_PDEATHSIG)",
+        ),
+        pre_exec::Error::Spawn(error) => error,
+    })
+}
+
+fn cannot_start(error: &io::Error) -> io::Error {
+    explain(error, "cannot start the thread that spawns children which die with this process")
+}
+
+fn explain(error: &io::Error, what: &str) -> io::Error {
+    let remedy = "spawn without kill_with_parent, or remove the cause";
+    io::Error::new(error.kind(), format!("{what}: {error}; {remedy}"))
+}
