@@ -306,7 +306,9 @@ fn wait_empty(events: &File, deadline: Option<Instant>) -> io::Result<bool> {
 fn is_held_by(cgroup: &Path, child: u32) -> bool {
     let credentials = fs::read_to_string(format!("/proc/{child}/status"))
         .ok()
-        .and_then(|status| Credentials::parse(&status));
+        .and_then(|status| Credentials::parse(&status))
+        // If another part of the program has reaped the child, its ID may have a new owner.
+        .filter(|credentials| credentials.parent == process::id());
     let Some(credentials) = credentials else { return false };
     let above = cgroup.ancestors().skip(1);
     let mut files = above.map(|directory| fs::metadata(directory.join("cgroup.procs")));
@@ -324,6 +326,7 @@ fn is_held_by(cgroup: &Path, child: u32) -> bool {
 /// What decides whether a process may write a file.
 #[derive(Debug, PartialEq, Eq)]
 struct Credentials {
+    parent: u32,
     /// Real, effective, saved and file system IDs, between which a process may switch.
     users: Vec<u32>,
     /// With the supplementary groups.
@@ -344,7 +347,13 @@ impl Credentials {
             |set: &Option<&str>| set.is_some_and(|set| set.bytes().all(|digit| digit == b'0'));
         let mut groups = ids("Gid:")?;
         groups.extend(ids("Groups:")?);
-        Some(Self { users: ids("Uid:")?, groups, has_capabilities: !capabilities.iter().all(none) })
+        let parent = field("PPid:")?.trim().parse().ok()?;
+        Some(Self {
+            parent,
+            users: ids("Uid:")?,
+            groups,
+            has_capabilities: !capabilities.iter().all(none),
+        })
     }
 
     fn may_write(&self, owner: u32, group: u32, mode: u32) -> bool {
@@ -481,7 +490,7 @@ mod tests {
     fn credentials_decide_who_can_leave() {
         let status = |uid: &str, gid: &str, groups: &str, effective: &str| {
             format!(
-                "Name:\tx\nUid:\t{uid}\nGid:\t{gid}\nGroups:\t{groups}\nCapInh:\t0000000000000000\n\
+                "Name:\tx\nPPid:\t5\nUid:\t{uid}\nGid:\t{gid}\nGroups:\t{groups}\nCapInh:\t0000000000000000\n\
                  CapPrm:\t{effective}\nCapEff:\t{effective}\nCapBnd:\t000001ffffffffff\nCapAmb:\t0000000000000000\n"
             )
         };
