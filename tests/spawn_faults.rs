@@ -281,9 +281,11 @@ fn slow_hook_of_a_tied_child_holds_up_no_other_spawn() {
     let slow = |code: &str| {
         let go = go.as_raw_fd();
         let mut command = helper(&["exit", code]);
-        // SAFETY: a system call, and the byte outlives it.
+        // SAFETY: system calls, and the byte outlives its use.
         unsafe {
             command.pre_exec(move || {
+                // A test that fails leaves no process behind.
+                libc::alarm(4 * LONG.as_secs() as u32);
                 let mut byte = 0_u8;
                 libc::read(go, (&raw mut byte).cast(), 1);
                 Ok(())
