@@ -21,16 +21,25 @@ fn parent(line: &[Vec<String>], members: usize) -> Stage {
 }
 
 fn guardian_of(parent: &Stage) -> Vec<u32> {
-    let id = parent.child.id().to_string();
     let ids = std::fs::read_dir("/proc").unwrap().flatten();
     let ids = ids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    ids.filter(|guardian| {
-        let line = std::fs::read(format!("/proc/{guardian}/cmdline")).unwrap_or_default();
-        let line: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
-        line.ends_with(&[b"shared_child-guardian", id.as_bytes(), b""])
-            && linux::is_alive(*guardian)
+    ids.filter(|id| {
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+        status.starts_with("Name:\tchild-guardian\n")
+            && status.contains(&format!("\nPPid:\t{}\n", parent.child.id()))
+            && linux::is_alive(*id)
     })
     .collect()
+}
+
+/// The only one, once it has taken its name.
+fn one_guardian(parent: &Stage) -> u32 {
+    let mut all = Vec::new();
+    until("there is one guardian", || {
+        all = guardian_of(parent);
+        all.len() == 1
+    });
+    all[0]
 }
 
 fn die(parent: &Stage) {
@@ -46,9 +55,10 @@ fn all_die(parent: &Stage) {
 
 #[track_caller]
 fn all_die_but(parent: &Stage, spared: usize) {
+    let guardians = guardian_of(parent);
     die(parent);
     until("they are dead", || parent.survivors().len() <= spared);
-    until("the guardian is gone", || guardian_of(parent).is_empty());
+    until("the guardian is gone", || !guardians.iter().any(|guardian| linux::is_alive(*guardian)));
     assert_eq!(parent.survivors().len(), spared);
 }
 
@@ -80,7 +90,7 @@ fn a_single_child_that_the_kernel_does_not_kill() {
         let line = [given("owner alone-guarded", &owned), parts(then), parts("say owned read")];
         let mut parent = parent(&line, 2);
         parent.hear("owned");
-        assert_eq!(guardian_of(&parent).len(), 1);
+        one_guardian(&parent);
         assert_eq!(parent.survivors().len(), 2);
         all_die_but(&parent, 1);
     }
@@ -120,8 +130,7 @@ fn a_tree() {
     for kind in tree_kinds(function_name!()) {
         let line = [given(&format!("owner {kind}"), &tree()), parts("read")];
         let parent = parent(&line, 4);
-        let guardian = guardian_of(&parent);
-        assert_eq!(guardian.len(), 1);
+        one_guardian(&parent);
         all_die(&parent);
     }
 }
@@ -136,7 +145,7 @@ fn many_trees() {
         let mut line = vec![owner; 20];
         line.push(parts("read"));
         let parent = parent(&line, 40);
-        assert_eq!(guardian_of(&parent).len(), 1);
+        one_guardian(&parent);
         all_die(&parent);
     }
 }
@@ -209,9 +218,9 @@ fn after_into_inner() {
     let line = [given("owner tree", &tree()), parts("give-up-owned say given read")];
     let mut parent = parent(&line, 4);
     parent.hear("given");
-    let guardian = guardian_of(&parent);
+    let guardian = one_guardian(&parent);
     die(&parent);
-    until("the guardian is gone", || !linux::is_alive(guardian[0]));
+    until("the guardian is gone", || !linux::is_alive(guardian));
     assert_eq!(parent.survivors().len(), 4);
     parent.stdin = None;
     parent.until_nobody_is_left();
@@ -248,18 +257,17 @@ fn another_guardian() {
     // Nor does it matter that the program has not got SIGPIPE ignored, as Rust's have.
     let mut parent = parent(&[parts("default 13"), owner.clone(), wait, owner, parts("read")], 2);
     parent.hear("once");
-    let first = guardian_of(&parent);
-    assert_eq!(first.len(), 1);
+    let first = one_guardian(&parent);
     // SAFETY: integers; the guardian is a child of the helper program, which lives.
-    unsafe { libc::kill(linux::pid_t(first[0]), libc::SIGKILL) };
-    until("it is gone", || !linux::is_alive(first[0]));
+    unsafe { libc::kill(linux::pid_t(first), libc::SIGKILL) };
+    until("it is gone", || !linux::is_alive(first));
     std::fs::write(&file, "").unwrap();
     for _ in 0..2 {
         let pid = parent.hear("pid ");
         parent.pids.0.push(pid.parse().unwrap());
     }
     std::fs::remove_file(&file).unwrap();
-    until("there is another", || guardian_of(&parent).len() == 1);
+    one_guardian(&parent);
     all_die(&parent);
 }
 
@@ -269,13 +277,13 @@ fn the_guardian_is_not_in_the_group_that_is_killed() {
     watchdog!();
     let line = [parts("own-group"), given("owner tree", &parts("pid read")), parts("read")];
     let parent = parent(&line, 1);
-    let guardian = guardian_of(&parent);
+    let guardian = one_guardian(&parent);
     let group = linux::pid_t(parent.child.id());
     for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGKILL] {
         // SAFETY: integers; the group is the helper program's own.
         unsafe { libc::kill(-group, signal) };
         // SAFETY: integers; it may have ended, and then its ID is not another's so soon.
-        unsafe { libc::kill(linux::pid_t(guardian[0]), libc::SIGTERM) };
+        unsafe { libc::kill(linux::pid_t(guardian), libc::SIGTERM) };
     }
     wait(&parent.child);
     parent.until_nobody_is_left();

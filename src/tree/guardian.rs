@@ -1,230 +1,502 @@
-//! Unix: a process that outlives this one just long enough to kill what is to die with it.
+//! Unix: a process that outlives this one just long enough to kill what dies with it.
 //!
-//! It is a small `sh`, one for the whole process, started when first needed. It reads what to kill from a
-//! socket, whose other end only this process has. When that dies, by whatever cause, the socket ends,
-//! and the guardian does its work. A shell, since nothing else that outlives us is at hand without forking this
-//! process, which may be large, or knowing its program, which is not ours.
+//! There is one guardian per process, and it exists while there are *charges*: trees, or single children, that are
+//! to be killed with this process. It is a `fork` of this process that runs none of the program's code: it makes
+//! system calls and nothing else (`after_fork.rs`), from its first instruction to its last.
 //!
-//! **What it goes by.** A process group: it is told of it after the spawn, and that it is done before the
-//! leader can be reaped by us; or when we learn that somebody else has reaped it, which is as soon as somebody waits
-//! for it. With our death the leader is reaped by init, so if nobody is left in the group
-//! its ID is free from then on, and could be handed out again: within the moment until the guardian has
-//! come round to it, and all others first. On Linux the cookie as well, which is no ID of anybody's, and
-//! which it is told *before* the spawn; so there is no moment in which a tree lives unguarded. A
-//! cgroup the same.
+//! # What was weighed
 //!
-//! It has a process group of its own, so that what kills ours does not kill it; it ignores what a
-//! terminal sends; it holds on to no directory and to no stream.
+//! | candidate | no PATH, shell or fork when killing | exact match of the marker | beside a 2 GB heap | memory kept | where |
+//! |---|---|---|---|---|---|
+//! | a shell script | no: `grep`, `find`, and `kill` on some systems | no | 1 ms | 1 MB | where there is a shell |
+//! | this program, executed again | yes | yes | 1 ms | 2 MB and more | only a program that opts in at its start |
+//! | a process that shares our memory (`CLONE_VM`) | yes | yes | 0.1 ms | none | Linux. The OOM killer, and a core dump before Linux 6.x, kill it with us |
+//! | **a `fork` that makes system calls alone** | yes | yes | 5 to 30 ms, once | 0.2 MB, after it has dropped our heap | every Unix |
 //!
-//! The child of a fork has copied the socket. As long as it lives without exec, the guardian does not
-//! learn of its parent's death.
+//! # How it learns what to kill
+//!
+//! From memory that both processes share ([`table`]): no message can be lost, garbled by a stray write to a descriptor,
+//! or delayed by a guardian that is stopped; and the next guardian inherits all charges.
+//!
+//! - *A process group*, from the spawn until the leader can be reaped by this process, or is found to have been
+//!   reaped by other code. With this process's death the leader is reaped by init. If no other process is in the group, its
+//!   ID is free from then on, and could be handed out again before the guardian has killed it: some microseconds.
+//! - *A marker* (Linux) and *a cgroup*: both are charged before the spawn, so no member lives unguarded.
+//!
+//! # How it learns of the death
+//!
+//! By a pidfd of this process (Linux), else by a new parent, checked once a second; and by the end of a socket that
+//! only the two have, which is closed on exec: to what dies with it, an exec of this process is a death. A copy of the
+//! socket in the child of a fork, or one that a spawn in another thread inherited where the system cannot prevent it,
+//! delays the notice of an exec alone. If the program closes descriptors that are not its own, the socket among them, the
+//! guardian finds the shared memory still mapped in this process (Linux), and goes on.
+//!
+//! # What can become of it
+//!
+//! It is in a session of its own, blocks all signals, and holds no directory and no descriptor of the program. If it is
+//! killed, a thread of ours (the *keeper*) notices at once and starts another; if it is stopped, the keeper resumes it.
+//! On Linux it is no child that `waitpid(-1)` reaps, and sends no SIGCHLD: its exit signal is 0. It ends, and the
+//! keeper with it, when there has been no charge for five to ten seconds, so that a program that spawns one tree
+//! after the other forks once.
+//!
+//! The child of a fork has a guardian of its own once it spawns what needs one.
+//!
+//! A process in an outer tree has its guardian there as well: when the outer tree is killed, the guardian may be killed before it has
+//! killed anything. What it guards belongs to the outer tree too, and carries that one's marker.
+
+mod after_fork;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod cgroup;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod list;
+#[cfg(target_os = "linux")]
+mod memory;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod proc;
+mod table;
 
 use super::cookie::Cookie;
-use crate::SharedChild;
-use crate::exit::PerProcess;
+use crate::exit::{PerProcess, spawn_helper};
 use crate::sync::Mutex;
-use std::collections::BTreeMap;
+use after_fork::{Orders, Scratch};
+use std::ffi::c_int;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{self, Command, Stdio};
+use std::process;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use table::{Charge, Shared, Table};
 
-/// Never held over anything that blocks.
-static POST: PerProcess<Mutex<Post>> = PerProcess::new();
-
-const SCRIPT: &str = include_str!("guardian.sh");
+static POST: PerProcess<Post> = PerProcess::new();
 
 #[derive(Default)]
 struct Post {
-    running: Option<Running>,
-    next_number: u64,
-    /// What is to be killed: the lines that say so.
-    charges: BTreeMap<u64, Vec<u8>>,
+    /// Held while a guardian is started. Locked before `table`.
+    guardian: Mutex<Option<Guardian>>,
+    /// Never held over anything that takes time.
+    table: Mutex<Option<Table>>,
 }
 
-struct Running {
-    socket: UnixStream,
-    /// What did not fit into the socket. It only comes to that if somebody stops the guardian.
-    backlog: Vec<u8>,
-    /// The guardian itself.
-    shell: SharedChild,
+struct Guardian {
+    process: Arc<Process>,
+    /// Whether a thread waits for its end.
+    has_keeper: bool,
+}
+
+struct Process {
+    id: libc::pid_t,
+    pidfd: Option<OwnedFd>,
+    /// The end of this process.
+    socket: OwnedFd,
+    started: Instant,
 }
 
 /// What the guardian kills, until this is dropped.
 pub(super) struct Bond {
-    number: u64,
+    number: u32,
     group: Option<u32>,
-    cookie: String,
-    cgroup: Vec<u8>,
-    /// What a fork has copied is not its own.
+    /// A bond that a fork has copied is not the copy's own.
     process: u32,
 }
 
-/// Has the guardian kill whoever carries the cookie or is in the cgroup.
+/// Has the guardian kill the processes that carry the cookie, or are in the cgroup, when this process dies.
 pub(super) fn watch(cookie: Option<&Cookie>, cgroup: Option<&Path>) -> io::Result<Bond> {
-    start()?;
-    let mut post = POST.get().lock();
-    let number = post.next_number;
-    post.next_number += 1;
-    let none = || "-".to_owned();
-    let bond = Bond {
-        number,
-        group: None,
-        cookie: cookie.map_or_else(none, Cookie::to_string),
-        cgroup: cgroup.map_or(b"-".to_vec(), |path| path.as_os_str().as_bytes().to_vec()),
-        process: process::id(),
+    let post = POST.get();
+    let mut guardian = post.guardian.lock();
+    let marker = cookie.map(Cookie::to_string).unwrap_or_default();
+    let cgroup = cgroup.map_or(&b""[..], |path| path.as_os_str().as_bytes());
+    let charge = Charge { marker: marker.as_bytes(), cgroup, since: now_in_ticks() };
+    let (bond, ended, shared) = {
+        let mut table = post.table.lock();
+        if table.is_none() {
+            *table = Some(Table::new().map_err(|error| explain(&error))?);
+        }
+        let table = table.as_mut().expect("it was made");
+        let (number, ended) = table.put(charge)?;
+        (Bond { number, group: None, process: process::id() }, ended, table.shared())
     };
-    post.charge(number, bond.line());
+    if ended || guardian.as_ref().is_none_or(|guardian| guardian.process.has_ended()) {
+        if let Some(old) = guardian.take().filter(|old| !old.has_keeper) {
+            old.process.reap();
+        }
+        let process = Process::start(shared).map_err(|error| explain(&error))?;
+        *guardian = Some(Guardian { process: Arc::new(process), has_keeper: false });
+    }
+    if let Some(guardian) = guardian.as_mut().filter(|guardian| !guardian.has_keeper) {
+        // Without a thread each charge does what it can.
+        guardian.process.resume();
+        let process = Arc::clone(&guardian.process);
+        guardian.has_keeper = spawn_helper("guardian-watch", || keep(post, process)).is_ok();
+    }
     Ok(bond)
 }
 
 impl Bond {
-    /// And whoever is in this process group, or in none.
+    /// Has the guardian kill this process group as well, or no group any more.
     pub(super) fn set_group(&mut self, group: Option<u32>) {
         if self.group != group && self.process == process::id() {
             self.group = group;
-            POST.get().lock().charge(self.number, self.line());
+            self.with_table(|table, number| table.set_group(number, group));
         }
     }
 
-    fn line(&self) -> Vec<u8> {
-        let group = self.group.map_or("-".to_owned(), |group| group.to_string());
-        let mut line = format!("{} {group} {} ", self.number, self.cookie).into_bytes();
-        line.extend_from_slice(&self.cgroup);
-        line.push(b'\n');
-        line
+    fn with_table(&self, change: impl FnOnce(&mut Table, u32)) {
+        if let Some(table) = &mut *POST.get().table.lock() {
+            change(table, self.number);
+        }
     }
 }
 
 impl Drop for Bond {
     fn drop(&mut self) {
         if self.process == process::id() {
-            POST.get().lock().discharge(self.number);
+            self.with_table(Table::remove);
         }
     }
-}
-
-/// Starts the guardian if there is none, or none any more.
-fn start() -> io::Result<()> {
-    if POST.get().lock().is_running() {
-        return Ok(());
-    }
-    let running = Running::start()?;
-    let mut post = POST.get().lock();
-    if post.is_running() {
-        // Another thread was faster. Ours ends with its socket, and has nothing to kill.
-        return Ok(());
-    }
-    post.running = Some(running);
-    let all = post.charges.values().flatten().copied().collect::<Vec<u8>>();
-    post.send(&all);
-    Ok(())
 }
 
 impl Post {
-    fn charge(&mut self, number: u64, line: Vec<u8>) {
-        self.send(&line);
-        self.charges.insert(number, line);
+    /// The memory with the charges, if there are any.
+    fn charges(&self) -> Option<Shared> {
+        self.table.lock().as_ref().filter(|table| !table.is_empty()).map(Table::shared)
+    }
+}
+
+/// Sees to it that there is a guardian while there are charges. Returns when there are none, or another thread does it.
+fn keep(post: &'static Post, mut process: Arc<Process>) {
+    let mut pause = Duration::ZERO;
+    loop {
+        process.wait_for_its_end();
+        // The next is started at once, unless this one ended right after its start.
+        let lived = process.started.elapsed();
+        pause = if lived < Duration::from_secs(1) { longer(pause) } else { Duration::ZERO };
+        process = loop {
+            std::thread::sleep(pause);
+            let mut guardian = post.guardian.lock();
+            let is_replaced =
+                guardian.as_ref().is_some_and(|now| !Arc::ptr_eq(&now.process, &process));
+            if is_replaced {
+                return;
+            }
+            let Some(shared) = post.charges() else {
+                *guardian = None;
+                return;
+            };
+            if let Ok(new) = Process::start(shared) {
+                let new = Arc::new(new);
+                *guardian = Some(Guardian { process: Arc::clone(&new), has_keeper: true });
+                break new;
+            }
+            pause = longer(pause);
+        };
+    }
+}
+
+fn longer(pause: Duration) -> Duration {
+    (2 * pause).clamp(Duration::from_millis(10), Duration::from_secs(10))
+}
+
+fn explain(error: &io::Error) -> io::Error {
+    let message = format!(
+        "cannot start the guardian, the process that kills the tree when this process dies: {error}"
+    );
+    io::Error::new(error.kind(), message)
+}
+
+/// The time that no member of a tree has started before, where processes have such times.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn now_in_ticks() -> u64 {
+    use rustix::time::{ClockId, clock_gettime};
+    let hertz = rustix::param::clock_ticks_per_second();
+    let now = clock_gettime(ClockId::Boottime);
+    // The kernel rounds in its own way.
+    now.tv_sec.unsigned_abs().saturating_sub(1).saturating_mul(hertz)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn now_in_ticks() -> u64 {
+    0
+}
+
+/// What a wait for the guardian reports.
+enum Change {
+    None,
+    Stopped,
+    Ended,
+    /// Other code has reaped it, or is about to.
+    Lost,
+}
+
+impl Process {
+    fn start(shared: Shared) -> io::Result<Self> {
+        #[cfg(target_os = "linux")]
+        check_namespace()?;
+        let (ours, theirs) = UnixStream::pair()?;
+        let (ours, theirs) = (above_streams(ours.into())?, above_streams(theirs.into())?);
+        let parent = pidfd_of(process::id() as libc::pid_t);
+        let orders = Orders {
+            shared,
+            scratch: Scratch::map()?,
+            parent: process::id() as libc::pid_t,
+            pidfd: parent.as_ref().map_or(-1, AsRawFd::as_raw_fd),
+            socket: theirs.as_raw_fd(),
+        };
+        let mut pidfd = -1;
+        let started = Instant::now();
+        let id = {
+            let _blocked = Blocked::all();
+            // SAFETY: the child calls `run` alone, which is made for it, and never returns.
+            unsafe {
+                let id = fork(&mut pidfd);
+                if id == 0 {
+                    after_fork::run(&orders)
+                }
+                id
+            }
+        };
+        let error = io::Error::last_os_error();
+        orders.scratch.unmap();
+        if id < 0 {
+            return Err(error);
+        }
+        let pidfd = if pidfd >= 0 {
+            // SAFETY: the descriptor is new, and nothing else has it.
+            Some(unsafe { OwnedFd::from_raw_fd(pidfd) })
+        } else {
+            pidfd_of(id)
+        };
+        let pidfd = pidfd.and_then(|pidfd| above_streams(pidfd).ok());
+        Ok(Self { id, pidfd, socket: ours, started })
     }
 
-    fn is_running(&mut self) -> bool {
-        self.send(b"");
-        self.running.is_some()
+    /// Blocks until the guardian has ended, and resumes it whenever it is stopped.
+    fn wait_for_its_end(&self) {
+        loop {
+            match self.wait(0) {
+                Change::None => {}
+                Change::Stopped => self.resume(),
+                Change::Ended => return,
+                Change::Lost => {
+                    self.poll_for_its_end(-1);
+                    return;
+                }
+            }
+        }
     }
 
-    fn discharge(&mut self, number: u64) {
-        self.charges.remove(&number);
-        self.send(format!("{number}\n").as_bytes());
+    fn has_ended(&self) -> bool {
+        self.poll_for_its_end(0)
     }
 
-    /// If the guardian is gone, the next spawn starts another one, which is told everything anew.
-    fn send(&mut self, lines: &[u8]) {
-        let Some(running) = &mut self.running else { return };
-        if running.shell.try_wait().is_ok_and(|status| status.is_none())
-            && running.send(lines).is_ok()
+    fn poll_for_its_end(&self, timeout: c_int) -> bool {
+        // The end of the socket is reported without being requested.
+        let (fd, events) = match &self.pidfd {
+            Some(pidfd) => (pidfd.as_raw_fd(), libc::POLLIN),
+            None => (self.socket.as_raw_fd(), 0),
+        };
+        let mut poll = libc::pollfd { fd, events, revents: 0 };
+        loop {
+            // SAFETY: one struct, which outlives the call.
+            let ready = unsafe { libc::poll(&raw mut poll, 1, timeout) };
+            let interrupted =
+                ready < 0 && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted;
+            if !interrupted {
+                return ready > 0;
+            }
+        }
+    }
+
+    /// Reaps the guardian if it has ended and there is no thread that does.
+    fn reap(&self) {
+        self.wait(libc::WNOHANG);
+    }
+
+    fn resume(&self) {
+        #[cfg(target_os = "linux")]
+        if let Some(pidfd) = &self.pidfd
+            && crate::exit::send_by_pidfd(pidfd.as_raw_fd(), libc::SIGCONT, 0).is_ok()
         {
             return;
         }
-        self.running = None;
+        // SAFETY: integers. The ID is the guardian's, which only its keeper reaps; or other code has reaped it, and then
+        // a process that has the ID since is resumed, if it is stopped at all.
+        unsafe { libc::kill(self.id, libc::SIGCONT) };
     }
-}
 
-impl Running {
-    fn start() -> io::Result<Self> {
-        let (socket, theirs) = UnixStream::pair().map_err(|error| explain(&error, error.kind()))?;
-        socket.set_nonblocking(true)?;
-        no_sigpipe(&socket);
-        let theirs = OwnedFd::from(theirs);
-        let mut missing = None;
-        for shell in ["/bin/sh", "/system/bin/sh"] {
-            let mut command = Command::new(shell);
-            // By the environment, so that a list of processes shows what this is rather than all it says.
-            command.args(["-c", r#"eval "$SCRIPT""#, "shared_child-guardian"]);
-            command.arg(process::id().to_string());
-            command.env_clear().env("SCRIPT", SCRIPT);
-            command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
-            command.current_dir("/").process_group(0);
-            command.stdin(theirs.try_clone()?).stdout(Stdio::null()).stderr(Stdio::null());
-            match SharedChild::spawn(&mut command) {
-                Ok(shell) => return Ok(Self { socket, backlog: Vec::new(), shell }),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => missing = Some(error),
-                Err(error) => return Err(explain(&error, error.kind())),
+    /// Waits for the guardian alone, and reaps it if it has ended.
+    fn wait(&self, options: c_int) -> Change {
+        #[cfg(target_os = "linux")]
+        if let Some(pidfd) = &self.pidfd {
+            let options = options | libc::WEXITED | libc::WSTOPPED | libc::__WALL;
+            // SAFETY: the struct is one of integers, and outlives the call.
+            let (result, info) = unsafe {
+                let mut info = std::mem::zeroed::<libc::siginfo_t>();
+                let id = pidfd.as_raw_fd() as libc::id_t;
+                (libc::waitid(libc::P_PIDFD, id, &raw mut info, options), info)
+            };
+            match (result, info.si_code) {
+                (0, 0) => return Change::None,
+                (0, libc::CLD_STOPPED | libc::CLD_TRAPPED) => return Change::Stopped,
+                (0, _) => return Change::Ended,
+                _ => {}
+            }
+            // Linux before 5.4 waits by the ID alone.
+            if io::Error::last_os_error().raw_os_error() != Some(libc::EINVAL) {
+                return no_change();
             }
         }
-        let error = missing.unwrap_or_else(|| io::ErrorKind::NotFound.into());
-        Err(explain(&error, io::ErrorKind::Unsupported))
-    }
-
-    fn send(&mut self, lines: &[u8]) -> io::Result<()> {
-        self.backlog.extend_from_slice(lines);
-        while !self.backlog.is_empty() {
-            match send(&self.socket, &self.backlog) {
-                Ok(written) => drop(self.backlog.drain(..written)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let options = options | libc::__WALL;
+        let mut status = 0;
+        // SAFETY: the status outlives the call. Where other code reaps any child, the ID may be another child's by now, in
+        // the instant between two of these calls; only a pidfd rules that out.
+        let result = unsafe { libc::waitpid(self.id, &raw mut status, options | libc::WUNTRACED) };
+        match result {
+            0 => Change::None,
+            id if id == self.id && libc::WIFSTOPPED(status) => Change::Stopped,
+            id if id == self.id => Change::Ended,
+            _ => no_change(),
         }
-        Ok(())
     }
 }
 
-/// send(2), without a SIGPIPE if the guardian is gone: not every program ignores that.
-fn send(socket: &UnixStream, bytes: &[u8]) -> io::Result<usize> {
-    #[cfg(not(target_vendor = "apple"))]
-    let flags = libc::MSG_NOSIGNAL;
-    // There the socket itself is set so.
-    #[cfg(target_vendor = "apple")]
-    let flags = 0;
-    // SAFETY: the bytes outlive the call.
-    let sent = unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) };
-    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
-}
-
-#[cfg(target_vendor = "apple")]
-fn no_sigpipe(socket: &UnixStream) {
-    let yes: std::ffi::c_int = 1;
-    // SAFETY: the option is an integer, which outlives the call.
-    unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_NOSIGPIPE,
-            (&raw const yes).cast(),
-            size_of_val(&yes) as libc::socklen_t,
-        );
+/// After a wait that failed.
+fn no_change() -> Change {
+    match io::Error::last_os_error().kind() {
+        io::ErrorKind::Interrupted => Change::None,
+        _ => Change::Lost,
     }
 }
 
-#[cfg(not(target_vendor = "apple"))]
-fn no_sigpipe(_: &UnixStream) {}
+/// Keeps a descriptor of ours from being the program's standard input, output or error, which it may have closed.
+fn above_streams(fd: OwnedFd) -> io::Result<OwnedFd> {
+    if fd.as_raw_fd() > libc::STDERR_FILENO {
+        return Ok(fd);
+    }
+    Ok(rustix::io::fcntl_dupfd_cloexec(&fd, libc::STDERR_FILENO + 1)?)
+}
 
-fn explain(error: &io::Error, kind: io::ErrorKind) -> io::Error {
-    let message = format!(
-        "cannot start the shell (/bin/sh) that is to kill the tree when this process dies: {error}"
-    );
-    io::Error::new(kind, message)
+#[cfg(target_os = "linux")]
+fn pidfd_of(id: libc::pid_t) -> Option<OwnedFd> {
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+    let pidfd = pidfd_open(Pid::from_raw(id)?, PidfdFlags::empty()).ok()?;
+    above_streams(pidfd).ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn pidfd_of(_: libc::pid_t) -> Option<OwnedFd> {
+    None
+}
+
+/// After `unshare(CLONE_NEWPID)` the next child is the first process of the new namespace. That is not to be the guardian,
+/// whose end would be the end of all in there, and which could not name the processes of this one.
+#[cfg(target_os = "linux")]
+fn check_namespace() -> io::Result<()> {
+    let link = |name| {
+        let path = format!("/proc/thread-self/ns/{name}");
+        // There is a link to nothing before the namespace has its first process.
+        let entry = std::fs::symlink_metadata(&path).ok();
+        entry.map(|_| std::fs::read_link(path).ok())
+    };
+    match (link("pid"), link("pid_for_children")) {
+        (Some(own), Some(childrens)) if own != childrens => Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "the children of this process are in another PID namespace than itself; spawn a tree that is killed with \
+             this process before unshare(CLONE_NEWPID)",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// All signals are blocked in this thread, until this is dropped. The child never unblocks them.
+struct Blocked(libc::sigset_t);
+
+impl Blocked {
+    fn all() -> Self {
+        // SAFETY: the sets are initialised before they are used, and the mask is this thread's own.
+        unsafe {
+            let mut all = std::mem::zeroed();
+            let mut before = std::mem::zeroed();
+            libc::sigfillset(&raw mut all);
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
+            Self(before)
+        }
+    }
+}
+
+impl Drop for Blocked {
+    fn drop(&mut self) {
+        // SAFETY: the set is what the mask was before.
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, std::ptr::null_mut());
+        }
+    }
+}
+
+/// Forks without the program's handlers (pthread_atfork(3)) and without waiting for the allocator's locks, neither of which
+/// the child has a use for. Its exit signal is 0: only a wait with `__WALL` or `__WCLONE` reaps it.
+///
+/// # Safety
+///
+/// The child must make system calls alone.
+#[cfg(all(
+    target_os = "linux",
+    any(
+        target_arch = "x86_64",
+        target_arch = "x86",
+        target_arch = "aarch64",
+        target_arch = "arm",
+        target_arch = "riscv64",
+        target_arch = "s390x",
+        target_arch = "powerpc",
+        target_arch = "powerpc64",
+        target_arch = "loongarch64"
+    )
+))]
+unsafe fn fork(pidfd: &mut c_int) -> libc::pid_t {
+    let none = std::ptr::null_mut::<c_int>();
+    let flags = libc::CLONE_PIDFD as libc::c_long;
+    // SAFETY: the child has a copy of this stack. The kernel writes a descriptor, which outlives the call.
+    let id = unsafe {
+        if cfg!(target_arch = "s390x") {
+            libc::syscall(libc::SYS_clone, none, flags, &raw mut *pidfd, none, none)
+        } else {
+            libc::syscall(libc::SYS_clone, flags, none, &raw mut *pidfd, none, none)
+        }
+    };
+    let refused = || {
+        let error = io::Error::last_os_error().raw_os_error();
+        matches!(error, Some(libc::EINVAL | libc::ENOSYS | libc::EPERM))
+    };
+    if id < 0 && refused() {
+        // An emulator or a sandbox that knows the usual fork alone.
+        // SAFETY: the caller's.
+        return unsafe { libc::fork() };
+    }
+    id as libc::pid_t
+}
+
+/// # Safety
+///
+/// The child must make system calls alone.
+#[cfg(not(all(
+    target_os = "linux",
+    any(
+        target_arch = "x86_64",
+        target_arch = "x86",
+        target_arch = "aarch64",
+        target_arch = "arm",
+        target_arch = "riscv64",
+        target_arch = "s390x",
+        target_arch = "powerpc",
+        target_arch = "powerpc64",
+        target_arch = "loongarch64"
+    )
+)))]
+unsafe fn fork(_: &mut c_int) -> libc::pid_t {
+    // SAFETY: the caller's.
+    unsafe { libc::fork() }
 }

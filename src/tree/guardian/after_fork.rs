@@ -1,0 +1,236 @@
+//! The guardian itself: what runs in the child of the fork.
+//!
+//! The fork has copied one thread of a program that may have many: any lock may be held for ever. So everything below
+//! [`run`] makes system calls, through the thinnest functions of the C library, and touches memory that was mapped for
+//! it. It does not allocate, lock, format, or panic: slices are taken by `get`, and numbers wrap. (`run` is `extern
+//! "C"`, so that a panic that there is not would end the process here.)
+//!
+//! Where processes cannot be listed without allocation (other than on Linux), the guardian kills process groups alone.
+
+use super::table::Shared;
+use std::ffi::c_int;
+use std::io;
+use std::ptr;
+
+/// How often the guardian looks whether it is needed. It is notified of the rest.
+const TICK_MS: c_int = 5_000;
+/// How often it does where it must look for the death of the parent, too.
+const SHORT_TICK_MS: c_int = 1_000;
+
+/// What the guardian knows from the start. The copy of the child is on its stack.
+pub(super) struct Orders {
+    pub(super) shared: Shared,
+    pub(super) scratch: Scratch,
+    pub(super) parent: libc::pid_t,
+    /// Of the parent; or -1.
+    pub(super) pidfd: c_int,
+    /// The end of the child.
+    pub(super) socket: c_int,
+}
+
+/// Memory for the work of the child.
+#[derive(Clone, Copy)]
+pub(super) struct Scratch(*mut u8);
+
+impl Scratch {
+    const SIZE: usize = 256 << 10;
+
+    pub(super) fn map() -> io::Result<Self> {
+        map(Self::SIZE).map(Self).ok_or_else(io::Error::last_os_error)
+    }
+
+    /// In the parent, which has no use for it.
+    pub(super) fn unmap(self) {
+        unmap(self.0 as usize, Self::SIZE);
+    }
+
+    pub(super) fn range(self) -> (usize, usize) {
+        (self.0 as usize, self.0 as usize + Self::SIZE)
+    }
+
+    fn bytes(self) -> &'static mut [u8] {
+        // SAFETY: the memory was mapped with this size. The only caller is `run`, once in each child.
+        unsafe { std::slice::from_raw_parts_mut(self.0, Self::SIZE) }
+    }
+}
+
+/// New memory of this process alone; zero.
+pub(super) fn map(size: usize) -> Option<*mut u8> {
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANON;
+    // SAFETY: new memory, in a place that the system chooses.
+    let start = unsafe { libc::mmap(ptr::null_mut(), size, access, flags, -1, 0) };
+    (start != libc::MAP_FAILED).then_some(start.cast())
+}
+
+pub(super) fn unmap(start: usize, size: usize) {
+    // SAFETY: the callers unmap what they have mapped, or what nothing in this process uses any more.
+    unsafe { libc::munmap(start as *mut _, size) };
+}
+
+/// Waits for the death of the parent, kills what is charged, and exits. All signals are blocked.
+pub(super) extern "C" fn run(orders: &Orders) -> ! {
+    let scratch = orders.scratch.bytes();
+    settle(orders, scratch);
+    wait_for_death(orders, scratch);
+    kill(orders.shared, scratch);
+    exit()
+}
+
+fn exit() -> ! {
+    // SAFETY: it runs nothing of the program.
+    unsafe { libc::_exit(0) }
+}
+
+/// Lets go of everything that is the program's.
+fn settle(orders: &Orders, scratch: &mut [u8]) {
+    // SAFETY: system calls with integers, and strings and a struct that outlive them.
+    unsafe {
+        libc::setsid();
+        libc::chdir(c"/".as_ptr());
+        // The program may leave itself none. This is the limit of this process alone.
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+    }
+    #[cfg(target_os = "linux")]
+    super::memory::settle(orders, scratch);
+    close_all_but([orders.pidfd, orders.socket], scratch);
+}
+
+fn close_all_but(kept: [c_int; 2], scratch: &mut [u8]) {
+    #[cfg(target_os = "linux")]
+    {
+        let [one, other] = kept;
+        let (low, high) = (one.min(other), one.max(other));
+        let close = |from: c_int, to: c_int| {
+            // SAFETY: integers; nothing in this process uses the descriptors.
+            from > to || unsafe { libc::syscall(libc::SYS_close_range, from, to, 0) } == 0
+        };
+        if close(0, low.wrapping_sub(1))
+            && close(low.max(-1).wrapping_add(1), high.wrapping_sub(1))
+            && close(high.wrapping_add(1), c_int::MAX)
+        {
+            return;
+        }
+    }
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        let list = super::proc::open(libc::AT_FDCWD, c"/proc/self/fd", libc::O_DIRECTORY);
+        if list >= 0 {
+            let close = |name: &[u8], _: &mut [u8]| {
+                let fd = super::proc::number(name).and_then(|fd| c_int::try_from(fd).ok());
+                if let Some(fd) = fd.filter(|fd| *fd != list && !kept.contains(fd)) {
+                    super::proc::close(fd);
+                }
+            };
+            super::proc::each_name(list, scratch, close);
+            super::proc::close(list);
+            return;
+        }
+    }
+    let _ = scratch;
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the struct outlives the call.
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    let limit = c_int::try_from(limit.rlim_cur).unwrap_or(c_int::MAX).clamp(256, 1 << 16);
+    for fd in (0..limit).filter(|fd| !kept.contains(fd)) {
+        // SAFETY: nothing in this process uses the descriptor.
+        unsafe { libc::close(fd) };
+    }
+}
+
+fn wait_for_death(orders: &Orders, scratch: &mut [u8]) {
+    let mut socket = orders.socket;
+    let mut last = None;
+    // SAFETY: it takes nothing.
+    while unsafe { libc::getppid() } == orders.parent {
+        let mut polled = [
+            libc::pollfd { fd: orders.pidfd, events: libc::POLLIN, revents: 0 },
+            libc::pollfd { fd: socket, events: libc::POLLIN, revents: 0 },
+        ];
+        let is_notified = orders.pidfd >= 0 && socket >= 0;
+        let tick = if is_notified { TICK_MS } else { SHORT_TICK_MS };
+        // SAFETY: two structs, which outlive the call. A negative descriptor is passed over.
+        let ready = unsafe { libc::poll(polled.as_mut_ptr(), 2, tick) };
+        let [pidfd, end] = polled;
+        if ready < 0 {
+            // Signals are blocked, so this does not come to pass. If it did, for want of memory, say:
+            pause(100);
+        }
+        if ready > 0 && pidfd.revents != 0 {
+            return;
+        }
+        if ready > 0 && end.revents != 0 && is_at_its_end(socket, scratch) {
+            // SAFETY: nothing else in this process uses it.
+            unsafe { libc::close(socket) };
+            socket = -1;
+        }
+        if socket < 0 && !has_the_charges(orders, scratch) {
+            return;
+        }
+        if ready == 0 {
+            // Twice without a charge, and none in between.
+            let generation = orders.shared.generation();
+            if orders.shared.is_empty(last == Some(generation)) {
+                if last == Some(generation) {
+                    exit();
+                }
+                last = Some(generation);
+            } else {
+                last = None;
+            }
+        }
+    }
+}
+
+/// Discards what the program may have written by mistake.
+fn is_at_its_end(socket: c_int, scratch: &mut [u8]) -> bool {
+    // SAFETY: the buffer outlives the call.
+    let received = unsafe {
+        libc::recv(socket, scratch.as_mut_ptr().cast(), scratch.len(), libc::MSG_DONTWAIT)
+    };
+    received == 0 || (received < 0 && !matches!(errno(), libc::EAGAIN | libc::EINTR))
+}
+
+fn errno() -> c_int {
+    // This reads the thread's `errno`, and makes a plain value of it.
+    io::Error::last_os_error().raw_os_error().unwrap_or(0)
+}
+
+/// Whether the parent still runs the program that has made the charges. An exec unmaps them.
+#[cfg(target_os = "linux")]
+fn has_the_charges(orders: &Orders, scratch: &mut [u8]) -> bool {
+    super::memory::is_mapped_in(orders.parent, orders.shared.range(), scratch)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn has_the_charges(_: &Orders, _: &mut [u8]) -> bool {
+    false
+}
+
+pub(super) fn pause(milliseconds: c_int) {
+    // SAFETY: no descriptors.
+    unsafe { libc::poll(ptr::null_mut(), 0, milliseconds) };
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn kill(shared: Shared, scratch: &mut [u8]) {
+    super::list::kill(shared, scratch);
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn kill(shared: Shared, _: &mut [u8]) {
+    kill_groups(shared);
+}
+
+pub(super) fn kill_groups(shared: Shared) {
+    for (number, slot) in shared.charges() {
+        if let Some(group) = shared.group(number, slot) {
+            // SAFETY: integers. The group is larger than 1.
+            unsafe { libc::kill(group.wrapping_neg(), libc::SIGKILL) };
+        }
+    }
+}

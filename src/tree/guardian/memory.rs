@@ -1,0 +1,253 @@
+//! Linux: letting go of the program's memory, and of its name, in the child of a fork.
+//!
+//! The child has a copy of the program's memory, made page by page: whatever the parent writes from then on is there
+//! twice, for as long as the child has the old page. So the child unmaps what is not needed to make system calls: anonymous
+//! private memory, which is the heap and the stacks of other threads, and shared memory. It keeps the files that are
+//! mapped privately (code, constants, variables), and what lies right behind one, which is its variables as well; its
+//! stack; and the thread's own variables, where `errno` is.
+
+use super::after_fork::{Orders, unmap};
+use super::proc::{Text, close, each_line, fields, in_base, number, open, read_all, words};
+use std::ffi::CStr;
+use std::ptr;
+
+const PAGE: usize = 64 << 10;
+/// A frame of this process, which needs no more below it, and nothing above.
+const STACK: usize = 256 << 10;
+/// Smaller memory is not worth a system call.
+const SMALL: usize = 64 << 10;
+pub(super) fn settle(orders: &Orders, scratch: &mut [u8]) {
+    // The C library keeps two signals from being blocked by its own functions.
+    let all = [!0_u64; 2];
+    let size = if cfg!(any(target_arch = "mips", target_arch = "mips64")) { 16 } else { 8 };
+    // SAFETY: system calls with integers, and bytes that outlive them.
+    unsafe {
+        let none = ptr::null_mut::<u64>();
+        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, all.as_ptr(), none, size);
+        libc::prctl(libc::PR_SET_NAME, c"child-guardian".as_ptr());
+    }
+    rename(orders.parent, scratch);
+    drop_memory(orders, scratch);
+}
+
+struct Mapping {
+    start: usize,
+    end: usize,
+    is_readable: bool,
+    is_writable: bool,
+    is_shared: bool,
+    is_anonymous: bool,
+}
+
+impl Mapping {
+    fn parse(line: &[u8]) -> Option<Self> {
+        let mut words = words(line);
+        let range = words.next()?;
+        let dash = range.iter().position(|byte| *byte == b'-')?;
+        let end = in_base(16, range.get(dash.wrapping_add(1)..)?)?;
+        let access = words.next()?;
+        // Then the offset and the device.
+        let file = number(words.nth(2)?)?;
+        let name = words.next().unwrap_or(b"");
+        let is_of_none = name.is_empty() || name == b"[heap]" || name.starts_with(b"[anon:");
+        Some(Self {
+            start: usize::try_from(in_base(16, range.get(..dash)?)?).ok()?,
+            end: usize::try_from(end).ok()?,
+            is_readable: access.contains(&b'r'),
+            is_writable: access.contains(&b'w'),
+            is_shared: access.contains(&b's'),
+            is_anonymous: file == 0 && is_of_none,
+        })
+    }
+
+    fn is_heap(&self) -> bool {
+        self.is_anonymous && self.is_writable && !self.is_shared
+    }
+
+    fn size(&self) -> usize {
+        self.end.wrapping_sub(self.start)
+    }
+
+    fn has(&self, start: usize, end: usize) -> bool {
+        self.start <= start && start <= end && end <= self.end
+    }
+}
+
+fn each_mapping(path: &CStr, scratch: &mut [u8], mut call: impl FnMut(Mapping, &[u8]) -> bool) {
+    let fd = open(libc::AT_FDCWD, path, 0);
+    each_line(fd, scratch, |line| Mapping::parse(line).is_none_or(|mapping| call(mapping, line)));
+    close(fd);
+}
+
+fn drop_memory(orders: &Orders, scratch: &mut [u8]) {
+    let here = &raw const *orders as usize;
+    let around = |at: usize, below: usize, above: usize| {
+        let start = at.saturating_sub(below) / PAGE * PAGE;
+        let end = (at.saturating_add(above) / PAGE * PAGE).saturating_add(PAGE);
+        (start, end)
+    };
+    // SAFETY: neither takes anything.
+    let (errno, thread) =
+        unsafe { (libc::__errno_location() as usize, libc::pthread_self() as usize) };
+    let kept = [
+        around(here, STACK, PAGE),
+        around(errno, PAGE, PAGE),
+        around(thread, PAGE, PAGE),
+        orders.scratch.range(),
+        orders.shared.range(),
+    ];
+    // A program that is instrumented (by AddressSanitizer and its like) has an eighth of the address space and more for the
+    // instruments, and its code may touch any of it. The stack is near the end of the address space.
+    let giant = here / 32;
+    let mut is_instrumented = false;
+    each_mapping(c"/proc/self/maps", scratch, |mapping, _| {
+        is_instrumented |= mapping.is_heap() && mapping.size() >= giant;
+        true
+    });
+    if is_instrumented && cfg!(target_pointer_width = "64") {
+        return;
+    }
+    // Where the last mapping ends that is no heap: an object file's, which its variables may follow.
+    let mut object_end = 0;
+    each_mapping(c"/proc/self/maps", scratch, |mapping, _| {
+        let is_variables = mapping.start == object_end;
+        if mapping.is_shared || (mapping.is_heap() && !is_variables) {
+            if mapping.size() >= SMALL {
+                each_piece((mapping.start, mapping.end), &kept, unmap);
+            }
+        } else if mapping.is_readable {
+            object_end = mapping.end;
+        }
+        true
+    });
+}
+
+/// Calls this with the start and the size of each part of a range that is not kept.
+fn each_piece(range: (usize, usize), kept: &[(usize, usize)], mut call: impl FnMut(usize, usize)) {
+    let (mut start, end) = range;
+    while start < end {
+        let next = kept.iter().filter(|(from, to)| *from < end && *to > start).min();
+        let (from, to) = next.copied().unwrap_or((end, end));
+        if from > start {
+            call(start, from.wrapping_sub(start));
+        }
+        start = to;
+    }
+}
+
+/// Puts a name of its own in the place of the program's arguments, and nothing in that of its environment: it has no
+/// business with either, a list of processes shows the one, and a search for members of an outer tree the other.
+fn rename(parent: i32, scratch: &mut [u8]) {
+    let Some((bytes, rest)) = scratch.split_at_mut_checked(4096) else { return };
+    let Some(fields) = fields(read_all(libc::AT_FDCWD, c"/proc/self/stat", bytes)) else { return };
+    // From number 48 of the manual on; the first is number 3.
+    let mut places =
+        fields.skip(48 - 3).map(|field| number(field).and_then(|at| usize::try_from(at).ok()));
+    let mut next = || places.next().flatten().unwrap_or(0);
+    let (arguments, environment) = ((next(), next()), (next(), next()));
+    // The name may run on into the environment if that follows.
+    let runs_on = arguments.1 == environment.0;
+    let whole = (arguments.0, if runs_on { environment.1 } else { arguments.1 });
+    let mut is_ours = [false; 2];
+    each_mapping(c"/proc/self/maps", rest, |mapping, _| {
+        is_ours = [
+            is_ours[0] || (mapping.is_writable && mapping.has(whole.0, whole.1)),
+            is_ours[1] || (mapping.is_writable && mapping.has(environment.0, environment.1)),
+        ];
+        true
+    });
+    let clear = |(start, end): (usize, usize), text: &[u8]| {
+        let text = text.iter().copied().chain(std::iter::repeat(0));
+        for (at, byte) in (start..end).zip(text) {
+            // SAFETY: the memory is mapped and writable, and this process has no use for what is in it.
+            unsafe { ptr::without_provenance_mut::<u8>(at).write_volatile(byte) };
+        }
+    };
+    if is_ours[1] {
+        clear(environment, b"");
+    }
+    if is_ours[0] {
+        let name = Text::<48>::new().push(b"shared_child-guardian ").number(parent);
+        let room = whole.1.wrapping_sub(whole.0).saturating_sub(1);
+        clear(whole, name.bytes().get(..room).unwrap_or(name.bytes()));
+    }
+}
+
+/// Whether another process has the same shared memory in the same place.
+pub(super) fn is_mapped_in(id: i32, (start, _): (usize, usize), scratch: &mut [u8]) -> bool {
+    let Some((own, buffer)) = scratch.split_at_mut_checked(256) else { return false };
+    let mut length = 0;
+    // Range, access, offset, device and number of the file; not its name.
+    let identity = |line: &[u8]| {
+        let mut words = 0_u32;
+        let is_end = |byte: &u8| {
+            words = words.wrapping_add(u32::from(*byte == b' '));
+            words == 5
+        };
+        line.iter().position(is_end).unwrap_or(line.len())
+    };
+    each_mapping(c"/proc/self/maps", buffer, |mapping, line| {
+        if mapping.start != start {
+            return true;
+        }
+        for (to, from) in own.iter_mut().zip(line.iter().take(identity(line))) {
+            *to = *from;
+            length = usize::wrapping_add(length, 1);
+        }
+        false
+    });
+    let own = own.get(..length).unwrap_or(&[]);
+    let mut found = false;
+    let path = Text::<32>::new().push(b"/proc/").number(id).push(b"/maps");
+    each_mapping(path.path(), buffer, |mapping, line| {
+        found =
+            mapping.start == start && !own.is_empty() && line.get(..identity(line)) == Some(own);
+        mapping.start < start
+    });
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mapping_is_parsed() {
+        let parse = |line: &str| Mapping::parse(line.as_bytes()).unwrap();
+        let heap = parse("55d0c0000000-55d0c0021000 rw-p 00000000 00:00 0                  [heap]");
+        assert!(heap.is_heap() && !heap.is_shared);
+        assert_eq!((heap.start, heap.end), (0x55d0_c000_0000, 0x55d0_c002_1000));
+        assert!(parse("7f0000000000-7f0000021000 rw-p 00000000 00:00 0 ").is_heap());
+        assert!(parse("7f0000000000-7f0000021000 rw-p 00000000 00:00 0 [anon:scudo]").is_heap());
+        let stack = parse("7ffc00000000-7ffc00021000 rw-p 00000000 00:00 0 [stack]");
+        assert!(!stack.is_heap() && stack.is_writable);
+        assert!(!parse("7f0000000000-7f0000021000 rw-p 00001000 fd:01 77 /lib/a b").is_heap());
+        assert!(!parse("7f0000000000-7f0000021000 ---p 00000000 00:00 0").is_heap());
+        let shared = parse("7f0000000000-7f0000021000 rw-s 00000000 00:01 9 /dev/zero (deleted)");
+        assert!(shared.is_shared && !shared.is_heap());
+        assert!(Mapping::parse(b"no mapping").is_none());
+    }
+
+    #[test]
+    fn what_is_kept_is_not_unmapped() {
+        let pieces = |start, end| {
+            let mut pieces = Vec::new();
+            let kept = [(30, 40), (0, 12), (35, 50), (70, 99)];
+            each_piece((start, end), &kept, |start, size| pieces.push((start, size)));
+            pieces
+        };
+        assert_eq!(pieces(10, 80), [(12, 18), (50, 20)]);
+        assert_eq!(pieces(12, 30), [(12, 18)]);
+        assert_eq!(pieces(0, 12), []);
+        assert_eq!(pieces(100, 101), [(100, 1)]);
+    }
+
+    #[test]
+    fn shared_memory_is_recognised_in_another_process() {
+        let shared = crate::tree::guardian::table::Table::new().unwrap().shared();
+        let mut scratch = vec![0; 1 << 16];
+        assert!(is_mapped_in(std::process::id() as i32, shared.range(), &mut scratch));
+        let parent = std::os::unix::process::parent_id() as i32;
+        assert!(!is_mapped_in(parent, shared.range(), &mut scratch));
+    }
+}
