@@ -61,7 +61,7 @@ use crate::sync::Mutex;
 use after_fork::{Orders, Scratch};
 use std::ffi::c_int;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -88,9 +88,11 @@ struct Guardian {
 
 struct Process {
     id: libc::pid_t,
-    pidfd: Option<OwnedFd>,
-    /// The end of this process.
-    socket: OwnedFd,
+    #[cfg_attr(
+        any(target_os = "linux", target_os = "android"),
+        expect(dead_code, reason = "it is held to be closed with the rest")
+    )]
+    socket: Socket,
     started: Instant,
 }
 
@@ -169,7 +171,14 @@ impl Post {
 fn keep(post: &'static Post, mut process: Arc<Process>) {
     let mut pause = Duration::ZERO;
     loop {
-        process.wait_for_its_end();
+        if !process.wait_for_its_end() {
+            // From here on each charge checks by itself.
+            let mut guardian = post.guardian.lock();
+            if let Some(now) = guardian.as_mut().filter(|now| Arc::ptr_eq(&now.process, &process)) {
+                now.has_keeper = false;
+            }
+            return;
+        }
         // The next is started at once, unless this one ended right after its start.
         let lived = process.started.elapsed();
         pause = if lived < Duration::from_secs(1) { longer(pause) } else { Duration::ZERO };
@@ -226,8 +235,8 @@ enum Change {
     None,
     Stopped,
     Ended,
-    /// Other code has reaped it, or is about to.
-    Lost,
+    /// The system does not say: a sandbox, perhaps.
+    Unknown,
 }
 
 impl Process {
@@ -236,21 +245,20 @@ impl Process {
         check_namespace()?;
         let (ours, theirs) = UnixStream::pair()?;
         let (ours, theirs) = (above_streams(ours.into())?, above_streams(theirs.into())?);
-        let parent = pidfd_of(process::id() as libc::pid_t);
+        let pidfd = own_pidfd();
         let orders = Orders {
             shared,
             scratch: Scratch::map()?,
             parent: process::id() as libc::pid_t,
-            pidfd: parent.as_ref().map_or(-1, AsRawFd::as_raw_fd),
+            pidfd: pidfd.as_ref().map_or(-1, AsRawFd::as_raw_fd),
             socket: theirs.as_raw_fd(),
         };
-        let mut pidfd = -1;
         let started = Instant::now();
         let id = {
             let _blocked = Blocked::all();
             // SAFETY: the child calls `run` alone, which is made for it, and never returns.
             unsafe {
-                let id = fork(&mut pidfd);
+                let id = fork();
                 if id == 0 {
                     after_fork::run(&orders)
                 }
@@ -259,52 +267,17 @@ impl Process {
         };
         let error = io::Error::last_os_error();
         orders.scratch.unmap();
-        if id < 0 {
-            return Err(error);
-        }
-        let pidfd = if pidfd >= 0 {
-            // SAFETY: the descriptor is new, and nothing else has it.
-            Some(unsafe { OwnedFd::from_raw_fd(pidfd) })
-        } else {
-            pidfd_of(id)
-        };
-        let pidfd = pidfd.and_then(|pidfd| above_streams(pidfd).ok());
-        Ok(Self { id, pidfd, socket: ours, started })
+        if id < 0 { Err(error) } else { Ok(Self { id, socket: Socket::new(ours), started }) }
     }
 
-    /// Blocks until the guardian has ended, and resumes it whenever it is stopped.
-    fn wait_for_its_end(&self) {
+    /// Blocks until the guardian has ended, and resumes it whenever it is stopped. Returns whether it has ended.
+    fn wait_for_its_end(&self) -> bool {
         loop {
             match self.wait(0) {
                 Change::None => {}
                 Change::Stopped => self.resume(),
-                Change::Ended => return,
-                Change::Lost => {
-                    self.poll_for_its_end(-1);
-                    return;
-                }
-            }
-        }
-    }
-
-    fn has_ended(&self) -> bool {
-        self.poll_for_its_end(0)
-    }
-
-    fn poll_for_its_end(&self, timeout: c_int) -> bool {
-        // The end of the socket is reported without being requested.
-        let (fd, events) = match &self.pidfd {
-            Some(pidfd) => (pidfd.as_raw_fd(), libc::POLLIN),
-            None => (self.socket.as_raw_fd(), 0),
-        };
-        let mut poll = libc::pollfd { fd, events, revents: 0 };
-        loop {
-            // SAFETY: one struct, which outlives the call.
-            let ready = unsafe { libc::poll(&raw mut poll, 1, timeout) };
-            let interrupted =
-                ready < 0 && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted;
-            if !interrupted {
-                return ready > 0;
+                Change::Ended => return true,
+                Change::Unknown => return false,
             }
         }
     }
@@ -315,60 +288,90 @@ impl Process {
     }
 
     fn resume(&self) {
-        #[cfg(target_os = "linux")]
-        if let Some(pidfd) = &self.pidfd
-            && crate::exit::send_by_pidfd(pidfd.as_raw_fd(), libc::SIGCONT, 0).is_ok()
-        {
-            return;
-        }
-        // SAFETY: integers. The ID is the guardian's, which only its keeper reaps; or other code has reaped it, and then
-        // a process that has the ID since is resumed, if it is stopped at all.
+        // SAFETY: integers. The callers are the keeper, which reaps the guardian, or know that there is no keeper: so the ID
+        // is the guardian's, unless other code has reaped it; and SIGCONT does nothing to a process that runs.
         unsafe { libc::kill(self.id, libc::SIGCONT) };
     }
 
     /// Waits for the guardian alone, and reaps it if it has ended.
     fn wait(&self, options: c_int) -> Change {
-        #[cfg(target_os = "linux")]
-        if let Some(pidfd) = &self.pidfd {
-            let options = options | libc::WEXITED | libc::WSTOPPED | libc::__WALL;
-            // SAFETY: the struct is one of integers, and outlives the call.
-            let (result, info) = unsafe {
-                let mut info = std::mem::zeroed::<libc::siginfo_t>();
-                let id = pidfd.as_raw_fd() as libc::id_t;
-                (libc::waitid(libc::P_PIDFD, id, &raw mut info, options), info)
-            };
-            match (result, info.si_code) {
-                (0, 0) => return Change::None,
-                (0, libc::CLD_STOPPED | libc::CLD_TRAPPED) => return Change::Stopped,
-                (0, _) => return Change::Ended,
-                _ => {}
-            }
-            // Linux before 5.4 waits by the ID alone.
-            if io::Error::last_os_error().raw_os_error() != Some(libc::EINVAL) {
-                return no_change();
-            }
-        }
         #[cfg(any(target_os = "linux", target_os = "android"))]
         let options = options | libc::__WALL;
         let mut status = 0;
-        // SAFETY: the status outlives the call. Where other code reaps any child, the ID may be another child's by now, in
-        // the instant between two of these calls; only a pidfd rules that out.
+        // SAFETY: the status outlives the call. The ID is the guardian's until this thread reaps it. (Where its exit signal
+        // is not 0, other code that waits for any child may reap it between two of these calls.)
         let result = unsafe { libc::waitpid(self.id, &raw mut status, options | libc::WUNTRACED) };
         match result {
             0 => Change::None,
             id if id == self.id && libc::WIFSTOPPED(status) => Change::Stopped,
             id if id == self.id => Change::Ended,
-            _ => no_change(),
+            _ => match io::Error::last_os_error().raw_os_error() {
+                Some(libc::EINTR) => Change::None,
+                // Other code has reaped it.
+                Some(libc::ECHILD) => Change::Ended,
+                _ => Change::Unknown,
+            },
+        }
+    }
+
+    /// Whether it has ended. Leaves it to the keeper to reap it.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn has_ended(&self) -> bool {
+        let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+        // SAFETY: the struct is one of integers, and outlives the call.
+        let (result, info) = unsafe {
+            let mut info = std::mem::zeroed::<libc::siginfo_t>();
+            (libc::waitid(libc::P_PID, self.id as libc::id_t, &raw mut info, options), info)
+        };
+        // 0 is none that has ended.
+        if result == 0 {
+            return info.si_signo != 0;
+        }
+        io::Error::last_os_error().raw_os_error() == Some(libc::ECHILD)
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    fn has_ended(&self) -> bool {
+        // The end of the socket is reported without being requested.
+        let mut poll = libc::pollfd { fd: self.socket.fd, events: 0, revents: 0 };
+        // SAFETY: one struct, which outlives the call.
+        let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
+        ready > 0
+    }
+}
+
+/// The end of the socket that this process has. It may have been closed by a program that closes every descriptor, and its
+/// number be another file's by now.
+struct Socket {
+    fd: c_int,
+    file: Option<(u64, u64)>,
+}
+
+impl Socket {
+    fn new(fd: OwnedFd) -> Self {
+        let fd = fd.into_raw_fd();
+        Self { fd, file: file(fd) }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if self.file.is_some() && file(self.fd) == self.file {
+            // SAFETY: it is the socket that this has.
+            unsafe { libc::close(self.fd) };
         }
     }
 }
 
-/// After a wait that failed.
-fn no_change() -> Change {
-    match io::Error::last_os_error().kind() {
-        io::ErrorKind::Interrupted => Change::None,
-        _ => Change::Lost,
-    }
+/// What tells an open file from others.
+fn file(fd: c_int) -> Option<(u64, u64)> {
+    // SAFETY: the struct is one of integers, and outlives the call.
+    let (result, stat) = unsafe {
+        let mut stat = std::mem::zeroed::<libc::stat>();
+        (libc::fstat(fd, &raw mut stat), stat)
+    };
+    #[allow(clippy::unnecessary_cast, reason = "the types differ between systems")]
+    (result == 0).then_some((stat.st_dev as u64, stat.st_ino as u64))
 }
 
 /// Keeps a descriptor of ours from being the program's standard input, output or error, which it may have closed.
@@ -380,14 +383,13 @@ fn above_streams(fd: OwnedFd) -> io::Result<OwnedFd> {
 }
 
 #[cfg(target_os = "linux")]
-fn pidfd_of(id: libc::pid_t) -> Option<OwnedFd> {
-    use rustix::process::{Pid, PidfdFlags, pidfd_open};
-    let pidfd = pidfd_open(Pid::from_raw(id)?, PidfdFlags::empty()).ok()?;
-    above_streams(pidfd).ok()
+fn own_pidfd() -> Option<OwnedFd> {
+    use rustix::process::{PidfdFlags, getpid, pidfd_open};
+    above_streams(pidfd_open(getpid(), PidfdFlags::empty()).ok()?).ok()
 }
 
 #[cfg(not(target_os = "linux"))]
-fn pidfd_of(_: libc::pid_t) -> Option<OwnedFd> {
+fn own_pidfd() -> Option<OwnedFd> {
     None
 }
 
@@ -456,15 +458,15 @@ impl Drop for Blocked {
         target_arch = "loongarch64"
     )
 ))]
-unsafe fn fork(pidfd: &mut c_int) -> libc::pid_t {
+unsafe fn fork() -> libc::pid_t {
     let none = std::ptr::null_mut::<c_int>();
-    let flags = libc::CLONE_PIDFD as libc::c_long;
-    // SAFETY: the child has a copy of this stack. The kernel writes a descriptor, which outlives the call.
+    let flags: libc::c_long = 0;
+    // SAFETY: the child has a copy of this stack.
     let id = unsafe {
         if cfg!(target_arch = "s390x") {
-            libc::syscall(libc::SYS_clone, none, flags, &raw mut *pidfd, none, none)
+            libc::syscall(libc::SYS_clone, none, flags, none, none, none)
         } else {
-            libc::syscall(libc::SYS_clone, flags, none, &raw mut *pidfd, none, none)
+            libc::syscall(libc::SYS_clone, flags, none, none, none, none)
         }
     };
     let refused = || {
@@ -496,7 +498,7 @@ unsafe fn fork(pidfd: &mut c_int) -> libc::pid_t {
         target_arch = "loongarch64"
     )
 )))]
-unsafe fn fork(_: &mut c_int) -> libc::pid_t {
+unsafe fn fork() -> libc::pid_t {
     // SAFETY: the caller's.
     unsafe { libc::fork() }
 }
