@@ -218,11 +218,12 @@ fn explain(error: &io::Error) -> io::Error {
 /// The time that no member of a tree has started before, where processes have such times.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn now_in_ticks() -> u64 {
-    use rustix::time::{ClockId, clock_gettime};
-    let hertz = rustix::param::clock_ticks_per_second();
-    let now = clock_gettime(ClockId::Boottime);
-    // The kernel rounds in its own way.
-    now.tv_sec.unsigned_abs().saturating_sub(1).saturating_mul(hertz)
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the struct outlives the call.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) };
+    // The kernel rounds in its own way, so this is the second before.
+    #[allow(clippy::unnecessary_cast, reason = "the type differs between systems")]
+    (now.tv_sec as u64).saturating_sub(1).saturating_mul(rustix::param::clock_ticks_per_second())
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
@@ -460,7 +461,8 @@ impl Drop for Blocked {
 ))]
 unsafe fn fork() -> libc::pid_t {
     let none = std::ptr::null_mut::<c_int>();
-    let flags: libc::c_long = 0;
+    // A debugger takes a fork with another exit signal for a thread.
+    let flags = libc::CLONE_UNTRACED as libc::c_long;
     // SAFETY: the child has a copy of this stack.
     let id = unsafe {
         if cfg!(target_arch = "s390x") {

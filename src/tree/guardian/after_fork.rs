@@ -44,6 +44,7 @@ impl Scratch {
         unmap(self.0 as usize, Self::SIZE);
     }
 
+    #[cfg(target_os = "linux")]
     pub(super) fn range(self) -> (usize, usize) {
         (self.0 as usize, self.0 as usize + Self::SIZE)
     }

@@ -88,6 +88,7 @@ impl<const SIZE: usize> Text<SIZE> {
         self.push(digits.get(digits.len().wrapping_sub(length)..).unwrap_or(&[]))
     }
 
+    #[cfg(target_os = "linux")]
     pub(super) fn bytes(&self) -> &[u8] {
         self.bytes.get(..self.length).unwrap_or(&[])
     }

@@ -232,6 +232,7 @@ impl Shared {
     }
 
     /// Where it is mapped.
+    #[cfg(any(test, target_os = "linux"))]
     pub(super) fn range(self) -> (usize, usize) {
         let range = self.slots.as_ptr_range();
         (range.start as usize, range.end as usize)
@@ -247,6 +248,7 @@ impl Shared {
     }
 
     /// The charge with this number.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
     pub(super) fn charge(self, number: u32) -> Option<&'static Slot> {
         self.slots.get(number as usize).filter(|slot| slot.state.load(Ordering::Acquire) == CHARGE)
     }
@@ -260,6 +262,7 @@ impl Shared {
     }
 
     /// Copies the marker and the path of the cgroup, as far as the charge has them. `None` if it is garbled.
+    #[cfg(any(test, target_os = "linux", target_os = "android"))]
     pub(super) fn read<'a>(
         self,
         number: u32,
@@ -285,6 +288,7 @@ impl Shared {
     }
 
     /// Whether the marker of this charge is that one.
+    #[cfg(any(test, target_os = "linux", target_os = "android"))]
     pub(super) fn has_marker(slot: &Slot, marker: &[u8]) -> bool {
         let bytes = slot.bytes.iter().map(|byte| byte.load(Ordering::Relaxed));
         lengths(slot).0 == marker.len() && bytes.zip(marker).all(|(one, other)| one == *other)
@@ -336,6 +340,7 @@ fn lengths(slot: &Slot) -> (usize, usize) {
     ((lengths >> 16) as usize, (lengths & 0xffff) as usize)
 }
 
+#[cfg(any(test, target_os = "linux", target_os = "android"))]
 fn copy(slot: &Slot, to: &mut [u8]) {
     for (to, from) in to.iter_mut().zip(&slot.bytes) {
         *to = from.load(Ordering::Relaxed);
