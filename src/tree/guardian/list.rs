@@ -144,7 +144,8 @@ impl Trees {
         let path = Text::<32>::new().number(id).push(b"/environ");
         let is_marker = |element: &[u8]| self.has_marker(element);
         let found = proc::environment(proc, path.path(), buffer, is_marker);
-        if found != Environment::Empty || threads <= 1 {
+        let is_shown = matches!(found, Environment::Marked | Environment::Unmarked);
+        if is_shown || threads <= 1 {
             return found;
         }
         // The first thread has ended, and shows nothing.
@@ -152,7 +153,8 @@ impl Trees {
         let tasks = proc::open(proc, path.path(), libc::O_DIRECTORY);
         let mut found = Environment::Empty;
         proc::each_name(tasks, buffer, |name, buffer| {
-            if found == Environment::Empty && proc::number(name).is_some() {
+            let is_shown = matches!(found, Environment::Marked | Environment::Unmarked);
+            if !is_shown && proc::number(name).is_some() {
                 let path = Text::<32>::new().push(name).push(b"/environ");
                 found = proc::environment(tasks, path.path(), buffer, is_marker);
             }

@@ -275,8 +275,10 @@ fn parse(stat: &[u8]) -> Option<Stat> {
 pub(super) enum Environment {
     Marked,
     Unmarked,
-    /// There is none to be read: now, or at all.
+    /// There is none: now, or at all.
     Empty,
+    /// It is another user's, or the process has gone.
+    Unreadable,
 }
 
 /// Whether an environment contains an element of the list for which this is true.
@@ -288,7 +290,7 @@ pub(super) fn environment(
 ) -> Environment {
     let fd = open(proc, path, 0);
     let mut search = Search::new();
-    let mut found = Environment::Empty;
+    let mut found = if fd >= 0 { Environment::Empty } else { Environment::Unreadable };
     while fd >= 0 && found != Environment::Marked {
         let read = read(fd, buffer);
         let Some(part) = buffer.get(..read).filter(|part| !part.is_empty()) else { break };
@@ -405,7 +407,7 @@ mod tests {
             assert!(read(size, b"n") == Environment::Unmarked, "{size}");
         }
         std::fs::remove_file(path.to_str().unwrap()).unwrap();
-        assert!(read(10, b"m") == Environment::Empty);
+        assert!(read(10, b"m") == Environment::Unreadable);
     }
 
     #[test]
