@@ -6,6 +6,8 @@ use super::proc::{close, each_line, each_name, is_a, number, open, rewind};
 use super::table::Shared;
 use std::ffi::{CStr, c_int};
 
+/// The type of the file system (statfs(2)). In `libc` its type differs between systems.
+const CGROUP2: u32 = 0x6367_7270;
 /// How long a cgroup may take to become empty, in milliseconds.
 const LONGEST: u64 = 30_000;
 /// How many cgroups may be within each other.
@@ -31,7 +33,7 @@ pub(super) fn each(shared: Shared, buffer: &mut [u8], mut call: impl FnMut(&CStr
 
 fn open_cgroup(path: &CStr) -> Option<c_int> {
     let fd = open(libc::AT_FDCWD, path, libc::O_DIRECTORY | libc::O_NOFOLLOW);
-    if is_a(fd, libc::CGROUP2_SUPER_MAGIC as u32) {
+    if is_a(fd, CGROUP2) {
         return Some(fd);
     }
     close(fd);

@@ -214,16 +214,16 @@ mod tests {
     #[test]
     fn a_mapping_is_parsed() {
         let parse = |line: &str| Mapping::parse(line.as_bytes()).unwrap();
-        let heap = parse("55d0c0000000-55d0c0021000 rw-p 00000000 00:00 0                  [heap]");
+        let heap = parse("55d0c000-55d0e000 rw-p 00000000 00:00 0                  [heap]");
         assert!(heap.is_heap() && !heap.is_shared);
-        assert_eq!((heap.start, heap.end), (0x55d0_c000_0000, 0x55d0_c002_1000));
-        assert!(parse("7f0000000000-7f0000021000 rw-p 00000000 00:00 0 ").is_heap());
-        assert!(parse("7f0000000000-7f0000021000 rw-p 00000000 00:00 0 [anon:scudo]").is_heap());
-        let stack = parse("7ffc00000000-7ffc00021000 rw-p 00000000 00:00 0 [stack]");
+        assert_eq!((heap.start, heap.end), (0x55d0_c000, 0x55d0_e000));
+        assert!(parse("7f000000-7f021000 rw-p 00000000 00:00 0 ").is_heap());
+        assert!(parse("7f000000-7f021000 rw-p 00000000 00:00 0 [anon:scudo]").is_heap());
+        let stack = parse("7ffc0000-7ffc2000 rw-p 00000000 00:00 0 [stack]");
         assert!(!stack.is_heap() && stack.is_writable);
-        assert!(!parse("7f0000000000-7f0000021000 rw-p 00001000 fd:01 77 /lib/a b").is_heap());
-        assert!(!parse("7f0000000000-7f0000021000 ---p 00000000 00:00 0").is_heap());
-        let shared = parse("7f0000000000-7f0000021000 rw-s 00000000 00:01 9 /dev/zero (deleted)");
+        assert!(!parse("7f000000-7f021000 rw-p 00001000 fd:01 77 /lib/a b").is_heap());
+        assert!(!parse("7f000000-7f021000 ---p 00000000 00:00 0").is_heap());
+        let shared = parse("7f000000-7f021000 rw-s 00000000 00:01 9 /dev/zero (deleted)");
         assert!(shared.is_shared && !shared.is_heap());
         assert!(Mapping::parse(b"no mapping").is_none());
     }

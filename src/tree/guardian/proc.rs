@@ -5,6 +5,9 @@
 use std::ffi::{CStr, c_int};
 use std::mem::MaybeUninit;
 
+/// The type of the file system (statfs(2)). In `libc` its type differs between systems.
+const PROC: u32 = 0x9fa0;
+
 /// A descriptor, or a negative number.
 pub(super) fn open(directory: c_int, path: &CStr, flags: c_int) -> c_int {
     // SAFETY: the path ends with a zero and outlives the call.
@@ -181,7 +184,7 @@ pub(super) fn each_line(fd: c_int, buffer: &mut [u8], mut call: impl FnMut(&[u8]
 /// Opens `/proc` if it is there, and is that of this process's PID namespace: otherwise its numbers mean other processes.
 pub(super) fn genuine(buffer: &mut [u8]) -> Option<c_int> {
     let fd = open(libc::AT_FDCWD, c"/proc", libc::O_DIRECTORY);
-    let is_genuine = is_a(fd, libc::PROC_SUPER_MAGIC as u32) && numbers_this_process(fd, buffer);
+    let is_genuine = is_a(fd, PROC) && numbers_this_process(fd, buffer);
     if is_genuine {
         return Some(fd);
     }
@@ -217,7 +220,9 @@ pub(super) fn is_a(fd: c_int, magic: u32) -> bool {
         let result = libc::fstatfs(fd, found.as_mut_ptr());
         (result, found.assume_init())
     };
-    fd >= 0 && result == 0 && found.f_type as u32 == magic
+    #[allow(clippy::unnecessary_cast, reason = "the type differs between systems")]
+    let found = found.f_type as u32;
+    fd >= 0 && result == 0 && found == magic
 }
 
 #[derive(Clone, Copy)]
