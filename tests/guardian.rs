@@ -110,23 +110,30 @@ fn an_empty_or_shadowed_path_changes_nothing() {
     fs::remove_dir_all(&directory).unwrap();
 }
 
+/// Runs the rest of a test as the first process of a PID namespace. Skips it, and says so, where this user cannot make one.
+macro_rules! in_a_namespace {
+    () => {
+        let namespace: &[&str] = if linux::is_root() {
+            &["unshare", "--fork", "--pid", "--mount-proc", "--kill-child"]
+        } else {
+            &["unshare", "--map-root-user", "--fork", "--pid", "--mount-proc", "--kill-child"]
+        };
+        let trial = Command::new(namespace[0]).args(&namespace[1..]).arg("true").output();
+        if !trial.is_ok_and(|trial| trial.status.success()) {
+            assert!(!linux::is_root(), "root can make namespaces");
+            eprintln!("{} skipped: no PID namespaces for this user", function_name!());
+            return;
+        }
+        alone!(namespace);
+        watchdog!();
+    };
+}
+
 /// The numbers in it mean other processes.
 #[test]
 fn with_the_proc_of_another_namespace_no_other_process_is_killed() {
     const INNER: &str = "SHARED_CHILD_TEST_INNER";
-    let namespace: &[&str] = if linux::is_root() {
-        &["unshare", "--fork", "--pid", "--mount-proc", "--kill-child"]
-    } else {
-        &["unshare", "--map-root-user", "--fork", "--pid", "--mount-proc", "--kill-child"]
-    };
-    let trial = Command::new(namespace[0]).args(&namespace[1..]).arg("true").output();
-    if !trial.is_ok_and(|trial| trial.status.success()) {
-        assert!(!linux::is_root(), "root can make namespaces");
-        eprintln!("{} skipped: no PID namespaces for this user", function_name!());
-        return;
-    }
-    alone!(namespace);
-    watchdog!();
+    in_a_namespace!();
     if std::env::var_os(INNER).is_some() {
         return in_the_inner_namespace();
     }
@@ -491,14 +498,10 @@ fn the_guardian_and_its_thread_end_when_nothing_is_left_to_guard() {
 
 #[test]
 fn a_process_whose_children_are_in_another_namespace_gets_a_clear_error() {
-    alone!();
-    watchdog!();
+    in_a_namespace!();
     // SAFETY: integers.
-    if unsafe { libc::unshare(libc::CLONE_NEWPID) } != 0 {
-        assert!(!linux::is_root(), "root can make namespaces");
-        eprintln!("{} skipped: no PID namespaces for this user", function_name!());
-        return;
-    }
+    let result = unsafe { libc::unshare(libc::CLONE_NEWPID) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
     let error = tied().spawn(&mut helper(&["sleep"])).map(drop).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::Unsupported, "{error}");
     assert_eq!(linux::children(), []);
