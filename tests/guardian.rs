@@ -191,24 +191,47 @@ fn in_the_inner_namespace() {
     }
 }
 
+/// A parent whose limit on processes is in force: the limit is not for root.
+fn limited_parent(line: &[Vec<String>], members: usize) -> Stage {
+    let mut command = command(line);
+    if linux::is_root() {
+        command.uid(65534).gid(65534);
+    }
+    parent_by(&mut command, members)
+}
+
+fn limit_processes(id: u32, limits: &str) {
+    let mut prlimit = Command::new("prlimit");
+    if linux::is_root() {
+        prlimit.uid(65534).gid(65534);
+    }
+    prlimit.arg(format!("--nproc={limits}")).args(["--pid", &id.to_string()]);
+    assert!(prlimit.status().unwrap().success());
+}
+
+#[test]
+fn a_guardian_that_cannot_be_replaced_at_once_is_replaced_later() {
+    watchdog!();
+    let parent = limited_parent(&[owner("tree"), parts("read")], 2);
+    let id = parent.child.id();
+    let first = guardian_of(id);
+    limit_processes(id, "0:");
+    signal(first, libc::SIGKILL);
+    until("it is reaped", || linux::state(first).is_none());
+    assert_eq!(guardians_of(id), []);
+    limit_processes(id, "4000:");
+    assert_ne!(guardian_of(id), first);
+    all_die(&parent);
+}
+
 #[test]
 fn a_limit_that_forbids_forks_does_not_hinder_the_kill() {
     watchdog!();
     let members: Vec<String> = (0..20).flat_map(|_| daemon("pid read")).collect();
     let line = [given("owner tree", &[members, parts("pid read")].concat()), parts("read")];
-    let mut command = command(&line);
-    if linux::is_root() {
-        // The limit is not for root.
-        command.uid(65534).gid(65534);
-    }
-    let parent = parent_by(&mut command, 21);
+    let parent = limited_parent(&line, 21);
     for limited in [parent.child.id(), guardian_of(parent.child.id())] {
-        let mut prlimit = Command::new("prlimit");
-        if linux::is_root() {
-            prlimit.uid(65534).gid(65534);
-        }
-        let id = limited.to_string();
-        assert!(prlimit.args(["--nproc=0:0", "--pid", &id]).status().unwrap().success());
+        limit_processes(limited, "0:0");
     }
     all_die(&parent);
 }
