@@ -6,8 +6,9 @@ mod common;
 
 use common::captures::{bounded, piped};
 use common::*;
+#[cfg(target_os = "linux")]
 use shared_child::seam::Backend;
-use shared_child::{SharedChild, StoppedBy, StreamEnd};
+use shared_child::{SharedChild, StreamEnd};
 use std::thread;
 use std::time::Duration;
 
@@ -159,7 +160,7 @@ fn capture_without_standard_streams_leaves_their_numbers_free() {
         // SAFETY: as above.
         assert_eq!(unsafe { libc::dup2(copy, stream) }, stream);
     }
-    assert_eq!(captured.unwrap().stopped_by, Some(StoppedBy::Callback));
+    assert_eq!(captured.unwrap().stopped_by, Some(shared_child::StoppedBy::Callback));
     assert_eq!(taken, [0; 0], "standard streams that the library has taken");
 }
 

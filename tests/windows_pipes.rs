@@ -8,19 +8,29 @@ use common::captures::{bounded, run};
 use common::*;
 use shared_child::seam::Backend;
 use shared_child::{Capture, Captured, SharedChild, StoppedBy, StreamEnd};
-use std::io::{PipeReader, pipe};
-use std::os::windows::io::{AsRawHandle, OwnedHandle};
+use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
 use std::process::{ChildStdin, ChildStdout, Stdio};
 use std::ptr::null_mut;
 use std::sync::mpsc::channel;
 use std::time::Duration;
-use windows_sys::Win32::System::Pipes::PeekNamedPipe;
+use windows_sys::Win32::System::Pipes::{CreatePipe, PeekNamedPipe};
 use windows_sys::Win32::System::Threading::CreateEventW;
 
 const SHORT: Duration = Duration::from_millis(50);
 
+/// The end to read from and the end to write to, synchronous as those of `std::io::pipe`, which is newer than the oldest
+/// Rust that the tests run on.
+fn pipe() -> (OwnedHandle, OwnedHandle) {
+    let (mut reader, mut writer) = (null_mut(), null_mut());
+    // SAFETY: both outlive the call. The handles are new.
+    unsafe {
+        assert_ne!(CreatePipe(&raw mut reader, &raw mut writer, std::ptr::null(), 0), 0);
+        (OwnedHandle::from_raw_handle(reader), OwnedHandle::from_raw_handle(writer))
+    }
+}
+
 /// How many bytes are in the pipe.
-fn in_pipe(reader: &PipeReader) -> usize {
+fn in_pipe(reader: &OwnedHandle) -> usize {
     let mut count = 0;
     let (reader, bytes, read, left) = (reader.as_raw_handle(), null_mut(), null_mut(), null_mut());
     // SAFETY: the handle is open, and the count outlives the call.
@@ -32,7 +42,7 @@ fn in_pipe(reader: &PipeReader) -> usize {
 /// A child whose outputs go into one synchronous pipe, in which there are that many bytes already. It has a standard
 /// input to be held up by.
 fn merged(backend: Backend, parts: &[&str], written: usize) -> (SharedChild, ChildStdin) {
-    let (reader, writer) = pipe().unwrap();
+    let (reader, writer) = pipe();
     let mut command = helper(parts);
     command.stdin(Stdio::piped()).stdout(writer.try_clone().unwrap()).stderr(writer);
     let mut child = command.spawn().unwrap();
@@ -40,7 +50,7 @@ fn merged(backend: Backend, parts: &[&str], written: usize) -> (SharedChild, Chi
     drop(command);
     until("it has written", || in_pipe(&reader) >= written);
     let stdin = child.stdin.take().unwrap();
-    child.stdout = Some(ChildStdout::from(OwnedHandle::from(reader)));
+    child.stdout = Some(ChildStdout::from(reader));
     (backend.share(child).unwrap(), stdin)
 }
 
@@ -145,10 +155,10 @@ fn capture_of_much_through_a_synchronous_pipe_is_whole() {
 
 /// A child whose standard input is a synchronous pipe.
 fn fed(backend: Backend, parts: &[&str]) -> SharedChild {
-    let (reader, writer) = pipe().unwrap();
+    let (reader, writer) = pipe();
     let mut command = helper(parts);
     let mut child = command.stdin(reader).stdout(Stdio::piped()).spawn().unwrap();
-    child.stdin = Some(ChildStdin::from(OwnedHandle::from(writer)));
+    child.stdin = Some(ChildStdin::from(writer));
     backend.share(child).unwrap()
 }
 
