@@ -172,7 +172,12 @@ fn nothing_is_left() {
     watchdog!();
     let kinds = Kind::all(function_name!());
     // By number: a thread that has just begun has no name yet.
-    let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
+    // The guardian and its thread stay for a few seconds after the last child that dies with this process.
+    let threads = || {
+        let all = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+        let names = all.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+        names.filter(|name| name.trim_end() != "guardian-watch").count()
+    };
     // The thread that spawns children which die with this process stays.
     let at_rest = threads() + 1;
     let parent = |tree| {
@@ -217,6 +222,6 @@ fn nothing_is_left() {
     }
     until("no threads", || threads() == at_rest);
     until("no zombies", || linux::zombies().is_empty());
-    until("no descriptors", || linux::descriptors() == before);
-    assert_eq!(linux::children().len(), children);
+    until("no descriptors", || linux::descriptors() <= before);
+    assert!(linux::children().len() <= children);
 }
