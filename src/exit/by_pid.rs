@@ -7,11 +7,10 @@
 //! system call: a foreign reaper, and a new process on the same ID, both within it. Only a pidfd closes it,
 //! which is why Linux prefers that.
 
-use super::Look;
+use super::{Look, siginfo};
 use crate::backoff::Backoff;
 use std::ffi::c_int;
 use std::io;
-use std::mem::MaybeUninit;
 use std::process::ExitStatus;
 
 /// A process ID: positive, so it never means a group or "any".
@@ -91,10 +90,11 @@ fn waitid(pid: Pid, options: c_int) -> io::Result<Look> {
     look_by(|info| unsafe { libc::waitid(libc::P_PID, id, info, options) })
 }
 
-/// Where a child stands, by what does as waitid(2): it writes there, or fails with a number other than zero.
+/// Where a child stands, according to `wait`: a call that writes as waitid(2) does, or returns another number than zero.
 pub(super) fn look_by(mut wait: impl FnMut(*mut libc::siginfo_t) -> c_int) -> io::Result<Look> {
-    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-    while wait(info.as_mut_ptr()) != 0 {
+    use std::os::unix::process::ExitStatusExt;
+    let mut room = siginfo::Room::new();
+    while wait(room.as_mut_ptr()) != 0 {
         let error = io::Error::last_os_error();
         match error.raw_os_error() {
             Some(libc::EINTR) => {}
@@ -102,32 +102,8 @@ pub(super) fn look_by(mut wait: impl FnMut(*mut libc::siginfo_t) -> c_int) -> io
             _ => return Err(error),
         }
     }
-    // SAFETY: it was zeroed, and a siginfo_t of zeroes is valid; where the kernel wrote, it wrote
-    // valid fields. POSIX leaves `si_signo` and `si_pid` zero where no child was to be reported.
-    let info = unsafe { info.assume_init() };
-    // `si_code` as well: macOS has been seen to report stopped children to those who asked for exits.
-    if info.si_signo != libc::SIGCHLD
-        || !matches!(info.si_code, libc::CLD_EXITED | libc::CLD_KILLED | libc::CLD_DUMPED)
-    {
-        return Ok(Look::Running);
-    }
-    Ok(Look::Exited(status(&info)))
-}
-
-/// The `wait` status that `waitid` tells in two fields. All systems put it together in the same way,
-/// but for Haiku. `None` where the field does not say which signal it was (older macOS).
-fn status(info: &libc::siginfo_t) -> Option<ExitStatus> {
-    use std::os::unix::process::ExitStatusExt;
-    // SAFETY: `si_status` is set for every SIGCHLD, and this is one.
-    let status = unsafe { info.si_status() };
-    if info.si_code != libc::CLD_EXITED && status == 0 {
-        return None;
-    }
-    let (of_code, of_signal, core) =
-        if cfg!(target_os = "haiku") { (0, 8, 0x1_0000) } else { (8, 0, 0x80) };
-    Some(ExitStatus::from_raw(match info.si_code {
-        libc::CLD_EXITED => (status & 0xff) << of_code,
-        libc::CLD_DUMPED => status << of_signal | core,
-        _ => status << of_signal,
-    }))
+    Ok(match room.report() {
+        siginfo::Report::NoExit => Look::Running,
+        siginfo::Report::Exit(status) => Look::Exited(status.map(ExitStatus::from_raw)),
+    })
 }

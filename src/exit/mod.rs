@@ -32,6 +32,10 @@ pub(crate) mod record;
 #[cfg(unix)]
 mod registration;
 #[cfg(unix)]
+mod siginfo;
+#[cfg(unix)]
+mod system;
+#[cfg(unix)]
 pub(crate) mod thread;
 #[cfg(unix)]
 mod unix;

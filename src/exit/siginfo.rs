@@ -1,0 +1,536 @@
+//! What `waitid` wrote: whether a child has exited, and its status, read by offsets of our own.
+//!
+//! The accessor `si_status` of the `libc` crate is right on Linux. It has been wrong elsewhere: on OpenBSD it reads
+//! offset 152 of a struct of 136 bytes (0.2.183 to 0.2.191), on NetBSD it read offset 40 instead of 24 (before 0.2.179),
+//! and on illumos it reads through a pointer that is not aligned. So [`System::layout`] has the offsets of each system's
+//! own header. It takes the width of a pointer and the alignment of a 64-bit integer as arguments, so that the tests
+//! check every system on any system. All fields are `int`s.
+//!
+//! `si_signo` is the first field everywhere. `si_code` and `si_errno` have changed places on about half of the systems.
+//!
+//! Sources: `sys/signal.h` of XNU and FreeBSD, `sys/_siginfo.h` of DragonFly, `sys/siginfo.h` of NetBSD, OpenBSD (1.14)
+//! and illumos, `posix/signal.h` of Haiku; `sys/wait.h` of each for the `wait` status.
+
+use super::system::System;
+use std::ffi::c_int;
+
+/// Where in a `siginfo_t` the fields are, in bytes, and its size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Layout {
+    code: usize,
+    status: usize,
+    size: usize,
+}
+
+#[allow(dead_code, reason = "a system is built for itself, the tests for all")]
+impl System {
+    /// `word` is the size of a pointer and of a `long`, and `align` the alignment of a 64-bit integer.
+    const fn layout(self, word: usize, align: usize) -> Layout {
+        match self {
+            // Twelve bytes, then si_pid, si_uid and si_status; si_addr, si_value, si_band and seven longs.
+            Self::Apple => Layout { code: 8, status: 20, size: 24 + 10 * word },
+            // The same start; then si_addr, si_value, and a union of one long and seven ints.
+            Self::FreeBsd | Self::DragonFly => {
+                Layout { code: 8, status: 20, size: (24 + 3 * word + 28).next_multiple_of(word) }
+            }
+            // A union follows the first three ints, and has 64-bit integers in another of its variants. In ours:
+            // si_pid, si_uid, si_status.
+            Self::NetBsd => {
+                let data = if word == 8 { 16 } else { 12_usize.next_multiple_of(align) };
+                Layout { code: 4, status: data + 8, size: 128 }
+            }
+            // A union of 29 ints; in our variant si_pid, si_uid, two clock_t of 64 bits everywhere, si_status.
+            Self::OpenBsd => {
+                let align = if word == 8 { 8 } else { align };
+                let data = 12_usize.next_multiple_of(align);
+                Layout { code: 4, status: data + 24, size: (data + 116).next_multiple_of(align) }
+            }
+            // A union follows; in our variant si_pid, and a union: a clock_t (a long), si_status, another clock_t.
+            Self::Solarish if word == 8 => Layout { code: 4, status: 32, size: 256 },
+            Self::Solarish => Layout { code: 4, status: 20, size: 128 },
+            // si_pid, si_uid, si_addr, si_status, si_band, si_value.
+            Self::Haiku => {
+                let status = 20_usize.next_multiple_of(word) + word;
+                let band = (status + 4).next_multiple_of(word);
+                Layout { code: 4, status, size: band + 2 * word }
+            }
+        }
+    }
+
+    const fn numbers(self) -> Numbers {
+        match self {
+            Self::Haiku => Numbers {
+                child_signal: 5,
+                exited: 60,
+                killed: 61,
+                dumped: 62,
+                code_shift: 0,
+                signal_shift: 8,
+                core: 0x1_0000,
+            },
+            Self::Solarish => Numbers { child_signal: 18, ..Numbers::USUAL },
+            Self::Apple | Self::FreeBsd | Self::DragonFly | Self::NetBsd | Self::OpenBsd => {
+                Numbers { child_signal: 20, ..Numbers::USUAL }
+            }
+        }
+    }
+}
+
+/// What the fields mean, and how a `wait` status is put together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Numbers {
+    /// SIGCHLD.
+    child_signal: c_int,
+    /// CLD_EXITED, CLD_KILLED, CLD_DUMPED.
+    exited: c_int,
+    killed: c_int,
+    dumped: c_int,
+    /// By how many bits an exit code is shifted, and a signal.
+    code_shift: u32,
+    signal_shift: u32,
+    /// WCOREFLAG.
+    core: c_int,
+}
+
+impl Numbers {
+    /// All systems agree but for SIGCHLD, and but for Haiku.
+    const USUAL: Self = Self {
+        child_signal: 0,
+        exited: 1,
+        killed: 2,
+        dumped: 3,
+        code_shift: 8,
+        signal_shift: 0,
+        core: 0x80,
+    };
+
+    fn report(self, fields: Fields) -> Report {
+        let Fields { signal, code, status } = fields;
+        // POSIX leaves `si_signo` zero where there is no child to report. `si_code` counts as well: macOS has been seen
+        // to report stopped children to a caller that wanted exits alone.
+        if signal != self.child_signal {
+            return Report::NoExit;
+        }
+        if code == self.exited {
+            return Report::Exit(Some((status & 0xff) << self.code_shift));
+        }
+        if code != self.killed && code != self.dumped {
+            return Report::NoExit;
+        }
+        // macOS 10.12 to 10.15 write an exit code here, which is 0 after a death by signal.
+        if status == 0 {
+            return Report::Exit(None);
+        }
+        let core = if code == self.dumped { self.core } else { 0 };
+        Report::Exit(Some((status & 0x7f) << self.signal_shift | core))
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Fields {
+    signal: c_int,
+    code: c_int,
+    status: c_int,
+}
+
+impl Layout {
+    /// Panics if the bytes are fewer than a `siginfo_t` has here.
+    #[allow(dead_code, reason = "as above")]
+    fn fields(self, bytes: &[u8]) -> Fields {
+        let int = |offset: usize| {
+            let bytes = bytes[..self.size][offset..].first_chunk().expect("a field lies within");
+            c_int::from_ne_bytes(*bytes)
+        };
+        Fields { signal: int(0), code: int(self.code), status: int(self.status) }
+    }
+}
+
+/// What `waitid` has told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Report {
+    /// There was no child to report.
+    NoExit,
+    /// The `wait` status of a child that has exited. `None` if the fields do not tell the signal that ended it.
+    Exit(Option<c_int>),
+}
+
+/// Room for one `siginfo_t`: larger than that of any system, because `libc` has some of them too small.
+#[repr(C, align(16))]
+pub(super) struct Room([u8; 256]);
+
+const _: () = assert!(size_of::<libc::siginfo_t>() <= size_of::<Room>());
+const _: () = assert!(align_of::<libc::siginfo_t>() <= align_of::<Room>());
+
+impl Room {
+    pub(super) const fn new() -> Self {
+        Self([0; 256])
+    }
+
+    pub(super) fn as_mut_ptr(&mut self) -> *mut libc::siginfo_t {
+        self.0.as_mut_ptr().cast()
+    }
+
+    pub(super) fn report(&self) -> Report {
+        NUMBERS.report(self.fields())
+    }
+}
+
+#[cfg(any(
+    target_vendor = "apple",
+    target_os = "freebsd",
+    target_os = "dragonfly",
+    target_os = "netbsd",
+    target_os = "openbsd",
+    target_os = "illumos",
+    target_os = "solaris",
+    target_os = "haiku"
+))]
+mod imp {
+    use super::{Fields, Layout, Numbers, Room};
+    use crate::exit::system::System;
+    use std::mem::offset_of;
+
+    const SYSTEM: System = System::THIS.expect("its layout is known");
+    pub(super) const NUMBERS: Numbers = SYSTEM.numbers();
+    const LAYOUT: Layout = SYSTEM.layout(size_of::<usize>(), align_of::<u64>());
+
+    // `libc` agrees in what it names, and in the size. (On 32-bit systems it takes every union for one that is aligned
+    // to 4 bytes, which is not so where 64-bit integers are aligned to 8.)
+    const _: () = assert!(LAYOUT.size <= size_of::<Room>());
+    const _: () = assert!(LAYOUT.status + 4 <= LAYOUT.size);
+    const _: () = assert!(size_of::<usize>() < 8 || LAYOUT.size == size_of::<libc::siginfo_t>());
+    const _: () = assert!(offset_of!(libc::siginfo_t, si_signo) == 0);
+    const _: () = assert!(offset_of!(libc::siginfo_t, si_code) == LAYOUT.code);
+    const _: () = assert!(NUMBERS.child_signal == libc::SIGCHLD);
+    const _: () = assert!(NUMBERS.exited == libc::CLD_EXITED);
+    const _: () = assert!(NUMBERS.killed == libc::CLD_KILLED);
+    const _: () = assert!(NUMBERS.dumped == libc::CLD_DUMPED);
+
+    impl Room {
+        pub(super) fn fields(&self) -> Fields {
+            LAYOUT.fields(&self.0)
+        }
+    }
+}
+
+/// Linux, Android, and systems on which this library is not checked: as the `libc` crate has it.
+#[cfg(not(any(
+    target_vendor = "apple",
+    target_os = "freebsd",
+    target_os = "dragonfly",
+    target_os = "netbsd",
+    target_os = "openbsd",
+    target_os = "illumos",
+    target_os = "solaris",
+    target_os = "haiku"
+)))]
+mod imp {
+    use super::{Fields, Numbers, Room};
+
+    pub(super) const NUMBERS: Numbers = Numbers {
+        child_signal: libc::SIGCHLD,
+        exited: libc::CLD_EXITED,
+        killed: libc::CLD_KILLED,
+        dumped: libc::CLD_DUMPED,
+        ..Numbers::USUAL
+    };
+
+    impl Room {
+        pub(super) fn fields(&self) -> Fields {
+            // SAFETY: the room is large enough and aligned (asserted above). It was zeroed, and a `siginfo_t` consists
+            // of integers and pointers, for which any bytes are valid.
+            let info = unsafe { self.0.as_ptr().cast::<libc::siginfo_t>().read() };
+            // SAFETY: the room is initialised, so the field is; it is used only if the others say that it was written.
+            let status = unsafe { info.si_status() };
+            Fields { signal: info.si_signo, code: info.si_code, status }
+        }
+    }
+}
+
+use imp::NUMBERS;
+
+/// Each system's `siginfo_t` is transcribed from its header, apart from the offsets above, and written as its kernel
+/// does. The transcriptions are laid out as C lays them out where the tests run: 64-bit pointers and `long`s.
+#[cfg(all(test, not(loom), target_pointer_width = "64"))]
+mod tests {
+    use super::{Layout, Numbers, Report};
+    use crate::exit::system::System;
+    use std::ffi::{c_int, c_long, c_void};
+    use std::mem::{MaybeUninit, offset_of};
+
+    /// XNU's `sys/signal.h`, and FreeBSD's and DragonFly's, whose tails differ.
+    #[repr(C)]
+    struct Sequential<Tail> {
+        si_signo: c_int,
+        si_errno: c_int,
+        si_code: c_int,
+        si_pid: i32,
+        si_uid: u32,
+        si_status: c_int,
+        si_addr: *mut c_void,
+        si_value: *mut c_void,
+        tail: Tail,
+    }
+
+    #[repr(C)]
+    struct AppleTail {
+        si_band: c_long,
+        pad: [std::ffi::c_ulong; 7],
+    }
+
+    #[repr(C)]
+    struct FreeBsdTail {
+        spare1: c_long,
+        spare2: [c_int; 7],
+    }
+
+    /// NetBSD's `struct _ksiginfo`, the variant `_child` of its union, and the `si_pad` that gives the size.
+    #[repr(C)]
+    union NetBsd {
+        si_pad: [u8; 128],
+        info: NetBsdInfo,
+    }
+
+    #[repr(C)]
+    #[derive(Clone, Copy)]
+    struct NetBsdInfo {
+        signo: c_int,
+        code: c_int,
+        errno: c_int,
+        pad: c_int,
+        reason: NetBsdReason,
+    }
+
+    #[repr(C)]
+    #[derive(Clone, Copy)]
+    union NetBsdReason {
+        child: NetBsdChild,
+        syscall: NetBsdSyscall,
+    }
+
+    #[repr(C)]
+    #[derive(Clone, Copy)]
+    struct NetBsdChild {
+        pid: i32,
+        uid: u32,
+        status: c_int,
+        utime: u32,
+        stime: u32,
+    }
+
+    #[repr(C)]
+    #[derive(Clone, Copy)]
+    struct NetBsdSyscall {
+        sysnum: c_int,
+        retval: [c_int; 2],
+        error: c_int,
+        args: [u64; 8],
+    }
+
+    /// OpenBSD's: a union of 29 ints and of `_proc`, whose `_pdata` has the variant `_cld`.
+    #[repr(C)]
+    struct OpenBsd<Data> {
+        si_signo: c_int,
+        si_code: c_int,
+        si_errno: c_int,
+        data: Data,
+    }
+
+    #[repr(C)]
+    union OpenBsdData {
+        pad: [c_int; 128 / 4 - 3],
+        process: OpenBsdProcess,
+    }
+
+    #[repr(C)]
+    #[derive(Clone, Copy)]
+    struct OpenBsdProcess {
+        pid: i32,
+        uid: u32,
+        utime: i64,
+        stime: i64,
+        status: c_int,
+    }
+
+    /// The same where 64-bit integers are aligned to 4 bytes (i386).
+    #[repr(C, packed(4))]
+    #[derive(Clone, Copy)]
+    struct OpenBsdProcessOfI386 {
+        pid: i32,
+        uid: u32,
+        utime: i64,
+        stime: i64,
+        status: c_int,
+    }
+
+    #[repr(C)]
+    union OpenBsdDataOfI386 {
+        pad: [c_int; 128 / 4 - 3],
+        process: OpenBsdProcessOfI386,
+    }
+
+    /// illumos: `si_pad` is there where pointers have 64 bits.
+    #[repr(C)]
+    struct Solarish {
+        si_signo: c_int,
+        si_code: c_int,
+        si_errno: c_int,
+        si_pad: c_int,
+        data: SolarishData,
+    }
+
+    #[repr(C)]
+    union SolarishData {
+        pad: [c_int; 256 / 4 - 4],
+        process: SolarishProcess,
+    }
+
+    #[repr(C)]
+    #[derive(Clone, Copy)]
+    struct SolarishProcess {
+        pid: i32,
+        cld: SolarishChild,
+        ctid: i32,
+        zoneid: i32,
+    }
+
+    #[repr(C)]
+    #[derive(Clone, Copy)]
+    struct SolarishChild {
+        utime: c_long,
+        status: c_int,
+        stime: c_long,
+    }
+
+    #[repr(C)]
+    struct Haiku {
+        si_signo: c_int,
+        si_code: c_int,
+        si_errno: c_int,
+        si_pid: i32,
+        si_uid: u32,
+        si_addr: *mut c_void,
+        si_status: c_int,
+        si_band: c_long,
+        si_value: *mut c_void,
+    }
+
+    /// The bytes of a struct that a kernel fills: first with something that is no field's value, then with the fields.
+    fn bytes<T>(fill: impl FnOnce(&mut T)) -> Vec<u8> {
+        let mut info = MaybeUninit::<T>::uninit();
+        // SAFETY: as many bytes are written as the struct has; it consists of integers, of pointers that are not
+        // followed, and of padding, and all of them are initialised by this.
+        unsafe {
+            info.as_mut_ptr().cast::<u8>().write_bytes(0xa5, size_of::<T>());
+            fill(info.assume_init_mut());
+            std::slice::from_raw_parts(info.as_ptr().cast::<u8>(), size_of::<T>()).to_vec()
+        }
+    }
+
+    fn sequential<Tail>(signal: c_int, code: c_int, status: c_int) -> Vec<u8> {
+        bytes(|info: &mut Sequential<Tail>| {
+            (info.si_signo, info.si_errno, info.si_code) = (signal, 0, code);
+            (info.si_pid, info.si_uid, info.si_status) = (4711, 1000, status);
+        })
+    }
+
+    /// As the kernel of the system writes it.
+    fn written(system: System, signal: c_int, code: c_int, status: c_int) -> Vec<u8> {
+        match system {
+            System::Apple => sequential::<AppleTail>(signal, code, status),
+            System::FreeBsd | System::DragonFly => sequential::<FreeBsdTail>(signal, code, status),
+            System::NetBsd => bytes(|info: &mut NetBsd| {
+                let child = NetBsdChild { pid: 4711, uid: 1000, status, utime: 7, stime: 8 };
+                let reason = NetBsdReason { child };
+                info.info = NetBsdInfo { signo: signal, code, errno: 0, pad: 0, reason };
+            }),
+            System::OpenBsd => bytes(|info: &mut OpenBsd<OpenBsdData>| {
+                (info.si_signo, info.si_code, info.si_errno) = (signal, code, 0);
+                info.data.process =
+                    OpenBsdProcess { pid: 4711, uid: 1000, utime: 7, stime: 8, status };
+            }),
+            System::Solarish => bytes(|info: &mut Solarish| {
+                (info.si_signo, info.si_code, info.si_errno) = (signal, code, 0);
+                let cld = SolarishChild { utime: 7, status, stime: 8 };
+                info.data.process = SolarishProcess { pid: 4711, cld, ctid: 9, zoneid: 0 };
+            }),
+            System::Haiku => bytes(|info: &mut Haiku| {
+                (info.si_signo, info.si_code, info.si_errno) = (signal, code, 0);
+                (info.si_pid, info.si_uid, info.si_status) = (4711, 1000, status);
+            }),
+        }
+    }
+
+    const ALL: [System; 7] = [
+        System::Apple,
+        System::FreeBsd,
+        System::DragonFly,
+        System::NetBsd,
+        System::OpenBsd,
+        System::Solarish,
+        System::Haiku,
+    ];
+
+    fn report(system: System, signal: c_int, code: c_int, status: c_int) -> Report {
+        let bytes = written(system, signal, code, status);
+        let layout = system.layout(8, 8);
+        assert_eq!(layout.size, bytes.len(), "{system:?}");
+        system.numbers().report(layout.fields(&bytes))
+    }
+
+    #[test]
+    fn the_status_of_every_system_is_read_where_its_header_has_it() {
+        for system in ALL {
+            let Numbers { child_signal, exited, killed, dumped, .. } = system.numbers();
+            let read = |code, status| report(system, child_signal, code, status);
+            let is_haiku = system == System::Haiku;
+            let (code, signal, core) =
+                if is_haiku { (7, 15 << 8, 6 << 8 | 0x1_0000) } else { (7 << 8, 15, 6 | 0x80) };
+            assert_eq!(read(exited, 0), Report::Exit(Some(0)), "{system:?}");
+            assert_eq!(read(exited, 7), Report::Exit(Some(code)), "{system:?}");
+            assert_eq!(read(killed, 15), Report::Exit(Some(signal)), "{system:?}");
+            assert_eq!(read(dumped, 6), Report::Exit(Some(core)), "{system:?}");
+        }
+    }
+
+    #[test]
+    fn a_report_without_a_child_or_of_a_stop_is_no_exit() {
+        for system in ALL {
+            let Numbers { child_signal, dumped, .. } = system.numbers();
+            assert_eq!(report(system, 0, 0, 0), Report::NoExit, "{system:?}");
+            // CLD_TRAPPED, CLD_STOPPED and CLD_CONTINUED follow CLD_DUMPED everywhere.
+            for code in dumped + 1..=dumped + 3 {
+                assert_eq!(report(system, child_signal, code, 17), Report::NoExit, "{system:?}");
+            }
+        }
+    }
+
+    /// macOS 10.12 to 10.15.
+    #[test]
+    fn a_death_by_signal_without_its_number_has_no_status() {
+        let Numbers { child_signal, killed, dumped, .. } = System::Apple.numbers();
+        for code in [killed, dumped] {
+            assert_eq!(report(System::Apple, child_signal, code, 0), Report::Exit(None));
+        }
+    }
+
+    #[test]
+    fn layouts_of_32_bits_follow_the_alignment_of_64_bit_integers() {
+        let layout = |system: System, align| {
+            let Layout { status, size, .. } = system.layout(4, align);
+            (status, size)
+        };
+        for align in [4, 8] {
+            assert_eq!(layout(System::FreeBsd, align), (20, 64));
+            assert_eq!(layout(System::Haiku, align), (24, 36));
+        }
+        assert_eq!(layout(System::NetBsd, 4), (20, 128));
+        assert_eq!(layout(System::NetBsd, 8), (24, 128));
+
+        type OfI386 = OpenBsd<OpenBsdDataOfI386>;
+        let status = offset_of!(OfI386, data) + offset_of!(OpenBsdProcessOfI386, status);
+        assert_eq!(layout(System::OpenBsd, 4), (status, size_of::<OfI386>()));
+        // The union is of 64-bit integers and of ints, so its alignment counts, and not the width of a pointer.
+        assert_eq!(layout(System::OpenBsd, 8), (40, 136));
+    }
+}
