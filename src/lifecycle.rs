@@ -223,27 +223,30 @@ impl<C: Reap, E: Exit> State<C, E> {
     fn reap_if_exited(&mut self, exit: &E) -> io::Result<Option<ExitStatus>> {
         // What it has used is asked also of one that is not reaped yet: by then somebody else may have done it.
         let look = exit.look(&mut self.usage)?;
-        // What is seen is about this very process; what is reaped goes by its ID. They can differ only
-        // if a foreign reaper got in between these two steps and the ID has a new owner already: then
-        // what was seen is the truth.
+        // The look is about this very process, the reap goes by its ID. So they can differ, and then the
+        // exit notice decides (`Exit::arbitrate`). A status that has been told stands in any case: all
+        // waiters get the same.
         let status = match look {
             Look::Running => return Ok(None),
             // (Where only the reap tells the status, it goes before the pin.)
             Look::Exited(Some(seen)) if self.pinned => {
-                self.held = Some(seen);
-                return Ok(Some(seen));
+                let told = *self.held.get_or_insert(seen);
+                return Ok(Some(told));
             }
-            Look::Exited(seen) => match (self.child.reap()?, seen.or(self.held)) {
+            Look::Exited(seen) => match (self.child.reap()?, self.held.or(seen)) {
+                (Reaped::Status(reaped), Some(seen)) if self.held.is_none() && reaped != seen => {
+                    Some(exit.arbitrate(seen, reaped))
+                }
                 (_, Some(seen)) => Some(seen),
                 (Reaped::Status(status), None) => Some(status),
                 (Reaped::NotYet, None) => return Ok(None),
                 (Reaped::NoSuchChild, None) => exit.recover(),
             },
-            Look::Held(status) => {
-                self.held = Some(status);
-                return Ok(Some(status));
+            Look::Held(seen) => {
+                let told = *self.held.get_or_insert(seen);
+                return Ok(Some(told));
             }
-            Look::ReapedElsewhere => exit.recover().or(self.held),
+            Look::ReapedElsewhere => self.held.or_else(|| exit.recover()),
         };
         self.settle(status).map(Some)
     }

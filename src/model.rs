@@ -53,11 +53,14 @@ struct Kernel {
     shows_status: bool,
     /// The status of what was reaped elsewhere.
     keeps_status: bool,
+    /// What it shows is misread.
+    is_misread: bool,
 }
 
 const BY_ITSELF: i32 = 7 << 8;
 const KILLED: i32 = 9;
 const OF_A_STRANGER: i32 = 77 << 8;
+const GARBAGE: i32 = 99 << 8;
 
 const USED: Usage =
     Usage { user: Duration::from_secs(7), system: Duration::ZERO, peak_memory: None };
@@ -152,6 +155,10 @@ impl MockExit {
         Ok(())
     }
 
+    fn seen(&self, process: &Process) -> ExitStatus {
+        status(if self.0.kernel.is_misread { GARBAGE } else { process.status })
+    }
+
     fn kill_what_is_left(&self) -> io::Result<()> {
         panic!("settled, and yet signalled");
     }
@@ -187,10 +194,8 @@ impl Exit for MockExit {
         }
         Ok(match process.phase {
             Phase::Running => Look::Running,
-            Phase::Zombie if process.inside > 0 => Look::Held(status(process.status)),
-            Phase::Zombie => {
-                Look::Exited(self.0.kernel.shows_status.then(|| status(process.status)))
-            }
+            Phase::Zombie if process.inside > 0 => Look::Held(self.seen(&process)),
+            Phase::Zombie => Look::Exited(self.0.kernel.shows_status.then(|| self.seen(&process))),
             Phase::Reaped | Phase::Recycled => Look::ReapedElsewhere,
         })
     }
@@ -199,6 +204,15 @@ impl Exit for MockExit {
         let process = self.0.process();
         assert!(matches!(process.phase, Phase::Reaped | Phase::Recycled));
         self.0.kernel.keeps_status.then(|| status(process.status))
+    }
+
+    fn arbitrate(&self, seen: ExitStatus, reaped: ExitStatus) -> ExitStatus {
+        let process = self.0.process();
+        match self.0.kernel {
+            Kernel { keeps_status: true, .. } => status(process.status),
+            Kernel { is_misread: true, .. } => reaped,
+            _ => seen,
+        }
     }
 
     fn kill(&self) -> io::Result<()> {
@@ -332,7 +346,7 @@ fn into_inner_abandons_nothing() {
 #[test]
 fn a_pin_against_an_exit_against_a_wait() {
     loom::model(|| {
-        let world = World::new(Kernel { shows_status: true, keeps_status: false });
+        let world = World::new(Kernel { shows_status: true, ..Kernel::default() });
         let child = spawn(&world);
         child.pin();
         let exit = exit_on_a_thread(&world);
@@ -353,7 +367,7 @@ fn a_pin_against_an_exit_against_a_wait() {
 #[test]
 fn an_unpin_against_a_signal_against_a_wait() {
     loom::model(|| {
-        let world = World::new(Kernel { shows_status: true, keeps_status: false });
+        let world = World::new(Kernel { shows_status: true, ..Kernel::default() });
         let child = spawn(&world);
         child.pin();
         world.exit(BY_ITSELF);
@@ -373,7 +387,7 @@ fn an_unpin_against_a_signal_against_a_wait() {
 fn the_end_of_a_pinned_child() {
     for given_away in [true, false] {
         loom::model(move || {
-            let world = World::new(Kernel { shows_status: true, keeps_status: false });
+            let world = World::new(Kernel { shows_status: true, ..Kernel::default() });
             let child = spawn(&world);
             child.pin();
             let exit = exit_on_a_thread(&world);
@@ -400,7 +414,7 @@ fn the_end_of_a_pinned_child() {
 fn usage_is_asked_of_the_zombie_and_remembered() {
     for pinned in [false, true] {
         loom::model(move || {
-            let world = World::new(Kernel { shows_status: true, keeps_status: false });
+            let world = World::new(Kernel { shows_status: true, ..Kernel::default() });
             let child = spawn(&world);
             if pinned {
                 child.pin();
@@ -426,7 +440,8 @@ fn usage_is_asked_of_the_zombie_and_remembered() {
 #[test]
 fn usage_against_a_foreign_reaper() {
     loom::model(|| {
-        let world = World::new(Kernel { shows_status: true, keeps_status: true });
+        let world =
+            World::new(Kernel { shows_status: true, keeps_status: true, ..Kernel::default() });
         world.exit(BY_ITSELF);
         let child = spawn(&world);
         let foreign = {
@@ -446,7 +461,7 @@ fn usage_against_a_foreign_reaper() {
 #[test]
 fn a_kill_on_drop() {
     loom::model(|| {
-        let world = World::new(Kernel { shows_status: true, keeps_status: false });
+        let world = World::new(Kernel { shows_status: true, ..Kernel::default() });
         let child = spawn(&world);
         child.kill_on_drop(true);
         let exit = exit_on_a_thread(&world);
@@ -481,7 +496,7 @@ fn a_status_that_was_told_stands() {
 /// Whoever reaps, all waiters agree, and what is settled stays.
 fn a_foreign_reaper(keeps_status: bool) {
     loom::model(move || {
-        let world = World::new(Kernel { keeps_status, shows_status: false });
+        let world = World::new(Kernel { keeps_status, ..Kernel::default() });
         world.exit(BY_ITSELF);
         let child = spawn(&world);
         let foreign = {
@@ -517,7 +532,7 @@ fn a_foreign_reaper_and_a_kernel_that_remembers() {
 #[test]
 fn a_foreign_reaper_and_a_new_owner_that_is_ours() {
     loom::model(|| {
-        let world = World::new(Kernel { shows_status: true, keeps_status: false });
+        let world = World::new(Kernel { shows_status: true, ..Kernel::default() });
         world.exit(BY_ITSELF);
         let child = spawn(&world);
         let foreign = {
@@ -530,5 +545,56 @@ fn a_foreign_reaper_and_a_new_owner_that_is_ours() {
         assert_eq!(poller.join().unwrap(), answer);
         assert!(answer.is_none_or(|answer| answer == status(BY_ITSELF)));
         assert_eq!(child.try_wait().map(Option::unwrap).ok(), answer);
+    });
+}
+
+/// A look that misreads the zombie's status gives way to the reap.
+#[test]
+fn a_misread_status_gives_way_to_the_reaped_one() {
+    loom::model(|| {
+        let kernel = Kernel { shows_status: true, is_misread: true, ..Kernel::default() };
+        let world = World::new(kernel);
+        world.exit(BY_ITSELF);
+        let child = spawn(&world);
+        let poller = on_a_thread(&child, |child| child.try_wait().unwrap());
+        assert_eq!(child.wait(None).unwrap(), Some(status(BY_ITSELF)));
+        assert_eq!(poller.join().unwrap(), Some(status(BY_ITSELF)));
+        assert_eq!(child.try_wait().unwrap(), Some(status(BY_ITSELF)));
+        assert_eq!(world.process().reaps, 1);
+    });
+}
+
+/// Where the kernel keeps the status of the very process, neither a misread status nor another child's is taken for it.
+#[test]
+fn a_kept_status_decides_between_what_was_seen_and_what_was_reaped() {
+    loom::model(|| {
+        let world = World::new(Kernel { shows_status: true, keeps_status: true, is_misread: true });
+        world.exit(BY_ITSELF);
+        let child = spawn(&world);
+        let foreign = {
+            let world = Arc::clone(&world);
+            thread::spawn(move || world.recycle())
+        };
+        assert_eq!(child.wait(None).unwrap(), Some(status(BY_ITSELF)));
+        foreign.join().unwrap();
+        assert_eq!(child.try_wait().unwrap(), Some(status(BY_ITSELF)));
+    });
+}
+
+/// A pinned child cannot be reaped when its status is told, and what has been told stands.
+#[test]
+fn a_status_that_was_told_before_the_reap_stands() {
+    loom::model(|| {
+        let kernel = Kernel { shows_status: true, is_misread: true, ..Kernel::default() };
+        let world = World::new(kernel);
+        world.exit(BY_ITSELF);
+        let child = spawn(&world);
+        child.pin();
+        let told = child.try_wait().unwrap();
+        let poller = on_a_thread(&child, |child| child.try_wait().unwrap());
+        child.unpin();
+        assert_eq!(poller.join().unwrap(), told);
+        assert_eq!(child.try_wait().unwrap(), told);
+        assert_eq!(world.process().reaps, 1);
     });
 }

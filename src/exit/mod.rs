@@ -178,6 +178,14 @@ pub(crate) trait Exit: Send + Sync + Sized + 'static {
     /// The status of a child that somebody else has reaped, if the kernel kept it. Never blocks.
     fn recover(&self) -> Option<ExitStatus>;
 
+    /// The child's status, of two that the kernel told of the child's process ID: `seen` in the zombie by a look,
+    /// `reaped` by a reap after that. They differ, so one of them is wrong. Never blocks.
+    ///
+    /// Where a look cannot misread the zombie, `seen` is right: the reap went by the ID, and met another process.
+    fn arbitrate(&self, seen: ExitStatus, _reaped: ExitStatus) -> ExitStatus {
+        seen
+    }
+
     /// Kills the child. Never blocks.
     fn kill(&self) -> io::Result<()>;
 

@@ -213,6 +213,22 @@ impl Exit for Notice {
         }
     }
 
+    /// One of two things has happened. A foreign reaper came between the look and the reap, and by then the ID belonged
+    /// to another child of this program, a zombie: `reaped` is the status of that one. Or the look misread what `waitid`
+    /// wrote, which each system lays out in its own way (`siginfo.rs`): `seen` is no status at all. `reaped` is an `int`,
+    /// which cannot be misread.
+    ///
+    /// - A kqueue event and, from Linux 6.15, a pidfd keep the status of the very process after any reap: they decide.
+    /// - On Linux and Android the layout is part of the kernel's interface, and every test run reads statuses by it. So
+    ///   the look is right: it was a foreign reaper.
+    /// - Elsewhere nothing can tell. For `reaped` to be wrong, a foreign reaper has to come between two adjacent system
+    ///   calls, and in the same time the ID has to come round to another child of this program, and that child has to
+    ///   exit. A misread layout spoils every status, on a system on which this library has not run. So the reap is right.
+    fn arbitrate(&self, seen: ExitStatus, reaped: ExitStatus) -> ExitStatus {
+        let reads_are_sound = cfg!(any(target_os = "linux", target_os = "android"));
+        self.recover().unwrap_or(if reads_are_sound { seen } else { reaped })
+    }
+
     fn kill(&self) -> io::Result<()> {
         self.signal(libc::SIGKILL)
     }

@@ -94,7 +94,7 @@ fn while_it_exits(
         let mut model = loom::model::Builder::new();
         model.preemption_bound = Some(3);
         model.check(move || {
-            let world = World::new(Kernel { shows_status, keeps_status: false });
+            let world = World::new(Kernel { shows_status, ..Kernel::default() });
             let notice = Notice(Thread::of(MockProcess(Arc::clone(&world))));
             let child = MockChild(Arc::clone(&world));
             let child: Shared = Arc::new(Lifecycle::unreaped(child, notice));
