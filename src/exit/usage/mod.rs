@@ -3,7 +3,7 @@
 //! | system | by | CPU times | peak |
 //! |---|---|---|---|
 //! | Linux, Android | `waitid`, the system call | with those it has waited for | resident; the larger of its own and theirs |
-//! | FreeBSD | `wait6` | the same | the same |
+//! | FreeBSD | `wait6`, `wru_self` | the same | the same |
 //! | NetBSD | `wait6` | its own | resident; its own |
 //! | macOS | `proc_pid_rusage` | with those it has waited for | its own footprint |
 //! | Windows | `GetProcessTimes`, `GetProcessMemoryInfo` | its own | its own working set |

@@ -1,11 +1,24 @@
-//! FreeBSD and NetBSD: `wait6` with `WNOWAIT`, which tells what the child has used, and apart from that, what those
-//! have that it has waited for.
+//! FreeBSD and NetBSD: `wait6` with `WNOWAIT`, and of what it tells `wru_self` alone.
 //!
-//! NetBSD puts the times of the child in the place of the others' as well, unless it reaps; so there they are left
-//! out. And its peak is left out if it is zero, since that, too, may be put together only by a reap. Type-checked,
-//! not run.
+//! FreeBSD, `exit1`: when a process becomes a zombie, the kernel adds the usage of the children that it has waited for to
+//! its own: `ruadd(&p->p_ru, &p->p_rux, &p->p_stats->p_cru, &p->p_crux)` adds the times, and takes the larger of the
+//! peaks. After that `proc_to_reap` makes `wru_self` of `p_ru` and `p_rux`, and `wru_children` of `p_cru` and `p_crux`.
+//! So for a zombie that has used `o` itself and whose children have used `c`:
 //!
-//! Sources: wait6(2) of both, and the `kern_exit.c` of each.
+//! | field | times | peak |
+//! |---|---|---|
+//! | `wru_self` | `o + c` | `max(o, c)` |
+//! | `wru_children` | `c` | `c` |
+//!
+//! `wru_self` is what Linux calls `RUSAGE_BOTH`, and the sum of both fields, `o + 2c`, would count the children twice.
+//! `exit1` holds the lock of the process until all this is done, and `proc_to_reap` takes it first: no caller sees a
+//! zombie whose sum is not there yet.
+//!
+//! NetBSD adds at the reap, not at the exit. There `wru_self` is `o`, and `wru_children` has the times of the child itself unless
+//! the call reaps; so what the children have used is not told. The peak is left out if it is zero, since the kernel may
+//! put it together at the reap only. Type-checked, not run.
+//!
+//! Sources: wait6(2) of both, and the `kern_exit.c` and `kern_resource.c` of each.
 
 use super::{kibibytes, time};
 use crate::exit::by_pid::Pid;
@@ -18,7 +31,7 @@ use std::ptr::null_mut;
 #[repr(C)]
 struct Both {
     own: libc::rusage,
-    waited_for: libc::rusage,
+    _children: libc::rusage,
 }
 
 unsafe extern "C" {
@@ -54,23 +67,10 @@ pub(super) fn of(pid: Pid) -> Option<Usage> {
         return None;
     }
     // SAFETY: it was zeroed, and any bytes are valid integers.
-    let Both { own, waited_for } = unsafe { usage.assume_init() };
-    let usage = told(&own);
-    if cfg!(target_os = "netbsd") {
-        return Some(usage);
-    }
-    let waited_for = told(&waited_for);
+    let Both { own, .. } = unsafe { usage.assume_init() };
     Some(Usage {
-        user: usage.user.saturating_add(waited_for.user),
-        system: usage.system.saturating_add(waited_for.system),
-        peak_memory: usage.peak_memory.max(waited_for.peak_memory),
+        user: time(own.ru_utime.tv_sec, own.ru_utime.tv_usec),
+        system: time(own.ru_stime.tv_sec, own.ru_stime.tv_usec),
+        peak_memory: kibibytes(own.ru_maxrss),
     })
-}
-
-fn told(usage: &libc::rusage) -> Usage {
-    Usage {
-        user: time(usage.ru_utime.tv_sec, usage.ru_utime.tv_usec),
-        system: time(usage.ru_stime.tv_sec, usage.ru_stime.tv_usec),
-        peak_memory: kibibytes(usage.ru_maxrss),
-    }
 }
