@@ -118,12 +118,12 @@ mod proc {
 mod start {
     use super::Same;
     use crate::exit::by_pid::Pid;
-    use crate::exit::record;
+    use crate::exit::record::{self, Time};
 
     #[derive(Debug)]
     pub(in super::super) struct Identity {
         pid: Pid,
-        started: i64,
+        started: Time,
     }
 
     impl Identity {
@@ -143,7 +143,7 @@ mod start {
         }
     }
 
-    fn started(pid: Pid) -> Option<i64> {
+    fn started(pid: Pid) -> Option<Time> {
         record::one(pid.as_raw_nonzero().get())?.started
     }
 }

@@ -4,7 +4,7 @@
 //! list without a buffer tells its length with 20 to spare, a list that is too long is cut off in silence
 //! (for the buffer, or for the kernel's own, which has 20 to spare as well), and libproc makes 0 of an error.
 
-use super::{ATTEMPTS, Record, micros};
+use super::{ATTEMPTS, Record, Time, micros};
 use std::ffi::c_int;
 use std::io;
 use std::mem::MaybeUninit;
@@ -47,7 +47,7 @@ pub(crate) fn one(id: i32) -> Option<Record> {
             parent: info.pbi_ppid as i32,
             group: info.pbi_pgid as i32,
             lives: info.pbi_status != libc::SZOMB,
-            started: Some(micros(info.pbi_start_tvsec as i64, info.pbi_start_tvusec as i64)),
+            started: Some(Time(micros(info.pbi_start_tvsec as i64, info.pbi_start_tvusec as i64))),
             adopted: info.pbi_flags & PROC_FLAG_TRACED != 0,
         });
     }

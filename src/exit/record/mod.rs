@@ -21,16 +21,61 @@ pub(crate) struct Record {
     pub(crate) group: i32,
     /// It is not a zombie.
     pub(crate) lives: bool,
-    /// When it started, in microseconds, and the same for as long as it is there. `None` where that is
+    /// When it started, and the same for as long as it is there. `None` where that is
     /// not told: of another user's process on macOS; on NetBSD of a zombie, and for as long as a process
     /// takes to execute a program, or to exit.
-    pub(crate) started: Option<i64>,
+    pub(crate) started: Option<Time>,
     /// It is being traced, and what is told of its parent says little: that is its debugger, on macOS and
     /// NetBSD, or who was its parent before that and may be long gone, on DragonFly. (FreeBSD tells the
     /// real one in any case.)
     pub(crate) adopted: bool,
 }
 
+/// When a process started, in microseconds, by the clock in which the records of this system have it: the time since
+/// the boot on FreeBSD, Unix time on the others. A type of its own, so that no time of another clock is compared with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Time(i64);
+
+impl Time {
+    /// A process that starts from here on has this start or a later one, unless the clock is set back.
+    pub(crate) fn now() -> Self {
+        // NetBSD notes the time of the last tick, so leave room.
+        const ROOM: i64 = 1_000_000;
+        Self(clock().saturating_sub(ROOM))
+    }
+}
+
+/// CLOCK_MONOTONIC is the time since the boot there, by which `fork` notes the start (`microuptime`).
+#[cfg(target_os = "freebsd")]
+fn clock() -> i64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    micros(now.tv_sec, now.tv_nsec / 1000)
+}
+
+#[cfg(not(target_os = "freebsd"))]
+fn clock() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    i64::try_from(now.unwrap_or_default().as_micros()).unwrap_or(i64::MAX)
+}
+
 fn micros(seconds: impl Into<i64>, rest: impl Into<i64>) -> i64 {
     seconds.into() * 1_000_000 + rest.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Time, clock, one};
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn a_process_starts_between_two_readings_of_the_clock() {
+        let before = Time::now();
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().expect("cat");
+        let record = one(child.id() as i32);
+        let after = Time(clock());
+        drop(child.stdin.take());
+        child.wait().expect("the status of cat");
+        let started = record.and_then(|record| record.started).expect("the start of cat");
+        assert!(before <= started && started <= after, "{before:?} {started:?} {after:?}");
+    }
 }

@@ -3,7 +3,7 @@
 //! Sources: sysctl(3) of FreeBSD and DragonFly, sysctl(7) of NetBSD; `sys/user.h`, `sys/kinfo.h` and
 //! `sys/sysctl.h` for the records, and the `kern_proc.c` of each for what is in them.
 
-use super::{ATTEMPTS, Record, micros};
+use super::{ATTEMPTS, Record, Time, micros};
 use std::ffi::{c_int, c_uint, c_void};
 use std::io;
 use std::mem::MaybeUninit;
@@ -40,7 +40,8 @@ pub(crate) fn all() -> io::Result<Vec<Record>> {
     Err(io::Error::other("the list of processes grows faster than it can be read"))
 }
 
-/// Zombies as well. `None` if there is no such process, or if it is hidden.
+/// Zombies as well, but not on DragonFly, where `KERN_PROC_PID` looks in the list of living processes alone ([`all`] has
+/// zombies there, too). `None` if there is no such process, or if it is hidden.
 pub(crate) fn one(id: i32) -> Option<Record> {
     records(Some(id), 1).ok()?.pop()
 }
@@ -84,7 +85,8 @@ fn name(id: Option<i32>, room: usize) -> Vec<c_int> {
 ///
 /// A process must start at the same time whenever one asks. DragonFly and NetBSD note the time of day at its
 /// start, and that stands. FreeBSD tells the boot time plus the uptime at the start, and the boot time moves
-/// when the clock is set. So it is taken away again: the one that was added, the same before and after.
+/// when the clock is set. So it is taken away again: the one that was added, the same before and after. What is left is
+/// the uptime at the start, which is what [`Time`] is there.
 #[cfg(target_os = "freebsd")]
 fn booted() -> io::Result<i64> {
     let mut time = MaybeUninit::<libc::timeval>::zeroed();
@@ -117,7 +119,7 @@ unsafe fn record(info: &MaybeUninit<Info>, booted: i64) -> Record {
             group: (*info).ki_pgid,
             lives: (*info).ki_stat != libc::SZOMB,
             started: known((*info).ki_start.tv_sec, (*info).ki_start.tv_usec)
-                .map(|time| time - booted),
+                .map(|Time(time)| Time(time - booted)),
             adopted: false,
         }
     }
@@ -173,8 +175,8 @@ unsafe fn record(info: &MaybeUninit<Info>, _: i64) -> Record {
 }
 
 /// A time of zero means that it is not told.
-fn known(seconds: impl Into<i64>, rest: impl Into<i64>) -> Option<i64> {
-    Some(micros(seconds, rest)).filter(|time| *time != 0)
+fn known(seconds: impl Into<i64>, rest: impl Into<i64>) -> Option<Time> {
+    Some(Time(micros(seconds, rest))).filter(|time| *time != Time(0))
 }
 
 /// Reads into `value`, which has room for `size` bytes, or is null; and says how many there are.

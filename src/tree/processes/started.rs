@@ -9,33 +9,34 @@
 
 use super::{Census, Groups, count_pass, not_told};
 use crate::backoff::Backoff;
-use crate::exit::record::{self, Record};
+use crate::exit::record::{self, Record, Time};
 use crate::exit::{self, Pid};
 use std::ffi::c_int;
 use std::io;
 use std::os::fd::AsFd;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 /// They could be read, on some systems and of some processes.
 pub(in super::super) const READS_ENVIRONMENTS: bool = false;
 
 pub(in super::super) use crate::exit::record::usable;
 
-/// In microseconds, by the clock on the wall.
+/// In the same time as the starts of processes are told.
 ///
-/// Somebody may set that, so it says little about who is older than a tree. It need not: without cookies a
-/// stranger is told by its parent. It is needed where that is no clue. On macOS and NetBSD a debugger becomes
-/// the parent of what it attaches to, and that is no member only because the debugger is one. So whoever is
-/// being traced must also be known to be as young as the tree, and nobody else is left out for the time.
+/// Unix time can be set, so there it says little about whether a process is older than a tree. That matters little:
+/// without environment markers a process outside the tree is known by its parent. The time is needed where the parent is
+/// no clue. On macOS and NetBSD a debugger becomes the parent of the process that it attaches to, so a debugger that is a
+/// member would make that process a member. So a process that is being traced must also be as young as the tree; no
+/// other process is left out for its start.
+///
+/// A member that was listed in the group and is not in it any more may have left it, or the ID has a new owner. It is the
+/// member only if it started before the list was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(in super::super) struct Since(i64);
+pub(in super::super) struct Since(Time);
 
 impl Since {
     pub(in super::super) fn now() -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let second = 1_000_000;
-        // To spare: NetBSD notes the time of the last tick.
-        Self(i64::try_from(now.as_micros()).unwrap_or(i64::MAX) - second)
+        Self(Time::now())
     }
 
     fn rules_out(self, record: &Record) -> bool {
@@ -90,7 +91,7 @@ pub(crate) type Process = Held;
 #[derive(Debug, Clone)]
 pub(crate) struct Held {
     id: Pid,
-    started: Option<i64>,
+    started: Option<Time>,
 }
 
 impl Held {
