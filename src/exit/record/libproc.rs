@@ -8,6 +8,8 @@ use super::{ATTEMPTS, Record, Time, micros};
 use std::ffi::c_int;
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::ptr::null_mut;
 
 // From `sys/proc_info.h`; libc lacks them, or has them since late.
@@ -62,6 +64,15 @@ pub(crate) fn one(id: i32) -> Option<Record> {
         started: None,
         adopted: info.flags & PROC_FLAG_TRACED != 0,
     })
+}
+
+/// The status of a zombie of this user, without reaping it. `None` for a process that is no zombie, and for one of another
+/// user (a program with the set-user-ID bit).
+pub(crate) fn status_of_zombie(id: i32) -> Option<ExitStatus> {
+    // SAFETY: this flavor writes this struct.
+    let info = unsafe { info::<libc::proc_bsdinfo>(id, libc::PROC_PIDTBSDINFO) }?;
+    // `p_xstat`, which is what `wait4` returns as the status.
+    (info.pbi_status == libc::SZOMB).then(|| ExitStatus::from_raw(info.pbi_xstatus as c_int))
 }
 
 /// # Safety

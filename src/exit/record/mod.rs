@@ -3,7 +3,7 @@
 #[cfg(target_os = "macos")]
 mod libproc;
 #[cfg(target_os = "macos")]
-pub(crate) use libproc::{all, one, usable};
+pub(crate) use libproc::{all, one, status_of_zombie, usable};
 
 #[cfg(any(target_os = "freebsd", target_os = "dragonfly", target_os = "netbsd"))]
 mod sysctl;

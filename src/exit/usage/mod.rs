@@ -52,7 +52,7 @@ pub(super) fn by_id(identity: Option<&Identity>, pid: Pid) -> Option<Usage> {
     // Asked after, and not before: who has the ID still, had it when this was told.
     match identity.map(Identity::check) {
         Some(Same::No) => None,
-        Some(Same::Yes | Same::Unknown) | None => usage,
+        Some(Same::Yes | Same::Reparented | Same::Unknown) | None => usage,
     }
 }
 
