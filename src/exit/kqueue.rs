@@ -10,14 +10,17 @@
 //! | child | registering | the descriptor | reaping by ID |
 //! |---|---|---|---|
 //! | runs | succeeds | not readable | not yet |
+//! | runs, hidden by a policy (FreeBSD) | ESRCH | none: the helper thread serves it | not yet |
 //! | in its last steps | FreeBSD and DragonFly fire at once; others: ESRCH | readable | not yet, then a zombie: the caller looks again |
 //! | zombie | the same | readable | its status |
 //! | zombie that a debugger holds | the same | readable | ECHILD, and yet there by its [`Identity`]: the caller looks again |
 //! | reaped elsewhere, ID free | ESRCH | readable | ECHILD: [`Kqueue::recover`] |
+//! | zombie, reparented since SIGCHLD is ignored (FreeBSD) | fires at once | readable | ECHILD, and its [`Identity`] says so: [`Kqueue::recover`] |
 //! | reaped elsewhere, ID taken | not registered any more | readable | not tried: [`Identity`] says that it is another |
 //!
-//! On ESRCH there is no event to wait for, since the child is as good as gone. So that the descriptor
-//! tells that as well, to a poll and to the reaper's watch, a timer is put in the event's place.
+//! Where ESRCH means that the child is exiting or gone ([`System::kevent_misses_exiting`]) there is no event to wait
+//! for. So that the descriptor tells that as well, to a poll and to the reaper's watch, a timer is put in the event's
+//! place.
 //!
 //! A kqueue is closed by `exec` and *not inherited by a fork's child*: there the number may mean
 //! anything. So a [`Queue`] is neither used nor closed there. Type-checked, not run.
@@ -31,6 +34,7 @@ pub(crate) use watch::KqueueWatch;
 use super::by_pid::{self, Pid};
 use super::identity::{self, Identity};
 use super::own::Own;
+use super::system::System;
 use super::{Look, unix, usage};
 use crate::usage::Usage;
 use rustix::event::kqueue::{Event, EventFilter, EventFlags, ProcessEvents, kevent, kqueue};
@@ -43,6 +47,8 @@ use std::process::ExitStatus;
 use std::ptr::null_mut;
 use std::time::{Duration, Instant};
 
+const SYSTEM: System = System::THIS.expect("it has kqueues");
+
 #[derive(Debug)]
 pub(crate) struct Kqueue {
     queue: Queue,
@@ -53,13 +59,13 @@ pub(crate) struct Kqueue {
 }
 
 impl Kqueue {
-    /// The exit event of a child of this process. `None` without a descriptor to spare, or if the child
-    /// has been reaped already.
+    /// The exit event of a child of this process. `None` without a descriptor to spare, if the child
+    /// has been reaped already, or if the system does not let this process watch it.
     pub(crate) fn open(pid: Pid) -> Option<Self> {
         let queue = Queue::new().ok()?;
         let late = match queue.add_exit(pid, exit_with_status()) {
             Ok(()) => false,
-            Err(rustix::io::Errno::SRCH) => {
+            Err(rustix::io::Errno::SRCH) if SYSTEM.kevent_misses_exiting() => {
                 queue.fire_soon()?;
                 true
             }
