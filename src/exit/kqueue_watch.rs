@@ -5,20 +5,19 @@
 
 use super::Queue;
 use crate::sync::Mutex;
+use bell::Bell;
 use rustix::event::kqueue::{Event, EventFilter, EventFlags, kevent};
 use std::collections::HashSet;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::ptr::{null_mut, without_provenance_mut};
 use std::time::Duration;
 
 /// Many descriptors in one queue.
 pub(crate) struct KqueueWatch {
     queue: Queue,
-    /// A pipe, whose one end is readable while the bell rings. (Events that one can trigger oneself are not
-    /// everywhere.)
-    bell: (OwnedFd, OwnedFd),
+    bell: Bell,
     /// What is in the queue. To add it again would put another key in the place of its own.
     watched: Mutex<HashSet<RawFd>>,
 }
@@ -31,17 +30,9 @@ impl KqueueWatch {
     pub(crate) const PROMPT: bool = false;
 
     pub(crate) fn new() -> io::Result<Self> {
-        let (heard, rung) = rustix::pipe::pipe()?;
-        for end in [&heard, &rung] {
-            rustix::io::fcntl_setfd(end, rustix::io::FdFlags::CLOEXEC)?;
-            rustix::io::ioctl_fionbio(end, true)?;
-        }
         let queue = Queue::new()?;
-        // For as long as it rings, to whoever asks.
-        let key = without_provenance_mut(BELL);
-        let filter = EventFilter::Read(heard.as_raw_fd());
-        queue.change(Event::new(filter, EventFlags::ADD, key))?;
-        Ok(Self { queue, bell: (heard, rung), watched: Mutex::default() })
+        let bell = Bell::new(&queue)?;
+        Ok(Self { queue, bell, watched: Mutex::default() })
     }
 
     /// Reports `key`, once, when the descriptor becomes readable. Fails if it is here already.
@@ -74,13 +65,13 @@ impl KqueueWatch {
             self.queue.change(Event::new(EventFilter::Read(fd), EventFlags::DELETE, null_mut()));
     }
 
-    /// The bell rings from here on. (Neither this nor the next blocks, and a byte always fits: there is one at most.)
+    /// The bell rings from here on. Neither this nor `hush` blocks. The caller sees to it that the two take turns.
     pub(crate) fn ring(&self) {
-        let _ = rustix::io::write(&self.bell.1, &[0]);
+        self.bell.ring(&self.queue);
     }
 
     pub(crate) fn hush(&self) {
-        let _ = rustix::io::read(&self.bell.0, &mut [0]);
+        self.bell.hush(&self.queue);
     }
 
     /// Blocks, and adds the keys of those that became readable. Says whether the bell rings.
@@ -114,3 +105,73 @@ const BELL: usize = usize::MAX;
 
 /// How many events are taken at once, at most.
 const EVENTS: usize = 64;
+
+/// The bell is an event in the queue, which is reported to every waiter for as long as the bell rings: a user event. It
+/// has no descriptor, so no child can inherit one.
+#[cfg(any(target_vendor = "apple", target_os = "freebsd", target_os = "dragonfly"))]
+mod bell {
+    use super::{BELL, Queue};
+    use rustix::event::kqueue::{Event, EventFilter, EventFlags, UserDefinedFlags, UserFlags};
+    use std::io;
+    use std::ptr::without_provenance_mut;
+
+    pub(super) struct Bell;
+
+    impl Bell {
+        pub(super) fn new(queue: &Queue) -> io::Result<Self> {
+            Ok(queue.change(event(EventFlags::ADD, UserFlags::empty())).map(|()| Self)?)
+        }
+
+        pub(super) fn ring(&self, queue: &Queue) {
+            let _ = queue.change(event(EventFlags::empty(), UserFlags::TRIGGER));
+        }
+
+        /// Systems differ in how a user event is made silent. All forget what is deleted, and a new one is silent.
+        pub(super) fn hush(&self, queue: &Queue) {
+            let _ = queue.change(event(EventFlags::DELETE, UserFlags::empty()));
+            let _ = queue.change(event(EventFlags::ADD, UserFlags::empty()));
+        }
+    }
+
+    /// Without `EventFlags::CLEAR`, so that the event stays for the next waiter.
+    fn event(flags: EventFlags, user: UserFlags) -> Event {
+        let filter =
+            EventFilter::User { ident: 0, flags: user, user_flags: UserDefinedFlags::new(0) };
+        Event::new(filter, flags, without_provenance_mut(BELL))
+    }
+}
+
+/// NetBSD has user events since version 10, OpenBSD since late. Here the bell is a pipe with a byte in it, made by
+/// `pipe2`: no child that another thread spawns meanwhile can inherit it.
+#[cfg(any(target_os = "netbsd", target_os = "openbsd"))]
+mod bell {
+    use super::{BELL, Queue};
+    use rustix::event::kqueue::{Event, EventFilter, EventFlags};
+    use rustix::pipe::{PipeFlags, pipe_with};
+    use std::io;
+    use std::os::fd::{AsRawFd, OwnedFd};
+    use std::ptr::without_provenance_mut;
+
+    pub(super) struct Bell {
+        read: OwnedFd,
+        write: OwnedFd,
+    }
+
+    impl Bell {
+        pub(super) fn new(queue: &Queue) -> io::Result<Self> {
+            let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+            let filter = EventFilter::Read(read.as_raw_fd());
+            queue.change(Event::new(filter, EventFlags::ADD, without_provenance_mut(BELL)))?;
+            Ok(Self { read, write })
+        }
+
+        /// A byte always fits: there is one at most.
+        pub(super) fn ring(&self, _: &Queue) {
+            let _ = rustix::io::write(&self.write, &[0]);
+        }
+
+        pub(super) fn hush(&self, _: &Queue) {
+            let _ = rustix::io::read(&self.read, &mut [0]);
+        }
+    }
+}
