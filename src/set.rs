@@ -13,7 +13,7 @@ use crate::exit::{Port, Registration};
 use crate::stop;
 use crate::sync::{Arc, Mutex};
 use std::borrow::Borrow;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::hash::{BuildHasherDefault, DefaultHasher, Hash};
 use std::io;
@@ -436,7 +436,11 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
     }
 
     fn children(&self) -> Vec<Arc<SharedChild>> {
-        self.members.lock().by_token.values().map(|member| Arc::clone(&member.child)).collect()
+        let members = self.members.lock();
+        let all = members.by_token.values().map(|member| &member.child);
+        // A child may be in the set several times.
+        let mut known = HashSet::new();
+        all.filter(|child| known.insert(Arc::as_ptr(child))).map(Arc::clone).collect()
     }
 
     fn next(&self, deadline: Option<Instant>) -> Option<Finished<K>> {
