@@ -204,6 +204,10 @@ fn parse(stat: &[u8]) -> Option<Stat> {
 const PF_EXITING: u64 = 0x0000_0004;
 const PF_KTHREAD: u64 = 0x0020_0000;
 
+/// No file that is read here is longer, but for the environment of a process that shows other memory as its environment
+/// (PR_SET_MM_MAP of prctl(2)): as much as it likes. execve(2) allows 6 MiB.
+const LONGEST: usize = 8 << 20;
+
 /// Reads a whole file of `/proc`, in one system call: between two of them the process may execute another
 /// program, and the rest of what it has shown is gone.
 fn read(path: &str, buffer: &mut Vec<u8>) -> rustix::io::Result<()> {
@@ -214,7 +218,7 @@ fn read(path: &str, buffer: &mut Vec<u8>) -> rustix::io::Result<()> {
         let room = buffer.capacity();
         match rustix::io::pread(&file, rustix::buffer::spare_capacity(buffer), 0) {
             // These files are short only at their end.
-            Ok(read) if read < room => return Ok(()),
+            Ok(read) if read < room || room >= LONGEST => return Ok(()),
             Ok(_) => buffer.reserve(2 * room),
             Err(Errno::INTR) => {}
             Err(error) => return Err(error),
