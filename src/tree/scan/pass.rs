@@ -258,8 +258,11 @@ impl<'a> Batch<'a> {
         by_parent.retain(|(tree, place)| match place {
             Place::Outside(n) => trees[*tree].outside.get(*n).is_some_and(Process::lives),
             Place::Group => {
-                let group = self.targets[*tree].membership.group;
-                other.parent == group || processes::group_of(other.parent) == Some(group)
+                let target = &self.targets[*tree];
+                let group = target.membership.group;
+                // After the group was read: until now it was no other group with its ID.
+                (other.parent == group || processes::group_of(other.parent) == Some(group))
+                    && target.has_its_id()
             }
         });
         Ok(match held.process()? {
