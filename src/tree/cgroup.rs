@@ -185,7 +185,8 @@ impl Cgroup {
 
     /// Those in it, and in the cgroups that they may have made below it. None if it is gone.
     pub(super) fn ids(&self) -> io::Result<Vec<i32>> {
-        fn collect(directory: &Path, ids: &mut Vec<i32>) -> io::Result<()> {
+        let mut ids = Vec::new();
+        for directory in with_all_below(&self.directory) {
             let file = directory.join("cgroup.procs");
             match fs::read_to_string(&file) {
                 // 0 is one that this PID namespace does not see.
@@ -198,10 +199,7 @@ impl Cgroup {
                     unless_gone(error).map_err(|error| explain(error, "cannot read", &file))?;
                 }
             }
-            directories(directory).into_iter().try_for_each(|below| collect(&below, ids))
         }
-        let mut ids = Vec::new();
-        collect(&self.directory, &mut ids)?;
         Ok(ids)
     }
 
@@ -369,8 +367,8 @@ impl Credentials {
 /// With those that members may have made below it. Says whether it is gone: it is not as long as there is
 /// somebody in it.
 fn remove_all(directory: &Path) -> bool {
-    for below in directories(directory) {
-        remove_all(&below);
+    for below in with_all_below(directory).iter().skip(1).rev() {
+        let _ = fs::remove_dir(below);
     }
     match fs::remove_dir(directory) {
         Ok(()) => true,
@@ -396,6 +394,19 @@ fn parse_usage(times: &str, peak: Option<&str>) -> Option<Usage> {
         system: time("system_usec")?,
         peak_memory: peak.and_then(|peak| peak.trim_end().parse().ok()),
     })
+}
+
+/// A directory and all below it, parents first. Not by recursion: members can make cgroups as deep as a path can be long,
+/// and the threads of this crate have small stacks.
+fn with_all_below(directory: &Path) -> Vec<PathBuf> {
+    let mut all = vec![directory.to_owned()];
+    let mut next = 0;
+    while let Some(directory) = all.get(next) {
+        let below = directories(directory);
+        all.extend(below);
+        next += 1;
+    }
+    all
 }
 
 fn directories(directory: &Path) -> Vec<PathBuf> {
@@ -507,6 +518,24 @@ mod tests {
         let capable = parse(status("7 7 7 7", "8 8 8 8", "", "0000000000000002"));
         assert!(capable.may_write(1, 1, 0o600));
         assert_eq!(Credentials::parse("Name:\tx\n"), None);
+    }
+
+    /// A member may make cgroups below its own, as deep as a path can be long, and the threads of this crate have small
+    /// stacks.
+    #[test]
+    fn a_deep_cgroup_is_removed_on_a_small_stack() {
+        let top = std::env::temp_dir().join(format!("shared_child-deep-{}", process::id()));
+        let mut deepest = top.clone();
+        while deepest.as_os_str().len() < 2000 {
+            deepest.push("d");
+        }
+        fs::create_dir_all(&deepest).expect("to make directories");
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let (directory, name) = (top.clone(), "child-test");
+        spawn_helper(name, move || sender.send(remove_all(&directory)).expect("to say so"))
+            .expect("a thread");
+        assert_eq!(receiver.recv(), Ok(true));
+        assert!(!top.exists());
     }
 
     #[test]
