@@ -10,6 +10,7 @@ use crate::command;
 use crate::exit::{Ask, FromChild};
 use crate::sync::Mutex;
 use crate::usage::Usage;
+use std::collections::HashSet;
 use std::ffi::c_int;
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -256,11 +257,24 @@ impl Contain for Members {
             |members| members.cgroup.is_none(),
             scan::survivors,
             |(members, leader)| {
-                let listed = members.cgroup.as_ref().map_or(Ok(Vec::new()), Cgroup::ids)?;
-                for id in listed {
-                    match processes::Held::open(id)? {
-                        Some(held) if held.lives() => return held.process(),
-                        _ => {}
+                let mut ended = HashSet::new();
+                for _ in 0..processes::PASSES {
+                    let listed = members.cgroup.as_ref().map_or(Ok(Vec::new()), Cgroup::ids)?;
+                    let mut again = false;
+                    for id in listed {
+                        match processes::Held::open(id)? {
+                            Some(held) if held.lives() => {
+                                if let Some(process) = held.process()? {
+                                    return Ok(Some(process));
+                                }
+                            }
+                            _ => {}
+                        }
+                        // It can have forked before.
+                        again |= ended.insert(id);
+                    }
+                    if !again {
+                        break;
                     }
                 }
                 if !members.is_to_be_scanned() {

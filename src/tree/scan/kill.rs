@@ -106,6 +106,7 @@ impl Batch<'_> {
             chase.forget_the_dead();
             let newest = processes::newest().unwrap_or(after);
             let mut pass = self.find(Among::New(after, newest), chase.outside.clone())?;
+            chase.ended.clear();
             let mut found = false;
             for (i, target) in self.targets.iter().enumerate() {
                 found |= chase.kill(target, i, &mut pass.trees[i], pass.began)?;
@@ -116,10 +117,12 @@ impl Batch<'_> {
                 // Before they were killed they may have forked, and this pass may have come too early for the child.
                 continue;
             }
-            if !pass.gone && !chase.waits_for_an_exec() {
+            // The child of a process that has ended was handed its ID after that. IDs wrap around.
+            let ended = chase.ended.iter().copied().min_by_key(|id| (*id <= after, *id));
+            if ended.is_none() && !pass.gone && !chase.waits_for_an_exec() {
                 return Ok(());
             }
-            after = newest;
+            after = ended.unwrap_or(newest);
         }
         self.all_too_fast(results);
         Ok(())
@@ -184,6 +187,8 @@ struct Chase {
     outside: Vec<Vec<Process>>,
     /// Members that were killed, and may take a while to die.
     killed: HashSet<i32>,
+    /// Processes of the groups that had ended when they were opened, and can have forked before.
+    ended: Vec<i32>,
     /// Processes that are in the middle of an exec, and may be members.
     unsettled: Vec<Other>,
     patience: Instant,
@@ -195,6 +200,7 @@ impl Chase {
         Self {
             outside: vec![Vec::new(); trees],
             killed: HashSet::new(),
+            ended: Vec::new(),
             unsettled: Vec::new(),
             patience: Instant::now() + PATIENCE,
             pause: Backoff::new(),
@@ -228,6 +234,8 @@ impl Chase {
                 self.add(target, tree, process);
             }
             sighting.outside.extend(opened.left_processes);
+            let ended = ids.iter().copied().filter(|id| self.killed.insert(*id));
+            self.ended.extend(ended);
         }
         Ok(found)
     }

@@ -37,6 +37,8 @@ pub(in crate::tree) fn wait_empty(
                     uncertain = living.possible.into_iter().next().or(uncertain);
                     has_passed(deadline).then_some(Ok(false))
                 }
+                // Without this, a tree that forks and exits all the time would keep the call past the deadline.
+                Ok(_) if has_passed(deadline) => Some(Ok(false)),
                 Ok(living) => match living.wait(target, deadline) {
                     Ok(true) => {
                         ended = true;
@@ -58,23 +60,12 @@ pub(in crate::tree) fn wait_empty(
 /// A living member of each tree, if there is one: while it lives, the tree is not empty. A process that may be a member
 /// counts. The leader has exited.
 pub(in crate::tree) fn survivors(targets: &[Target<'_>]) -> Vec<io::Result<Option<Process>>> {
-    let living = Batch::of(targets).living();
-    targets
-        .iter()
-        .zip(living)
-        .map(|(target, living)| {
-            let Living { inside, outside, possible, began } = living?;
-            if let Some(process) = outside.into_iter().next() {
-                return Ok(Some(process));
-            }
-            for ids in inside.chunks(AT_ONCE) {
-                for held in target.open_seen(ids, began)?.inside {
-                    if let Some(process) = held.process()? {
-                        return Ok(Some(process));
-                    }
-                }
-            }
-            Ok(possible.into_iter().next())
+    Batch::of(targets)
+        .living()
+        .into_iter()
+        .map(|living| {
+            let Living { witness, outside, possible, .. } = living?;
+            Ok(witness.or(outside.into_iter().next()).or(possible.into_iter().next()))
         })
         .collect()
 }
@@ -110,9 +101,14 @@ impl Pause {
     }
 }
 
+/// So many IDs are read faster than the list of all processes.
+const FEW: i32 = 1000;
+
 /// The members of one tree that live.
 struct Living {
     inside: Vec<i32>,
+    /// One of those in the group.
+    witness: Option<Process>,
     outside: Vec<Process>,
     /// Processes that cannot be read and may be members. Looked for only if there is no other.
     possible: Vec<Process>,
@@ -122,7 +118,8 @@ struct Living {
 impl Living {
     fn nothing() -> Self {
         let began = Since::now();
-        Self { inside: Vec::new(), outside: Vec::new(), possible: Vec::new(), began }
+        let (inside, outside, possible) = (Vec::new(), Vec::new(), Vec::new());
+        Self { inside, witness: None, outside, possible, began }
     }
 
     /// Whether no member is known to live.
@@ -145,47 +142,80 @@ impl Living {
 impl Batch<'_> {
     /// All members that live, but for a leader that has left its group. Of a tree that forks meanwhile some may be missing,
     /// but not all.
+    ///
+    /// A pass is repeated for the trees that seem to be empty if it found what can hide a member of them: a process that
+    /// had ended when it was opened, and can have forked before; or a member of another tree, since a process in the group
+    /// of one tree is not read for the others.
     fn living(&self) -> Vec<io::Result<Living>> {
-        let all = |error: io::Error| self.targets.iter().map(|_| Err(copy(&error))).collect();
-        let newest = processes::newest();
-        let pass = match self.find(Among::All, self.nothing_known()) {
-            Ok(pass) => pass,
-            Err(error) => return all(error),
-        };
-        let mut unread = pass.unread;
-        let mut living: Vec<io::Result<Living>> = Vec::new();
-        for (target, sighting) in self.targets.iter().zip(pass.trees) {
-            living.push(living_of(target, sighting, pass.began));
-        }
-        let is_empty =
-            |living: &io::Result<Living>| living.as_ref().is_ok_and(|living| living.is_empty());
-        let Some(mut after) = newest else {
-            self.find_possible(&mut living, &unread);
-            return living;
-        };
-        for _ in 0..PASSES {
+        let mut living: Vec<io::Result<Living>> =
+            self.targets.iter().map(|_| Ok(Living::nothing())).collect();
+        // The leaders have exited.
+        let mut ended: Vec<HashSet<i32>> =
+            self.targets.iter().map(|target| HashSet::from([target.membership.group])).collect();
+        let mut unread = Vec::new();
+        let mut after = processes::newest();
+        let mut among = Among::All;
+        for passes in 1.. {
+            let is_empty =
+                |living: &io::Result<Living>| living.as_ref().is_ok_and(|living| living.is_empty());
             let empty: Vec<usize> = (0..living.len()).filter(|i| is_empty(&living[*i])).collect();
             if empty.is_empty() {
                 return living;
             }
             let targets: Vec<Target<'_>> = empty.iter().map(|i| self.targets[*i]).collect();
             let batch = Batch::of(&targets);
-            let last = processes::newest().unwrap_or(after);
-            let pass = match batch.find(Among::New(after, last), batch.nothing_known()) {
+            let pass = match batch.find(among, batch.nothing_known()) {
                 Ok(pass) => pass,
-                Err(error) => return all(error),
+                Err(error) => return self.targets.iter().map(|_| Err(copy(&error))).collect(),
             };
+            let (mut found, mut newly_ended) = (false, Vec::new());
             for ((target, sighting), i) in targets.iter().zip(pass.trees).zip(empty) {
-                living[i] = living_of(target, sighting, pass.began);
+                living[i] =
+                    living_of(target, sighting, pass.began, &mut ended[i], &mut newly_ended);
+                found |= !is_empty(&living[i]);
             }
-            unread.extend(pass.unread);
-            if !pass.gone {
-                self.find_possible(&mut living, &unread);
-                return living;
+            match among {
+                Among::All => unread = pass.unread,
+                Among::New(..) => unread.extend(pass.unread),
             }
-            after = last;
+            // The child of a process that has ended was handed its ID after that. IDs wrap around.
+            let oldest = match among {
+                Among::All => newly_ended.iter().copied().min(),
+                Among::New(first, _) => {
+                    newly_ended.iter().copied().min_by_key(|id| (*id <= first, *id))
+                }
+            };
+            let from = match (among, oldest, after) {
+                (Among::All, Some(oldest), Some(after)) if !found && after - oldest < FEW => {
+                    Some(oldest.min(after))
+                }
+                (Among::All, Some(_), _) => None,
+                (Among::All, None, after) if !found => after,
+                (Among::All, None, _) => None,
+                (Among::New(first, _), ..) if found => Some(first),
+                (Among::New(..), Some(oldest), _) => Some(oldest),
+                (Among::New(..), None, after) if pass.gone => after,
+                (Among::New(..), None, _) => break,
+            };
+            among = match from {
+                Some(from) => {
+                    let newest = processes::newest().unwrap_or(from);
+                    after = Some(newest);
+                    Among::New(from, newest)
+                }
+                None if found || oldest.is_some() => {
+                    after = processes::newest();
+                    Among::All
+                }
+                // There are no IDs in turn.
+                None => break,
+            };
+            if passes == PASSES {
+                return self.targets.iter().map(|target| Err(target.too_fast())).collect();
+            }
         }
-        self.targets.iter().map(|target| Err(target.too_fast())).collect()
+        self.find_possible(&mut living, &unread);
+        living
     }
 
     /// Of trees without a known living member: finds the processes that cannot be read and may be orphaned members.
@@ -229,16 +259,35 @@ impl Batch<'_> {
     }
 }
 
-fn living_of(target: &Target<'_>, sighting: Sighting, began: Since) -> io::Result<Living> {
+/// Adds the processes of the group that had ended when they were opened to `ended`, and to `newly` unless they were there.
+fn living_of(
+    target: &Target<'_>,
+    sighting: Sighting,
+    began: Since,
+    ended: &mut HashSet<i32>,
+    newly: &mut Vec<i32>,
+) -> io::Result<Living> {
     let Sighting { inside: seen, mut outside, error, .. } = sighting;
     if let Some(error) = error {
         return Err(error);
     }
-    let mut inside = Vec::new();
+    let (mut inside, mut witness) = (Vec::new(), None);
     for ids in seen.chunks(AT_ONCE) {
         let opened = target.open_seen(ids, began)?;
-        inside.extend(opened.inside.iter().map(Held::id));
+        for held in &opened.inside {
+            if witness.is_none() {
+                witness = held.process()?;
+            }
+            if witness.is_some() {
+                inside.push(held.id());
+            }
+        }
         outside.extend(opened.left_processes);
+        for id in ids {
+            if !inside.contains(id) && ended.insert(*id) {
+                newly.push(*id);
+            }
+        }
     }
-    Ok(Living { inside, outside, possible: Vec::new(), began })
+    Ok(Living { inside, witness, outside, possible: Vec::new(), began })
 }
