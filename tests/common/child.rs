@@ -140,6 +140,12 @@ fn play(mut arguments: impl Iterator<Item = String>) {
             "group" => say(&unix::group().to_string()),
             #[cfg(unix)]
             "own-group" => unix::own_group(),
+            // Enters the process group of another process of its session.
+            #[cfg(unix)]
+            "enter-group" => unix::enter_group(argument().parse().expect("a process group")),
+            // Makes a session of its own when the signal comes, and goes on.
+            #[cfg(unix)]
+            "setsid-on" => unix::setsid_on(argument().parse().expect("a signal")),
             // Goes on with an empty environment.
             #[cfg(unix)]
             "bare" => unix::without_environment(arguments.by_ref().collect()),
@@ -185,6 +191,9 @@ fn play(mut arguments: impl Iterator<Item = String>) {
             // Says which signal it gets when its parent dies.
             #[cfg(target_os = "linux")]
             "death-signal" => linux::death_signal(),
+            // Shows an environment of so many MiB, which take no memory.
+            #[cfg(target_os = "linux")]
+            "vast-environment" => linux::show_an_environment(argument().parse().expect("a size")),
             // Goes on in a second thread, and ends the first.
             #[cfg(target_os = "linux")]
             "thread" => linux::go_on_in_a_thread(arguments.by_ref().collect()),
@@ -340,6 +349,20 @@ mod unix {
     pub(crate) fn own_group() {
         // SAFETY: integers.
         assert_eq!(unsafe { libc::setpgid(0, 0) }, 0, "{}", std::io::Error::last_os_error());
+    }
+
+    pub(crate) fn enter_group(group: libc::pid_t) {
+        // SAFETY: integers.
+        assert_eq!(unsafe { libc::setpgid(0, group) }, 0, "to enter the group");
+    }
+
+    pub(crate) fn setsid_on(signal: c_int) {
+        extern "C" fn leave(_: c_int) {
+            // SAFETY: setsid(2) takes nothing, and is async-signal-safe.
+            unsafe { libc::setsid() };
+        }
+        let leave: extern "C" fn(c_int) = leave;
+        on_signal(signal, leave as libc::sighandler_t);
     }
 
     pub(crate) fn hop_groups() {
@@ -512,6 +535,52 @@ mod linux {
         let result = unsafe { libc::prctl(libc::PR_GET_PDEATHSIG, &raw mut signal) };
         assert_eq!(result, 0, "prctl: {}", std::io::Error::last_os_error());
         println!("death signal {signal}");
+    }
+
+    /// prctl(2), PR_SET_MM_MAP: every user may do this where the kernel has been built for checkpoints.
+    pub(crate) fn show_an_environment(mebibytes: usize) {
+        let stat = std::fs::read_to_string("/proc/self/stat").expect("/proc");
+        let (_, after_name) = stat.rsplit_once(") ").expect("a name");
+        // By their numbers in proc_pid_stat(5), of which the first is 3.
+        let fields: Vec<&str> = after_name.split_ascii_whitespace().collect();
+        let address = |field: usize| fields[field - 3].parse::<u64>().expect("an address");
+        let size = mebibytes << 20;
+        let (access, kind) = (
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+        );
+        // SAFETY: a new mapping, wherever there is room.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), size, access, kind, -1, 0) };
+        assert_ne!(start, libc::MAP_FAILED, "mmap: {}", std::io::Error::last_os_error());
+        // SAFETY: reads the end of the heap.
+        let heap_end = unsafe { libc::sbrk(0) } as u64;
+        let start = start as u64;
+        // `struct prctl_mm_map`: no auxiliary vector, and no other executable (-1).
+        let map: [u64; 13] = [
+            address(26),
+            address(27),
+            address(45),
+            address(46),
+            address(47),
+            heap_end,
+            address(28),
+            address(48),
+            address(49),
+            start,
+            start + size as u64 - 1,
+            0,
+            u64::from(u32::MAX) << 32,
+        ];
+        let length = size_of_val(&map);
+        // SAFETY: the kernel reads `length` bytes of the map, which outlives the call, and checks the addresses.
+        let result =
+            unsafe { libc::prctl(libc::PR_SET_MM, libc::PR_SET_MM_MAP, map.as_ptr(), length, 0) };
+        let error = std::io::Error::last_os_error();
+        match (result, error.raw_os_error()) {
+            (0, _) => super::say("vast"),
+            (_, Some(libc::EINVAL)) => super::say("not to be had"),
+            _ => panic!("prctl: {error}"),
+        }
     }
 
     /// Lists what it has inherited from its parent: descriptors, and signals that are blocked or ignored, those of the C
