@@ -278,16 +278,19 @@ fn living_of(
             if witness.is_none() {
                 witness = held.process()?;
             }
-            if witness.is_some() {
-                inside.push(held.id());
-            }
         }
-        outside.extend(opened.left_processes);
+        // Without a witness, they have all ended since they were opened.
+        let opened_ids: Vec<i32> = match witness {
+            Some(_) => opened.inside.iter().map(Held::id).collect(),
+            None => Vec::new(),
+        };
         for id in ids {
-            if !inside.contains(id) && ended.insert(*id) {
+            if !opened_ids.contains(id) && ended.insert(*id) {
                 newly.push(*id);
             }
         }
+        inside.extend(opened_ids);
+        outside.extend(opened.left_processes);
     }
     Ok(Living { inside, witness, outside, possible: Vec::new(), began })
 }
