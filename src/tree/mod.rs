@@ -3,9 +3,9 @@
 //! [`Tree`] is what the public sees, and knows no operating system. `Members` is the platform's
 //! implementation of [`Contain`], and everything that is particular to a system stays below it.
 //!
-//! A tree's *leader* is the child itself. Where the tree is known by the leader's process ID (a process
-//! group), the leader is pinned: though it has exited and everybody was told, it is not reaped before the
-//! tree is known to be empty, or its handle is gone. So the ID cannot come to mean another group.
+//! A tree's *leader* is the child itself. On Unix the leader is pinned: though it has exited and its status was
+//! returned, it is not reaped before the tree is known to be empty, or its handle is gone. So its process ID cannot
+//! come to mean another process group.
 
 mod drop;
 
@@ -124,45 +124,69 @@ pub(crate) trait Contain: Send + Sync + Sized + 'static {
     fn done(&self);
 }
 
-/// A child and all that it has started, as one.
+/// A child and the processes that it has started, as one unit.
 ///
-/// From [`SharedChild::tree`](crate::SharedChild::tree), for a child that was spawned with
-/// [`SpawnOptions::tree`](crate::SpawnOptions::tree). Everything works before, during and after the exit
-/// of the child itself (the *leader*), also after it was waited for, and from any number of threads.
+/// [`SharedChild::tree`](crate::SharedChild::tree) returns it, for a child that was spawned with
+/// [`SpawnOptions::tree`](crate::SpawnOptions::tree). Every method works before, during and after the exit of the child
+/// itself (the *leader*), even after the child was waited for, and from any number of threads.
 ///
 /// # What holds a tree together
 ///
-/// - **Windows**: a job object, which the child joins before its first instruction. No process can leave it,
-///   and its end is the end of all: containment is *complete*.
-/// - **Linux with a cgroup** of its own
-///   (`linux::SpawnOptionsExt::cgroup`): the same, but for a process that may write to the cgroup above, and
-///   moves itself there.
-/// - **Linux otherwise**: a process group; and those that have left it are found through their parents, and
-///   by a variable in their environment, `SHARED_CHILD_TREE`, which all inherit. Somebody who leaves the
-///   group *and* empties the environment (or overwrites it, as some servers do to be listed by another name)
-///   *and* whose parent is gone is not found: *best effort*.
-/// - **macOS, FreeBSD, NetBSD, DragonFly**: a process group, and those that have left it are found through
-///   their parents. *Best effort*.
-/// - **Other Unix**: a process group. *Best effort*, and the system is not asked who is in it.
+/// [`containment`](Self::containment) returns which of these mechanisms serves, and whether it is complete.
 ///
-/// # Who is not to belong to it
+/// - **Windows**: a job object, which the child joins before its first instruction. No process of the job can leave it:
+///   *complete*.
+/// - **Linux with a cgroup** of its own (`linux::SpawnOptionsExt::cgroup`): the kernel kills all processes of the
+///   cgroup as one. A process can leave if it may write `cgroup.procs` of a cgroup above. So containment is *complete*
+///   only if the child may not, with the credentials that it has when it executes its program: it is not root, has no
+///   capabilities, and neither owns one of these files nor has write permission by their group or mode. Usually that
+///   takes a command with another user ID. In all other cases it is *best effort*: processes that have left the cgroup
+///   are found like those of other trees on Linux.
+/// - **Linux otherwise**: a process group. Members that have left it are found through their parents, and by a variable
+///   in their environment, `SHARED_CHILD_TREE`, which processes inherit: *best effort*.
+/// - **macOS, FreeBSD, NetBSD, DragonFly**: a process group. Members that have left it are found through their parents:
+///   *best effort*.
+/// - **Other Unix**: a process group, whose members the system does not list: *best effort*.
 ///
-/// A server that is meant to outlive the build or the test which has started it (a compiler's cache, say) is a
-/// member like any other. On Linux without a cgroup it is none if it is started in a session of its own,
-/// without that variable, and by a process that then ends: `env -u SHARED_CHILD_TREE setsid --fork server`.
+/// # Which processes escape
+///
+/// - **Everywhere**: a process that a service starts at the request of a member. It is a child of the service, and
+///   never belongs to the tree. On Windows such services are WMI, the Task Scheduler and COM; on Unix cron, at, systemd
+///   (`systemd-run`), D-Bus and container daemons.
+/// - **Linux, complete containment**: a contained child may execute a program with set-user-ID or file capabilities,
+///   which may leave the cgroup. And a privileged process outside may move members out of it.
+/// - **Linux, best effort**: a process that leaves the group (and the cgroup), *and* whose environment does not have
+///   the variable (it was emptied, or overwritten, as some servers do to change their title), *and* whose parent ended
+///   before any operation on the tree found the process below that parent.
+/// - **Linux, best effort**: likewise, a process whose environment cannot be read: another user's if this process lacks
+///   CAP_SYS_PTRACE (the default in Docker), one that is not dumpable (`ssh-agent`), one that has unmapped its
+///   environment. Such a process is not killed. But while one lives that may be a member whose parent has ended, the
+///   tree is not reported as [empty](Self::is_empty).
+/// - **Linux with `hidepid`**: a process that the kernel hides, and that has left the group, is neither found nor
+///   counted.
+/// - **macOS, FreeBSD, NetBSD, DragonFly**: a process that leaves the group, and whose parent has ended.
+/// - **Other Unix**: a process that leaves the group.
+///
+/// # Servers that outlive the tree
+///
+/// A server that is to outlive the build or the test that has started it (a compiler's cache, say) is a member like any
+/// other process. On Linux without a cgroup it is no member if it is started in a session of its own, without the
+/// variable, by a process that ends at once: `env -u SHARED_CHILD_TREE setsid --fork server`. An operation on the tree
+/// in the instant before that process ends still finds the server.
 ///
 /// # At a terminal
 ///
-/// On Unix a tree is a process group of its own, so it is in the background: Ctrl-C does not reach it (pass it
-/// on, by [`stop`](crate::SharedChild::stop)), and whoever reads from the terminal is stopped by SIGTTIN. On
-/// Windows Ctrl-C does not reach it either, since it is a console group of its own.
+/// On Unix a tree is a process group of its own, so it is in the background. Ctrl-C does not reach it: pass it on by
+/// [`stop`](crate::SharedChild::stop). A member that reads from the terminal is stopped by SIGTTIN. On Windows Ctrl-C
+/// does not reach a tree either, since it is a console group of its own.
 ///
 /// # The leader's process ID
 ///
-/// Where the tree is known by its process group, the leader stays a zombie after its exit until the tree is
-/// known to be empty ([`is_empty`](Self::is_empty), [`wait_empty`](Self::wait_empty),
-/// [`stop`](crate::SharedChild::stop)), or the handle is dropped. While it is there, no other group can have
-/// its ID, and so none can be hit.
+/// On Unix the leader stays a zombie after its exit until the tree is known to be empty ([`is_empty`](Self::is_empty),
+/// [`wait_empty`](Self::wait_empty), [`stop`](crate::SharedChild::stop)), or until the handle is dropped. While the
+/// zombie is there, no other process group can have its ID, so none is signalled by mistake. If another part of the
+/// program reaps the leader, or if the system reports a status only to a reap (a sandbox without waitid(2)), the group
+/// is not signalled by its ID any more.
 ///
 /// # Examples
 ///
@@ -176,8 +200,8 @@ pub(crate) trait Contain: Send + Sync + Sized + 'static {
 /// shell.args(["-c", "sleep 1000 & sleep 1000 & wait"]);
 /// let child = SpawnOptions::new().tree(true).spawn(&mut shell)?;
 ///
-/// let tree = child.tree().expect("it was asked for");
-/// tree.kill()?; // the shell, and both that it has started
+/// let tree = child.tree().expect("it was spawned as a tree");
+/// tree.kill()?; // the shell, and both of its children
 /// assert!(tree.wait_empty(None)?);
 /// # }
 /// # Ok(())
@@ -215,17 +239,20 @@ impl Tree {
         self.leader
     }
 
-    /// Kills every process of the tree, with SIGKILL or `TerminateJobObject`: all that there are, and those
-    /// that they start meanwhile. Does nothing, successfully, once the tree is empty.
+    /// Kills every process of the tree, with SIGKILL or `TerminateJobObject`, and every process that a member starts
+    /// meanwhile. Processes that [escape](Self#which-processes-escape) survive. Does nothing, successfully, once the
+    /// tree is empty.
     ///
-    /// They have been killed when this returns, but may still be on their way out:
-    /// [`wait_empty`](Self::wait_empty) if it matters. On Linux without a cgroup this looks through `/proc`
-    /// until it finds nobody new.
+    /// A killed process may take a moment to end: use [`wait_empty`](Self::wait_empty) if that matters.
+    ///
+    /// On Linux, unless containment is complete, a kill reads `/proc` until it finds no new member. It waits at most 2
+    /// s in all for processes in the middle of an exec, whose environment cannot be read, and never again for the same
+    /// process. On macOS, FreeBSD, NetBSD and DragonFly a kill stops all members (SIGSTOP) before it kills them.
     ///
     /// # Errors
     ///
-    /// The operating system's, such as a lack of permission for a member that now belongs to another user.
-    /// All the others have been killed by then.
+    /// The operating system's, such as a lack of permission for a member that now belongs to another user. All other
+    /// members that were found have been killed by then. A tree that still grows after 1000 passes is an error too.
     ///
     /// # Examples
     ///
@@ -266,13 +293,20 @@ impl Tree {
         self.unless_done((), || self.members.signal(&self.leader, signal))
     }
 
-    /// Whether no process of the tree is left. Zombies do not count, nor do processes that are not found
-    /// (see [containment](Self::containment)).
+    /// Returns whether no process of the tree is left. Zombies do not count, nor do processes that
+    /// [escape](Self#which-processes-escape).
+    ///
+    /// On Linux, unless containment is complete, this also returns `false` while a process lives that cannot be read
+    /// and may be a member: it is younger than the tree; its parent is the init process, an ancestor of this process,
+    /// this process as a subreaper, or another process that cannot be read; and it has the control groups and the audit
+    /// session of this process. (If the leader has `no_new_privs` and no capabilities, it must also have the leader's
+    /// user.) So a service that the init process of the same container starts meanwhile may keep a tree from being
+    /// reported as empty, if this process lacks CAP_SYS_PTRACE.
     ///
     /// # Errors
     ///
-    /// [`Unsupported`](io::ErrorKind::Unsupported) where the system does not tell who is in a process group,
-    /// and on Linux without `/proc`.
+    /// [`Unsupported`](io::ErrorKind::Unsupported) where the system does not list the members of a process group, and
+    /// on Linux without a cgroup if there is no `/proc`.
     ///
     /// # Examples
     ///
@@ -281,7 +315,7 @@ impl Tree {
     /// # fn main() -> std::io::Result<()> {
     /// let child = SpawnOptions::new().tree(true).spawn(Command::new("rustc").arg("--version"))?;
     /// child.wait()?;
-    /// assert!(child.tree().unwrap().wait_empty(None)?); // those that it had started as well
+    /// assert!(child.tree().unwrap().wait_empty(None)?); // the processes that it started have ended too
     /// assert!(child.tree().unwrap().is_empty()?);
     /// # Ok(())
     /// # }
@@ -290,12 +324,14 @@ impl Tree {
         self.wait_empty(Some(Instant::now()))
     }
 
-    /// Blocks until no process of the tree is left, or until the deadline: `false` if there are some then.
+    /// Blocks until no process of the tree is left (`true`), or until the deadline (`false`).
     ///
-    /// Looks at least once. Blocks in the kernel for as long as somebody is there to be waited for; where the
-    /// system cannot do that (Linux without pidfds, some processes of other users), it polls, slower and
-    /// slower, up to 50 times a second. On Linux without a cgroup a look takes seconds, past the deadline, while
-    /// some process is stuck in the middle of an exec, since it cannot be told whether that is a member.
+    /// Checks at least once. Blocks in the kernel while a member lives that can be waited for. Where the system cannot
+    /// do that (Linux without pidfds, some processes of other users), it polls, with pauses of up to half a second. A
+    /// check that has begun before the deadline is finished: on Unix that is a pass over the process table.
+    ///
+    /// Without a deadline this may wait for a process that is no member, if that cannot be read: see
+    /// [`is_empty`](Self::is_empty).
     ///
     /// # Errors
     ///
@@ -345,9 +381,10 @@ impl Tree {
         survivors
     }
 
-    /// The process IDs of the tree's living processes, in no order.
+    /// Returns the process IDs of the tree's living members, in no order.
     ///
-    /// For display. By the time that you have them, some may be other processes'; do not signal them.
+    /// For display. By the time that this returns, an ID may belong to another process; do not signal it. A process
+    /// that cannot be read and may be a member (see [`is_empty`](Self::is_empty)) is not listed.
     ///
     /// # Errors
     ///
@@ -368,7 +405,7 @@ impl Tree {
         self.unless_done(Vec::new(), || self.members.processes(&self.leader))
     }
 
-    /// Whether any process can leave the tree, and what holds it together.
+    /// Returns whether a process can leave the tree, and what holds the tree together.
     ///
     /// # Examples
     ///
@@ -475,14 +512,16 @@ impl fmt::Debug for Tree {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Containment {
-    /// No process leaves the tree, whatever it does. (A cgroup takes permission to be left: see [`Tree`].)
+    /// No process can leave the tree with the credentials that the child has. [`Tree`](Tree#which-processes-escape)
+    /// lists what that does not cover: services that start processes at a member's request, and on Linux programs with
+    /// set-user-ID or file capabilities.
     Complete {
         /// What guarantees it.
         by: Mechanism,
     },
-    /// A process that tries hard enough leaves the tree. [`Tree`] says how.
+    /// A process can leave the tree. [`Tree`](Tree#which-processes-escape) lists how.
     BestEffort {
-        /// What is there instead.
+        /// What holds the tree together.
         by: Mechanism,
     },
 }
@@ -527,7 +566,7 @@ pub enum Mechanism {
     Cgroup,
     /// A Windows job object.
     JobObject,
-    /// A process group, and the system is asked for those that have left it.
+    /// A process group, and a scan of the process table for members that have left it.
     ProcessGroupAndSweep,
     /// A process group.
     ProcessGroup,
