@@ -6,19 +6,44 @@ use std::path::PathBuf;
 
 /// Ways to spawn that only Linux has.
 pub trait SpawnOptionsExt {
-    /// Puts the child, and all that it starts, into a cgroup v2 of its own, below the one that this process is
-    /// in. It is a [tree](SpawnOptions::tree) then, and its containment is complete: nobody leaves it who may not
-    /// write to the cgroup above, and all are killed as one.
+    /// Puts the child into a new cgroup v2, below the one that this process is in. The child is a
+    /// [tree](SpawnOptions::tree) then, and the processes that it starts are in the cgroup too. The kernel kills them
+    /// as one.
     ///
-    /// The child enters the cgroup before it executes the program. It still leads a process group of its
-    /// own. The cgroup is removed when nobody is left in it.
+    /// The child enters the cgroup before it executes the program. It still leads a process group of its own, and has
+    /// the variable `SHARED_CHILD_TREE` in its environment.
     ///
-    /// This takes a cgroup v2 file system, Linux 5.14, and permission to make a cgroup: as root, or where it
-    /// is *delegated*, as systemd does for a service with `Delegate=yes`. Where something is missing, the
-    /// spawn fails, and says what.
+    /// # Which processes can leave
     ///
-    /// std forks for a command that was spawned in this way, which is slower than its usual way the more
-    /// memory this process has.
+    /// A process leaves a cgroup if it may write `cgroup.procs` of a cgroup above. A child with this process's
+    /// credentials may, since they sufficed to make the cgroup. So containment is complete only if the child has other
+    /// credentials when it executes the program, for example through [`CommandExt::uid`]: it is not root, has no
+    /// capabilities, and may neither write `cgroup.procs` of any cgroup above nor change its mode.
+    /// [`Tree::containment`](crate::Tree::containment) returns what was found after the spawn. In all other cases
+    /// containment is best effort: a kill, a stop and [`Tree::is_empty`](crate::Tree::is_empty) also search the process
+    /// table for members that have left the cgroup.
+    ///
+    /// Even complete containment does not cover a program with set-user-ID or file capabilities that the child
+    /// executes, a privileged process outside that moves members, and services that start processes at a member's
+    /// request.
+    ///
+    /// # When the cgroup is removed
+    ///
+    /// The exit of the last member alone does not remove it. It is removed when the tree is found to be empty
+    /// ([`is_empty`](crate::Tree::is_empty), [`wait_empty`](crate::Tree::wait_empty), a stop), or in the background once
+    /// the handle is dropped and no member is left. If this process ends before, the cgroup stays, unless the guardian
+    /// of [`kill_with_parent`](SpawnOptions::kill_with_parent) removes it.
+    ///
+    /// # Requirements
+    ///
+    /// A cgroup v2 file system, Linux 5.14, and permission to make a cgroup: as root, or where the cgroup is
+    /// *delegated*, as systemd does for a service with `Delegate=yes`. Where something is missing, the spawn fails, and
+    /// the error names it.
+    ///
+    /// std forks for a command that was spawned in this way, then and in all later spawns of the same command, which is
+    /// slower than its usual way the more memory this process has.
+    ///
+    /// [`CommandExt::uid`]: std::os::unix::process::CommandExt::uid
     ///
     /// # Examples
     ///
@@ -29,9 +54,9 @@ pub trait SpawnOptionsExt {
     /// # fn main() -> std::io::Result<()> {
     /// let child = SpawnOptions::new().cgroup(true).spawn(&mut Command::new("make"))?;
     /// let tree = child.tree().expect("a cgroup makes a tree");
-    /// assert!(tree.containment().is_complete());
+    /// println!("containment: {}", tree.containment()); // complete only with other credentials
     /// child.wait()?;
-    /// tree.kill()?; // also a daemon that has left the session, with an empty environment
+    /// tree.kill()?; // even a daemon that has left the session and emptied its environment
     /// # Ok(())
     /// # }
     /// ```
@@ -68,8 +93,9 @@ pub trait SpawnOptionsExt {
     /// this way, then and in all later spawns of the same command, which is slower than its usual way the more memory
     /// this process has (27 ms rather than 0.07 ms beside 2 GB).
     ///
-    /// Where the pidfd cannot be had (no descriptor to spare, a sandbox, a [`pre_exec`] hook that closes descriptors or
-    /// forks), the spawn does not fail, and this process opens the pidfd by the ID.
+    /// Where the pidfd cannot be had, the spawn does not fail, and this process opens the pidfd by the ID, with the gap
+    /// that that has. These are the cases: no descriptor is to spare; a sandbox; a [`pre_exec`] hook closes
+    /// descriptors, or forks and runs the program in the fork; the child is the first process of a new PID namespace.
     ///
     /// [`pre_exec`]: std::os::unix::process::CommandExt::pre_exec
     ///
