@@ -12,22 +12,22 @@ use std::process::Command;
 ///
 /// # What is changed on the command
 ///
-/// - [`tree`](Self::tree), and on Unix other than Linux [`kill_with_parent`](Self::kill_with_parent): on
-///   Unix the child leads a process group of its own
-///   ([`CommandExt::process_group(0)`](https://doc.rust-lang.org/std/os/unix/process/trait.CommandExt.html#tymethod.process_group)),
-///   and so do the children of later spawns of the same command, plain ones included; a hook of your own
-///   that calls setsid(2) fails then. On Linux the
-///   variable `SHARED_CHILD_TREE` is set for the spawn, and afterwards is as it was for the child: what
-///   the command says of it, else what this process has.
-/// - `linux::SpawnOptionsExt::cgroup` and `pidfd_from_child`, and on Linux `kill_with_parent` of a single child: each
-///   such spawn adds a hook, which runs before exec, after all hooks that the command has. std cannot remove it. It
-///   does nothing in later spawns, but std forks for a command that has a hook, which is slower the more
-///   memory this process has.
-///   A seccomp filter that another hook installs applies to this hook. It must not kill for `fstat`, `getpid`,
-///   `pidfd_open`, `sendmsg` and `close`, and must allow, for a cgroup, `fstat` and `write`, and for
-///   `kill_with_parent` `rt_sigprocmask`, `prctl` and `getppid`.
-/// - On Windows the creation flags are set for the spawn. std does not tell those that were set on the
-///   command before, so they are lost: use `windows::SpawnOptionsExt::creation_flags` for them.
+/// - **A process group.** On Unix, [`tree`](Self::tree) makes the child lead a process group of its own
+///   ([`CommandExt::process_group(0)`](https://doc.rust-lang.org/std/os/unix/process/trait.CommandExt.html#tymethod.process_group)).
+///   So does `linux::SpawnOptionsExt::cgroup`, and, on Unix other than Linux,
+///   [`kill_with_parent`](Self::kill_with_parent). The setting stays on the command: children of later spawns lead
+///   groups too, those of plain spawns included. A hook of your own that calls setsid(2) fails in such a child.
+/// - **A variable.** On Linux and Android, a tree has `SHARED_CHILD_TREE` in its environment. After the spawn the
+///   command's environment gives a child what it gave before: the command's own value, else that of this process.
+/// - **A hook.** On Linux, `SpawnOptionsExt::cgroup`, `pidfd_from_child` and `kill_with_parent` of a single child add a
+///   hook at each spawn. It runs before exec, after all hooks that the command has. std cannot remove a hook. In later
+///   spawns it does nothing, but std forks for a command that has a hook, which is slower the more memory this process
+///   has. Each hook also takes a few words of memory on the command: make a new command where there are thousands of
+///   spawns. A seccomp filter that another hook installs applies to this hook. It must not kill for `fstat`, `getpid`,
+///   `pidfd_open`, `sendmsg` and `close`, and must allow, for a cgroup, `fstat` and `write`, and for `kill_with_parent`
+///   `rt_sigprocmask`, `prctl` and `getppid`.
+/// - **Creation flags.** On Windows they are set for the spawn. std does not return the flags that were set on the
+///   command before, so those are lost: set them by `windows::SpawnOptionsExt::creation_flags`.
 ///
 /// # Examples
 ///
@@ -37,8 +37,8 @@ use std::process::Command;
 ///
 /// # fn main() -> std::io::Result<()> {
 /// let child = SpawnOptions::new()
-///     .tree(true) // what it starts belongs to it
-///     .kill_on_drop(true) // all that goes with the handle
+///     .tree(true) // the processes that it starts belong to it
+///     .kill_on_drop(true) // all of them are killed when the handle is dropped
 ///     .spawn(Command::new("rustc").arg("--version"))?;
 /// assert!(child.wait()?.success());
 /// # Ok(())
@@ -51,7 +51,7 @@ pub struct SpawnOptions {
 }
 
 impl SpawnOptions {
-    /// Nothing asked for: [`spawn`](Self::spawn) does what [`SharedChild::spawn`] does.
+    /// Options that change nothing: [`spawn`](Self::spawn) does what [`SharedChild::spawn`] does.
     ///
     /// # Examples
     ///
@@ -69,7 +69,8 @@ impl SpawnOptions {
         Self::default()
     }
 
-    /// Makes one unit of the child and all that it starts: see [`Tree`](crate::Tree).
+    /// Makes one unit of the child and the processes that it starts. [`Tree`](crate::Tree) describes what holds it
+    /// together, and which processes escape.
     ///
     /// # Examples
     ///
@@ -78,7 +79,7 @@ impl SpawnOptions {
     /// # fn main() -> std::io::Result<()> {
     /// let child = SpawnOptions::new().tree(true).spawn(Command::new("rustc").arg("--version"))?;
     /// child.wait()?;
-    /// child.tree().expect("it was asked for").kill()?; // whatever it has left running
+    /// child.tree().expect("it was spawned as a tree").kill()?; // the processes that it has left running
     /// # Ok(())
     /// # }
     /// ```
@@ -87,12 +88,18 @@ impl SpawnOptions {
         self
     }
 
-    /// Kills the child, or the whole tree if it is one, when the handle is dropped.
+    /// Kills the child, or its whole tree, when the handle is dropped.
     ///
-    /// The drop does not block. It kills the child and its process group (or cgroup, or job) at once; those who
-    /// have left the group are looked for in the background, so if the program ends right after, combine
-    /// this with [`kill_with_parent`](Self::kill_with_parent). Disarmed by
-    /// [`detach`](SharedChild::detach) and [`into_inner`](SharedChild::into_inner).
+    /// [`detach`](SharedChild::detach) and [`into_inner`](SharedChild::into_inner) disarm this.
+    ///
+    /// The drop takes a few system calls. It kills a single child, and the process group, cgroup or job of a tree, at
+    /// once. A background thread then finds and kills the members that have left the group; one thread serves all
+    /// dropped trees. On macOS, FreeBSD, NetBSD and DragonFly that thread does the whole kill of a tree, since it must
+    /// find the members before their parents die. If the program ends right after the drop, the thread ends with it, so
+    /// combine this with [`kill_with_parent`](Self::kill_with_parent).
+    ///
+    /// If no thread can be started, the drop itself kills the whole tree. It then takes as long as a
+    /// [`kill`](crate::Tree::kill).
     ///
     /// # Examples
     ///
@@ -114,26 +121,40 @@ impl SpawnOptions {
         self
     }
 
-    /// Kills the child, or the whole tree if it is one, when this process dies, by whatever cause.
+    /// Kills the child, or its whole tree, when this process ends, by whatever cause: an exit, SIGKILL, a crash; and on
+    /// Unix an exec, after which the program no longer knows the child.
     ///
-    /// That includes SIGKILL and a crash; and on Unix a call of `exec`, after which nobody knows of the child any more.
-    /// It is in force for as long as the child or the tree lives, also after the handle was dropped; a thread then
-    /// sees to it, other than for a single child on Linux.
+    /// It is in force for as long as the child or the tree lives, even after the handle was dropped. (A background thread
+    /// watches dropped trees.) [`into_inner`](SharedChild::into_inner) ends it, except for a single child on Linux: there
+    /// the kernel cannot be made to forget the signal.
     ///
     /// # Platforms
     ///
-    /// - **Linux, a single child**: the kernel sends SIGKILL (`PR_SET_PDEATHSIG`, prctl(2)). The child is
-    ///   spawned by a thread that lives as long as the process, since the kernel sends the signal at the death of the
-    ///   *thread*. What is particular to a thread (its CPU affinity, its namespaces) comes from that thread. There is
-    ///   one such thread; another is started if all are held up in a spawn, as by a `pre_exec` hook that blocks, for
-    ///   20 ms. The hook that sets the signal runs after all hooks that the command has, so they may change the user
-    ///   ID, which clears it. A program with set-user-ID or capabilities clears it too: such a child is not killed, and
-    ///   neither is one that clears the signal itself.
-    /// - **Linux, a tree; other Unix**: by a *guardian*, one small `sh` for the whole process, started when first
-    ///   needed. It ends with this process. Programs that wait for any child (`waitpid(-1)`) may meet it.
-    ///   Outside Linux a single child leads a process group of its own for this, and the group is killed.
-    /// - **Windows**: a job object that kills when its last handle is closed, which the system does. If this
-    ///   process dies between creating the child and putting it there, a suspended child is left.
+    /// - **Linux, a single child**: the kernel sends SIGKILL (`PR_SET_PDEATHSIG`, prctl(2)). It does so at the death of
+    ///   the *thread* that has spawned the child, so a thread that lives as long as this process spawns it. What is
+    ///   particular to a thread (its CPU affinity, its namespaces) comes from that thread. There is one such thread;
+    ///   another is started if all are held up in a spawn, as by a `pre_exec` hook that blocks, for 20 ms. The hook
+    ///   that sets the signal runs after all hooks that the command has, so they may change the user ID, which clears
+    ///   it.
+    ///
+    ///   *Not covered*: a child that executes a program with set-user-ID or file capabilities, or clears the signal
+    ///   itself; and the processes that the child starts. After `unshare(CLONE_NEWPID)` such a spawn fails with ESRCH.
+    /// - **Linux, a tree; other Unix**: a *guardian* kills. It is a process of its own, one for this process, which makes
+    ///   system calls alone; it is started when it is first needed, replaced if it is killed, and ends when nothing is
+    ///   left to guard. It is a fork of this process, made once: the first such spawn takes longer the more memory this
+    ///   process has (60 ms beside 2 GB). Outside Linux, code that waits for any child (`waitpid(-1)`) may reap it; it is
+    ///   replaced then.
+    ///
+    ///   On Linux it kills the group, the cgroup, and the members that have left them. Outside Linux it kills process
+    ///   groups alone, and a single child leads a process group of its own for this.
+    ///
+    ///   *Not covered*: processes that [escape](crate::Tree#which-processes-escape), outside Linux every process that has
+    ///   left the group; and all of them
+    ///   if the guardian is killed in the same instant as this process.
+    /// - **Windows**: a job object that kills when its last handle is closed, which the system does.
+    ///
+    ///   *Not covered*: if this process ends between creating the child and putting it into the job, a suspended child is
+    ///   left.
     ///
     /// # Examples
     ///
@@ -157,14 +178,15 @@ impl SpawnOptions {
     ///
     /// # Errors
     ///
-    /// Those of [`Command::spawn`]; and where something that was asked for cannot be had, an error that says
-    /// what is missing ([`Unsupported`](io::ErrorKind::Unsupported) if it is the system that lacks it).
-    /// Nothing is left behind then, and the command is as it was, but for what is
-    /// [changed on it](Self#what-is-changed-on-the-command).
+    /// Those of [`Command::spawn`]; and if an option cannot be had, an error that names what is missing
+    /// ([`Unsupported`](io::ErrorKind::Unsupported) if the system lacks it). A failed spawn leaves no process,
+    /// descriptor or cgroup behind. A helper thread and the guardian, if this spawn has started them, stay until they
+    /// are not needed. The command is as it was, but for what is [changed on it](Self#what-is-changed-on-the-command).
     ///
     /// Where [`Command::spawn`] panics, this returns an error. On Unix it panics if the program cannot be executed and
     /// another part of this program has reaped the child: SIGCHLD is ignored, or a thread is in `waitpid(-1)`. The
-    /// panic hook has run by then; a program that is built with `panic = "abort"` is aborted, as by std.
+    /// reason of the failed exec is lost then, and the panic hook has run. A program that is built with
+    /// `panic = "abort"` is aborted, as by std.
     ///
     /// # Examples
     ///
