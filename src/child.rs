@@ -18,9 +18,9 @@ use std::time::{Duration, Instant};
 /// Everything goes through `&self`, so put it in an [`Arc`], or lend it to scoped
 /// threads. See the [crate documentation](crate) for how it works and what is promised.
 ///
-/// Dropping the handle does not wait for the child, and kills it only if that was
-/// [asked for](crate::SpawnOptions::kill_on_drop). It leaves no zombie behind: a child that still runs is
-/// reaped in the background when it exits. Pipes that have not been taken are closed.
+/// Dropping the handle does not wait for the child, and kills it only with
+/// [`kill_on_drop`](crate::SpawnOptions::kill_on_drop). It leaves no zombie behind: a child that still runs is reaped
+/// in the background when it exits. Pipes that have not been taken are closed.
 pub struct SharedChild {
     id: u32,
     can_be_asked: bool,
@@ -41,9 +41,15 @@ impl SharedChild {
     ///
     /// # Errors
     ///
-    /// Those of [`Command::spawn`], and no others: where a descriptor cannot be had for the exit
-    /// notice, something else serves. Where [`Command::spawn`] panics, this returns an error: see
+    /// Those of [`Command::spawn`], and no others: where no descriptor is to spare for the notice of the exit, a helper
+    /// thread serves. Where [`Command::spawn`] panics, this returns an error: see
     /// [`SpawnOptions::spawn`](crate::SpawnOptions::spawn).
+    ///
+    /// # Foreign reapers
+    ///
+    /// If a thread is in `waitpid(-1)`, or SIGCHLD is ignored, a child that exits at once may be reaped between its spawn
+    /// and the opening of its pidfd. Its status is lost then. On Linux, `linux::SpawnOptionsExt::pidfd_from_child` closes
+    /// that gap.
     ///
     /// # Examples
     ///
@@ -85,16 +91,16 @@ impl SharedChild {
 
     /// Shares a child that was spawned already. It may have exited, and may have been waited for.
     ///
-    /// To find out whether it has been waited for, this asks [`Child::try_wait`]; if the child is a
-    /// zombie, that reaps it.
+    /// This calls [`Child::try_wait`] to find out whether the child has been waited for. If the child is a zombie, that
+    /// reaps it.
     ///
-    /// Between the spawn and this call nothing guards the child: spawn with [`SharedChild::spawn`] in
-    /// programs where others reap.
+    /// Between the spawn and this call nothing guards the child: if another part of the program reaps it, its process
+    /// ID may have a new owner. In programs where that can happen, spawn with [`SharedChild::spawn`].
     ///
     /// # Errors
     ///
-    /// Those of [`Child::try_wait`], except that a child which somebody else has reaped is accepted:
-    /// its pipes can still be taken, and waiting for it says what happened.
+    /// Those of [`Child::try_wait`], except that a child which another part of the program has reaped is accepted: its
+    /// pipes can still be taken, and a wait for it returns what happened.
     ///
     /// # Examples
     ///
@@ -179,9 +185,11 @@ impl SharedChild {
 
     /// Blocks until the child has exited, and returns its exit status.
     ///
-    /// Any number of threads may wait at the same time; all get the same status. Unlike
-    /// [`Child::wait`], this does not close the child's standard input: a child that reads it to the
-    /// end wants whoever has [taken](Self::take_stdin) it to drop it.
+    /// Any number of threads may wait at the same time; all get the same status.
+    ///
+    /// Unlike [`Child::wait`], this does not close the child's standard input. A child that reads a piped input to its
+    /// end never exits while this process holds the other end: [take](Self::take_stdin) the pipe and drop it. A pipe
+    /// that was not taken stays open as long as the handle.
     ///
     /// # Errors
     ///
@@ -271,10 +279,10 @@ impl SharedChild {
     /// The child's exit status if it has exited, `Ok(None)` if it is still running. Never blocks,
     /// whatever other threads do.
     ///
-    /// It never says `None` of a child that has exited, also while other threads are waiting. (A
-    /// debugger that is attached to the child sees its end first; until it lets go, the system shows
-    /// that to nobody else. And while another part of the program reaps the child, for an instant, nobody is shown
-    /// anything.)
+    /// It does not return `None` for a child that has exited, even while other threads are waiting. There are two
+    /// exceptions. While a debugger is attached to the child, the system reports the exit to the debugger alone, until
+    /// that lets go. And for the instant in which another part of the program reaps the child, the system reports
+    /// nothing.
     ///
     /// # Errors
     ///
@@ -295,14 +303,16 @@ impl SharedChild {
         self.waited(Leader::try_wait)
     }
 
-    /// What the child has used of CPU time and memory, once it has exited; also after it was waited for. Never
-    /// blocks.
+    /// Returns the CPU time and the memory that the child has used, once it has exited; even after it was waited for.
+    /// Never blocks.
     ///
-    /// `Ok(None)` while it runs, where the system does not tell, and if its exit was not seen here before it was
-    /// reaped: by another part of the program, or by [`SharedChild::new`], which was given a child that had exited.
+    /// `Ok(None)` while the child runs, where the system does not report usage, and if the child was reaped before this
+    /// handle had found its exit: by another part of the program, or by [`SharedChild::new`], which was given a child
+    /// that had exited.
     ///
-    /// Of a [tree](Self::tree) with a cgroup of its own (`linux::SpawnOptionsExt::cgroup`) it is what the whole
-    /// tree has used: while somebody is left, up to now; from then on, in all. Of any other tree it is the leader's.
+    /// For a [tree](Self::tree) with a cgroup of its own (`linux::SpawnOptionsExt::cgroup`) this is what the processes
+    /// in the cgroup have used: up to now while a member lives, and in all after that. A process that has left the
+    /// cgroup counts up to the moment when it left. For any other tree this is the leader's usage.
     ///
     /// # Platforms
     ///
@@ -351,8 +361,7 @@ impl SharedChild {
     /// Kills the child: SIGKILL, or `TerminateProcess`. Does nothing, successfully, once it has
     /// exited. Returns at once; [`wait`](Self::wait) for the exit if it matters.
     ///
-    /// This is about the child alone, not about processes that it has started: for those, see
-    /// [`Tree::kill`].
+    /// This kills the child alone, not the processes that it has started. [`Tree::kill`] kills those as well.
     ///
     /// # Errors
     ///
@@ -367,7 +376,7 @@ impl SharedChild {
     /// let child = SharedChild::spawn(Command::new("rustc").arg("--version"))?;
     /// child.kill()?;
     /// child.wait()?;
-    /// child.kill()?; // does nothing, also if the process ID has a new owner
+    /// child.kill()?; // does nothing, even if the process ID has a new owner
     /// # Ok(())
     /// # }
     /// ```
@@ -379,7 +388,7 @@ impl SharedChild {
         self.leader().signal(send)
     }
 
-    /// The child and all that it has started, if it was spawned as a
+    /// Returns the child and the processes that it has started, if it was spawned as a
     /// [tree](crate::SpawnOptions::tree).
     ///
     /// # Examples
@@ -390,7 +399,7 @@ impl SharedChild {
     /// let mut command = Command::new("rustc");
     /// command.arg("--version");
     /// let child = SpawnOptions::new().tree(true).spawn(&mut command)?;
-    /// child.tree().expect("it was asked for").kill()?;
+    /// child.tree().expect("it was spawned as a tree").kill()?;
     /// assert!(SharedChild::spawn(&mut command)?.tree().is_none());
     /// # child.wait()?;
     /// # Ok(())
@@ -403,28 +412,32 @@ impl SharedChild {
         }
     }
 
-    /// Stops the child gracefully: asks it to end, waits for up to `grace`, then kills it. The whole
-    /// [tree](Self::tree), if it is one. Returns the child's exit status.
+    /// Stops the child: requests it to terminate, waits for up to `grace`, then kills it. If it leads a
+    /// [tree](Self::tree), stops the whole tree. Returns the child's exit status.
     ///
-    /// It returns as soon as the child has exited, or as the tree is empty: a child that obeys but leaves
-    /// somebody behind is not done, and whoever is left when the grace is over is killed. Where the system
-    /// does not tell when a tree is empty, the grace ends with the child.
+    /// This returns as soon as a single child has exited, or a tree is empty. If the leader of a tree obeys, or has
+    /// exited before this call, the remaining members still have the rest of the grace, and are then killed. Where the
+    /// system does not list the members of a tree, the grace ends with the leader.
     ///
-    /// Any number of threads may stop a child, each with a grace of its own: the shortest counts. A
-    /// later one may shorten what is left, never lengthen it, and does not ask again. Others may wait, poll,
-    /// signal and kill meanwhile. For a child that has exited, this returns its status.
+    /// Any number of threads may stop a child, each with a grace of its own: the shortest counts. A later call may
+    /// shorten the time that is left, never lengthen it, and does not repeat the request. Other threads may wait, poll,
+    /// signal and kill meanwhile. For a single child that has exited, this returns its status.
     ///
     /// # Platforms
     ///
     /// - **Unix**: SIGTERM, and SIGCONT after it, since a stopped process does nothing; then SIGKILL.
-    ///   `SharedChild::stop_with` takes another signal.
-    /// - **Windows**: CTRL_BREAK, which only a child with a console group of its own can be sent (as the leader of
-    ///   a tree is, or one with the flag `CREATE_NEW_PROCESS_GROUP`), and only over a console that it
-    ///   shares with this process. Where that cannot be, it is killed at once.
+    ///   `SharedChild::stop_with` sends another signal.
+    /// - **Windows**: CTRL_BREAK, then termination. The request requires a child with a console group of its own (the
+    ///   leader of a tree, or a child with the flag `CREATE_NEW_PROCESS_GROUP`), and a console that it shares with this
+    ///   process. Otherwise the child is killed at once. No test covers the request; the kill is tested.
     ///
     /// # Errors
     ///
-    /// Those of [`wait`](Self::wait) and [`kill`](Self::kill).
+    /// Those of [`wait`](Self::wait), [`kill`](Self::kill), and for a tree [`Tree::kill`] and [`Tree::wait_empty`].
+    ///
+    /// [`TimedOut`](io::ErrorKind::TimedOut) if the child was killed and has not ended within 30 s: a process takes
+    /// that long only in a system call that cannot be interrupted (a read from a disk that is gone), or to release a
+    /// very large memory. Members of a tree that were killed are waited for at most 1 s.
     ///
     /// # Examples
     ///
@@ -552,8 +565,8 @@ impl SharedChild {
         children.iter().map(answer).collect()
     }
 
-    /// Lets the child, or the tree, outlive the handle: disarms
-    /// [`kill_on_drop`](crate::SpawnOptions::kill_on_drop).
+    /// Lets the child, or the tree, outlive the handle: disarms [`kill_on_drop`](crate::SpawnOptions::kill_on_drop).
+    /// [`kill_with_parent`](crate::SpawnOptions::kill_with_parent) stays in force.
     ///
     /// # Examples
     ///
@@ -574,14 +587,16 @@ impl SharedChild {
         }
     }
 
-    /// Gives the [`Child`] back, which knows its status if it has been waited for here. If not, then
-    /// reaping it is up to the caller again.
+    /// Returns the [`Child`], which knows its status if it has been waited for here. If not, the caller has the duty to
+    /// reap it again.
     ///
-    /// Whatever the child was spawned with is disarmed: nothing is killed when the `Child` is dropped, or, where
-    /// that can be taken back, when this process dies; and its tree is no longer known.
+    /// The options that the child was spawned with are disarmed: nothing is killed when the `Child` is dropped, or when
+    /// this process ends; and its tree is no longer known. One option cannot be disarmed: on Linux the kernel still
+    /// kills a single child with [`kill_with_parent`](crate::SpawnOptions::kill_with_parent) when this process ends
+    /// (`PR_SET_PDEATHSIG`).
     ///
-    /// A `Child` learns its status by reaping, so it does not know one that another part of the program
-    /// has taken, also where [`wait`](Self::wait) could still tell it.
+    /// A `Child` learns its status by reaping. So it does not know a status that another part of the program has taken,
+    /// even where [`wait`](Self::wait) still returns it.
     ///
     /// # Examples
     ///
@@ -604,6 +619,9 @@ impl SharedChild {
     }
 
     /// Takes the writing end of the child's standard input: `Some` once, if it was piped.
+    ///
+    /// A child that reads its input to the end waits until this end is closed: drop it when all is written. A pipe that
+    /// is not taken stays open as long as the handle.
     ///
     /// # Examples
     ///

@@ -183,14 +183,14 @@ impl Future for ExitedDeadline<'_> {
 impl SharedChild {
     /// Waits for the exit without blocking a thread: the future of [`wait`](Self::wait), for any executor.
     ///
-    /// Any number of tasks may await a child, while threads wait for it, and others kill it. To drop the future
-    /// cancels nothing: the child runs on, and can be awaited again. It borrows the handle, so a task
-    /// that is to own it has it in an [`Arc`](std::sync::Arc).
+    /// Any number of tasks may await a child, while threads wait for it, and others kill it. Dropping the future
+    /// cancels nothing: the child runs on, and can be awaited again. The future borrows the handle, so a task that owns
+    /// the handle has it in an [`Arc`](std::sync::Arc).
     ///
     /// One background thread wakes the tasks for all children. It is started when it is first needed, and ends a second
-    /// after it is not needed any more. Where none is to be had, a poll takes up to 20 ms, instead of it. (A child that
+    /// after it is not needed any more. If it cannot be started, each poll blocks for up to 20 ms instead. (A child that
     /// has no descriptor has a helper thread as well, which it keeps until it exits.) A waker that blocks holds up
-    /// that thread, and with it all other tasks.
+    /// that thread, and with it all other tasks that it wakes.
     ///
     /// With the feature `tokio`, on Linux, a task of a multi-threaded tokio runtime is woken by that runtime's reactor
     /// instead, which spares the way over that thread. (Of a runtime whose I/O is not enabled tokio says so by a panic,
@@ -287,16 +287,17 @@ impl SharedChild {
         ExitedDeadline { exited: self.exited(), deadline: Until { at: deadline, timer: None } }
     }
 
-    /// The future of [`stop`](Self::stop): asks the child to end, waits for up to `grace`, then kills it. The whole
-    /// [tree](Self::tree), if it is one.
+    /// The future of [`stop`](Self::stop): requests the child to terminate, waits for up to `grace`, then kills it. If
+    /// it leads a [tree](Self::tree), stops the whole tree.
     ///
-    /// To drop the future after it was polled leaves the child asked, and not killed; its grace counts for those who
-    /// stop the child later.
+    /// If the future is dropped after it was polled, the child has been requested, and is not killed; the grace counts
+    /// for later stops of the child.
     ///
-    /// A child is waited for as by [`exited`](Self::exited). When the leader of a tree has ended and others have not,
-    /// their end is looked for, after pauses of up to 100 ms. A look at a tree and its kill are system calls for each
-    /// process of the machine, on Linux without a cgroup: a matter of milliseconds, usually, for which the task holds up
-    /// its executor.
+    /// A child is waited for as by [`exited`](Self::exited). When the leader of a tree has ended and other members have
+    /// not, the tree is polled, with pauses of up to 100 ms. On Unix each poll and kill of a tree makes system calls
+    /// for each process of the machine, unless containment is complete: usually a matter of milliseconds, during which
+    /// the task holds up its executor. A kill takes up to 2 s if processes are in the middle of an exec for so long
+    /// (see [`Tree::kill`](crate::Tree::kill)). If that matters, call [`stop`](Self::stop) on a thread that may block.
     ///
     /// # Errors
     ///

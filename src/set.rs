@@ -22,9 +22,11 @@ use std::time::{Duration, Instant};
 
 /// Children that are waited for together, each known by a key.
 ///
-/// Any number of threads may wait, insert, remove and kill at the same time, all through `&self`; each exit
-/// is handed out once, by the [`wait_next`](Self::wait_next) of one of them. The order is that of the exits, as far as the
-/// system tells. To hear of an exit costs the same however many children there are, and a set has no thread of its own.
+/// Any number of threads may wait, insert, remove and kill at the same time, all through `&self`; each exit is returned
+/// once, by the [`wait_next`](Self::wait_next) of one of them. The order is that of the exits, as far as the system
+/// reports it. The notice of an exit costs the same however many children there are, and a set has no thread of its own.
+/// (Each child has a descriptor, and a spawn costs more the more descriptors this process has:
+/// [costs](crate::guide::costs).)
 ///
 /// A child may be in several sets, and be waited for and killed by others meanwhile: a set holds
 /// it by an [`Arc`]. When a set is dropped nothing happens to children that others hold too.
@@ -33,17 +35,17 @@ use std::time::{Duration, Instant};
 ///
 /// # Platforms
 ///
-/// - **Linux, macOS, the BSDs**: one epoll or kqueue a set, and the bell that wakes it: two or three descriptors.
+/// - **Linux, macOS, the BSDs**: one epoll or kqueue per set, and what wakes it: one to three descriptors.
 /// - **Windows**: registered waits, for which the system has a thread for every 63 children, whichever sets they are in.
 /// - **Other Unix, and children that are served without a descriptor**: the helper thread of the child.
-/// - A child for which the set had no descriptor to spare when it was inserted, or for which there is no helper thread
-///   to be had: whoever waits looks at such children up to 50 times a second.
-/// - A poll, and a timed wait that ends with `None`, cost a look at each child of whose exit others may hear before the
-///   set does: all on Windows, macOS and the BSDs, elsewhere those that a helper thread serves.
-/// - A child keeps its descriptor until it is handed out or removed, even if others have waited for it; and one that is
-///   in a set several times takes one more for each time but the first.
+/// - A child for which the set had no descriptor to spare when it was inserted, or for which no helper thread could be
+///   started: the waiting threads poll such children, at most 50 times a second.
+/// - A poll, and a timed wait that ends with `None`, check each child whose exit other waiters may learn of before the
+///   set does: all on Windows, macOS and the BSDs, elsewhere children that a helper thread serves.
+/// - A child keeps its descriptor until it is returned or removed, even if other threads have waited for it. A child
+///   that is in a set several times has one more for each time but the first.
 ///
-/// A set is not for the child of a fork, which may do no more than drop it.
+/// The child of a fork may drop a set, and must do nothing else with it.
 ///
 /// # Examples
 ///
@@ -379,12 +381,14 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
     }
 
     /// Kills all children that are in the set, and the whole [trees](SharedChild::tree) of those that lead one. They
-    /// stay in the set until they are handed out, each with the status that it ended with.
+    /// stay in the set until they are returned, each with the status that it ended with.
+    ///
+    /// All trees together take one search of the process table, not one each.
     ///
     /// # Errors
     ///
-    /// The first of those of [`SharedChild::kill`] and [`Tree::kill`](crate::Tree::kill). All the others have been killed
-    /// by then.
+    /// The first error of [`SharedChild::kill`] and [`Tree::kill`](crate::Tree::kill). An error for one child does not
+    /// keep the others from being killed.
     ///
     /// # Examples
     ///
@@ -404,16 +408,18 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
         stop::kill_each(&self.children())
     }
 
-    /// [Stops](SharedChild::stop) all children that are in the set, all at the same time: asks each to end, waits for up
-    /// to `grace` until all have ended, then kills those that are left. Whole trees, of those that lead one.
+    /// [Stops](SharedChild::stop) all children that are in the set at the same time, and the whole trees of those that
+    /// lead one: requests them to terminate, waits for up to `grace` until all have ended, then kills those that are
+    /// left.
     ///
-    /// They stay in the set until they are handed out. Of a child that was handed out before, the rest of its tree is
-    /// not stopped: it is not in the set any more.
+    /// They stay in the set until they are returned. A child that was returned before is not in the set any more, so
+    /// the rest of its tree is not stopped. Killed processes are waited for at most 1 s in all; a child that takes
+    /// longer to end is still in the set.
     ///
     /// # Errors
     ///
-    /// The first of those of [`SharedChild::stop`], but for statuses that are not known. All the others have been stopped
-    /// by then.
+    /// The first error of [`SharedChild::stop`], except for statuses that are lost. An error for one child does not
+    /// keep the others from being stopped.
     ///
     /// # Examples
     ///
