@@ -13,8 +13,10 @@ use std::time::Duration;
 pub trait SharedChildExt {
     /// Sends a signal to the child. Does nothing, successfully, once the child has exited.
     ///
-    /// The signal reaches the child or nobody, also when its process ID has a new owner. Signal 0
-    /// sends nothing, as with kill(2).
+    /// With a pidfd (Linux) the signal reaches the child or no process, even if its process ID has a new owner. Without
+    /// one the same holds as long as only this library reaps the child. If another part of the program reaps it in the
+    /// instant before the signal is sent, and its ID gets a new owner in that instant, the signal reaches that process.
+    /// Signal 0 sends nothing, as with kill(2).
     ///
     /// # Errors
     ///
@@ -45,10 +47,10 @@ impl SharedChildExt for SharedChild {
 }
 
 impl SharedChild {
-    /// Like [`stop`](SharedChild::stop), with another signal than SIGTERM to ask with. SIGCONT is sent after
-    /// it as well.
+    /// Like [`stop`](SharedChild::stop), but the request is this signal instead of SIGTERM. SIGCONT is sent after it as
+    /// well.
     ///
-    /// Another signal than the one that was asked with before *is* sent, also if a stop is under way.
+    /// If a stop is under way with another signal, this signal *is* sent.
     ///
     /// # Errors
     ///
@@ -82,13 +84,16 @@ impl SharedChild {
 }
 
 impl Tree {
-    /// Sends a signal to every process of the tree, once. Those that come into being meanwhile, or leave their
-    /// process group, may or may not get it. Does nothing, successfully, once the tree is empty.
+    /// Sends a signal to every process of the tree, once. Does nothing, successfully, once the tree is empty.
+    ///
+    /// Processes that [escape](Tree#which-processes-escape) do not get it. A process that is started meanwhile, or leaves
+    /// or joins the process group meanwhile, may get the signal or not. On Linux, unless containment is complete, this
+    /// waits at most 0.1 s for processes in the middle of an exec, which cannot be recognized before.
     ///
     /// # Errors
     ///
-    /// The operating system's: EINVAL for what is no signal, EPERM for a member that now belongs to another
-    /// user. All the others have been sent it by then.
+    /// The operating system's: EINVAL for a number that is no signal, EPERM for a member that now belongs to another
+    /// user. The signal has been sent to all other members by then.
     ///
     /// # Examples
     ///
@@ -100,7 +105,7 @@ impl Tree {
     /// let mut shell = Command::new("sh");
     /// shell.args(["-c", "sleep 1000 & sleep 1000 & wait"]);
     /// let child = SpawnOptions::new().tree(true).spawn(&mut shell)?;
-    /// let tree = child.tree().expect("it was asked for");
+    /// let tree = child.tree().expect("it was spawned as a tree");
     /// tree.send_signal(libc::SIGSTOP)?; // a pause for all
     /// tree.send_signal(libc::SIGCONT)?;
     /// tree.send_signal(libc::SIGTERM)?;
@@ -113,18 +118,20 @@ impl Tree {
     }
 }
 
-/// What is inside the [`io::Error`] of a wait whose answer somebody else has taken: another part of
-/// the program reaped the child (by `waitpid(-1)`, or by ignoring SIGCHLD), and the system has not
-/// kept the exit status.
+/// Is inside the [`io::Error`] of a wait if another part of the program reaped the child (by `waitpid(-1)`, or by
+/// ignoring SIGCHLD), and the system has not kept the exit status.
 ///
-/// The error has the kind of the operating system's ECHILD, which is also its
-/// [source](Error::source). Once it has occurred, every later wait for the child answers it at once,
-/// and signals do nothing.
+/// The error has the kind of the operating system's ECHILD, which is also its [source](Error::source). Once it has
+/// occurred, every later wait for the child returns it at once, and signals do nothing.
 ///
 /// # Platforms
 ///
-/// It does not occur on Linux 6.15 and later where pidfds can be used, since there the kernel keeps
-/// the status; save for a child that was reaped before its pidfd could be opened.
+/// - **Linux 6.15 and later, with pidfds**: the kernel keeps the status while the pidfd is open, so the error occurs
+///   only if the child was reaped before its pidfd was open. `linux::SpawnOptionsExt::pidfd_from_child` closes that
+///   gap.
+/// - **macOS, the BSDs**: the event of the kqueue carries the status, so the error occurs only if the child was reaped
+///   before it was registered there, or is served by a helper thread.
+/// - **Other Unix, and Linux otherwise**: it occurs whenever another part of the program was first.
 ///
 /// # Examples
 ///

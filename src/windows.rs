@@ -7,17 +7,16 @@ pub trait SpawnOptionsExt {
     /// Sets [process creation flags](https://learn.microsoft.com/windows/win32/procthread/process-creation-flags),
     /// in place of those that were set here before.
     ///
-    /// They are merged with those that a [tree](SpawnOptions::tree) wants: `CREATE_NEW_PROCESS_GROUP`, and
-    /// `CREATE_SUSPENDED` until it is in its job object. A child that is to be suspended by your own flags
-    /// stays so; resuming it is up to you then.
+    /// They are merged with the flags that a [tree](SpawnOptions::tree) requires: `CREATE_NEW_PROCESS_GROUP`, and
+    /// `CREATE_SUSPENDED` until the child is in its job object. A child that your own flags suspend stays suspended;
+    /// resuming it is up to you.
     ///
-    /// Use this rather than
-    /// [`CommandExt::creation_flags`](std::os::windows::process::CommandExt::creation_flags) for what is
-    /// spawned with options: nobody can ask the command for its flags, so there they would be lost. After
-    /// the spawn the command has the flags that are set here.
+    /// For a command that is spawned with options, use this rather than
+    /// [`CommandExt::creation_flags`](std::os::windows::process::CommandExt::creation_flags): std does not return the
+    /// flags of a command, so they would be lost. After the spawn the command has the flags that are set here.
     ///
-    /// A child with `CREATE_NEW_PROCESS_GROUP` is asked by [`stop`](crate::SharedChild::stop) before it
-    /// is killed; so are those that it has started in its group.
+    /// A [`stop`](crate::SharedChild::stop) requests a child with `CREATE_NEW_PROCESS_GROUP` to terminate before it
+    /// kills it, and so the processes that the child has started in its group. No test covers that request.
     ///
     /// # Examples
     ///
