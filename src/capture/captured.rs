@@ -40,14 +40,14 @@ pub struct Captured {
     /// Why the capture has stopped the child, if it has. (The child may have ended by itself at the same moment:
     /// the status tells.)
     pub stopped_by: Option<StoppedBy>,
-    /// What it has used, as [`SharedChild::usage`](crate::SharedChild::usage) tells at the end of the capture.
+    /// What the child has used, as [`SharedChild::usage`](crate::SharedChild::usage) returns it at the end of the
+    /// capture.
     pub usage: Option<Usage>,
     /// How long it took, from the beginning of the capture, or of the spawn if that was a part of it.
     pub elapsed: Duration,
-    /// What went wrong, if something did: the status is not known, since somebody else has taken it
-    /// (`unix::ReapedElsewhere`) or since the child does not die
-    /// ([`TimedOut`](io::ErrorKind::TimedOut)); somebody could not be killed; input or output failed. The first of
-    /// these.
+    /// The first error, if there was one: the status is lost, since another part of the program has reaped the child
+    /// (`unix::ReapedElsewhere`); the child was killed and has not ended ([`TimedOut`](io::ErrorKind::TimedOut)); a
+    /// process could not be killed, or the tree could not be searched; input or output failed.
     pub error: Option<io::Error>,
 }
 
@@ -124,9 +124,9 @@ pub enum StoppedBy {
     Deadline,
     /// It wrote more to this stream than is kept, and [that](super::Capture::stop_at_limit) was the end.
     Limit(Stream),
-    /// Whoever was shown the output wanted no more.
+    /// A callback returned [`ControlFlow::Break`](std::ops::ControlFlow::Break).
     Callback,
-    /// What it was to be fed with could not be read.
+    /// The reader of its input failed.
     Input,
 }
 
@@ -252,7 +252,7 @@ impl fmt::Debug for Abridged<'_> {
 /// ```
 /// use shared_child::{CapturedStream, StreamEnd};
 ///
-/// fn has_left_somebody_behind(stream: &CapturedStream) -> bool {
+/// fn another_process_has_the_pipe(stream: &CapturedStream) -> bool {
 ///     stream.end == StreamEnd::HeldOpen
 /// }
 /// ```
@@ -261,11 +261,10 @@ impl fmt::Debug for Abridged<'_> {
 pub enum StreamEnd {
     /// It was read to its end.
     Closed,
-    /// Somebody still had the other end of the pipe when the time for that was over: a process that the child has
-    /// started, or the child itself, if it does not die.
+    /// Another process still had the other end of the pipe when the time for that was over: a process that the child has
+    /// started, or the child itself, if it does not end though it was killed.
     HeldOpen,
-    /// Reading failed; [`Captured::error`](super::Captured::error) says how, unless it tells of something else
-    /// that came first.
+    /// A read failed. [`Captured::error`](super::Captured::error) has the error, unless another error came first.
     Failed,
     /// There was nothing to read from: the stream was not piped, was taken, or was merged into standard output.
     NotCaptured,

@@ -67,22 +67,20 @@ impl fmt::Display for Stream {
 }
 
 impl SharedChild {
-    /// Captures what the child writes, from now until its exit, within the bounds of the [`Capture`].
+    /// Captures what the child writes, from now until its exit, within the bounds of the [`Capture`], which
+    /// [states](Capture#how-long-a-capture-takes) how long this can take.
     ///
-    /// It takes the pipes that have not been [taken](Self::take_stdout); the child is to be spawned with
-    /// [`Stdio::piped`], or by [`SpawnOptions::spawn_piped`]. A standard input that there is nothing for is
-    /// closed.
+    /// This takes the pipes that have not been [taken](Self::take_stdout). Spawn the child with [`Stdio::piped`], or by
+    /// [`SpawnOptions::spawn_piped`]. If the capture has no input, the child's standard input is closed.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if there is input for the child, and no pipe; or if standard
-    /// error is to be merged, and has a pipe of its own. Otherwise only if the system cannot do with the pipes what
-    /// is needed. The child runs on then.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if there is input for the child, and no pipe; or if standard error
+    /// is to be merged, and has a pipe of its own. Otherwise only if the system cannot do with the pipes what is
+    /// required; on Windows also if no thread can be started for a synchronous pipe, such as [`std::io::pipe`] makes.
+    /// The child runs on then.
     ///
-    /// What goes wrong later is told by what is returned: [`Captured::error`].
-    ///
-    /// On Windows each synchronous pipe, such as [`std::io::pipe`] makes, is read or written by a thread of its own until
-    /// the capture ends; it is an error if that cannot be started.
+    /// Later failures are in the returned value: [`Captured::error`].
     ///
     /// # Examples
     ///
@@ -110,13 +108,14 @@ impl SpawnOptions {
     /// [`spawn_piped`](Self::spawn_piped) and [`SharedChild::capture`] in one. The timeout counts from
     /// before the spawn.
     ///
-    /// Those who are left of a [tree](Self::tree) when the child has ended by itself live on, unless they are to be
+    /// If the leader of a [tree](Self::tree) ends by itself, the remaining members live on, unless they are
     /// [killed with the handle](Self::kill_on_drop), which is dropped when this returns.
     ///
     /// # Errors
     ///
-    /// Those of [`spawn`](Self::spawn) and [`SharedChild::capture`]. After an error, or a panic of what is called
-    /// from here, the child is killed, the whole tree if it is one.
+    /// Those of [`spawn`](Self::spawn) and [`SharedChild::capture`]. After an error, or a panic of a callback or a
+    /// reader, the child is killed, and its whole tree if it leads one, as by a drop with
+    /// [`kill_on_drop`](Self::kill_on_drop).
     ///
     /// # Examples
     ///
@@ -141,11 +140,10 @@ impl SpawnOptions {
         self.capture_on(Backend::Best, command, capture)
     }
 
-    /// Spawns the command with the pipes that a [capture](SharedChild::capture) wants, for those who want the handle
-    /// as well.
+    /// Spawns the command with the pipes that a [capture](SharedChild::capture) requires, and returns the handle.
     ///
-    /// All three standard streams of the command are set here, and stay so: standard input to a pipe or, if there
-    /// is nothing to feed it with, to nothing ([`Stdio::null`]).
+    /// This sets all three standard streams of the command, and they stay so: standard input to a pipe if the capture has
+    /// input, else to nothing ([`Stdio::null`]).
     ///
     /// # Errors
     ///

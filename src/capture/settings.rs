@@ -12,26 +12,42 @@ use std::time::{Duration, Instant};
 /// How long somebody else may hold a pipe after the child has exited, unless said otherwise.
 pub(super) const DRAIN: Duration = Duration::from_millis(200);
 
-/// What is wanted of a child's output, and within which bounds.
+/// What to capture of a child's output, and within which bounds.
 ///
-/// A capture feeds the child's standard input, if there is something to feed, and reads its standard output and
-/// standard error, until the child has exited and both are at their end. It cannot hang:
+/// A capture feeds the child's standard input, if there is input, and reads its standard output and standard error, until
+/// the child has exited and both are at their end. It returns what it has read, and
+/// [`Captured`](super::Captured) reports how the capture ended.
+///
+/// # How long a capture takes
+///
+/// A capture with a [`timeout`](Self::timeout) or a [`deadline`](Self::deadline) ends in time, whatever the child does:
 ///
 /// - pipes are read and written as they are ready, so it does not matter how much the child writes before
 ///   it reads, or whether it reads at all;
-/// - when the [`timeout`](Self::timeout) or the [`deadline`](Self::deadline) has passed, the child is stopped, the
-///   whole [tree](crate::SpawnOptions::tree) if it is one. It has the [`grace`](Self::grace) to end, in which its
-///   output is still read;
-/// - after its exit, whoever else still has the other end of a pipe (a daemon that it has left behind) is
-///   waited for no longer than for the [`drain`](Self::drain) time. What is in the pipe by then is read;
-/// - a child that does not die though it was killed is waited for no longer than a second.
+/// - when the time is over, the child is stopped, and its whole [tree](crate::SpawnOptions::tree) if it leads one. The
+///   child has the [`grace`](Self::grace) to end, during which its output is still read;
+/// - after the exit, another process that still has the other end of a pipe (a daemon that the child has left behind)
+///   is waited for at most for the [`drain`](Self::drain) time. The bytes that are in the pipe by then are read;
+/// - a child that was killed and does not end is waited for at most one second.
 ///
-/// What was read is always returned, and [`Captured`](super::Captured) says how it ended.
+/// So a capture takes at most the timeout, the grace, the drain time and a second. These cases are not covered:
 ///
-/// All this happens on the calling thread, without others and without signals. (Where the system has nothing better to
-/// tell of an exit, the wait for that alone takes a helper thread, as always.) Other threads may wait, poll,
-/// signal, stop and kill meanwhile. A capture can be used any number of times; a
-/// [reader](Self::stdin_from) is then where the last one left it.
+/// - without a timeout or a deadline, a capture takes as long as the child;
+/// - a callback ([`on_output`](Self::on_output), [`on_line`](Self::on_line)) or a reader
+///   ([`stdin_from`](Self::stdin_from)) runs on the calling thread, and no deadline is noticed while it blocks;
+/// - the kill of a tree on Linux, unless containment is complete, reads the process table, and waits up to 2 s for
+///   processes in the middle of an exec; see [`Tree::kill`](crate::Tree::kill);
+/// - a `pre_exec` hook of the command that blocks holds up the spawn;
+/// - on Windows, a read or write of a synchronous pipe that the system cannot cancel is waited for, a few seconds at most
+///   for each pipe.
+///
+/// # Threads
+///
+/// A capture runs on the calling thread, without signals. On Unix a child without a descriptor (no pidfds, none to spare)
+/// has a helper thread, as for every wait. On Windows a synchronous pipe, such as [`std::io::pipe`] makes, has a
+/// thread until the capture ends. Other threads may wait, poll, signal, stop and kill meanwhile.
+///
+/// A capture can be used any number of times; a [reader](Self::stdin_from) is then where the last capture left it.
 ///
 /// # Examples
 ///
@@ -76,7 +92,7 @@ pub(super) enum Input<'a> {
 }
 
 impl<'a> Capture<'a> {
-    /// All output, however much, with no timeout and no input.
+    /// All output, however much, with no timeout and no input. Such a capture takes as long as the child runs.
     ///
     /// # Examples
     ///
@@ -117,9 +133,9 @@ impl<'a> Capture<'a> {
 
     /// Feeds the child with what this reader has, and closes its standard input when that ends.
     ///
-    /// The reader is asked on the calling thread, when the child has room for more. While it blocks, nothing is
-    /// read of the child, and no deadline is noticed; so it should be one that does not block for long, such as a
-    /// file. If it fails the child is stopped, before it sees an end of its input that is none:
+    /// The reader is read on the calling thread, when the pipe has room. While it blocks, no output of the child is
+    /// read, and no deadline is noticed; so use a reader that does not block for long, such as a file. If it fails, the
+    /// child is stopped, and its input stays open until then, so that the child does not take the failure for the end:
     /// [`StoppedBy::Input`](super::StoppedBy::Input).
     ///
     /// # Examples
@@ -189,8 +205,9 @@ impl<'a> Capture<'a> {
         self
     }
 
-    /// How long the child has to end, when it is to be stopped for whatever reason: it is asked first, as by
-    /// [`SharedChild::stop`](crate::SharedChild::stop), and killed when the grace is over. Without one it is killed at once.
+    /// How long the child has to end when it is stopped, for whatever reason: it is requested to terminate, as by
+    /// [`SharedChild::stop`](crate::SharedChild::stop), and killed when the grace is over. Without a grace it is killed
+    /// at once.
     ///
     /// # Examples
     ///
@@ -204,12 +221,13 @@ impl<'a> Capture<'a> {
         self
     }
 
-    /// How long to go on reading after the child has exited, while somebody else has the other end of a pipe:
-    /// 200 ms unless said otherwise. [`Duration::MAX`] waits for them all, up to the
-    /// [timeout](Self::timeout), if there is one. After a stop it is a second at most.
+    /// How long to go on reading after the child has exited, while another process has the other end of a pipe: 200 ms
+    /// by default. [`Duration::MAX`] waits until all of them have closed it, up to the [timeout](Self::timeout);
+    /// without a timeout that may be for ever. After a stop the drain time is at most a second.
     ///
-    /// What is in the pipe by then is read in any case. The stream's end is
-    /// [`HeldOpen`](super::StreamEnd::HeldOpen) then, and whoever writes to it later finds nobody reading.
+    /// The bytes that are in the pipe by then are read in any case. The stream's end is
+    /// [`HeldOpen`](super::StreamEnd::HeldOpen) then, and a process that writes to the pipe later gets SIGPIPE or an
+    /// error.
     ///
     /// # Examples
     ///
@@ -306,8 +324,8 @@ impl<'a> Capture<'a> {
     /// Shows output as it arrives, in pieces as it comes, whatever the [limits](Self::limit).
     /// [`ControlFlow::Break`] stops the child, and is the last that is shown.
     ///
-    /// This runs on the calling thread, so no deadline is noticed before it returns. If it panics, the pipes are
-    /// closed; a child that was spawned by
+    /// This runs on the calling thread, so while it blocks, no deadline is noticed, and no output is read. If it
+    /// panics, the pipes are closed; a child that was spawned by
     /// [`SpawnOptions::capture`](crate::SpawnOptions::capture) is killed.
     ///
     /// # Examples
