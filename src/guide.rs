@@ -2,7 +2,7 @@
 //!
 //! - [`cookbook`]: recipes for common tasks.
 //! - [`migration`]: coming from shared_child 1.1, `std::process::Child`, duct, wait-timeout, process-wrap or tokio.
-//! - [`traps`]: what goes wrong around child processes, why, and who sees to it.
+//! - [`traps`]: what goes wrong around child processes, why, and what is left to you.
 //! - [`costs`]: what it takes, beside std and other crates, and where those take less.
 //! - [`guarantees`]: what serves on which platform, and what that can and cannot promise.
 //!
@@ -47,6 +47,17 @@ macro_rules! page {
         #[cfg_attr(
             not(target_os = "linux"),
             doc = at_docs_rs!("cgroup", "linux/trait.SpawnOptionsExt.html#tymethod.cgroup")
+        )]
+        #[cfg_attr(
+            target_os = "linux",
+            doc = "[`pidfd_from_child`]: crate::linux::SpawnOptionsExt::pidfd_from_child"
+        )]
+        #[cfg_attr(
+            not(target_os = "linux"),
+            doc = at_docs_rs!(
+                "`pidfd_from_child`",
+                "linux/trait.SpawnOptionsExt.html#tymethod.pidfd_from_child"
+            )
         )]
         #[cfg_attr(
             windows,

@@ -142,7 +142,7 @@ pub(crate) trait Contain: Send + Sync + Sized + 'static {
 ///   capabilities, and neither owns one of these files nor has write permission by their group or mode. Usually that
 ///   takes a command with another user ID. In all other cases it is *best effort*: processes that have left the cgroup
 ///   are found like those of other trees on Linux.
-/// - **Linux otherwise**: a process group. Members that have left it are found through their parents, and by a variable
+/// - **Linux otherwise, and Android**: a process group. Members that have left it are found through their parents, and by a variable
 ///   in their environment, `SHARED_CHILD_TREE`, which processes inherit: *best effort*.
 /// - **macOS, FreeBSD, NetBSD, DragonFly**: a process group. Members that have left it are found through their parents:
 ///   *best effort*.
