@@ -28,7 +28,7 @@
 //! # }
 //! ```
 //!
-//! And whatever a command does, and whomever it starts, it can be held within bounds:
+//! A capture bounds the time and the memory that a command takes, and ends the processes that it has started:
 //!
 //! ```
 //! use shared_child::{Capture, Limit, SpawnOptions};
@@ -36,14 +36,14 @@
 //!
 //! # fn main() -> std::io::Result<()> {
 //! let captured = SpawnOptions::new()
-//!     .tree(true) // all that it starts belongs to it
-//!     .kill_on_drop(true) // and goes with the handle,
-//!     .kill_with_parent(true) // or with this process, whatever ends that
+//!     .tree(true) // the processes that it starts belong to it
+//!     .kill_on_drop(true) // all are killed when the handle is dropped,
+//!     .kill_with_parent(true) // and when this process ends, by whatever cause
 //!     .capture(
 //!         Command::new("rustc").arg("--version"),
 //!         Capture::new()
-//!             .timeout(Duration::from_secs(600)) // then all of them are stopped:
-//!             .grace(Duration::from_secs(5)) // asked first, and killed after that
+//!             .timeout(Duration::from_secs(600)) // then all are stopped:
+//!             .grace(Duration::from_secs(5)) // requested to terminate, and killed after that
 //!             .limit(Limit::head_and_tail(32 << 10, 32 << 10)), // of each stream
 //!     )?;
 //! println!("{:?}: {}", captured.status, captured.stdout.text());
@@ -55,30 +55,46 @@
 //!
 //! Three steps, each of which happens once in a child's life:
 //!
-//! 1. **Notice.** Waiters learn that the child has exited from something that does not reap it: a
+//! 1. **Notice.** Waiters learn that the child has exited from a mechanism that does not reap it: a
 //!    pidfd on Linux, a kqueue on macOS and the BSDs, the process handle on Windows, and otherwise a
-//!    helper thread in `waitid` with `WNOWAIT`. No lock is held meanwhile and no waiter depends on
-//!    another one.
-//! 2. **Reap.** Under a lock, and only if nobody has done it yet, the zombie is reaped. Signals are
-//!    sent under the same lock and only before that, so they cannot reach whoever gets the process
-//!    ID next.
+//!    helper thread in `waitid` with `WNOWAIT`. No lock is held meanwhile, and no waiter depends on
+//!    another.
+//! 2. **Reap.** Under a lock, and once, the zombie is reaped. Signals are sent under the same lock and only before the
+//!    reap, so they cannot reach the next owner of the process ID.
 //! 3. **Remember.** Every later call answers from memory.
 //!
 //! # What is promised
 //!
 //! - **Cannot race.** Any thread may wait, poll, signal, kill or take a pipe at any time; all get the same status.
-//!   No signal, wait or reap reaches another process, also if somebody else has reaped the child.
-//! - **Cannot hang.** A deadline is kept, however large or small. Dropping a handle never blocks. A capture ends in
-//!   time, whatever the child does and whoever has its pipes.
-//! - **Cannot leak.** A child whose handle is dropped is reaped: on the spot if it has exited, else by a background
-//!   thread when it does, which is there only while there are such children. It is killed only if that was
-//!   [asked for](SpawnOptions::kill_on_drop).
-//! - **Honest.** A status is what the kernel said. If somebody else has taken it, the error says so.
+//!   No signal, wait or reap reaches another process, even if another part of the program has reaped the child.
 //!
-//! There is no signal handler, and no signal mask is left changed. A live child takes one descriptor.
+//!   *Not covered*: the [moments](guide::guarantees) in which the process ID counts. Other code that reaps the child in
+//!   such a moment (`waitpid(-1)`, or SIGCHLD ignored) may take the status; and if the ID gets a new owner in the same
+//!   moment, that process may be meant. On Windows, and for a program that alone reaps its children, there are none for
+//!   the child itself.
+//! - **Cannot hang.** A deadline is kept, however large or small. Dropping a handle does not wait for the child. A
+//!   capture with a [timeout](Capture::timeout) ends in time, whatever the child does and whichever processes have its
+//!   pipes.
 //!
-//! What each promise rests on, and the moments in which some platforms cannot keep it, is in the guide:
-//! [guarantees](guide::guarantees).
+//!   *Not covered*: a capture without a timeout, which takes as long as the child; your callbacks, readers and wakers,
+//!   while they block; and, if no thread can be started, the drop of a tree that is to be killed, which takes as long
+//!   as [`Tree::kill`]. A capture may also take [some seconds more](Capture#how-long-a-capture-takes) in the cases that
+//!   it lists.
+//! - **Cannot leak.** A child whose handle is dropped is reaped: at once if it has exited, else by a background thread
+//!   when it exits. It is killed only with [`kill_on_drop`](SpawnOptions::kill_on_drop). A failed spawn leaves no
+//!   process, descriptor or cgroup behind. The kill of a tree leaves no survivor where containment is *complete*.
+//!
+//!   *Not covered*: the processes that [escape](Tree#which-processes-escape) from a tree.
+//! - **Honest.** A status is what the kernel reported. If another part of the program has taken it, and the kernel has
+//!   not kept it, the error says so.
+//!
+//! There is no signal handler, no signal mask is left changed, and no process-wide setting is touched. A program can
+//! notice one descriptor per live child, helper threads while they are needed, the guardian of
+//! [`kill_with_parent`](SpawnOptions::kill_with_parent) with its socket, the variable `SHARED_CHILD_TREE` in the
+//! environment of a tree, and the zombie of a tree's leader: the
+//! [whole list](guide::guarantees#what-a-program-can-notice).
+//!
+//! The guide has the mechanisms behind each promise, platform by platform: [guarantees](guide::guarantees).
 //!
 //! # Where to go next
 //!
@@ -86,7 +102,7 @@
 //! |---|---|---|
 //! | to wait, with a deadline or without, to poll and to kill | [`SharedChild`] | [timeout](guide::cookbook#a-timeout) |
 //! | one unit of a child and all that it starts | [`SpawnOptions::tree`], [`Tree`] | [Ctrl-C](guide::cookbook#kill-the-tree-on-ctrl-c) |
-//! | to ask it to end before it is killed | [`SharedChild::stop`] | [stop](guide::cookbook#a-graceful-stop) |
+//! | to request it to terminate before it is killed | [`SharedChild::stop`] | [stop](guide::cookbook#a-graceful-stop) |
 //! | no survivors | [`SpawnOptions::kill_on_drop`], [`kill_with_parent`](SpawnOptions::kill_with_parent) | [outliving](guide::cookbook#children-that-must-not-outlive-us) |
 //! | all output, within bounds, or as it comes | [`Capture`], [`Captured`] | [bounds](guide::cookbook#all-output-within-bounds), [live](guide::cookbook#live-output-line-by-line) |
 //! | whichever of many children exits next | [`ChildSet`] | [many](guide::cookbook#many-so-many-at-a-time) |
@@ -94,9 +110,9 @@
 //! | to wait in a loop of your own | [`ExitNotice`] | [loops](guide::cookbook#your-own-event-loop) |
 //! | CPU time and peak memory | [`SharedChild::usage`] | [cost](guide::cookbook#what-a-child-has-cost) |
 //!
-//! The guide has four pages: the [cookbook](guide::cookbook); [migration](guide::migration) from shared_child 1.1, std, duct,
-//! wait-timeout, process-wrap and tokio; the [traps](guide::traps) around child processes, and who sees to them; and the
-//! [guarantees](guide::guarantees), platform by platform.
+//! The guide has five pages: the [cookbook](guide::cookbook); [migration](guide::migration) from shared_child 1.1, std,
+//! duct, wait-timeout, process-wrap and tokio; the [traps](guide::traps) around child processes; the
+//! [costs](guide::costs); and the [guarantees](guide::guarantees), platform by platform.
 //!
 //! # Features
 //!
@@ -109,8 +125,9 @@
 //!
 //! # Platforms
 //!
-//! The same interface everywhere: Linux and Windows, on which the tests run (the latter under wine); macOS, iOS, the BSDs,
-//! illumos, Solaris, Haiku and Android, for which it is type-checked. More is in the modules `unix`, `linux` and `windows`.
+//! The same interface everywhere: Linux and Windows, on which the tests run (the latter under wine); macOS, iOS, the
+//! BSDs, illumos, Solaris, Haiku and Android, for which it is type-checked. More is in the modules `unix`, `linux` and
+//! `windows`.
 //!
 //! # Forking
 //!
