@@ -145,6 +145,9 @@ impl SpawnOptions {
     ///   process has (60 ms beside 2 GB). Outside Linux, code that waits for any child (`waitpid(-1)`) may reap it; it is
     ///   replaced then.
     ///
+    ///   After `unshare(CLONE_NEWPID)` such a spawn fails with [`Unsupported`](io::ErrorKind::Unsupported), since the
+    ///   guardian would be in the new namespace.
+    ///
     ///   On Linux it kills the group, the cgroup, and the members that have left them. Outside Linux it kills process
     ///   groups alone, and a single child leads a process group of its own for this.
     ///
