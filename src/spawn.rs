@@ -139,11 +139,11 @@ impl SpawnOptions {
     ///
     ///   *Not covered*: a child that executes a program with set-user-ID or file capabilities, or clears the signal
     ///   itself; and the processes that the child starts. After `unshare(CLONE_NEWPID)` such a spawn fails with ESRCH.
-    /// - **Linux, a tree; other Unix**: a *guardian* kills. It is a process of its own, one for this process, which makes
-    ///   system calls alone; it is started when it is first needed, replaced if it is killed, and ends when nothing is
-    ///   left to guard. It is a fork of this process, made once: the first such spawn takes longer the more memory this
-    ///   process has (60 ms beside 2 GB). Outside Linux, code that waits for any child (`waitpid(-1)`) may reap it; it is
-    ///   replaced then.
+    /// - **Linux, a tree; other Unix**: a *guardian* kills. It is one process for this process, which makes system calls
+    ///   alone. It is started when it is first needed, replaced if it is killed, and ends when nothing has been left to
+    ///   guard for a few seconds. It is a fork of this process, so a spawn that starts it takes longer the more memory
+    ///   this process has (60 ms beside 2 GB); later spawns do not. Outside Linux, code that waits for any child
+    ///   (`waitpid(-1)`) may reap it; it is replaced then.
     ///
     ///   After `unshare(CLONE_NEWPID)` such a spawn fails with [`Unsupported`](io::ErrorKind::Unsupported), since the
     ///   guardian would be in the new namespace.
@@ -152,8 +152,7 @@ impl SpawnOptions {
     ///   groups alone, and a single child leads a process group of its own for this.
     ///
     ///   *Not covered*: processes that [escape](crate::Tree#which-processes-escape), outside Linux every process that has
-    ///   left the group; and all of them
-    ///   if the guardian is killed in the same instant as this process.
+    ///   left the group; and all of them if the guardian is killed in the same instant as this process.
     /// - **Windows**: a job object that kills when its last handle is closed, which the system does.
     ///
     ///   *Not covered*: if this process ends between creating the child and putting it into the job, a suspended child is
@@ -183,8 +182,8 @@ impl SpawnOptions {
     ///
     /// Those of [`Command::spawn`]; and if an option cannot be had, an error that names what is missing
     /// ([`Unsupported`](io::ErrorKind::Unsupported) if the system lacks it). A failed spawn leaves no process,
-    /// descriptor or cgroup behind. A helper thread and the guardian, if this spawn has started them, stay until they
-    /// are not needed. The command is as it was, but for what is [changed on it](Self#what-is-changed-on-the-command).
+    /// descriptor or cgroup behind. A helper thread and the guardian, if this spawn has started them, may stay.
+    /// The command is as it was, but for what is [changed on it](Self#what-is-changed-on-the-command).
     ///
     /// Where [`Command::spawn`] panics, this returns an error. On Unix it panics if the program cannot be executed and
     /// another part of this program has reaped the child: SIGCHLD is ignored, or a thread is in `waitpid(-1)`. The
