@@ -446,7 +446,9 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
         let all = members.by_token.values().map(|member| &member.child);
         // A child may be in the set several times.
         let mut known = HashSet::new();
-        all.filter(|child| known.insert(Arc::as_ptr(child))).map(Arc::clone).collect()
+        all.filter(|child| known.insert(std::ptr::from_ref::<SharedChild>(child)))
+            .map(Arc::clone)
+            .collect()
     }
 
     fn next(&self, deadline: Option<Instant>) -> Option<Finished<K>> {
