@@ -87,7 +87,7 @@ impl Tree {
     /// Sends a signal to every process of the tree, once. Does nothing, successfully, once the tree is empty.
     ///
     /// Processes that [escape](Tree#which-processes-escape) do not get it. A process that is started meanwhile, or leaves
-    /// or joins the process group meanwhile, may get the signal or not. On Linux, unless containment is complete, this
+    /// or joins the process group meanwhile, may get the signal or not, or twice if it comes back. On Linux, unless containment is complete, this
     /// waits at most 0.1 s for processes in the middle of an exec, which cannot be recognized before.
     ///
     /// # Errors

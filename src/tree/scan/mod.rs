@@ -38,7 +38,10 @@
 //! **What can be missed.** A process that has left the group, whose parent is dead, and whose environment is empty or does
 //! not show the marker, if no pass saw it before. A process whose environment this process may not read (another user's,
 //! or one that is not dumpable) is not killed unless a pass saw it below its parent; but while one lives that could be an
-//! orphaned member, a tree is not called empty. Hence "best effort" ([`Containment`](super::Containment)).
+//! orphaned member, a tree is not called empty. A child that is not visible yet when a pass comes to its ID, which was
+//! handed out before the pass, if it leaves the group before the signal: its fork must stall for the whole pass. And the
+//! child of a process that chooses process IDs (`set_tid` of clone3(2), for root alone), since the passes over new IDs do
+//! not come to it. Hence "best effort" ([`Containment`](super::Containment)).
 
 mod kill;
 mod living;
