@@ -115,7 +115,8 @@ fn failed_spawn_leaves_nothing_and_restores_the_command() {
     watchdog!();
     // By number: a thread that has just begun has no name yet.
     let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
-    let at_rest = threads() + 1;
+    // The thread that spawns tied children, and that of the guardian.
+    let at_rest = threads() + 2;
     let mut all = with_a_hook(function_name!());
     all.push(("no options", SpawnOptions::new()));
     all.push(("tree without a pidfd of its own", SpawnOptions::new().tree(true).clone()));
@@ -124,11 +125,10 @@ fn failed_spawn_leaves_nothing_and_restores_the_command() {
     if all.iter().any(|(name, _)| *name == "cgroup") {
         all.push(("tied cgroup", guarded.clone().cgroup(true).clone()));
     }
-    // What stays for the life of the process is there: a thread, and the guardian.
-    for options in [guarded, SpawnOptions::new().kill_with_parent(true).clone()] {
-        wait(&options.spawn(&mut helper(&["exit", "0"])).unwrap());
-    }
-    until("at rest", || threads() == at_rest && linux::children().len() == 1);
+    wait(&SpawnOptions::new().kill_with_parent(true).spawn(&mut helper(&["exit", "0"])).unwrap());
+    // The guardian stays while this child runs.
+    let kept = guarded.clone().kill_on_drop(true).spawn(&mut helper(&["sleep"])).unwrap();
+    until("at rest", || threads() == at_rest && linux::children().len() == 2);
     let (children, cgroups) = (linux::children(), tree_cgroups());
     let descriptors = linux::descriptors();
     linux::on_sigchld(libc::SIG_IGN);
@@ -146,6 +146,7 @@ fn failed_spawn_leaves_nothing_and_restores_the_command() {
         assert_eq!(tree_cgroups(), cgroups);
         assert_eq!(linux::descriptors(), descriptors);
     }
+    drop(kept);
 }
 
 #[test]
