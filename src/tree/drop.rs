@@ -8,7 +8,7 @@
 
 use super::{Contain, Leader, Survivor, Tree};
 use crate::exit::{PerProcess, Port, Registration, spawn_helper};
-use crate::sync::Mutex;
+use crate::sync::{self, Mutex};
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::process;
@@ -79,7 +79,7 @@ struct Dropped {
 struct Queue {
     arrived: Vec<Dropped>,
     /// What the thread sleeps on. There is a thread if and only if there is this.
-    port: Option<Arc<Port>>,
+    port: Option<sync::Arc<Port>>,
     /// Trees that must be watched, and for which there was no thread.
     stranded: Vec<Dropped>,
 }
@@ -97,10 +97,10 @@ pub(crate) fn sweep() {
 fn leave(dropped: Dropped) {
     let mut queue = QUEUE.get().lock();
     let port = queue.port.clone().or_else(|| {
-        let port = Arc::new(Port::new());
-        let its = Arc::clone(&port);
+        let port = sync::Arc::new(Port::new());
+        let its = sync::Arc::clone(&port);
         spawn_helper("child-tree", move || Watch::new(its).run()).ok()?;
-        queue.port = Some(Arc::clone(&port));
+        queue.port = Some(sync::Arc::clone(&port));
         Some(port)
     });
     if let Some(port) = port {
@@ -142,7 +142,7 @@ const LATEST: Duration = Duration::from_secs(1);
 /// The state of the thread. Each tree is in one of these: its leader runs; or its leader has exited, and a member that
 /// lives is its witness, without whose exit the tree cannot be empty; or it is polled.
 struct Watch {
-    port: Arc<Port>,
+    port: sync::Arc<Port>,
     leaders: HashMap<u64, (Arc<Tree>, Registration)>,
     witnesses: HashMap<u64, (Arc<Tree>, Witness)>,
     polled: Vec<Arc<Tree>>,
@@ -151,7 +151,7 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(port: Arc<Port>) -> Self {
+    fn new(port: sync::Arc<Port>) -> Self {
         Self {
             port,
             leaders: HashMap::new(),
