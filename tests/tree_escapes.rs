@@ -220,6 +220,7 @@ fn processes_without_environment_are_waited_for_once() {
     strangers.iter().for_each(|stranger| kill_and_wait(&stranger.child));
 }
 
+#[cfg(feature = "set")]
 #[test]
 fn a_batch_of_trees_is_ended_in_a_few_passes() {
     alone!();
