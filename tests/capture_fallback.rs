@@ -188,4 +188,9 @@ fn capture_until_exit(child: &SharedChild) {
     let captured = child.capture(capture.stdin("go on\n").drain(Duration::ZERO)).unwrap();
     assert_eq!(captured.status.unwrap().code(), Some(7), "{captured:?}");
     assert!(captured.error.is_none(), "{captured:?}");
+    // The process that the child has started, and named, runs until it is killed.
+    let said = captured.stdout.text();
+    let pid = said.trim_end().strip_prefix("child ").expect("a process ID").parse().unwrap();
+    // SAFETY: integers. The process has not ended, so the ID is its own.
+    assert_eq!(unsafe { libc::kill(pid, libc::SIGKILL) }, 0);
 }
