@@ -465,6 +465,10 @@ fn pidfd_of_another_process_is_not_taken_for_the_childs() {
         let child = options.spawn(&mut command).unwrap();
         assert_eq!(wait(&child).code(), Some(7));
         drop(hold);
+        // The fork runs the program, and ends by itself.
+        let empty =
+            |tree: &shared_child::Tree| tree.wait_empty(Some(std::time::Instant::now() + LONG));
+        assert!(child.tree().is_none_or(|tree| empty(tree).unwrap()));
     }
 }
 
