@@ -581,7 +581,7 @@ fn a_kept_status_decides_between_what_was_seen_and_what_was_reaped() {
     });
 }
 
-/// A pinned child cannot be reaped when its status is told, and what has been told stands.
+/// A pinned child is not reaped when its status is returned, and a status that was returned does not change.
 #[test]
 fn a_status_that_was_told_before_the_reap_stands() {
     loom::model(|| {

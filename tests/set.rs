@@ -838,7 +838,7 @@ mod unix_only {
                 }
                 // Where it is the helper thread of the child that tells, it has.
                 if backend == BY_THREAD {
-                    until("it is told", || unix::helper_threads().len() == left);
+                    until("the helper has ended", || unix::helper_threads().len() == left);
                 }
             }
             let handed_out: Vec<_> = (0..count).map(|_| next_code(&set)).collect();

@@ -38,8 +38,8 @@ fn cases() -> Vec<Case> {
             with(&[given("spawn", &with(&[given("spawn", &with(&[start("pid read")]))]))]),
             4,
         ),
-        ("somebody who ignores SIGTERM", with(&[start("ignore TERM pid read")]), 2),
-        ("somebody who is stopped", with(&[start("pid signal STOP read")]), 2),
+        ("a member that ignores SIGTERM", with(&[start("ignore TERM pid read")]), 2),
+        ("a member that is stopped", with(&[start("pid signal STOP read")]), 2),
         ("a group of its own", with(&[start("own-group pid read")]), 2),
         ("a session of its own", with(&[start("setsid pid read")]), 2),
         (

@@ -175,7 +175,7 @@ impl Job {
                     pause = Backoff::new();
                     wait_for_any(&[member.as_handle()], deadline)?
                 }
-                // Those who are left cannot be opened, or have exited and are counted still.
+                // The members that are left cannot be opened, or have exited and still count.
                 None => pause.sleep(deadline),
             };
             if !goes_on {

@@ -111,36 +111,46 @@ impl Members {
     }
 
     pub(crate) fn signal(&self, leader: &Leader, signal: c_int) -> io::Result<()> {
-        Self::signal_each(&[(self, leader)], signal).pop().unwrap_or(Ok(()))
+        Self::signal_each(&[(self, leader)], &[signal]).pop().unwrap_or(Ok(()))
     }
 
-    fn signal_each(trees: &[One<'_, Self>], signal: c_int) -> Vec<io::Result<()>> {
+    fn signal_each(trees: &[One<'_, Self>], signals: &[c_int]) -> Vec<io::Result<()>> {
         scanned(
             trees,
             |members| members.cgroup.is_none(),
-            |targets| scan::signal(targets, signal),
+            |targets| scan::signal(targets, signals),
             |(members, leader)| match &members.cgroup {
-                Some(cgroup) => members.signal_cgroup(cgroup, leader, signal),
+                Some(cgroup) => members.signal_cgroup(cgroup, leader, signals),
                 None => Ok(()),
             },
         )
     }
 
-    /// Each process gets the signal once: first those that the cgroup lists, then the others.
-    fn signal_cgroup(&self, cgroup: &Cgroup, leader: &Leader, signal: c_int) -> io::Result<()> {
+    /// Each process gets each signal once: first those that the cgroup lists, then the others.
+    fn signal_cgroup(&self, cgroup: &Cgroup, leader: &Leader, signals: &[c_int]) -> io::Result<()> {
+        let to_each = |send: &dyn Fn(c_int) -> io::Result<()>| {
+            let mut result = Ok(());
+            for signal in signals {
+                result = send(*signal).and(result);
+            }
+            result
+        };
+        let to_leader = || to_each(&|signal| leader.signal(|notice| notice.signal(signal)));
         let listed = match cgroup.ids() {
             Ok(listed) => listed,
             // The leader at least, which takes no descriptor.
-            Err(error) => return leader.signal(|notice| notice.signal(signal)).and(Err(error)),
+            Err(error) => return to_leader().and(Err(error)),
         };
-        let sent = cgroup.signal_those(&listed, signal);
+        let sent = to_each(&|signal| cgroup.signal_those(&listed, signal));
         if !self.is_to_be_scanned() {
             return sent;
         }
-        let listed = listed.into_iter().collect();
-        match scan::signal_unlisted(self.target(leader), &listed, signal) {
-            // There is no process table to scan.
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => sent,
+        let listed: HashSet<i32> = listed.into_iter().collect();
+        match scan::signal_unlisted(self.target(leader), &listed, signals) {
+            // There is no process table to scan. The leader can have left the cgroup.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                if listed.contains(&self.membership.group()) { sent } else { sent.and(to_leader()) }
+            }
             unlisted => sent.and(unlisted),
         }
     }
@@ -198,16 +208,8 @@ impl Contain for Members {
     }
 
     fn ask(trees: &[One<'_, Self>], ask: Ask) -> Vec<io::Result<bool>> {
-        let mut results: Vec<io::Result<bool>> = trees.iter().map(|_| Ok(true)).collect();
-        // Both signals in any case: a member that refuses the first does not keep the others from the second.
-        for signal in ask.signals() {
-            for (result, sent) in results.iter_mut().zip(Self::signal_each(trees, signal)) {
-                if let (Ok(_), Err(error)) = (&result, sent) {
-                    *result = Err(error);
-                }
-            }
-        }
-        results
+        let sent = Self::signal_each(trees, &ask.signals());
+        sent.into_iter().map(|sent| sent.map(|()| true)).collect()
     }
 
     fn wait_empty(trees: &[One<'_, Self>], deadline: Option<Instant>) -> Vec<io::Result<bool>> {

@@ -221,7 +221,7 @@ impl Shared {
             }
             let count = size / size_of::<Slot>();
             // SAFETY: the memory is that large, aligned to a page, and never unmapped. It is zero, which is a value
-            // of all these types, and they are atomics: whoever writes it is no undefined behaviour. The first slot is
+            // of all these types, and they are atomics: a write by another process is no undefined behaviour. The first slot is
             // never used as such, so the header overlaps nothing.
             let (header, slots) = unsafe {
                 (&*start.cast::<Header>(), std::slice::from_raw_parts(start.cast::<Slot>(), count))

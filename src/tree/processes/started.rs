@@ -21,7 +21,7 @@ pub(in super::super) const READS_ENVIRONMENTS: bool = false;
 
 pub(in super::super) use crate::exit::record::usable;
 
-/// In the same time as the starts of processes are told.
+/// On the clock by which the system reports when a process started.
 ///
 /// Unix time can be set, so there it says little about whether a process is older than a tree. That matters little:
 /// without environment markers a process outside the tree is known by its parent. The time is needed where the parent is

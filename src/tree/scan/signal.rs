@@ -10,19 +10,24 @@ use std::ffi::c_int;
 use std::io;
 use std::time::Instant;
 
-/// Signals each member of these trees once.
-pub(in crate::tree) fn signal(targets: &[Target<'_>], number: c_int) -> Vec<io::Result<()>> {
+/// Sends each of these signals, in this order, to each member of these trees once. All are sent in one pass.
+pub(in crate::tree) fn signal(targets: &[Target<'_>], numbers: &[c_int]) -> Vec<io::Result<()>> {
     if !processes::usable() {
-        return targets.iter().map(|target| target.signal_group(number)).collect();
+        let each = |target: &Target<'_>| {
+            let mut result = Ok(());
+            numbers.iter().for_each(|number| put(&mut result, target.signal_group(*number)));
+            result
+        };
+        return targets.iter().map(each).collect();
     }
-    Batch::of(targets).signal(number)
+    Batch::of(targets).signal(numbers)
 }
 
 /// Signals the members that are not in this list: for a caller that has signalled those.
 pub(in crate::tree) fn signal_unlisted(
     target: Target<'_>,
     listed: &HashSet<i32>,
-    number: c_int,
+    numbers: &[c_int],
 ) -> io::Result<()> {
     let group = target.membership.group;
     let targets = [target];
@@ -36,29 +41,38 @@ pub(in crate::tree) fn signal_unlisted(
             sighting.inside.into_iter().filter(|id| !listed.contains(id)).collect();
         for ids in inside.chunks(AT_ONCE) {
             let opened = target.open_seen(ids, pass.began)?;
-            let left = signal_each(&opened.left, number);
-            put(&mut result, signal_each(&opened.inside, number).and(left));
+            for number in numbers {
+                let left = signal_each(&opened.left, *number);
+                put(&mut result, signal_each(&opened.inside, *number).and(left));
+            }
         }
         let outside: Vec<Process> = sighting
             .outside
             .into_iter()
             .filter(|process| !listed.contains(&process.id()))
             .collect();
-        put(&mut result, signal_processes(&outside, number));
+        put(&mut result, send(&outside, numbers));
     }
     if !leader {
-        put(&mut result, target.leader.signal(|notice| notice.signal(number)));
+        for number in numbers {
+            put(&mut result, target.leader.signal(|notice| notice.signal(*number)));
+        }
     }
     result
 }
 
 impl Batch<'_> {
-    fn signal(&self, number: c_int) -> Vec<io::Result<()>> {
+    fn signal(&self, numbers: &[c_int]) -> Vec<io::Result<()>> {
         let found = self.find(Among::All, self.nothing_known());
-        let mut results = self.signal_groups(number);
+        let mut results: Vec<io::Result<()>> = self.targets.iter().map(|_| Ok(())).collect();
+        for number in numbers {
+            for (result, sent) in results.iter_mut().zip(self.signal_groups(*number)) {
+                put(result, sent);
+            }
+        }
         let signalled = found.and_then(|pass| {
             for (i, (target, sighting)) in self.targets.iter().zip(pass.trees).enumerate() {
-                let outside = signal_processes(&sighting.outside, number);
+                let outside = send(&sighting.outside, numbers);
                 let refused = target.refused(&sighting.inside, pass.began);
                 put(&mut results[i], refused.and(outside));
                 put(&mut results[i], sighting.error.map_or(Ok(()), Err));
@@ -67,7 +81,7 @@ impl Batch<'_> {
             let (until, mut pause) = (Instant::now() + BRIEF_PATIENCE, Backoff::new());
             while !waiting.is_empty() && pause.sleep(Some(until)) {
                 for (process, trees) in self.settle(&mut waiting)? {
-                    let sent = signal_processes(&[process], number);
+                    let sent = send(&[process], numbers);
                     trees.iter().for_each(|i| put(&mut results[*i], copy_result(&sent)));
                 }
             }
@@ -90,6 +104,15 @@ impl Batch<'_> {
         };
         self.targets.iter().map(signal).collect()
     }
+}
+
+/// Sends each of these signals, in this order, to each process. A process that refuses the first still gets the second.
+fn send(processes: &[Process], numbers: &[c_int]) -> io::Result<()> {
+    let mut result = Ok(());
+    for number in numbers {
+        put(&mut result, signal_processes(processes, *number));
+    }
+    result
 }
 
 fn copy_result(result: &io::Result<()>) -> io::Result<()> {
