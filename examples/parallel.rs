@@ -20,7 +20,7 @@
 use indicatif::{ProgressBar, ProgressStyle};
 use lexopt::{Arg, Parser, ValueExt};
 use shared_child::{
-    Capture, Captured, CapturedStream, ChildSet, Finished, Limit, SharedChild, SpawnOptions,
+    CaptureOptions, Captured, CapturedStream, ChildSet, Finished, Limit, SharedChild, SpawnOptions,
 };
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -210,7 +210,7 @@ struct Report {
     biggest: Option<(u64, usize)>,
 }
 
-type Started = (Job, io::Result<Arc<SharedChild>>, Capture<'static>);
+type Started = (Job, io::Result<Arc<SharedChild>>, CaptureOptions<'static>);
 
 impl Pool {
     fn new(options: Options, lines: Vec<OsString>) -> Self {
@@ -257,7 +257,7 @@ impl Pool {
         state.next += 1;
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let job = Job { number, deadline };
-        let mut capture = Capture::new();
+        let mut capture = CaptureOptions::new();
         capture.limit(Limit::head_and_tail(limit / 2, limit.div_ceil(2))).grace(grace);
         // If all are stopped the shell may end first. The others have that long, and somebody who reads.
         capture.drain(grace);
@@ -444,11 +444,11 @@ fn write_out(captured: &Captured) -> io::Result<()> {
 }
 
 fn write_stream(to: &mut impl Write, stream: &CapturedStream) -> io::Result<()> {
-    let (head, tail) = stream.bytes.split_at(stream.gap.min(stream.bytes.len()));
+    let (head, tail) = stream.bytes.split_at(stream.omitted_at.min(stream.bytes.len()));
     to.write_all(head)?;
-    if stream.missing > 0 {
+    if stream.omitted > 0 {
         let new_line = if head.is_empty() || head.ends_with(b"\n") { "" } else { "\n" };
-        writeln!(to, "{new_line}[… {} bytes missing …]", stream.missing)?;
+        writeln!(to, "{new_line}[… {} bytes missing …]", stream.omitted)?;
     }
     to.write_all(tail)?;
     to.flush()

@@ -7,7 +7,7 @@
 use lexopt::{Arg, Parser, ValueExt};
 use serde_json::{Value, json};
 use shared_child::{
-    Capture, Captured, CapturedStream, Limit, SharedChild, SpawnOptions, StoppedBy, Stream,
+    CaptureOptions, Captured, CapturedStream, Limit, SharedChild, SpawnOptions, StoppedBy, Stream,
     StreamEnd, Usage,
 };
 use std::ffi::OsString;
@@ -149,7 +149,7 @@ fn failed(what: impl fmt::Display) -> impl FnOnce(io::Error) -> Error {
 }
 
 fn run(options: &Options) -> Result<i32, Error> {
-    let mut capture = Capture::new();
+    let mut capture = CaptureOptions::new();
     capture.grace(options.grace).stop_at_limit(options.stop_at_limit).merge_stderr(options.merge);
     capture.limit(Limit::head_and_tail(options.limit / 2, options.limit.div_ceil(2)));
     if let Some(timeout) = options.timeout {
@@ -241,15 +241,15 @@ fn report(captured: &Captured, survivors: &[Survivor]) {
         say(format_args!("CPU {user:.3} s and {system:.3} s in the kernel{memory}"));
     }
     for stream in [Stream::Stdout, Stream::Stderr] {
-        let CapturedStream { total, missing, end, .. } = captured.stream(stream);
+        let CapturedStream { total, omitted, end, .. } = captured.stream(stream);
         if *end != StreamEnd::NotCaptured {
-            let missing =
-                if *missing > 0 { format!(", {missing} not kept") } else { String::new() };
+            let omitted =
+                if *omitted > 0 { format!(", {omitted} not kept") } else { String::new() };
             let held = match end {
                 StreamEnd::HeldOpen => ", held open by somebody after the end",
                 _ => "",
             };
-            say(format_args!("{stream}: {total} bytes{missing}{held}"));
+            say(format_args!("{stream}: {total} bytes{omitted}{held}"));
         }
     }
     if !survivors.is_empty() {
@@ -266,7 +266,7 @@ fn report_json(captured: &Captured, survivors: &[Survivor]) -> Value {
             StreamEnd::NotCaptured => return Value::Null,
             _ => "failed",
         };
-        json!({ "text": stream.text(), "bytes": stream.total, "missing": stream.missing, "end": end })
+        json!({ "text": stream.text(), "bytes": stream.total, "omitted": stream.omitted, "end": end })
     };
     let stopped_by = captured.stopped_by.map(|why| match why {
         StoppedBy::Deadline => "timeout",

@@ -16,18 +16,9 @@ use crate::*;
 macro_rules! page {
     ($name:ident, $($part:literal),+) => {
         $(#[doc = include_str!($part)] #[doc = ""])+
-        #[cfg_attr(feature = "set", doc = "[`ChildSet`]: crate::ChildSet")]
-        #[cfg_attr(not(feature = "set"), doc = at_docs_rs!("`ChildSet`", "struct.ChildSet.html"))]
-        #[cfg_attr(feature = "async", doc = "[`exited`]: crate::SharedChild::exited")]
-        #[cfg_attr(
-            not(feature = "async"),
-            doc = at_docs_rs!("`exited`", "struct.SharedChild.html#method.exited")
-        )]
-        #[cfg_attr(feature = "async", doc = "[`stop_async`]: crate::SharedChild::stop_async")]
-        #[cfg_attr(
-            not(feature = "async"),
-            doc = at_docs_rs!("`stop_async`", "struct.SharedChild.html#method.stop_async")
-        )]
+        #[doc = "[`ChildSet`]: crate::ChildSet"]
+        #[doc = "[`wait_async`]: crate::SharedChild::wait_async"]
+        #[doc = "[`stop_async`]: crate::SharedChild::stop_async"]
         #[cfg_attr(unix, doc = "[`stop_with`]: crate::SharedChild::stop_with")]
         #[cfg_attr(
             not(unix),
@@ -94,11 +85,6 @@ page!(migration, "../guide/migration.md");
 page!(traps, "../guide/traps.md");
 
 /// The README's code is compiled, and run where it can be: where there is what it takes.
-#[cfg(all(
-    doctest,
-    feature = "set",
-    feature = "async",
-    all(target_os = "linux", target_arch = "x86_64", target_env = "gnu")
-))]
+#[cfg(all(doctest, target_os = "linux", target_arch = "x86_64", target_env = "gnu"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -31,7 +31,7 @@
 //! A capture bounds the time and the memory that a command takes, and ends the processes that it has started:
 //!
 //! ```
-//! use shared_child::{Capture, Limit, SpawnOptions};
+//! use shared_child::{CaptureOptions, Limit, SpawnOptions};
 //! use std::{process::Command, time::Duration};
 //!
 //! # fn main() -> std::io::Result<()> {
@@ -41,7 +41,7 @@
 //!     .kill_with_parent(true) // and when this process ends, by whatever cause
 //!     .capture(
 //!         Command::new("rustc").arg("--version"),
-//!         Capture::new()
+//!         CaptureOptions::new()
 //!             .timeout(Duration::from_secs(600)) // then all are stopped:
 //!             .grace(Duration::from_secs(5)) // requested to terminate, and killed after that
 //!             .limit(Limit::head_and_tail(32 << 10, 32 << 10)), // of each stream
@@ -73,12 +73,12 @@
 //!   moment, that process may be meant. On Windows, and for a program that alone reaps its children, there are none for
 //!   the child itself.
 //! - **Cannot hang.** A deadline is kept, however large or small. Dropping a handle does not wait for the child. A
-//!   capture with a [timeout](Capture::timeout) ends in time, whatever the child does and whichever processes have its
+//!   capture with a [timeout](CaptureOptions::timeout) ends in time, whatever the child does and whichever processes have its
 //!   pipes.
 //!
 //!   *Not covered*: a capture without a timeout, which takes as long as the child; your callbacks, readers and wakers,
 //!   while they block; and, if no thread can be started, the drop of a tree that is to be killed, which takes as long
-//!   as [`Tree::kill`]. A capture may also take [some seconds more](Capture#how-long-a-capture-takes) in the cases that
+//!   as [`Tree::kill`]. A capture may also take [some seconds more](CaptureOptions#how-long-a-capture-takes) in the cases that
 //!   it lists.
 //! - **Cannot leak.** A child whose handle is dropped is reaped: at once if it has exited, else by a background thread
 //!   when it exits. It is killed only with [`kill_on_drop`](SpawnOptions::kill_on_drop). A failed spawn leaves no
@@ -104,9 +104,9 @@
 //! | one unit of a child and all that it starts | [`SpawnOptions::tree`], [`Tree`] | [Ctrl-C](guide::cookbook#kill-the-tree-on-ctrl-c) |
 //! | to request it to terminate before it is killed | [`SharedChild::stop`] | [stop](guide::cookbook#a-graceful-stop) |
 //! | no survivors | [`SpawnOptions::kill_on_drop`], [`kill_with_parent`](SpawnOptions::kill_with_parent) | [outliving](guide::cookbook#children-that-must-not-outlive-us) |
-//! | all output, within bounds, or as it comes | [`Capture`], [`Captured`] | [bounds](guide::cookbook#all-output-within-bounds), [live](guide::cookbook#live-output-line-by-line) |
+//! | all output, within bounds, or as it comes | [`CaptureOptions`], [`Captured`] | [bounds](guide::cookbook#all-output-within-bounds), [live](guide::cookbook#live-output-line-by-line) |
 //! | whichever of many children exits next | [`ChildSet`] | [many](guide::cookbook#many-so-many-at-a-time) |
-//! | to wait in a task, on any executor | [`exited`], [`stop_async`] | [tasks](guide::cookbook#wait-in-a-task-and-kill) |
+//! | to wait in a task, on any executor | [`wait_async`], [`stop_async`] | [tasks](guide::cookbook#wait-in-a-task-and-kill) |
 //! | to wait in a loop of your own | [`ExitNotice`] | [loops](guide::cookbook#your-own-event-loop) |
 //! | CPU time and peak memory | [`SharedChild::usage`] | [cost](guide::cookbook#what-a-child-has-cost) |
 //!
@@ -116,12 +116,7 @@
 //!
 //! # Features
 //!
-//! | feature | what it adds |
-//! |---|---|
-//! | `set` | [`ChildSet`]: one wait for many children |
-//! | `async` | [`exited`], [`exited_deadline`], [`stop_async`]: futures for any executor |
-//! | `tokio` | `async`, woken by the reactor of a multi-threaded tokio runtime, on Linux; takes the dependency on tokio |
-//! | `timeout` | nothing: the timed waits are always there. It stays for manifests that name it (on by default) |
+//! There is nothing to choose. The feature `timeout`, on by default, has no effect and stays for manifests that name it.
 //!
 //! # Platforms
 //!
@@ -136,36 +131,33 @@
 //! wait fails at best, and if another thread was using the handle at the moment of the fork, it never
 //! ends.
 //!
-#![cfg_attr(feature = "set", doc = "[`ChildSet`]: ChildSet")]
-#![cfg_attr(not(feature = "set"), doc = "[`ChildSet`]: #features")]
-#![cfg_attr(feature = "async", doc = "[`exited`]: SharedChild::exited")]
-#![cfg_attr(feature = "async", doc = "[`exited_deadline`]: SharedChild::exited_deadline")]
-#![cfg_attr(feature = "async", doc = "[`stop_async`]: SharedChild::stop_async")]
-#![cfg_attr(not(feature = "async"), doc = "[`exited`]: #features")]
-#![cfg_attr(not(feature = "async"), doc = "[`exited_deadline`]: #features")]
-#![cfg_attr(not(feature = "async"), doc = "[`stop_async`]: #features")]
+//! [`stop_async`]: SharedChild::stop_async
+//! [`wait_async`]: SharedChild::wait_async
 #![cfg_attr(docsrs, feature(doc_cfg))]
+// Without this feature, `seam` and what it exports are private.
+#![cfg_attr(not(feature = "_seam"), allow(unreachable_pub))]
 
 mod backoff;
 mod capture;
 mod child;
 mod command;
 mod exit;
-#[cfg(feature = "async")]
-mod exited;
+mod future;
 #[cfg(any(doc, doctest))]
 pub mod guide;
 mod lifecycle;
+#[cfg(feature = "_seam")]
 #[doc(hidden)]
 pub mod seam;
-#[cfg(feature = "set")]
+// Private, and unused, in what dependants build: so both builds compile the same items.
+#[cfg(not(feature = "_seam"))]
+mod seam;
 mod set;
 mod spawn;
 mod stop;
 mod sync;
 mod tree;
 mod usage;
-#[cfg(any(unix, feature = "async"))]
 mod watcher;
 
 #[cfg(target_os = "linux")]
@@ -175,12 +167,12 @@ pub mod unix;
 #[cfg(windows)]
 pub mod windows;
 
-pub use capture::{Capture, Captured, CapturedStream, Limit, Line, StoppedBy, Stream, StreamEnd};
+pub use capture::{
+    CaptureOptions, Captured, CapturedStream, Limit, Line, StoppedBy, Stream, StreamEnd,
+};
 pub use child::SharedChild;
 pub use exit::ExitNotice;
-#[cfg(feature = "async")]
-pub use exited::{Exited, ExitedDeadline};
-#[cfg(feature = "set")]
+pub use future::{WaitDeadlineFuture, WaitFuture};
 pub use set::{ChildSet, Finished};
 pub use spawn::SpawnOptions;
 pub use tree::{Containment, Mechanism, Tree};

@@ -72,13 +72,13 @@ pub trait SpawnOptionsExt {
     ///
     /// # fn main() -> std::io::Result<()> {
     /// let child = SpawnOptions::new()
-    ///     .cgroup_below("/sys/fs/cgroup/user.slice/jobs")
+    ///     .cgroup_parent("/sys/fs/cgroup/user.slice/jobs")
     ///     .spawn(&mut Command::new("make"))?;
     /// # child.wait()?;
     /// # Ok(())
     /// # }
     /// ```
-    fn cgroup_below(&mut self, directory: impl Into<PathBuf>) -> &mut Self;
+    fn cgroup_parent(&mut self, directory: impl Into<PathBuf>) -> &mut Self;
 
     /// Has the child open its own pidfd before it executes the program, and send it to this process.
     ///
@@ -122,7 +122,7 @@ impl SpawnOptionsExt for SpawnOptions {
         self
     }
 
-    fn cgroup_below(&mut self, directory: impl Into<PathBuf>) -> &mut Self {
+    fn cgroup_parent(&mut self, directory: impl Into<PathBuf>) -> &mut Self {
         self.wanted.system.cgroup = Place::Below(directory.into());
         self
     }

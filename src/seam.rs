@@ -1,11 +1,11 @@
-//! For this crate's own tests and benchmarks, which must be able to force each backend. Not part of
-//! the public interface: it may change or go in any release.
+//! Lets this repository's tests and benchmarks force a backend. Public only with the private feature `_seam`.
 
+#![cfg_attr(not(feature = "_seam"), allow(dead_code, unused_imports))]
 #![allow(missing_docs)]
 
 pub use crate::exit::Backend;
 
-use crate::{Capture, Captured, SharedChild, SpawnOptions};
+use crate::{CaptureOptions, Captured, SharedChild, SpawnOptions};
 use std::io;
 use std::process::{Child, Command};
 
@@ -34,13 +34,6 @@ pub fn process_table_passes() -> usize {
     crate::tree::processes::passes()
 }
 
-/// Has the watcher wake the tasks of tokio runtimes, as without the feature `tokio`: so both are measured in one build, by
-/// the same tasks on the same executor. It is for futures that are polled for the first time from here on.
-#[cfg(all(feature = "tokio", target_os = "linux"))]
-pub fn watcher_only(only: bool) {
-    crate::exit::WATCHER_ONLY.store(only, std::sync::atomic::Ordering::Relaxed);
-}
-
 impl Backend {
     pub fn spawn(self, command: &mut Command) -> io::Result<SharedChild> {
         SharedChild::spawn_on(self, command)
@@ -58,7 +51,7 @@ impl Backend {
         self,
         options: &SpawnOptions,
         command: &mut Command,
-        capture: &mut Capture<'_>,
+        capture: &mut CaptureOptions<'_>,
     ) -> io::Result<Captured> {
         options.capture_on(self, command, capture)
     }

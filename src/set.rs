@@ -322,12 +322,12 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
     /// let child = SharedChild::spawn(Command::new("rustc").arg("--version"))?;
     /// child.wait()?;
     /// set.insert("version", child);
-    /// assert!(set.try_next().is_some());
-    /// assert!(set.try_next().is_none());
+    /// assert!(set.try_wait_next().is_some());
+    /// assert!(set.try_wait_next().is_none());
     /// # Ok(())
     /// # }
     /// ```
-    pub fn try_next(&self) -> Option<Finished<K>> {
+    pub fn try_wait_next(&self) -> Option<Finished<K>> {
         self.next(Some(Instant::now()))
     }
 

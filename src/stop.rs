@@ -6,7 +6,6 @@
 
 use crate::SharedChild;
 use crate::exit::Ask;
-#[cfg(feature = "set")]
 use crate::sync::Arc;
 use crate::sync::Mutex;
 use std::io;
@@ -74,7 +73,6 @@ pub(crate) fn has_not_ended(child: &SharedChild) -> io::Error {
 }
 
 /// Until when to wait for a child that was killed.
-#[cfg(feature = "async")]
 pub(crate) fn killed_by() -> Option<Instant> {
     Instant::now().checked_add(KILLED)
 }
@@ -90,7 +88,6 @@ fn is_seen_to_go(child: &SharedChild, deadline: Option<Instant>) -> bool {
 }
 
 /// Stops all, at the same time. Returns the first error, when everything has been done that can be.
-#[cfg(feature = "set")]
 pub(crate) fn stop_all(children: &[Arc<SharedChild>], grace: Duration) -> io::Result<()> {
     let left: Vec<&SharedChild> = children
         .iter()
@@ -143,7 +140,6 @@ pub(crate) fn stop_all(children: &[Arc<SharedChild>], grace: Duration) -> io::Re
     result.and(kill_each(children))
 }
 
-#[cfg(feature = "set")]
 fn retain<T>(
     children: Vec<&SharedChild>,
     answers: Vec<T>,
@@ -154,7 +150,6 @@ fn retain<T>(
 }
 
 /// Kills what is left of each. Returns the first error, when all have been killed that can be.
-#[cfg(feature = "set")]
 pub(crate) fn kill_each(children: &[Arc<SharedChild>]) -> io::Result<()> {
     let left: Vec<&SharedChild> = children
         .iter()

@@ -4,7 +4,7 @@ mod common;
 
 use common::captures::{Failing, bounded, piped, run};
 use common::*;
-use shared_child::{Capture, Limit, SpawnOptions, StoppedBy, Stream, StreamEnd};
+use shared_child::{CaptureOptions, Limit, SpawnOptions, StoppedBy, Stream, StreamEnd};
 use std::cell::RefCell;
 use std::io::{self, ErrorKind, Read, Write};
 use std::ops::ControlFlow;
@@ -36,7 +36,7 @@ fn what_std_tells() {
         assert_eq!(captured.stdout.end, StreamEnd::Closed);
         assert_eq!(captured.stderr.end, StreamEnd::Closed);
         assert_eq!(captured.stdout.total, expected.stdout.len() as u64);
-        assert_eq!((captured.stdout.missing, captured.stopped_by), (0, None));
+        assert_eq!((captured.stdout.omitted, captured.stopped_by), (0, None));
         assert!(captured.error.is_none() && !captured.success());
         assert!(captured.elapsed > Duration::ZERO);
         let output: Output = captured.try_into().unwrap();
@@ -104,7 +104,7 @@ fn input_that_is_not_wanted_is_no_error() {
             assert!(captured.error.is_none(), "{captured:?}");
         }
         // Never read, by one that runs on.
-        let mut capture = Capture::new();
+        let mut capture = CaptureOptions::new();
         let captured = run(backend, &["sleep"], capture.stdin(vec![0; 8 * MIB]).timeout(SHORT));
         assert_eq!(captured.stopped_by, Some(StoppedBy::Deadline));
         assert!(captured.error.is_none(), "{captured:?}");
@@ -279,7 +279,7 @@ fn a_pipe_that_is_flooded_after_the_exit() {
             wait(&child);
             child.take_stdin().unwrap().write_all(b"\n").unwrap();
             // Slower than the flood, so that the pipe is never empty.
-            let mut capture = Capture::new();
+            let mut capture = CaptureOptions::new();
             capture.on_output(|_, _| {
                 thread::sleep(Duration::from_millis(1));
                 ControlFlow::Continue(())
@@ -306,7 +306,7 @@ fn a_deadline_is_kept_whatever_the_child_does() {
             &["write", "1000000", "sleep"],
         ] {
             for at in 0..3 {
-                let mut capture = Capture::new();
+                let mut capture = CaptureOptions::new();
                 capture.limit(1000).stdin(vec![0; MIB]);
                 match at {
                     0 => capture.timeout(Duration::ZERO),
@@ -330,7 +330,7 @@ fn a_deadline_is_kept_though_others_have_the_pipe() {
         for grace in [Duration::ZERO, 2 * LONG] {
             let child = piped(backend, &["spawn", "1", "read", "sleep"]);
             let stdin = child.take_stdin();
-            let mut capture = Capture::new();
+            let mut capture = CaptureOptions::new();
             capture.grace(grace).drain(Duration::MAX).on_line(|_, _| ControlFlow::Break(()));
             let captured = child.capture(&mut capture).unwrap();
             assert!(captured.status.is_some() && !captured.success(), "{captured:?}");
@@ -349,7 +349,7 @@ fn what_came_while_nobody_listened() {
         let child = piped(backend, &["say", "first", "hear", "complain", "last"]);
         let mut stdin = child.take_stdin();
         let deadline = Instant::now() + 4 * SHORT;
-        let mut capture = Capture::new();
+        let mut capture = CaptureOptions::new();
         capture.deadline(deadline).on_output(|_, bytes| {
             if bytes.starts_with(b"first") {
                 stdin.take().unwrap().write_all(b"\n").unwrap();
@@ -374,7 +374,7 @@ fn a_deadline_that_has_passed_still_looks() {
     on_every_backend(|backend| {
         let child = piped(backend, &["say", "quick"]);
         wait(&child);
-        let captured = child.capture(Capture::new().timeout(Duration::ZERO)).unwrap();
+        let captured = child.capture(CaptureOptions::new().timeout(Duration::ZERO)).unwrap();
         assert!(captured.success(), "{captured:?}");
         assert_eq!(captured.stdout.text().trim_end(), "quick");
     });
@@ -462,14 +462,14 @@ fn limits() {
             assert!(captured.success());
             let kept = head.saturating_add(tail).min(count);
             let stdout = &captured.stdout;
-            assert_eq!((stdout.total, stdout.missing), (count as u64, (count - kept) as u64));
+            assert_eq!((stdout.total, stdout.omitted), (count as u64, (count - kept) as u64));
             if kept < count {
                 assert!(stdout.bytes == [&all[..head], &all[count - tail..]].concat());
-                assert_eq!(stdout.gap, head);
+                assert_eq!(stdout.omitted_at, head);
             } else {
                 assert!(stdout.bytes == all);
             }
-            assert_eq!((captured.stderr.bytes.len(), captured.stderr.missing), (7, 1));
+            assert_eq!((captured.stderr.bytes.len(), captured.stderr.omitted), (7, 1));
             assert_eq!(stdout.end, StreamEnd::Closed);
         }
     });
@@ -711,7 +711,7 @@ fn a_deadline_for_a_tree() {
         let mut command = helper(&parts);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = backend.spawn_with(&options, &mut command).unwrap();
-        let captured = child.capture(Capture::new().timeout(4 * SHORT)).unwrap();
+        let captured = child.capture(CaptureOptions::new().timeout(4 * SHORT)).unwrap();
         assert_eq!(captured.stopped_by, Some(StoppedBy::Deadline));
         assert!(captured.status.is_some(), "{captured:?}");
         assert!(child.tree().unwrap().wait_empty(Some(Instant::now() + LONG)).unwrap());
@@ -726,7 +726,7 @@ fn debug_is_fit_for_a_log() {
         let shown = format!("{captured:?}");
         assert!(shown.len() < 20_000, "{}", shown.len());
         assert!(shown.contains("1000000") && shown.contains("Closed"), "{shown}");
-        let mut capture = Capture::new();
+        let mut capture = CaptureOptions::new();
         capture.stdin("secret").timeout(SHORT).on_output(|_, _| ControlFlow::Continue(()));
         let shown = format!("{capture:?}");
         assert!(shown.contains("6 bytes") && !shown.contains("secret"), "{shown}");

@@ -4,7 +4,7 @@ mod common;
 
 use common::*;
 use shared_child::seam::Backend;
-use shared_child::{Capture, Limit, SpawnOptions};
+use shared_child::{CaptureOptions, Limit, SpawnOptions};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -57,7 +57,7 @@ fn memory_is_bounded_by_the_limit() {
             for by_line in [false, true].into_iter().take(rounds(10).min(2)) {
                 let parts = ["write", "8388608", "write-err", "8388608"];
                 let mut command = helper(&parts);
-                let mut capture = Capture::new();
+                let mut capture = CaptureOptions::new();
                 capture.timeout(LONG).limit(Limit::head_and_tail(head, tail));
                 if by_line {
                     capture.on_line(|_, _| ControlFlow::Continue(()));

@@ -14,7 +14,7 @@ use common::*;
 #[cfg(target_os = "linux")]
 use shared_child::seam::Backend;
 use shared_child::unix::ReapedElsewhere;
-use shared_child::{Capture, SpawnOptions, StoppedBy, StreamEnd};
+use shared_child::{CaptureOptions, SpawnOptions, StoppedBy, StreamEnd};
 use std::ffi::c_int;
 #[cfg(target_os = "linux")]
 use std::io::ErrorKind;
@@ -41,7 +41,7 @@ fn exercise() {
         assert!(captured.success() && captured.stdout.bytes == input, "{captured:?}");
         let captured = run(backend, &["flood"], bounded().limit(1000).stop_at_limit(true));
         assert_eq!(captured.status.unwrap().signal(), Some(libc::SIGKILL));
-        let captured = run(backend, &["read", "sleep"], Capture::new().timeout(SHORT));
+        let captured = run(backend, &["read", "sleep"], CaptureOptions::new().timeout(SHORT));
         assert_eq!(captured.stopped_by, Some(StoppedBy::Deadline));
         let captured = run(backend, &["close-stdout", "close-stderr", "exit", "3"], &mut bounded());
         assert_eq!(captured.status.unwrap().code(), Some(3));
@@ -110,7 +110,7 @@ fn with_a_limit_of_no_descriptors() {
         let limit = DescriptorLimit::zero();
         let captured = child.capture(bounded().stdin(&input[..])).unwrap();
         assert!(captured.success() && captured.stderr.bytes == input, "{captured:?}");
-        let captured = sleeping.capture(Capture::new().timeout(SHORT)).unwrap();
+        let captured = sleeping.capture(CaptureOptions::new().timeout(SHORT)).unwrap();
         assert_eq!(captured.stopped_by, Some(StoppedBy::Deadline));
         assert_eq!(captured.status.unwrap().signal(), Some(libc::SIGKILL));
         drop(limit);
@@ -232,7 +232,7 @@ fn where_nobody_can_be_killed(errno: c_int) {
                         Deny::always(libc::SYS_pidfd_send_signal, errno),
                         Deny::always(libc::SYS_kill, errno),
                     ]);
-                    let mut capture = Capture::new();
+                    let mut capture = CaptureOptions::new();
                     capture.grace(SHORT).on_output(|_, _| ControlFlow::Break(()));
                     child.capture(&mut capture).unwrap()
                 })
@@ -290,7 +290,7 @@ fn a_child_that_was_reaped_elsewhere() {
 fn who_obeys_within_the_grace_is_not_killed() {
     watchdog!();
     on_every_backend(|backend| {
-        let captured = run(backend, &["sleep"], Capture::new().timeout(SHORT).grace(LONG));
+        let captured = run(backend, &["sleep"], CaptureOptions::new().timeout(SHORT).grace(LONG));
         assert_eq!(captured.status.unwrap().signal(), Some(libc::SIGTERM));
         assert_eq!(captured.stopped_by, Some(StoppedBy::Deadline));
     });
@@ -310,7 +310,7 @@ fn what_is_written_within_the_grace() {
         // It has heard, and gone on.
         assert_eq!(captured.status.unwrap().signal(), Some(libc::SIGKILL));
         assert!(began.elapsed() >= 4 * SHORT);
-        assert!(captured.stdout.missing > 1 << 20, "{captured:?}");
+        assert!(captured.stdout.omitted > 1 << 20, "{captured:?}");
     });
 }
 
@@ -407,7 +407,7 @@ fn a_stranger_with_a_pipe_after_a_stop() {
         let stdin = child.take_stdin();
         // It is away, and whoever has started it is gone.
         let mut count = 0;
-        let mut capture = Capture::new();
+        let mut capture = CaptureOptions::new();
         capture.grace(2 * LONG).on_line(|_, line| {
             count += usize::from([&b"away"[..], b"alone"].contains(&line.as_bytes()));
             if count == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -440,7 +440,7 @@ fn waiting_takes_no_time() {
             let start = Instant::now();
             let child = piped(backend, &options, line);
             let before = cpu_time();
-            let mut capture = Capture::new();
+            let mut capture = CaptureOptions::new();
             capture.stdin(vec![0; MIB]).timeout(WHILE).drain(Duration::MAX);
             child.capture(&mut capture).unwrap();
             let used = cpu_time() - before;

@@ -1,8 +1,6 @@
 //! Promise: an exit can be awaited, by any executor, by any number of tasks, and for any time. Whatever these do
 //! with their futures and wakers, the child is not harmed by it, and others are woken all the same.
 
-#![cfg(feature = "async")]
-
 mod common;
 
 use common::*;
@@ -23,7 +21,7 @@ type Owned = Pin<Box<dyn Future<Output = io::Result<ExitStatus>> + Send>>;
 /// A future that has its child.
 fn owned(child: &Arc<SharedChild>) -> Owned {
     let child = Arc::clone(child);
-    Box::pin(async move { child.exited().await })
+    Box::pin(async move { child.wait_async().await })
 }
 
 /// Rings when it wakes.
@@ -190,19 +188,33 @@ fn end_of_time() -> Instant {
 }
 
 #[test]
+fn wait_timeout_async_returns_none_at_its_timeout_and_the_status_after_an_exit() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let (child, stdin) = stoppable(backend, 7);
+        assert_eq!(block_on(child.wait_timeout_async(Duration::ZERO)).unwrap(), None);
+        assert_eq!(block_on(child.wait_timeout_async(Duration::from_millis(20))).unwrap(), None);
+        drop(stdin);
+        for timeout in [LONG, Duration::MAX] {
+            let status = block_on(child.wait_timeout_async(timeout)).unwrap().expect("it exits");
+            assert_eq!(status.code(), Some(7));
+        }
+    });
+}
+
+#[test]
 fn they_may_go_anywhere() {
     fn anywhere<T: Send + Sync + Unpin + std::fmt::Debug>(_: &T) {}
     fn another_thread<T: Send>(_: T) {}
     watchdog!();
     let child = quick(Backend::ALL[0], 0);
-    anywhere(&child.exited());
-    anywhere(&child.exited_deadline(Instant::now()));
-    // Whichever features there are.
+    anywhere(&child.wait_async());
+    anywhere(&child.wait_deadline_async(Instant::now()));
     fn past_a_panic<T: UnwindSafe + RefUnwindSafe>(_: &T) {}
-    past_a_panic(&(child.exited(), child.exited_deadline(Instant::now())));
+    past_a_panic(&(child.wait_async(), child.wait_deadline_async(Instant::now())));
     another_thread(child.stop_async(LONG));
     another_thread(child.exit_notice());
-    assert!(format!("{:?}", child.exited()).contains("Exited"));
+    assert!(format!("{:?}", child.wait_async()).contains("WaitFuture"));
     wait(&child);
 }
 
@@ -212,8 +224,8 @@ fn who_has_exited_before_is_not_waited_for() {
     on_every_backend(|backend| {
         let child = quick(backend, 7);
         wait(&child);
-        let mut exited = child.exited();
-        let mut by_deadline = child.exited_deadline(Instant::now());
+        let mut exited = child.wait_async();
+        let mut by_deadline = child.wait_deadline_async(Instant::now());
         for _ in 0..3 {
             let Poll::Ready(status) = poll_by(&mut exited, Waker::noop()) else {
                 panic!("pending")
@@ -232,7 +244,7 @@ fn an_exit_between_two_polls() {
     on_every_backend(|backend| {
         let (child, stdin) = stoppable(backend, 7);
         let bell = Arc::new(Bell::default());
-        let mut exited = child.exited();
+        let mut exited = child.wait_async();
         assert!(poll(&mut exited, &bell).is_pending());
         assert!(poll(&mut exited, &bell).is_pending());
         assert_eq!(bell.count(), 0, "nothing has happened");
@@ -256,7 +268,7 @@ fn an_exit_that_a_thread_has_waited_for() {
     on_every_backend(|backend| {
         let (child, stdin) = stoppable(backend, 7);
         let bell = Arc::new(Bell::default());
-        let mut exited = child.exited();
+        let mut exited = child.wait_async();
         assert!(poll(&mut exited, &bell).is_pending());
         drop(stdin);
         wait(&child);
@@ -283,13 +295,13 @@ fn exits_race_registrations() {
                     std::hint::spin_loop();
                 }
                 let status = if round % 2 == 0 {
-                    block_on(child.exited()).unwrap()
+                    block_on(child.wait_async()).unwrap()
                 } else {
-                    block_on(child.exited_deadline(Instant::now() + LONG)).unwrap().unwrap()
+                    block_on(child.wait_deadline_async(Instant::now() + LONG)).unwrap().unwrap()
                 };
                 assert_eq!(status.code(), Some(7));
             });
-            assert_eq!(block_on(quick(backend, 8).exited()).unwrap().code(), Some(8));
+            assert_eq!(block_on(quick(backend, 8).wait_async()).unwrap().code(), Some(8));
         }
     });
 }
@@ -309,10 +321,10 @@ fn tasks_race_threads_and_kills() {
                     match way {
                         0 => child.wait().unwrap(),
                         1 => wait(child),
-                        2 => block_on(child.exited()).unwrap(),
-                        _ => {
-                            block_on(child.exited_deadline(Instant::now() + LONG)).unwrap().unwrap()
-                        }
+                        2 => block_on(child.wait_async()).unwrap(),
+                        _ => block_on(child.wait_deadline_async(Instant::now() + LONG))
+                            .unwrap()
+                            .unwrap(),
                     }
                 };
                 let waiters: Vec<_> = (0..4).map(|way| scope.spawn(move || begun(way))).collect();
@@ -338,7 +350,7 @@ fn many_tasks_await_one_child() {
             let threads: Vec<_> = (0..4)
                 .map(|_| {
                     scope.spawn(|| {
-                        let all = run_all((0..16).map(|_| child.exited()), || {
+                        let all = run_all((0..16).map(|_| child.wait_async()), || {
                             polled.wait();
                         });
                         all.into_iter().map(|(_, status)| status.unwrap().code()).collect()
@@ -361,7 +373,7 @@ fn bursts_of_exits() {
     on_every_backend(|backend| {
         let (children, pipes): (Vec<_>, Vec<_>) =
             (0..rounds(150)).map(|n| stoppable(backend, n as i32 % 100)).unzip();
-        let all = run_all(children.iter().map(SharedChild::exited), || drop(pipes));
+        let all = run_all(children.iter().map(SharedChild::wait_async), || drop(pipes));
         for (task, status) in all {
             assert_eq!(status.unwrap().code(), Some(task as i32 % 100));
         }
@@ -374,7 +386,7 @@ fn the_order_is_that_of_the_exits() {
     on_every_backend(|backend| {
         let children: Vec<_> = (0..10).map(|code| stoppable(backend, code)).collect();
         let (exits, mut pipes): (Vec<_>, Vec<_>) = children.into_iter().unzip();
-        let mut futures: Vec<_> = exits.iter().map(SharedChild::exited).collect();
+        let mut futures: Vec<_> = exits.iter().map(SharedChild::wait_async).collect();
         let bells: Vec<Arc<Bell>> = (0..10).map(|_| Arc::default()).collect();
         for (future, bell) in futures.iter_mut().zip(&bells) {
             assert!(poll(future, bell).is_pending());
@@ -395,18 +407,18 @@ fn to_drop_a_future_cancels_nothing() {
     on_every_backend(|backend| {
         let (child, stdin) = stoppable(backend, 7);
         let bell = Arc::new(Bell::default());
-        drop(child.exited());
-        drop(child.exited_deadline(Instant::now() + LONG));
-        let mut other = child.exited();
+        drop(child.wait_async());
+        drop(child.wait_deadline_async(Instant::now() + LONG));
+        let mut other = child.wait_async();
         let others = Arc::new(Bell::default());
         assert!(poll(&mut other, &others).is_pending());
         for _ in 0..100 {
-            let mut exited = child.exited();
+            let mut exited = child.wait_async();
             assert!(poll(&mut exited, &bell).is_pending());
             assert_eq!(bell.wakers(), 1);
             drop(exited);
             assert_eq!(bell.wakers(), 0, "the waker has stayed");
-            let mut exited = child.exited_deadline(Instant::now() + LONG);
+            let mut exited = child.wait_deadline_async(Instant::now() + LONG);
             assert!(poll(&mut exited, &bell).is_pending());
             drop(exited);
             assert_eq!(bell.wakers(), 0, "the waker has stayed");
@@ -416,7 +428,7 @@ fn to_drop_a_future_cancels_nothing() {
         others.wait_beyond(0);
         assert_eq!(finish(&mut other).unwrap().code(), Some(7));
         assert_eq!(bell.count(), 0, "it was not waiting any more");
-        let mut exited = child.exited();
+        let mut exited = child.wait_async();
         assert!(poll(&mut exited, &bell).is_ready());
         drop(exited);
         assert_eq!(bell.wakers(), 0);
@@ -429,7 +441,7 @@ fn the_last_waker_is_woken_and_no_other_is_kept() {
     on_every_backend(|backend| {
         let (child, stdin) = stoppable(backend, 7);
         let (mut exited, mut timed) =
-            (child.exited(), child.exited_deadline(Instant::now() + LONG));
+            (child.wait_async(), child.wait_deadline_async(Instant::now() + LONG));
         let bells: Vec<Arc<Bell>> = (0..1000).map(|_| Arc::default()).collect();
         let mut before: Option<&Arc<Bell>> = None;
         for bell in &bells {
@@ -483,10 +495,10 @@ fn a_waker_that_panics_hurts_nobody_else() {
         let [first, second, third] = [7, 8, 9].map(|code| stoppable(backend, code));
         let panics = Waker::from(Arc::new(Panics));
         // Before and after others, at the same child; and a timer.
-        let mut bad: Vec<_> = (0..2).map(|_| first.0.exited()).collect();
-        let mut late = third.0.exited_deadline(Instant::now() + Duration::from_millis(5));
+        let mut bad: Vec<_> = (0..2).map(|_| first.0.wait_async()).collect();
+        let mut late = third.0.wait_deadline_async(Instant::now() + Duration::from_millis(5));
         assert!(poll_by(&mut bad[0], &panics).is_pending());
-        let all = run_all([&first.0, &first.0, &second.0].map(SharedChild::exited), || {
+        let all = run_all([&first.0, &first.0, &second.0].map(SharedChild::wait_async), || {
             assert!(poll_by(&mut bad[1], &panics).is_pending());
             let _ = poll_by(&mut late, &panics);
             drop(first.1);
@@ -498,11 +510,12 @@ fn a_waker_that_panics_hurts_nobody_else() {
         }
         // Those tasks have missed their call, but the answer is there.
         assert!(bad.iter_mut().all(|exited| finish(exited).unwrap().code() == Some(7)));
-        let none = block_on(third.0.exited_deadline(Instant::now() + Duration::from_millis(20)));
+        let none =
+            block_on(third.0.wait_deadline_async(Instant::now() + Duration::from_millis(20)));
         assert_eq!(none.unwrap(), None, "the timers go on");
         assert_eq!(finish(&mut late).unwrap(), None);
         drop(third.1);
-        assert_eq!(block_on(third.0.exited()).unwrap().code(), Some(9));
+        assert_eq!(block_on(third.0.wait_async()).unwrap().code(), Some(9));
     });
 }
 
@@ -531,10 +544,10 @@ fn a_waker_that_panics_when_it_is_cloned_or_dropped() {
     on_every_backend(|backend| {
         let (child, stdin) = stoppable(backend, 7);
         let far = Instant::now() + LONG;
-        let (mut exited, mut timed) = (child.exited(), child.exited_deadline(far));
+        let (mut exited, mut timed) = (child.wait_async(), child.wait_deadline_async(far));
         let bells: [Arc<Bell>; 4] = Default::default();
         let others = Arc::new(Bell::default());
-        let mut other = child.exited();
+        let mut other = child.wait_async();
         assert!(poll(&mut other, &others).is_pending());
         // At the first poll; and after that, when the one before it stays.
         for _ in 0..2 {
@@ -545,16 +558,16 @@ fn a_waker_that_panics_when_it_is_cloned_or_dropped() {
         }
         panics(|| drop(poll_by(&mut exited, &clone_panics)));
         // When it is replaced; and with its future, which is through.
-        let (mut replaced, mut dropped) = (child.exited(), child.exited());
+        let (mut replaced, mut dropped) = (child.wait_async(), child.wait_async());
         for future in [&mut replaced, &mut dropped] {
             assert!(poll_by(future, &drop_panics()).is_pending());
         }
         panics(|| drop(poll(&mut replaced, &bells[2])));
         panics(|| drop(dropped));
         // When it has woken.
-        let mut woken = child.exited();
+        let mut woken = child.wait_async();
         assert!(poll_by(&mut woken, &drop_panics()).is_pending());
-        let mut last = child.exited();
+        let mut last = child.wait_async();
         assert!(poll(&mut last, &bells[3]).is_pending());
         drop(stdin);
         bells.iter().chain([&others]).for_each(|bell| bell.wait_beyond(0));
@@ -587,7 +600,7 @@ fn a_waker_that_polls_and_drops_futures() {
                 let mut new = owned(&other);
                 assert!(poll(&mut new, &Arc::default()).is_pending());
                 let deadline = Instant::now() + LONG;
-                assert!(poll(&mut child.exited_deadline(deadline), &Arc::default()).is_ready());
+                assert!(poll(&mut child.wait_deadline_async(deadline), &Arc::default()).is_ready());
                 assert!(poll(&mut polled[0], &Arc::default()).is_ready());
                 assert!(poll(&mut polled[1], &Arc::default()).is_pending());
                 done.send(polled.remove(1)).unwrap();
@@ -598,7 +611,7 @@ fn a_waker_that_polls_and_drops_futures() {
         let mut rest = is_done.recv_timeout(LONG).expect("the waker is through");
         drop(others_stdin);
         assert_eq!(finish(&mut rest).unwrap().code(), Some(8));
-        assert_eq!(block_on(child.exited()).unwrap().code(), Some(7));
+        assert_eq!(block_on(child.wait_async()).unwrap().code(), Some(7));
     });
 }
 
@@ -638,7 +651,7 @@ fn a_waker_that_polls_and_drops_futures_when_it_is_dropped() {
             let [mut this, mut that] = is_done.recv_timeout(LONG).expect("the waker is gone");
             drop(others_stdin);
             assert_eq!(finish(&mut that).unwrap().code(), Some(8));
-            assert_eq!(block_on(child.exited()).unwrap().code(), Some(7));
+            assert_eq!(block_on(child.wait_async()).unwrap().code(), Some(7));
             // (It may have been through in there already.)
             if way < 2 {
                 assert_eq!(finish(&mut this).unwrap().code(), Some(7));
@@ -656,7 +669,7 @@ fn deadlines() {
         // Passed: one look, and the answer.
         let now = Instant::now();
         for passed in [now, now.checked_sub(Duration::from_secs(1)).unwrap_or(now)] {
-            let mut exited = child.exited_deadline(passed);
+            let mut exited = child.wait_deadline_async(passed);
             let bell = Arc::new(Bell::default());
             let Poll::Ready(answer) = poll(&mut exited, &bell) else { panic!("it has passed") };
             assert_eq!(answer.unwrap(), None);
@@ -665,14 +678,14 @@ fn deadlines() {
         // Soon: not before.
         for soon in [0, 1, 20] {
             let deadline = Instant::now() + Duration::from_millis(soon);
-            assert_eq!(block_on(child.exited_deadline(deadline)).unwrap(), None);
+            assert_eq!(block_on(child.wait_deadline_async(deadline)).unwrap(), None);
             assert!(Instant::now() >= deadline);
         }
         // Far away, and one that is sooner meanwhile.
-        let (mut far, bell) = (child.exited_deadline(end_of_time()), Arc::new(Bell::default()));
+        let (mut far, bell) = (child.wait_deadline_async(end_of_time()), Arc::new(Bell::default()));
         assert!(poll(&mut far, &bell).is_pending());
         let sooner = Instant::now() + Duration::from_millis(20);
-        assert_eq!(block_on(child.exited_deadline(sooner)).unwrap(), None);
+        assert_eq!(block_on(child.wait_deadline_async(sooner)).unwrap(), None);
         assert!(poll(&mut far, &bell).is_pending());
         assert_eq!(bell.count(), 0, "it is not so far yet");
         // An exit before it.
@@ -694,7 +707,7 @@ fn deadlines_of_many_tasks() {
         let deadlines: Vec<_> =
             (0..101).map(|n| start + Duration::from_millis(n * 37 % 101)).collect();
         let tasks = deadlines.iter().map(|deadline| {
-            let exited = running.exited_deadline(*deadline);
+            let exited = running.wait_deadline_async(*deadline);
             async move { (exited.await.unwrap(), Instant::now()) }
         });
         for (task, (answer, at)) in run_all(tasks, || ()) {
@@ -702,7 +715,7 @@ fn deadlines_of_many_tasks() {
             assert!(at >= deadlines[task]);
         }
         drop(stdin);
-        assert_eq!(block_on(running.exited()).unwrap().code(), Some(7));
+        assert_eq!(block_on(running.wait_async()).unwrap().code(), Some(7));
     });
 }
 
@@ -714,16 +727,16 @@ fn a_deadline_that_is_given_up() {
         let (child, stdin) = stoppable(backend, 7);
         let soon = |milliseconds| Instant::now() + Duration::from_millis(milliseconds);
         let bell = Arc::new(Bell::default());
-        let mut given_up = child.exited_deadline(soon(10_000));
+        let mut given_up = child.wait_deadline_async(soon(10_000));
         assert!(poll(&mut given_up, &bell).is_pending());
-        let mut kept = child.exited_deadline(soon(30));
+        let mut kept = child.wait_deadline_async(soon(30));
         let polled = poll(&mut kept, &bell);
         drop(given_up);
         if polled.is_pending() {
             assert_eq!(finish(&mut kept).unwrap(), None);
         }
         drop(stdin);
-        assert_eq!(block_on(child.exited()).unwrap().code(), Some(7));
+        assert_eq!(block_on(child.wait_async()).unwrap().code(), Some(7));
     });
 }
 
@@ -740,20 +753,19 @@ fn a_waker_whose_panic_panics_when_it_is_dropped() {
     watchdog!();
     on_every_backend(|backend| {
         let [(first, pipe), (second, other_pipe)] = [7, 8].map(|code| stoppable(backend, code));
-        let (mut bad, mut good) = (first.exited(), second.exited());
+        let (mut bad, mut good) = (first.wait_async(), second.wait_async());
         let bell = Arc::new(Bell::default());
         assert!(poll(&mut good, &bell).is_pending());
         let waker = on_wake(|| std::panic::panic_any(Bomb));
         assert!(poll_by(&mut bad, &waker).is_pending());
         drop((pipe, waker));
-        assert_eq!(block_on(first.exited()).unwrap().code(), Some(7));
+        assert_eq!(block_on(first.wait_async()).unwrap().code(), Some(7));
         drop(other_pipe);
         bell.wait_beyond(0);
         assert_eq!(finish(&mut good).unwrap().code(), Some(8));
     });
 }
 
-#[cfg(feature = "set")]
 #[test]
 fn tasks_threads_and_a_set_agree() {
     watchdog!();
@@ -775,7 +787,7 @@ fn tasks_threads_and_a_set_agree() {
             });
             let by_threads: Vec<_> =
                 children.iter().map(|child| scope.spawn(|| wait(child))).collect();
-            let by_tasks = run_all(children.iter().map(|child| child.exited()), || drop(pipes));
+            let by_tasks = run_all(children.iter().map(|child| child.wait_async()), || drop(pipes));
             for (task, status) in by_tasks {
                 assert_eq!(status.unwrap().code(), Some(task as i32));
             }
@@ -927,9 +939,9 @@ mod stops {
             assert_eq!(&signal, b"signal TERM\n");
             // Past the grace, nobody is there who would kill.
             let later = Instant::now() + grace;
-            assert_eq!(block_on(child.exited_deadline(later)).unwrap(), None);
+            assert_eq!(block_on(child.wait_deadline_async(later)).unwrap(), None);
             drop(stdin);
-            assert_eq!(block_on(child.exited()).unwrap().code(), Some(7));
+            assert_eq!(block_on(child.wait_async()).unwrap().code(), Some(7));
         });
     }
 
@@ -988,7 +1000,7 @@ mod stops {
                     let all = [findable_daemon("ignore TERM pid read"), parts(leader)].concat();
                     let stage = Stage::set(kind, &all, 2);
                     if code.is_some() {
-                        assert_eq!(block_on(stage.child.exited()).unwrap().code(), code);
+                        assert_eq!(block_on(stage.child.wait_async()).unwrap().code(), code);
                     }
                     let start = Instant::now();
                     let end = block_on(stage.child.stop_async(SHORT)).unwrap();
@@ -1071,7 +1083,7 @@ mod notices {
         with_notices(|child, stdin, notice| {
             let second = child.exit_notice().unwrap();
             assert!(!is_ready(&notice, Duration::ZERO));
-            let mut exited = child.exited();
+            let mut exited = child.wait_async();
             let bell = Arc::new(Bell::default());
             assert!(poll(&mut exited, &bell).is_pending());
             drop(stdin);
@@ -1217,23 +1229,23 @@ mod unix_only {
         let others = unix::children().len();
         let (child, stdin) = stoppable(backend, 7);
         let bell = Arc::new(Bell::default());
-        let mut exited = child.exited();
+        let mut exited = child.wait_async();
         for _ in 0..3 {
             assert!(poll(&mut exited, &bell).is_pending());
         }
-        drop(child.exited_deadline(a_while()));
+        drop(child.wait_deadline_async(a_while()));
         let (none, polls) =
-            is_idle("a deadline", || counted(&mut child.exited_deadline(a_while())));
+            is_idle("a deadline", || counted(&mut child.wait_deadline_async(a_while())));
         assert_eq!(none.unwrap(), None);
         assert!(polls < 1000, "{polls} polls for nothing");
-        let all = run_all((0..10).map(|_| child.exited()), || drop(stdin));
+        let all = run_all((0..10).map(|_| child.wait_async()), || drop(stdin));
         assert!(all.into_iter().all(|(_, status)| status.unwrap().code() == Some(7)));
         assert_eq!(finish(&mut exited).unwrap().code(), Some(7));
         until("no waker is left", || bell.wakers() == 0);
         assert!(!block_on(sleeper(backend).stop_async(LONG)).unwrap().success());
         // Forgotten, with the child.
         let (child, stdin) = stoppable(backend, 7);
-        let mut forgotten = ManuallyDrop::new(child.exited());
+        let mut forgotten = ManuallyDrop::new(child.wait_async());
         assert!(poll(&mut *forgotten, &bell).is_pending());
         drop((child, stdin));
         until("reaped", || {
@@ -1259,7 +1271,7 @@ mod unix_only {
             let far = || Instant::now() + 60 * LONG;
             for round in 0..rounds(100) {
                 let (child, stdin) = stoppable(backend, 7);
-                let (mut one, mut two) = (child.exited(), child.exited_deadline(far()));
+                let (mut one, mut two) = (child.wait_async(), child.wait_deadline_async(far()));
                 let bell = Arc::new(Bell::default());
                 assert!(poll(&mut one, &bell).is_pending());
                 assert!(poll(&mut two, &bell).is_pending());
@@ -1289,7 +1301,7 @@ mod unix_only {
         on_every_backend(|backend| {
             for exits in [true, false] {
                 let (child, stdin) = stoppable(backend, 7);
-                let mut exited = child.exited_deadline(Instant::now() + 60 * LONG);
+                let mut exited = child.wait_deadline_async(Instant::now() + 60 * LONG);
                 assert!(poll(&mut exited, &Arc::default()).is_pending());
                 until("it sleeps", || {
                     unix::helper_threads().contains(&"child-watcher".to_owned())
@@ -1315,7 +1327,7 @@ mod unix_only {
             for exited in [true, false] {
                 let before = unix::descriptors();
                 let (child, stdin) = stoppable(backend, 7);
-                let mut forgotten = ManuallyDrop::new(child.exited());
+                let mut forgotten = ManuallyDrop::new(child.wait_async());
                 assert!(poll(&mut *forgotten, &Arc::default()).is_pending());
                 let stdin = (!exited).then_some(stdin);
                 if exited {
@@ -1348,7 +1360,7 @@ mod unix_only {
         watchdog!();
         let (children, pipes): (Vec<_>, Vec<_>) = (0..64).map(|_| stoppable(BEST, 7)).unzip();
         // Each two times.
-        let futures = children.iter().chain(&children).map(SharedChild::exited);
+        let futures = children.iter().chain(&children).map(SharedChild::wait_async);
         let all = run_all(futures, || {
             until("it sleeps", || {
                 unix::helper_threads() == ["child-watcher"] && linux::helper_threads_rest()
@@ -1404,7 +1416,7 @@ mod unix_only {
             all
         });
         drop(theirs);
-        let all = run_all(children.iter().map(SharedChild::exited), || {
+        let all = run_all(children.iter().map(SharedChild::wait_async), || {
             until("one watcher", || unix::helper_threads() == ["child-watcher"]);
             drop(ours);
         });
@@ -1424,11 +1436,12 @@ mod unix_only {
             assert!(!unix::spawns_without_descriptors(), "std needs no descriptor to spawn");
             return;
         };
-        let (none, polls) = is_idle("to look", || counted(&mut child.exited_deadline(a_while())));
+        let (none, polls) =
+            is_idle("to look", || counted(&mut child.wait_deadline_async(a_while())));
         assert_eq!(none.unwrap(), None);
         assert!(polls < 1000, "{polls} polls for nothing");
         assert_eq!(child.exit_notice().unwrap_err().kind(), io::ErrorKind::Unsupported);
-        let mut exited = child.exited();
+        let mut exited = child.wait_async();
         let bell = Arc::new(Bell::default());
         assert!(poll(&mut exited, &bell).is_pending());
         child.kill().unwrap();
@@ -1444,10 +1457,11 @@ mod unix_only {
         watchdog!();
         let (child, other) = (sleeper(BEST), sleeper(BEST));
         let full = NoDescriptors::left();
-        let mut exited = child.exited();
+        let mut exited = child.wait_async();
         let bell = Arc::new(Bell::default());
         assert!(poll(&mut exited, &bell).is_pending());
-        let (none, polls) = is_idle("to look", || counted(&mut child.exited_deadline(a_while())));
+        let (none, polls) =
+            is_idle("to look", || counted(&mut child.wait_deadline_async(a_while())));
         assert_eq!(none.unwrap(), None);
         assert!(polls < 1000, "{polls} polls for nothing");
         child.kill().unwrap();
@@ -1455,7 +1469,7 @@ mod unix_only {
         // That of one which runs is at hand, that of one which has ended is to be made.
         other.exit_notice().unwrap();
         other.kill().unwrap();
-        assert!(!block_on(other.exited()).unwrap().success());
+        assert!(!block_on(other.wait_async()).unwrap().success());
         let full_again = NoDescriptors::left();
         assert_eq!(other.exit_notice().unwrap_err().raw_os_error(), Some(libc::EMFILE));
         drop((full, full_again));
@@ -1469,9 +1483,9 @@ mod unix_only {
         watchdog!();
         let (first, second) = (sleeper(BEST), sleeper(BEST));
         let full = NoDescriptors::left();
-        assert!(poll(&mut first.exited(), &Arc::default()).is_pending());
+        assert!(poll(&mut first.wait_async(), &Arc::default()).is_pending());
         drop(full);
-        let mut exited = second.exited_deadline(Instant::now() + Duration::from_secs(1));
+        let mut exited = second.wait_deadline_async(Instant::now() + Duration::from_secs(1));
         let (none, polls) = counted(&mut exited);
         assert_eq!(none.unwrap(), None);
         assert!(polls < 10, "{polls} polls for nothing");
@@ -1486,7 +1500,7 @@ mod unix_only {
         on_every_backend(|backend| {
             let child = quick(backend, 7);
             wait(&child);
-            let mut exited = child.exited_deadline(Instant::now() + LONG);
+            let mut exited = child.wait_deadline_async(Instant::now() + LONG);
             let Poll::Ready(status) = poll(&mut exited, &Arc::default()) else { panic!("it has") };
             assert_eq!(status.unwrap().unwrap().code(), Some(7));
             assert!(!unix::helper_threads().iter().any(|name| name == "child-watcher"));
@@ -1510,17 +1524,17 @@ mod unix_only {
         // The watcher is in a waker.
         let (let_go, held_up) = mpsc::channel();
         let (held, held_stdin) = stoppable(BEST, 7);
-        let mut future = held.exited();
+        let mut future = held.wait_async();
         let waker = Waker::from(Arc::new(HoldsUp(Mutex::new(held_up))));
         assert!(poll_by(&mut future, &waker).is_pending());
         drop((waker, held_stdin));
-        until("it is", || !poll(&mut held.exited(), &Arc::default()).is_pending());
+        until("it is", || !poll(&mut held.wait_async(), &Arc::default()).is_pending());
         wait(&held);
         // Meanwhile it is told of one that goes, and an orphan comes, which the allocator usually puts in its place.
         let orphans: Vec<_> = (0..rounds(20))
             .map(|_| {
                 let (gone, stdin) = stoppable(Backend::ALL[1], 8);
-                let mut future = gone.exited();
+                let mut future = gone.wait_async();
                 assert!(poll(&mut future, &Arc::default()).is_pending());
                 drop(stdin);
                 wait(&gone);
@@ -1536,7 +1550,7 @@ mod unix_only {
         // It tries nobody again and again.
         let awaited = sleeper(BEST);
         let before = switches_of_the_watcher();
-        block_on(awaited.exited_deadline(Instant::now() + Duration::from_secs(1))).unwrap();
+        block_on(awaited.wait_deadline_async(Instant::now() + Duration::from_secs(1))).unwrap();
         let switches = switches_of_the_watcher() - before;
         kill_and_wait(&awaited);
         assert!(switches < 8, "{switches} times awake within a second");
@@ -1561,7 +1575,7 @@ mod unix_only {
         alone!();
         watchdog!();
         let (kept, stdin) = stoppable(BEST, 8);
-        let mut exited = kept.exited();
+        let mut exited = kept.wait_async();
         assert!(poll(&mut exited, &Arc::default()).is_pending());
         deny(&Deny::threads());
         on_every_backend(exercise);
@@ -1597,7 +1611,7 @@ mod unix_only {
         alone!();
         watchdog!();
         let [(first, pipe), (second, other_pipe)] = [7, 8].map(|code| stoppable(BEST, code));
-        let (mut one, mut two) = (first.exited(), second.exited_deadline(end_of_time()));
+        let (mut one, mut two) = (first.wait_async(), second.wait_deadline_async(end_of_time()));
         let bell = Arc::new(Bell::default());
         assert!(poll(&mut one, &Arc::default()).is_pending());
         assert!(poll(&mut two, &bell).is_pending());
@@ -1628,8 +1642,8 @@ mod unix_only {
         watchdog!();
         on_every_backend(|backend| {
             let (child, stdin) = stoppable(backend, 7);
-            let mut futures: Vec<_> = (0..3).map(|_| child.exited()).collect();
-            let mut by_deadline = child.exited_deadline(end_of_time());
+            let mut futures: Vec<_> = (0..3).map(|_| child.wait_async()).collect();
+            let mut by_deadline = child.wait_deadline_async(end_of_time());
             for future in &mut futures {
                 assert!(poll(future, &Arc::default()).is_pending());
             }
@@ -1657,7 +1671,7 @@ mod unix_only {
         on_every_backend(|backend| {
             for _ in 0..rounds(50) {
                 let (child, stdin) = stoppable(backend, 7);
-                let all = run_all((0..3).map(|_| child.exited()), || drop(stdin));
+                let all = run_all((0..3).map(|_| child.wait_async()), || drop(stdin));
                 all.into_iter().for_each(|(_, answer)| assert_true_or_lost(backend, answer));
             }
         });
@@ -1672,16 +1686,16 @@ mod unix_only {
         watchdog!();
         on_every_backend(|backend| {
             let child = sleeper(backend);
-            let mut early = child.exited();
+            let mut early = child.wait_async();
             assert!(poll(&mut early, &Arc::default()).is_pending());
             let release = linux::trace_from_a_fork(child.id());
             child.kill().unwrap();
             until("a zombie", || unix::is_zombie(child.id()));
             let (answer, polls) =
-                is_idle("to look", || counted(&mut child.exited_deadline(a_while())));
+                is_idle("to look", || counted(&mut child.wait_deadline_async(a_while())));
             assert_eq!(answer.unwrap(), None, "it was not to be had");
             assert!(polls < 1000, "{polls} polls for nothing");
-            let mut late = child.exited();
+            let mut late = child.wait_async();
             for future in [&mut early, &mut late] {
                 assert!(poll(future, &Arc::default()).is_pending());
             }
@@ -1704,18 +1718,19 @@ mod unix_only {
                 for future in &mut copied {
                     assert!(poll(future, &bell).is_pending());
                 }
-                let mut by_deadline = child.exited_deadline(Instant::now() + LONG);
+                let mut by_deadline = child.wait_deadline_async(Instant::now() + LONG);
                 assert!(poll(&mut by_deadline, &bell).is_pending());
                 let mut copied = Some((copied, Arc::clone(&child)));
                 let in_the_fork = || {
                     let (own, stdin) = stoppable(backend, 8);
                     let own_bell = Arc::new(Bell::default());
-                    let mut exited = own.exited();
+                    let mut exited = own.wait_async();
                     assert!(poll(&mut exited, &own_bell).is_pending());
                     // Its own must not go for one that was the first in the parent.
                     drop(copied.take());
-                    let none =
-                        block_on(own.exited_deadline(Instant::now() + Duration::from_millis(5)));
+                    let none = block_on(
+                        own.wait_deadline_async(Instant::now() + Duration::from_millis(5)),
+                    );
                     assert_eq!(none.unwrap(), None);
                     drop(stdin);
                     own_bell.wait_beyond(0);
@@ -1744,7 +1759,6 @@ mod unix_only {
 #[cfg(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu"))]
 mod executors {
     use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
     use tokio::runtime::{Builder, Runtime};
 
     fn multi_thread() -> Runtime {
@@ -1797,9 +1811,9 @@ mod executors {
                     are_polled.recv().await.unwrap();
                 }
                 let deadline = Instant::now() + Duration::from_millis(5);
-                assert_eq!(child.exited_deadline(deadline).await.unwrap(), None);
+                assert_eq!(child.wait_deadline_async(deadline).await.unwrap(), None);
                 drop(stdin);
-                assert_eq!(code(child.exited().await), 7);
+                assert_eq!(code(child.wait_async().await), 7);
                 for task in tasks {
                     assert_eq!(code(task.await.unwrap()), 7);
                 }
@@ -1814,10 +1828,10 @@ mod executors {
             let child = Arc::new(sleeper(backend));
             let killed = async move {
                 tokio::select! {
-                    status = child.exited() => panic!("it runs on: {status:?}"),
+                    status = child.wait_async() => panic!("it runs on: {status:?}"),
                     () = tokio::time::sleep(Duration::from_millis(10)) => {
                         child.kill().unwrap();
-                        child.exited().await.unwrap()
+                        child.wait_async().await.unwrap()
                     }
                 }
             };
@@ -1842,7 +1856,7 @@ mod executors {
                 runtime.block_on(async {
                     let children = (0..count).map(|_| Arc::new(quick(backend, 7)));
                     let tasks: Vec<_> = children
-                        .map(|child| tokio::spawn(async move { child.exited().await }))
+                        .map(|child| tokio::spawn(async move { child.wait_async().await }))
                         .collect();
                     for task in tasks {
                         assert_eq!(code(task.await.unwrap()), 7);
@@ -1920,7 +1934,7 @@ mod executors {
                 assert_eq!(code(finish(&mut early)), 7);
                 bell.wait_beyond(0);
                 assert_eq!(code(finish(&mut late)), 8);
-                assert_eq!(code(block_on(within.0.exited())), 9);
+                assert_eq!(code(block_on(within.0.wait_async())), 9);
             }
         });
     }
@@ -1944,25 +1958,6 @@ mod executors {
         });
     }
 
-    #[cfg(feature = "tokio")]
-    #[test]
-    fn the_reactor_serves_the_tasks_of_its_runtime_alone() {
-        alone!();
-        watchdog!();
-        let watcher = || unix::helper_threads();
-        let (child, stdin) = shared(Backend::ALL[0], 7);
-        let runtime = multi_thread();
-        let future = begun_in(&runtime, owned(&child));
-        assert_eq!(watcher(), [""; 0]);
-        let mut future = begun_in(&runtime, future);
-        assert_eq!(watcher(), [""; 0], "in another task");
-        assert!(poll(&mut future, &Arc::default()).is_pending());
-        // By nobody that tokio knows.
-        until("the watcher serves", || watcher() == ["child-watcher"]);
-        drop(stdin);
-        assert_eq!(code(finish(&mut future)), 7);
-    }
-
     /// In the thread of a worker, to which the others have left the reactor; and with no budget of tokio's left.
     #[test]
     fn another_executor_within_a_task() {
@@ -1984,7 +1979,7 @@ mod executors {
                     }
                     // SAFETY: it cannot fail.
                     begun.send(unsafe { libc::gettid() }).unwrap();
-                    code(block_on(child.exited()))
+                    code(block_on(child.wait_async()))
                 });
                 let release = thread::spawn(move || {
                     linux::until_asleep(has_begun.recv_timeout(LONG).unwrap());
@@ -1994,25 +1989,6 @@ mod executors {
                 release.join().unwrap();
             }
         });
-    }
-
-    /// A panic hook may end the program, or report it.
-    #[test]
-    fn a_runtime_without_io_is_asked_once() {
-        alone!();
-        watchdog!();
-        static HOOKED: AtomicUsize = AtomicUsize::new(0);
-        std::panic::set_hook(Box::new(|_| {
-            HOOKED.fetch_add(1, Ordering::Relaxed);
-        }));
-        let runtime = without_io();
-        for n in 0..5 {
-            let (child, stdin) = shared(Backend::ALL[0], n);
-            let task = runtime.spawn(begun_in(&runtime, owned(&child)));
-            drop(stdin);
-            assert_eq!(code(runtime.block_on(task).unwrap()), n);
-        }
-        assert_eq!(HOOKED.load(Ordering::Relaxed), usize::from(cfg!(feature = "tokio")));
     }
 
     /// To drop a copy in the child of a fork must not take the child out of the parent's reactor, which both have.
@@ -2095,9 +2071,9 @@ mod executors {
             smol::block_on(async {
                 let executor = smol::LocalExecutor::new();
                 let tasks: Vec<_> =
-                    children.iter().map(|child| executor.spawn(child.exited())).collect();
+                    children.iter().map(|child| executor.spawn(child.wait_async())).collect();
                 let deadline = Instant::now() + Duration::from_millis(5);
-                let none = executor.run(children[0].exited_deadline(deadline));
+                let none = executor.run(children[0].wait_deadline_async(deadline));
                 assert_eq!(none.await.unwrap(), None);
                 drop(pipes);
                 for (n, task) in (0..).zip(tasks) {

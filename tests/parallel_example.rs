@@ -2,13 +2,13 @@
 //!
 //! Who is to be stopped says into a FIFO which process it is, and reads to the end of another that the test holds
 //! open. So whoever ends sooner was made to, and with the test all end.
-#![cfg(all(unix, feature = "set"))]
+#![cfg(unix)]
 
 mod common;
 
 use common::stage::{Cast, findable_daemon, lists, parts};
 use common::{LONG, helper, unix, until, wait};
-use shared_child::{Capture, Captured, SharedChild, SpawnOptions, unix::SharedChildExt};
+use shared_child::{CaptureOptions, Captured, SharedChild, SpawnOptions, unix::SharedChildExt};
 use std::ffi::{OsStr, c_int};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -24,7 +24,7 @@ const STUBBORN: &str = "ignore TERM pid read";
 fn ours() -> PathBuf {
     let test = std::env::current_exe().expect("this test's own path");
     let path = test.with_file_name("../examples/parallel");
-    let build = "cargo build --features set --example parallel";
+    let build = "cargo build --example parallel";
     assert!(path.exists(), "{} is missing: run `{build}`", path.display());
     path
 }
@@ -45,7 +45,7 @@ fn play(text: &str) -> String {
 fn parallel(arguments: &[impl AsRef<OsStr>], input: &str) -> Captured {
     let mut options = SpawnOptions::new();
     options.tree(true).kill_on_drop(true);
-    let mut capture = Capture::new();
+    let mut capture = CaptureOptions::new();
     capture.timeout(LONG).stdin(input);
     let captured = options.capture(Command::new(ours()).args(arguments), &mut capture);
     let captured = captured.expect("to run");
@@ -124,7 +124,7 @@ impl Running {
         let child = std::sync::Arc::new(spawn.spawn(&mut command).expect("to spawn"));
         let captures = std::sync::Arc::clone(&child);
         let captured = thread::spawn(move || {
-            let mut capture = Capture::new();
+            let mut capture = CaptureOptions::new();
             captures.capture(capture.timeout(LONG)).expect("to capture")
         });
         let cast = Cast::default();
@@ -404,7 +404,8 @@ fn a_reader_that_goes_away() {
     command.args([&sleep, &play("write 1000000")]);
     let mut options = SpawnOptions::new();
     options.tree(true).kill_on_drop(true);
-    let captured = options.capture(&mut command, Capture::new().timeout(LONG)).expect("to run");
+    let captured =
+        options.capture(&mut command, CaptureOptions::new().timeout(LONG)).expect("to run");
     assert!(captured.stopped_by.is_none(), "it hangs: {captured:?}");
     says(&captured, "parallel: the output cannot be written: ");
     says(&captured, "1 succeeded, 0 failed, 1 stopped");

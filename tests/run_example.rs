@@ -6,7 +6,7 @@ mod common;
 use common::stage::{FINDS_DAEMONS, lists};
 use common::{LONG, helper, unix, until};
 use serde_json::{Value, json};
-use shared_child::{Capture, Captured, SpawnOptions};
+use shared_child::{CaptureOptions, Captured, SpawnOptions};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -30,7 +30,7 @@ fn run(options: &[&str], parts: &[&str]) -> Captured {
 fn within_bounds(ours: &mut Command) -> Captured {
     let mut options = SpawnOptions::new();
     options.tree(true).kill_on_drop(true);
-    let captured = options.capture(ours, Capture::new().timeout(LONG)).expect("to run");
+    let captured = options.capture(ours, CaptureOptions::new().timeout(LONG)).expect("to run");
     assert!(captured.stopped_by.is_none(), "it hangs: {captured:?}");
     captured
 }

@@ -1,8 +1,6 @@
 //! Promise: whoever waits for many children hears of each exit once, in order, whatever others do to the set and to the
 //! children meanwhile.
 
-#![cfg(feature = "set")]
-
 mod common;
 
 use common::*;
@@ -35,7 +33,7 @@ fn next_code<K: Clone + Eq + Hash>(set: &ChildSet<K>) -> (K, i32) {
 #[track_caller]
 fn is_over<K: Clone + Eq + Hash>(set: &ChildSet<K>) {
     assert!(set.is_empty());
-    assert!(set.try_next().is_none());
+    assert!(set.try_wait_next().is_none());
     assert!(set.wait_next().is_none(), "nobody is there to be waited for");
     assert!(set.wait_next_timeout(Duration::MAX).is_none());
 }
@@ -78,14 +76,14 @@ fn who_has_exited_before_is_handed_out_at_once() {
         type Look = fn(&ChildSet<u32>) -> Option<Finished<u32>>;
         let looks: [Look; 5] = [
             ChildSet::wait_next,
-            ChildSet::try_next,
+            ChildSet::try_wait_next,
             |set| set.wait_next_timeout(Duration::ZERO),
             |set| set.wait_next_timeout(Duration::MAX),
             |set| set.wait_next_deadline(Instant::now()),
         ];
         let set = ChildSet::new();
         for (n, look) in (0..).zip(looks) {
-            assert!(set.try_next().is_none());
+            assert!(set.try_wait_next().is_none());
             // It is known.
             let child = quick(backend, 7);
             wait(&child);
@@ -104,7 +102,7 @@ fn who_has_exited_before_is_handed_out_at_once() {
             // It is not asked for, but by the last.
             let (child, stdin) = stoppable(backend, 9);
             set.insert(n, child);
-            assert!(set.try_next().is_none());
+            assert!(set.try_wait_next().is_none());
             assert!(set.wait_next_timeout(Duration::ZERO).is_none());
             let past = Instant::now();
             assert!(set.wait_next_deadline(past).is_none());
@@ -330,7 +328,7 @@ fn another_child_with_the_same_key() {
         assert_eq!(first.try_wait().unwrap(), None, "nothing happens to it");
         drop(first_stdin);
         assert_eq!(wait(&old).code(), Some(1));
-        assert!(set.try_next().is_none(), "the first is not in the set any more");
+        assert!(set.try_wait_next().is_none(), "the first is not in the set any more");
         drop(second_stdin);
         assert_eq!(next_code(&set), ("key", 2));
         is_over(&set);
@@ -341,7 +339,7 @@ fn another_child_with_the_same_key() {
         drop(first_stdin);
         wait(&set.get(&"key").unwrap());
         assert_eq!(wait(&set.insert("key", second).unwrap()).code(), Some(3));
-        assert!(set.try_next().is_none());
+        assert!(set.try_wait_next().is_none());
         drop(second_stdin);
         assert_eq!(next_code(&set), ("key", 4));
         // The same one again.
@@ -414,7 +412,7 @@ fn one_child_in_many_places() {
             assert!(Arc::ptr_eq(&set.remove(&0).unwrap(), &child));
             assert!(Arc::ptr_eq(&set.remove(&2).unwrap(), &child));
             set.insert(5, Arc::clone(&child));
-            assert!(set.try_next().is_none());
+            assert!(set.try_wait_next().is_none());
         }
         let dropped = ChildSet::new();
         dropped.insert(0, Arc::clone(&child));
@@ -462,7 +460,7 @@ fn all_once(count: usize, threads: usize, which: impl Fn(usize) -> Backend) {
                 start.wait();
                 while !set.is_empty() {
                     let finished = match way % 4 {
-                        0 => set.try_next(),
+                        0 => set.try_wait_next(),
                         1 => set.wait_next_timeout(Duration::from_millis(1)),
                         _ => set.wait_next(),
                     };
@@ -537,7 +535,7 @@ fn those_who_exit_one_after_the_other() {
         // Neither the order in which they came nor the opposite.
         stdins.sort_by_key(|(n, _)| (n * 7) % 30);
         for (n, stdin) in stdins {
-            assert!(set.try_next().is_none());
+            assert!(set.try_wait_next().is_none());
             drop(stdin);
             assert_eq!(next_code(&set), (n, code(n)));
         }
@@ -573,9 +571,8 @@ fn all_ways_to_wait_agree() {
                 for (n, child) in children.iter().enumerate() {
                     scope.spawn(move || assert_eq!(wait(child).code(), Some(code(n))));
                     scope.spawn(move || assert_eq!(child.wait().unwrap().code(), Some(code(n))));
-                    #[cfg(feature = "async")]
                     scope.spawn(move || {
-                        assert_eq!(block_on(child.exited()).unwrap().code(), Some(code(n)));
+                        assert_eq!(block_on(child.wait_async()).unwrap().code(), Some(code(n)));
                     });
                 }
                 drop(stdins);
@@ -586,7 +583,6 @@ fn all_ways_to_wait_agree() {
 }
 
 /// The simplest of all executors.
-#[cfg(feature = "async")]
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     struct Unpark(thread::Thread);
     impl std::task::Wake for Unpark {
@@ -713,7 +709,7 @@ fn a_hundred_stubborn_trees_are_stopped_in_one_grace() {
     all.into_iter().for_each(all_have_ended);
     for _ in 0..count {
         // They are dead already.
-        let finished = set.try_next().expect("all have ended");
+        let finished = set.try_wait_next().expect("all have ended");
         assert_eq!(finished.status.unwrap().signal(), Some(libc::SIGKILL));
     }
     is_over(&set);
@@ -1042,7 +1038,7 @@ mod unix_only {
         unix::wait_for_zombie(child.id());
         set.insert(0, child);
         linux::replace_epolls();
-        assert_eq!(set.try_next().expect("it has exited").key, 0);
+        assert_eq!(set.try_wait_next().expect("it has exited").key, 0);
         set.insert(1, sleeper(BEST));
         is_idle(&set);
         set.kill_all().unwrap();
@@ -1270,7 +1266,7 @@ mod unix_only {
             stdins.push((n, stdin));
         }
         is_idle(&set);
-        assert!(set.try_next().is_none());
+        assert!(set.try_wait_next().is_none());
         stdins.sort_by_key(|(n, _)| (n * 5) % 12);
         for (n, stdin) in stdins {
             drop(stdin);
@@ -1371,7 +1367,7 @@ mod unix_only {
             set.insert("before", Arc::clone(&child));
             child.kill().unwrap();
             until("a zombie", || unix::is_zombie(child.id()));
-            assert!(set.try_next().is_none(), "it is the tracer's still");
+            assert!(set.try_wait_next().is_none(), "it is the tracer's still");
             is_idle(&set);
             set.insert("after", Arc::clone(&child));
             is_idle(&set);
@@ -1465,7 +1461,7 @@ mod unix_only {
                 let looks = [(); 2].map(|()| {
                     scope.spawn(|| {
                         start.wait();
-                        set.try_next().map(|finished| finished.key)
+                        set.try_wait_next().map(|finished| finished.key)
                     })
                 });
                 start.wait();

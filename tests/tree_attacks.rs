@@ -1,6 +1,6 @@
 //! Promises about trees, held against members that mean harm, and against unlucky moments.
 
-#![cfg(all(target_os = "linux", feature = "set"))]
+#![cfg(target_os = "linux")]
 
 mod common;
 

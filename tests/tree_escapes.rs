@@ -10,7 +10,7 @@ use common::stage::{Kind, Stage, daemon, given, parts, start};
 use common::*;
 use shared_child::linux::SpawnOptionsExt;
 use shared_child::seam::{self, Backend};
-use shared_child::{Capture, Containment, Mechanism, SpawnOptions};
+use shared_child::{CaptureOptions, Containment, Mechanism, SpawnOptions};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::Stdio;
 use std::sync::mpsc;
@@ -91,7 +91,7 @@ fn a_capture_ends_a_leader_that_left_its_cgroup() {
     }
     let directory = own_cgroup();
     let mut command = helper(&["enter-cgroup", directory.to_str().unwrap(), "pid", "sleep"]);
-    let mut capture = Capture::new();
+    let mut capture = CaptureOptions::new();
     capture.timeout(SHORT).grace(SHORT);
     let captured =
         SpawnOptions::new().cgroup(true).capture(&mut command, &mut capture).expect("to capture");
@@ -211,7 +211,8 @@ fn processes_without_environment_are_waited_for_once() {
         wait(&stage.child);
     }
     let timeout = Duration::from_millis(100);
-    let captured = last.child.capture(Capture::new().timeout(timeout).grace(timeout)).unwrap();
+    let captured =
+        last.child.capture(CaptureOptions::new().timeout(timeout).grace(timeout)).unwrap();
     assert!(captured.stopped_by.is_some());
     last.is_empty();
     // It was more than six seconds for each of them.
@@ -220,7 +221,6 @@ fn processes_without_environment_are_waited_for_once() {
     strangers.iter().for_each(|stranger| kill_and_wait(&stranger.child));
 }
 
-#[cfg(feature = "set")]
 #[test]
 fn a_batch_of_trees_is_ended_in_a_few_passes() {
     alone!();

@@ -168,7 +168,6 @@ fn says_no_descriptor(error: &std::io::Error) -> bool {
 }
 
 /// The same in a set, which keeps its descriptor, so that the kill fails.
-#[cfg(feature = "set")]
 #[test]
 fn a_set_without_descriptors() {
     alone!();

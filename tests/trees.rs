@@ -569,7 +569,7 @@ fn where_no_cgroup_can_be_made() {
     alone!();
     watchdog!();
     let spawn = |directory: &str| {
-        let child = SpawnOptions::new().cgroup_below(directory).spawn(&mut helper(&["exit", "0"]));
+        let child = SpawnOptions::new().cgroup_parent(directory).spawn(&mut helper(&["exit", "0"]));
         child.expect_err("it cannot be made").to_string()
     };
     let directory = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("no-cgroup");
@@ -664,7 +664,7 @@ fn a_cgroup_that_cannot_be_entered() {
     std::fs::write(threaded.join("cgroup.type"), "threaded").unwrap();
     std::fs::write(parent.join("cgroup.subtree_control"), "").unwrap();
     let mut command = helper(&["exit", "0"]);
-    let error = SpawnOptions::new().cgroup_below(&threaded).spawn(&mut command).map(|_| ());
+    let error = SpawnOptions::new().cgroup_parent(&threaded).spawn(&mut command).map(|_| ());
     let left = std::fs::read_dir(&threaded).unwrap().flatten();
     let left: Vec<_> = left.filter(|entry| entry.path().is_dir()).collect();
     assert!(left.is_empty(), "{left:?}");

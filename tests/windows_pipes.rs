@@ -7,7 +7,7 @@ mod common;
 use common::captures::{bounded, run};
 use common::*;
 use shared_child::seam::Backend;
-use shared_child::{Capture, Captured, SharedChild, StoppedBy, StreamEnd};
+use shared_child::{CaptureOptions, Captured, SharedChild, StoppedBy, StreamEnd};
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
 use std::process::{ChildStdin, ChildStdout, Stdio};
 use std::ptr::null_mut;
@@ -56,7 +56,11 @@ fn merged(backend: Backend, parts: &[&str], written: usize) -> (SharedChild, Chi
 
 /// Captures while standard input is held open; but if the capture does not end, the input does, and so what waits for it.
 #[track_caller]
-fn capture_with(child: &SharedChild, stdin: ChildStdin, capture: &mut Capture<'_>) -> Captured {
+fn capture_with(
+    child: &SharedChild,
+    stdin: ChildStdin,
+    capture: &mut CaptureOptions<'_>,
+) -> Captured {
     let (over, is_over) = channel::<()>();
     let captured = std::thread::scope(|scope| {
         scope.spawn(move || {
@@ -78,7 +82,7 @@ fn capture_of_a_synchronous_pipe_held_by_a_grandchild_keeps_its_deadline() {
     on_every_backend(|backend| {
         let parts = ["spawn", "1", "read", "say", "first", "complain", "second", "sleep"];
         let (child, stdin) = merged(backend, &parts, "child \nfirst\nsecond\n".len() + 1);
-        let captured = capture_with(&child, stdin, Capture::new().timeout(SHORT));
+        let captured = capture_with(&child, stdin, CaptureOptions::new().timeout(SHORT));
         assert_eq!(captured.stopped_by, Some(StoppedBy::Deadline));
         assert_eq!(captured.status.unwrap().code(), Some(1), "it is killed");
         assert_eq!(captured.stdout.end, StreamEnd::HeldOpen);
@@ -94,7 +98,7 @@ fn capture_of_a_quiet_synchronous_pipe_keeps_its_deadline() {
     watchdog!();
     on_every_backend(|backend| {
         let (child, stdin) = merged(backend, &["read", "sleep"], 0);
-        let captured = capture_with(&child, stdin, Capture::new().timeout(SHORT));
+        let captured = capture_with(&child, stdin, CaptureOptions::new().timeout(SHORT));
         assert_eq!(captured.stopped_by, Some(StoppedBy::Deadline));
         assert_eq!((captured.stdout.total, captured.stdout.end), (0, StreamEnd::Closed));
     });
@@ -184,7 +188,7 @@ fn capture_with_unread_input_in_a_synchronous_pipe_keeps_its_deadline() {
     on_every_backend(|backend| {
         // The grandchild holds the pipe beyond the death of the child. It ends when its output is closed.
         let child = fed(backend, &["spawn", "1", "flood", "sleep"]);
-        let mut capture = Capture::new();
+        let mut capture = CaptureOptions::new();
         capture.stdin(vec![0; 1 << 20]).limit(1000).timeout(4 * SHORT);
         let captured = child.capture(&mut capture).unwrap();
         assert!(captured.elapsed < LONG / 2, "{captured:?}");
@@ -229,7 +233,7 @@ fn threads_and_handles_of_synchronous_pipes_end_with_the_capture() {
             let captured = capture_with(&child, stdin, bounded().drain(Duration::ZERO));
             assert_eq!(captured.stdout.end, StreamEnd::HeldOpen);
             let child = fed(backend, &["sleep"]);
-            child.capture(Capture::new().stdin(vec![0; 1 << 20]).timeout(SHORT)).unwrap();
+            child.capture(CaptureOptions::new().stdin(vec![0; 1 << 20]).timeout(SHORT)).unwrap();
             assert!(run(backend, &["exit", "0"], &mut bounded()).success());
         };
         round();

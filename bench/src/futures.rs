@@ -1,9 +1,9 @@
 //! Children that are awaited by tasks: the latency of one, and what [`set`](crate::set) needs for the cost of many.
 //!
 //! Everything is on tokio's executor, in a task for each child, so that what differs is only what wakes them:
-//! `tokio::process::Child::wait`, `async_process::Child::status` (a thread of async-io's does), `exited()` as on any
-//! executor (a thread of this crate's does), and `exited()` with the feature `tokio` (the reactor of the runtime does).
-//! The runtime is a multi-threaded one, whose reactor alone serves `exited()`, with a single worker, which is fairest:
+//! `tokio::process::Child::wait`, `async_process::Child::status` (a thread of async-io's does), `wait_async()` as on any
+//! executor (a thread of this crate's does), and `wait_async()` with the feature `tokio` (the reactor of the runtime does).
+//! The runtime is a multi-threaded one, whose reactor alone serves `wait_async()`, with a single worker, which is fairest:
 //! with more, what is measured is how busy threads are with handing each other work.
 //!
 //! The latency is as in [`wake`](crate::wake), from the child's last moment until the task goes on.
@@ -15,10 +15,10 @@ use crate::procfs::cpu_time;
 use crate::report::Row;
 use crate::rounds::Rounds;
 use crate::run::Run;
-use crate::set::{BAR_OF_THE_REACTOR, BAR_OF_THE_THREAD};
+use crate::set::BAR_OF_THE_THREAD;
 use crate::wake::{self, SAMPLES, WARM_UP, nanoseconds};
 use crate::worker::Worker;
-use shared_child::{SharedChild, seam};
+use shared_child::SharedChild;
 use std::io;
 use std::pin::Pin;
 use std::process::ExitStatus;
@@ -31,24 +31,18 @@ use tokio::task::{self, JoinSet};
 pub(crate) const WAKE: &str = "futures";
 
 pub(crate) fn measure(run: &Run) -> Result<Vec<Row>> {
-    let contenders = [Who::Tokio, Who::Futures, Who::OnReactor, Who::AsyncProcess];
+    let contenders = [Who::Tokio, Who::Futures, Who::AsyncProcess];
     let wake = Rounds::cold(run, &contenders, run.pick(3, 60), |who| {
         let samples = Worker::start(WAKE, who)?.ask(WARM_UP + SAMPLES)?;
         Ok(samples[WARM_UP..].to_vec())
     })?;
     let row = || wake.row("wake-up of a task", "µs", Who::Tokio).latency();
     let mut rows = vec![row().about(Who::Futures)];
-    for (who, how, bar) in [
-        (Who::Futures, "on any executor", BAR_OF_THE_THREAD),
-        (Who::OnReactor, "on tokio's reactor", BAR_OF_THE_REACTOR),
-    ] {
-        rows.push(row().called(how).of(who).bar(bar));
-    }
+    rows.push(row().called("on any executor").of(Who::Futures).bar(BAR_OF_THE_THREAD));
     Ok(rows)
 }
 
-pub(crate) fn runtime_for(who: Who) -> io::Result<Runtime> {
-    seam::watcher_only(who != Who::OnReactor);
+pub(crate) fn single_worker() -> io::Result<Runtime> {
     runtime::Builder::new_multi_thread().worker_threads(1).enable_io().build()
 }
 
@@ -80,7 +74,10 @@ pub(crate) fn awaited(who: Who, program: Program) -> Box<dyn FnMut() -> io::Resu
             let mut command = program.command();
             Box::new(move || {
                 let child = SharedChild::spawn(&mut command)?;
-                Ok(Exit { id: child.id(), status: Box::pin(async move { child.exited().await }) })
+                Ok(Exit {
+                    id: child.id(),
+                    status: Box::pin(async move { child.wait_async().await }),
+                })
             })
         }
     }
@@ -142,7 +139,7 @@ impl Tasks {
 
 /// In the worker: latencies in microseconds.
 pub(crate) fn latencies(who: Who, count: usize) -> Result<Vec<f64>> {
-    let runtime = runtime_for(who)?;
+    let runtime = single_worker()?;
     (0..count).map(|_| latency(&runtime, who)).collect()
 }
 

@@ -45,11 +45,7 @@ const BAR_OF_THE_SET: f64 = 1.0;
 /// What a way over a thread may cost: as much again as tokio's.
 pub(crate) const BAR_OF_THE_THREAD: f64 = 2.0;
 
-/// The same way as tokio's: the rest is what this crate adds.
-pub(crate) const BAR_OF_THE_REACTOR: f64 = 1.1;
-
-const CONTENDERS: [Who; 6] =
-    [Who::Raw, Who::Ours, Who::Futures, Who::OnReactor, Who::Tokio, Who::AsyncProcess];
+const CONTENDERS: [Who; 5] = [Who::Raw, Who::Ours, Who::Futures, Who::Tokio, Who::AsyncProcess];
 
 /// A curve, and the rows with bars: from the same samples.
 pub(crate) fn measure(run: &Run) -> Result<Vec<Row>> {
@@ -75,7 +71,6 @@ pub(crate) fn measure(run: &Run) -> Result<Vec<Row>> {
             for (who, how, bar) in [
                 (Who::Ours, "in a set, beside tasks", BAR_OF_THE_SET),
                 (Who::Futures, "awaited on any executor", BAR_OF_THE_THREAD),
-                (Who::OnReactor, "awaited on tokio's reactor", BAR_OF_THE_REACTOR),
             ] {
                 rows.push(row(Who::Tokio).called(how).of(who).bar(bar));
             }
@@ -105,7 +100,7 @@ pub(crate) fn samples(who: Who, children: usize) -> Result<Vec<f64>> {
             raw_set::exits(children)?
         }
         _ => {
-            let runtime = futures::runtime_for(who)?;
+            let runtime = futures::single_worker()?;
             futures::exits(&runtime, who, WARM_UP)?;
             futures::exits(&runtime, who, children)?
         }

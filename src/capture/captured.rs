@@ -18,10 +18,10 @@ use std::time::Duration;
 /// # Examples
 ///
 /// ```
-/// # use {shared_child::{Capture, SpawnOptions}, std::process::{Command, Output}};
+/// # use {shared_child::{CaptureOptions, SpawnOptions}, std::process::{Command, Output}};
 /// # fn main() -> std::io::Result<()> {
 /// let mut command = Command::new("rustc");
-/// let captured = SpawnOptions::new().capture(command.arg("--version"), &mut Capture::new())?;
+/// let captured = SpawnOptions::new().capture(command.arg("--version"), &mut CaptureOptions::new())?;
 /// println!("{captured:?}");
 /// let output: Output = captured.try_into()?;
 /// assert!(output.status.success());
@@ -57,10 +57,10 @@ impl Captured {
     /// # Examples
     ///
     /// ```
-    /// # use {shared_child::{Capture, SpawnOptions}, std::process::Command};
+    /// # use {shared_child::{CaptureOptions, SpawnOptions}, std::process::Command};
     /// # fn main() -> std::io::Result<()> {
     /// let mut command = Command::new("rustc");
-    /// let captured = SpawnOptions::new().capture(command.arg("--version"), &mut Capture::new())?;
+    /// let captured = SpawnOptions::new().capture(command.arg("--version"), &mut CaptureOptions::new())?;
     /// assert!(captured.success());
     /// # Ok(())
     /// # }
@@ -75,10 +75,10 @@ impl Captured {
     /// # Examples
     ///
     /// ```
-    /// # use {shared_child::{Capture, SpawnOptions, Stream}, std::process::Command};
+    /// # use {shared_child::{CaptureOptions, SpawnOptions, Stream}, std::process::Command};
     /// # fn main() -> std::io::Result<()> {
     /// let mut command = Command::new("rustc");
-    /// let captured = SpawnOptions::new().capture(command.arg("--version"), &mut Capture::new())?;
+    /// let captured = SpawnOptions::new().capture(command.arg("--version"), &mut CaptureOptions::new())?;
     /// for stream in [Stream::Stdout, Stream::Stderr] {
     ///     println!("{stream}: {} bytes", captured.stream(stream).total);
     /// }
@@ -122,7 +122,7 @@ impl TryFrom<Captured> for Output {
 pub enum StoppedBy {
     /// Its time was up.
     Deadline,
-    /// It wrote more to this stream than is kept, and [that](super::Capture::stop_at_limit) was the end.
+    /// It wrote more to this stream than is kept, and [that](super::CaptureOptions::stop_at_limit) was the end.
     Limit(Stream),
     /// A callback returned [`ControlFlow::Break`](std::ops::ControlFlow::Break).
     Callback,
@@ -146,10 +146,10 @@ impl fmt::Display for StoppedBy {
 /// # Examples
 ///
 /// ```
-/// # use {shared_child::{Capture, SpawnOptions, StreamEnd}, std::process::Command};
+/// # use {shared_child::{CaptureOptions, SpawnOptions, StreamEnd}, std::process::Command};
 /// # fn main() -> std::io::Result<()> {
 /// let mut command = Command::new("rustc");
-/// let captured = SpawnOptions::new().capture(command.arg("--version"), &mut Capture::new())?;
+/// let captured = SpawnOptions::new().capture(command.arg("--version"), &mut CaptureOptions::new())?;
 /// assert_eq!(captured.stdout.bytes.len() as u64, captured.stdout.total);
 /// assert_eq!(captured.stdout.end, StreamEnd::Closed);
 /// # Ok(())
@@ -160,10 +160,10 @@ impl fmt::Display for StoppedBy {
 pub struct CapturedStream {
     /// What is kept.
     pub bytes: Vec<u8>,
-    /// How many bytes were not kept, for the sake of a [limit](super::Capture::limit).
-    pub missing: u64,
-    /// Where among the bytes they are missing.
-    pub gap: usize,
+    /// How many bytes were not kept, for the sake of a [limit](super::CaptureOptions::limit).
+    pub omitted: u64,
+    /// The index in `bytes` at which the omitted bytes would stand.
+    pub omitted_at: usize,
     /// How many bytes came through the pipe in all.
     pub total: u64,
     /// How it ended.
@@ -174,7 +174,7 @@ impl CapturedStream {
     pub(super) fn new(kept: Kept, end: StreamEnd) -> Self {
         let Kept { bytes, gap, missing } = kept;
         let total = bytes.len() as u64 + missing;
-        Self { bytes, missing, gap, total, end }
+        Self { bytes, omitted: missing, omitted_at: gap, total, end }
     }
 
     /// What is kept, as text. What is not UTF-8 is replaced by U+FFFD. Where bytes are missing a line says so.
@@ -182,21 +182,21 @@ impl CapturedStream {
     /// # Examples
     ///
     /// ```
-    /// # use {shared_child::{Capture, Limit, SpawnOptions}, std::process::Command};
+    /// # use {shared_child::{CaptureOptions, Limit, SpawnOptions}, std::process::Command};
     /// # fn main() -> std::io::Result<()> {
     /// let mut command = Command::new("rustc");
     /// let captured = SpawnOptions::new()
-    ///     .capture(command.arg("--version"), Capture::new().limit(Limit::head_and_tail(5, 1)))?;
+    ///     .capture(command.arg("--version"), CaptureOptions::new().limit(Limit::head_and_tail(5, 1)))?;
     /// assert!(captured.stdout.text().starts_with("rustc\n[… "));
     /// # Ok(())
     /// # }
     /// ```
     #[must_use]
     pub fn text(&self) -> Cow<'_, str> {
-        if self.missing == 0 {
+        if self.omitted == 0 {
             return String::from_utf8_lossy(&self.bytes);
         }
-        let (head, tail) = self.bytes.split_at(self.gap.min(self.bytes.len()));
+        let (head, tail) = self.bytes.split_at(self.omitted_at.min(self.bytes.len()));
         // A character that is cut by the gap is missing as well.
         let head = &head[..head.len() - unfinished_character(head)];
         let is_rest = |byte: &u8| *byte & 0b1100_0000 == 0b1000_0000;
@@ -220,8 +220,8 @@ impl fmt::Debug for CapturedStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("CapturedStream");
         debug.field("text", &Abridged(&self.text())).field("total", &self.total);
-        if self.missing > 0 {
-            debug.field("missing", &self.missing);
+        if self.omitted > 0 {
+            debug.field("omitted", &self.omitted);
         }
         debug.field("end", &self.end).finish()
     }

@@ -22,8 +22,8 @@ impl Limit {
     /// # Examples
     ///
     /// ```
-    /// # use shared_child::{Capture, Limit};
-    /// let mut capture = Capture::new();
+    /// # use shared_child::{CaptureOptions, Limit};
+    /// let mut capture = CaptureOptions::new();
     /// capture.limit(Limit::head(64 << 10));
     /// ```
     #[must_use]
@@ -36,8 +36,8 @@ impl Limit {
     /// # Examples
     ///
     /// ```
-    /// # use shared_child::{Capture, Limit};
-    /// let mut capture = Capture::new();
+    /// # use shared_child::{CaptureOptions, Limit};
+    /// let mut capture = CaptureOptions::new();
     /// capture.limit(Limit::tail(64 << 10));
     /// ```
     #[must_use]
@@ -50,8 +50,8 @@ impl Limit {
     /// # Examples
     ///
     /// ```
-    /// # use shared_child::{Capture, Limit};
-    /// let mut capture = Capture::new();
+    /// # use shared_child::{CaptureOptions, Limit};
+    /// let mut capture = CaptureOptions::new();
     /// capture.limit(Limit::head_and_tail(16 << 10, 48 << 10));
     /// ```
     #[must_use]

@@ -1,6 +1,6 @@
 //! All of a child's output, within every bound.
 //!
-//! [`Capture`] says what is wanted, `run` is its course, and [`Captured`] what came of it. How bytes get through
+//! [`CaptureOptions`] says what is wanted, `run` is its course, and [`Captured`] what came of it. How bytes get through
 //! a pipe without blocking, several pipes and an exit at once, is up to `Pipes`, one for each kind of system.
 
 mod captured;
@@ -28,7 +28,7 @@ use windows as system;
 pub use captured::{Captured, CapturedStream, StoppedBy, StreamEnd};
 pub use keep::Limit;
 pub use lines::Line;
-pub use settings::Capture;
+pub use settings::CaptureOptions;
 
 use crate::exit::Backend;
 use crate::{SharedChild, SpawnOptions};
@@ -67,8 +67,8 @@ impl fmt::Display for Stream {
 }
 
 impl SharedChild {
-    /// Captures what the child writes, from now until its exit, within the bounds of the [`Capture`], which
-    /// [states](Capture#how-long-a-capture-takes) how long this can take.
+    /// Captures what the child writes, from now until its exit, within the bounds of the [`CaptureOptions`], which
+    /// [states](CaptureOptions#how-long-a-capture-takes) how long this can take.
     ///
     /// This takes the pipes that have not been [taken](Self::take_stdout). Spawn the child with [`Stdio::piped`], or by
     /// [`SpawnOptions::spawn_piped`]. If the capture has no input, the child's standard input is closed.
@@ -85,20 +85,20 @@ impl SharedChild {
     /// # Examples
     ///
     /// ```
-    /// # use {shared_child::{Capture, SharedChild}, std::process::{Command, Stdio}};
+    /// # use {shared_child::{CaptureOptions, SharedChild}, std::process::{Command, Stdio}};
     /// # fn main() -> std::io::Result<()> {
     /// let mut command = Command::new("rustc");
     /// let child = SharedChild::spawn(command.arg("--version").stdout(Stdio::piped()))?;
     /// std::thread::scope(|scope| {
     ///     let status = scope.spawn(|| child.wait());
-    ///     let captured = child.capture(&mut Capture::new())?;
+    ///     let captured = child.capture(&mut CaptureOptions::new())?;
     ///     assert_eq!(captured.status, Some(status.join().unwrap()?));
     ///     assert!(captured.stdout.text().starts_with("rustc"));
     ///     Ok(())
     /// })
     /// # }
     /// ```
-    pub fn capture(&self, capture: &mut Capture<'_>) -> io::Result<Captured> {
+    pub fn capture(&self, capture: &mut CaptureOptions<'_>) -> io::Result<Captured> {
         run::run(self, capture, Instant::now())
     }
 }
@@ -120,13 +120,13 @@ impl SpawnOptions {
     /// # Examples
     ///
     /// ```
-    /// use shared_child::{Capture, SpawnOptions};
+    /// use shared_child::{CaptureOptions, SpawnOptions};
     /// use std::{process::Command, time::Duration};
     ///
     /// # fn main() -> std::io::Result<()> {
     /// let captured = SpawnOptions::new().tree(true).kill_on_drop(true).capture(
     ///     Command::new("rustc").arg("--version"),
-    ///     Capture::new().timeout(Duration::from_secs(60)),
+    ///     CaptureOptions::new().timeout(Duration::from_secs(60)),
     /// )?;
     /// println!("{captured:?}");
     /// # Ok(())
@@ -135,7 +135,7 @@ impl SpawnOptions {
     pub fn capture(
         &self,
         command: &mut Command,
-        capture: &mut Capture<'_>,
+        capture: &mut CaptureOptions<'_>,
     ) -> io::Result<Captured> {
         self.capture_on(Backend::Best, command, capture)
     }
@@ -152,11 +152,11 @@ impl SpawnOptions {
     /// # Examples
     ///
     /// ```
-    /// use shared_child::{Capture, SpawnOptions};
+    /// use shared_child::{CaptureOptions, SpawnOptions};
     /// use std::process::Command;
     ///
     /// # fn main() -> std::io::Result<()> {
-    /// let mut capture = Capture::new();
+    /// let mut capture = CaptureOptions::new();
     /// capture.merge_stderr(true);
     /// let mut command = Command::new("rustc");
     /// let child =
@@ -170,7 +170,7 @@ impl SpawnOptions {
     pub fn spawn_piped(
         &self,
         command: &mut Command,
-        capture: &Capture<'_>,
+        capture: &CaptureOptions<'_>,
     ) -> io::Result<SharedChild> {
         self.spawn_piped_on(Backend::Best, command, capture)
     }
@@ -179,7 +179,7 @@ impl SpawnOptions {
         &self,
         backend: Backend,
         command: &mut Command,
-        capture: &mut Capture<'_>,
+        capture: &mut CaptureOptions<'_>,
     ) -> io::Result<Captured> {
         let began = Instant::now();
         // Nobody else has the handle: whatever leaves this early is to leave nobody behind.
@@ -195,7 +195,7 @@ impl SpawnOptions {
         &self,
         backend: Backend,
         command: &mut Command,
-        capture: &Capture<'_>,
+        capture: &CaptureOptions<'_>,
     ) -> io::Result<SharedChild> {
         command.stdin(match capture.input {
             Input::Nothing => Stdio::null(),

@@ -19,7 +19,7 @@ use super::hooks::Hooks;
 use super::input::{Fed, Feed};
 use super::keep::Keep;
 use super::pipes::Pipes;
-use super::settings::{Capture, DRAIN, Input};
+use super::settings::{CaptureOptions, DRAIN, Input};
 use crate::SharedChild;
 use crate::backoff::Backoff;
 use crate::exit::{Ask, ExitDescriptor};
@@ -36,7 +36,7 @@ const AT_ONCE: usize = 16;
 
 pub(super) fn run(
     child: &SharedChild,
-    capture: &mut Capture<'_>,
+    capture: &mut CaptureOptions<'_>,
     began: Instant,
 ) -> io::Result<Captured> {
     let has_input = !matches!(capture.input, Input::Nothing);

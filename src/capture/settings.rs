@@ -52,13 +52,13 @@ pub(super) const DRAIN: Duration = Duration::from_millis(200);
 /// # Examples
 ///
 /// ```
-/// use shared_child::{Capture, Limit, SpawnOptions};
+/// use shared_child::{CaptureOptions, Limit, SpawnOptions};
 /// use std::{process::Command, time::Duration};
 ///
 /// # fn main() -> std::io::Result<()> {
 /// let captured = SpawnOptions::new().tree(true).capture(
 ///     Command::new("rustc").arg("--version"),
-///     Capture::new()
+///     CaptureOptions::new()
 ///         .timeout(Duration::from_secs(60))
 ///         .grace(Duration::from_secs(5))
 ///         .limit(Limit::head_and_tail(32 << 10, 32 << 10)),
@@ -69,7 +69,7 @@ pub(super) const DRAIN: Duration = Duration::from_millis(200);
 /// # }
 /// ```
 #[derive(Default)]
-pub struct Capture<'a> {
+pub struct CaptureOptions<'a> {
     pub(super) input: Input<'a>,
     pub(super) timeout: Option<Duration>,
     pub(super) deadline: Option<Instant>,
@@ -91,16 +91,16 @@ pub(super) enum Input<'a> {
     Reader(Box<dyn Read + 'a>),
 }
 
-impl<'a> Capture<'a> {
+impl<'a> CaptureOptions<'a> {
     /// All output, however much, with no timeout and no input. Such a capture takes as long as the child runs.
     ///
     /// # Examples
     ///
     /// ```
-    /// # use {shared_child::{Capture, SpawnOptions}, std::process::Command};
+    /// # use {shared_child::{CaptureOptions, SpawnOptions}, std::process::Command};
     /// # fn main() -> std::io::Result<()> {
     /// let mut command = Command::new("rustc");
-    /// let captured = SpawnOptions::new().capture(command.arg("--version"), &mut Capture::new())?;
+    /// let captured = SpawnOptions::new().capture(command.arg("--version"), &mut CaptureOptions::new())?;
     /// assert!(captured.stdout.text().starts_with("rustc"));
     /// # Ok(())
     /// # }
@@ -116,11 +116,11 @@ impl<'a> Capture<'a> {
     /// # Examples
     ///
     /// ```
-    /// # use {shared_child::{Capture, SpawnOptions}, std::process::Command};
+    /// # use {shared_child::{CaptureOptions, SpawnOptions}, std::process::Command};
     /// # fn main() -> std::io::Result<()> {
     /// let mut command = Command::new("rustc");
     /// command.args(["-", "--crate-type", "lib", "--emit", "metadata=-"]);
-    /// let mut capture = Capture::new();
+    /// let mut capture = CaptureOptions::new();
     /// capture.stdin("pub fn answer() -> u32 { 42 }");
     /// assert!(SpawnOptions::new().capture(&mut command, &mut capture)?.success());
     /// # Ok(())
@@ -141,13 +141,13 @@ impl<'a> Capture<'a> {
     /// # Examples
     ///
     /// ```
-    /// # use {shared_child::{Capture, SpawnOptions}, std::{fs::File, process::Command}};
+    /// # use {shared_child::{CaptureOptions, SpawnOptions}, std::{fs::File, process::Command}};
     /// # fn main() -> std::io::Result<()> {
     /// let mut command = Command::new("rustc");
     /// command.args(["-", "--crate-type", "lib", "--emit", "metadata=-"]);
     /// # let path = std::env::temp_dir().join(format!("shared_child-doc-{}.rs", std::process::id()));
     /// # std::fs::write(&path, "pub fn answer() -> u32 { 42 }")?;
-    /// let mut capture = Capture::new();
+    /// let mut capture = CaptureOptions::new();
     /// capture.stdin_from(File::open(&path)?);
     /// assert!(SpawnOptions::new().capture(&mut command, &mut capture)?.success());
     /// # std::fs::remove_file(&path)?;
@@ -166,12 +166,12 @@ impl<'a> Capture<'a> {
     /// # Examples
     ///
     /// ```
-    /// # use shared_child::{Capture, SpawnOptions, StoppedBy};
+    /// # use shared_child::{CaptureOptions, SpawnOptions, StoppedBy};
     /// # use std::{process::Command, time::Duration};
     /// # fn main() -> std::io::Result<()> {
     /// # let mut command = if cfg!(windows) { Command::new("ping") } else { Command::new("sleep") };
     /// # if cfg!(windows) { command.args(["-n", "1000", "127.0.0.1"]); } else { command.arg("1000"); }
-    /// let mut capture = Capture::new();
+    /// let mut capture = CaptureOptions::new();
     /// capture.timeout(Duration::from_millis(10));
     /// let captured = SpawnOptions::new().capture(&mut command, &mut capture)?;
     /// assert_eq!(captured.stopped_by, Some(StoppedBy::Deadline));
@@ -188,10 +188,10 @@ impl<'a> Capture<'a> {
     /// # Examples
     ///
     /// ```
-    /// # use shared_child::{Capture, SpawnOptions};
+    /// # use shared_child::{CaptureOptions, SpawnOptions};
     /// # use std::{process::Command, time::{Duration, Instant}};
     /// # fn main() -> std::io::Result<()> {
-    /// let mut capture = Capture::new();
+    /// let mut capture = CaptureOptions::new();
     /// capture.deadline(Instant::now() + Duration::from_secs(60)); // for both together
     /// for argument in ["--version", "--help"] {
     ///     let mut command = Command::new("rustc");
@@ -212,8 +212,8 @@ impl<'a> Capture<'a> {
     /// # Examples
     ///
     /// ```
-    /// # use {shared_child::Capture, std::time::Duration};
-    /// let mut capture = Capture::new();
+    /// # use {shared_child::CaptureOptions, std::time::Duration};
+    /// let mut capture = CaptureOptions::new();
     /// capture.timeout(Duration::from_secs(60)).grace(Duration::from_secs(5));
     /// ```
     pub fn grace(&mut self, grace: Duration) -> &mut Self {
@@ -232,8 +232,8 @@ impl<'a> Capture<'a> {
     /// # Examples
     ///
     /// ```
-    /// # use {shared_child::Capture, std::time::Duration};
-    /// let mut capture = Capture::new();
+    /// # use {shared_child::CaptureOptions, std::time::Duration};
+    /// let mut capture = CaptureOptions::new();
     /// capture.timeout(Duration::from_secs(60)).drain(Duration::MAX); // also what it leaves behind
     /// ```
     pub fn drain(&mut self, drain: Duration) -> &mut Self {
@@ -249,13 +249,13 @@ impl<'a> Capture<'a> {
     /// # Examples
     ///
     /// ```
-    /// # use {shared_child::{Capture, SpawnOptions}, std::process::Command};
+    /// # use {shared_child::{CaptureOptions, SpawnOptions}, std::process::Command};
     /// # fn main() -> std::io::Result<()> {
     /// let mut command = Command::new("rustc");
     /// let captured =
-    ///     SpawnOptions::new().capture(command.arg("--version"), Capture::new().limit(5))?;
+    ///     SpawnOptions::new().capture(command.arg("--version"), CaptureOptions::new().limit(5))?;
     /// assert_eq!(captured.stdout.bytes, b"rustc");
-    /// assert!(captured.stdout.missing > 0);
+    /// assert!(captured.stdout.omitted > 0);
     /// # Ok(())
     /// # }
     /// ```
@@ -269,8 +269,8 @@ impl<'a> Capture<'a> {
     /// # Examples
     ///
     /// ```
-    /// # use shared_child::{Capture, Limit, Stream};
-    /// let mut capture = Capture::new();
+    /// # use shared_child::{CaptureOptions, Limit, Stream};
+    /// let mut capture = CaptureOptions::new();
     /// capture.limit_of(Stream::Stderr, Limit::tail(16 << 10));
     /// ```
     pub fn limit_of(&mut self, stream: Stream, limit: impl Into<Limit>) -> &mut Self {
@@ -283,12 +283,12 @@ impl<'a> Capture<'a> {
     /// # Examples
     ///
     /// ```
-    /// # use shared_child::{Capture, SpawnOptions, StoppedBy, Stream};
+    /// # use shared_child::{CaptureOptions, SpawnOptions, StoppedBy, Stream};
     /// # use std::process::Command;
     /// # fn main() -> std::io::Result<()> {
     /// let mut command = Command::new("rustc");
     /// let captured = SpawnOptions::new()
-    ///     .capture(command.arg("--version"), Capture::new().limit(5).stop_at_limit(true))?;
+    ///     .capture(command.arg("--version"), CaptureOptions::new().limit(5).stop_at_limit(true))?;
     /// assert_eq!(captured.stopped_by, Some(StoppedBy::Limit(Stream::Stdout)));
     /// # Ok(())
     /// # }
@@ -307,11 +307,11 @@ impl<'a> Capture<'a> {
     /// # Examples
     ///
     /// ```
-    /// # use {shared_child::{Capture, SpawnOptions}, std::process::Command};
+    /// # use {shared_child::{CaptureOptions, SpawnOptions}, std::process::Command};
     /// # fn main() -> std::io::Result<()> {
     /// let mut command = Command::new("rustc");
     /// let captured = SpawnOptions::new()
-    ///     .capture(command.arg("--no-such-flag"), Capture::new().merge_stderr(true))?;
+    ///     .capture(command.arg("--no-such-flag"), CaptureOptions::new().merge_stderr(true))?;
     /// assert!(captured.stdout.text().contains("no-such-flag"));
     /// # Ok(())
     /// # }
@@ -331,10 +331,10 @@ impl<'a> Capture<'a> {
     /// # Examples
     ///
     /// ```
-    /// # use {shared_child::{Capture, SpawnOptions}, std::process::Command, std::ops::ControlFlow};
+    /// # use {shared_child::{CaptureOptions, SpawnOptions}, std::process::Command, std::ops::ControlFlow};
     /// # fn main() -> std::io::Result<()> {
     /// let mut length = 0;
-    /// let mut capture = Capture::new();
+    /// let mut capture = CaptureOptions::new();
     /// capture.limit(0).on_output(|_, bytes| {
     ///     length += bytes.len();
     ///     ControlFlow::Continue(())
@@ -361,9 +361,9 @@ impl<'a> Capture<'a> {
     /// # Examples
     ///
     /// ```
-    /// # use {shared_child::{Capture, SpawnOptions}, std::process::Command, std::ops::ControlFlow};
+    /// # use {shared_child::{CaptureOptions, SpawnOptions}, std::process::Command, std::ops::ControlFlow};
     /// # fn main() -> std::io::Result<()> {
-    /// let mut capture = Capture::new();
+    /// let mut capture = CaptureOptions::new();
     /// capture.on_line(|stream, line| {
     ///     println!("{stream}: {line}");
     ///     ControlFlow::Continue(())
@@ -381,9 +381,9 @@ impl<'a> Capture<'a> {
     }
 }
 
-impl fmt::Debug for Capture<'_> {
+impl fmt::Debug for CaptureOptions<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut debug = f.debug_struct("Capture");
+        let mut debug = f.debug_struct("CaptureOptions");
         match &self.input {
             Input::Nothing => {}
             Input::Bytes(bytes) => _ = debug.field("stdin", &format_args!("{} bytes", bytes.len())),

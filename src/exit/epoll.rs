@@ -23,7 +23,6 @@ const EVENTS: usize = 64;
 impl Epoll {
     /// Whether it has what is in it no later than anybody else hears of that: a pidfd wakes its waiters, an epoll among
     /// them, under a lock that whoever reaps the child must take after that.
-    #[cfg(feature = "set")]
     pub(crate) const PROMPT: bool = true;
 
     pub(crate) fn new() -> io::Result<Self> {

@@ -26,7 +26,6 @@ impl KqueueWatch {
     /// Whether it has what is in it no later than anybody else hears of that. FreeBSD and OpenBSD tell a kqueue of what
     /// is in another by a task, which runs later (`sys/kern/kern_event.c` of both), and of a child that was late it is a
     /// timer that tells.
-    #[cfg(feature = "set")]
     pub(crate) const PROMPT: bool = false;
 
     pub(crate) fn new() -> io::Result<Self> {

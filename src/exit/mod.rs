@@ -79,23 +79,13 @@ pub(crate) use {exit_descriptor::ExitDescriptor, pipe::pipe};
 mod no_watch;
 #[cfg(windows)]
 mod wait_registration;
-#[cfg(all(windows, feature = "async"))]
+#[cfg(windows)]
 pub(crate) use windows::spawn_thread;
 #[cfg(windows)]
 pub(crate) use {no_watch::NoWatch as Watch, wait_registration::Registration};
 
 mod exit_notice;
 pub use exit_notice::ExitNotice;
-
-#[cfg(all(feature = "async", not(all(feature = "tokio", target_os = "linux"))))]
-#[path = "no_reactor.rs"]
-mod reactor;
-#[cfg(all(feature = "tokio", target_os = "linux"))]
-mod reactor;
-#[cfg(feature = "async")]
-pub(crate) use reactor::Readiness;
-#[cfg(all(feature = "tokio", target_os = "linux"))]
-pub(crate) use reactor::WATCHER_ONLY;
 
 // The descriptor that tells of an exit, and what watches many of them: one of these three.
 #[cfg(target_os = "linux")]

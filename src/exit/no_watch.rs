@@ -9,7 +9,7 @@ pub(crate) struct NoWatch(Infallible);
 
 impl NoWatch {
     /// Nothing is in it.
-    #[cfg(all(unix, feature = "set"))]
+    #[cfg(unix)]
     pub(crate) const PROMPT: bool = false;
 
     pub(crate) fn new() -> io::Result<Self> {

@@ -72,7 +72,6 @@ impl Port {
     }
 
     /// The token need not be told any more, if it has not been: nobody would take it where nobody waits.
-    #[cfg(feature = "set")]
     pub(crate) fn withdraw(&self, token: u64) {
         let mut posted = self.posted.lock();
         let before = posted.len();
@@ -162,7 +161,7 @@ pub(super) fn left(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now()).min(DAY)
 }
 
-#[cfg(all(test, feature = "set", not(loom)))]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::Port;
     use crate::sync::{Mutex, imp::Condvar};

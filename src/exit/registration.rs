@@ -48,7 +48,6 @@ impl Registration {
     }
 
     /// Whether the port hears of an exit no later than anybody else.
-    #[cfg(feature = "set")]
     pub(crate) fn is_prompt(&self) -> bool {
         match self.how {
             How::Watched | How::WatchedAsCopy(_) => super::Watch::PROMPT,

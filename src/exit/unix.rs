@@ -28,6 +28,7 @@ pub enum Backend {
 
 impl Backend {
     /// All that this system has, the one that is used by default first.
+    #[cfg_attr(not(feature = "_seam"), allow(dead_code))]
     pub const ALL: &[Self] = &[Self::Best, Self::Thread];
 }
 

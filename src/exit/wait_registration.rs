@@ -58,7 +58,6 @@ impl Registration {
     }
 
     /// Whether the port hears of an exit no later than anybody else: not by way of another thread.
-    #[cfg(feature = "set")]
     pub(crate) fn is_prompt(&self) -> bool {
         false
     }

@@ -35,6 +35,7 @@ pub enum Backend {
 
 impl Backend {
     /// All that there are, the one that is used by default first.
+    #[cfg_attr(not(feature = "_seam"), allow(dead_code))]
     pub const ALL: &[Self] = &[Self::Best, Self::ShortWaits];
 }
 

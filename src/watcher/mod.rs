@@ -13,7 +13,6 @@ mod orphans;
 #[cfg(windows)]
 #[path = "no_orphans.rs"]
 mod orphans;
-#[cfg(feature = "async")]
 pub(crate) mod tasks;
 
 #[cfg(unix)]

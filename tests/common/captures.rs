@@ -2,18 +2,18 @@
 
 use super::{LONG, helper};
 use shared_child::seam::Backend;
-use shared_child::{Capture, Captured, SharedChild, SpawnOptions};
+use shared_child::{CaptureOptions, Captured, SharedChild, SpawnOptions};
 use std::io::{self, Read};
 use std::process::Stdio;
 
-pub(crate) fn bounded<'a>() -> Capture<'a> {
-    let mut capture = Capture::new();
+pub(crate) fn bounded<'a>() -> CaptureOptions<'a> {
+    let mut capture = CaptureOptions::new();
     capture.timeout(LONG);
     capture
 }
 
 #[track_caller]
-pub(crate) fn run(backend: Backend, parts: &[&str], capture: &mut Capture<'_>) -> Captured {
+pub(crate) fn run(backend: Backend, parts: &[&str], capture: &mut CaptureOptions<'_>) -> Captured {
     backend.capture(&SpawnOptions::new(), &mut helper(parts), capture).expect("to capture")
 }
 

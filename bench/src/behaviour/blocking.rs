@@ -6,7 +6,7 @@ use super::contender::{
 };
 use process_control::{ChildExt, Control};
 use shared_child::linux::SpawnOptionsExt;
-use shared_child::{Capture, SharedChild, SpawnOptions};
+use shared_child::{CaptureOptions, SharedChild, SpawnOptions};
 use std::io::{self, Error};
 use std::mem;
 use std::os::unix::process::ExitStatusExt;
@@ -101,23 +101,25 @@ impl Contender for Ours {
     });
 
     const OUTPUT: Option<AllOutput> =
-        Some(|argv| capture(argv, &mut Capture::new()).map(|[stdout, _]| stdout));
+        Some(|argv| capture(argv, &mut CaptureOptions::new()).map(|[stdout, _]| stdout));
 
     const OUTPUT_TIMEOUT: Option<OutputTimeout> = Some(|argv, timeout| {
-        capture(argv, Capture::new().timeout(timeout)).map(|[stdout, _]| stdout)
+        capture(argv, CaptureOptions::new().timeout(timeout)).map(|[stdout, _]| stdout)
     });
 
-    const OUTPUT_LIMIT: Option<OutputLimit> =
-        Some(|argv, limit| capture(argv, Capture::new().limit(limit)).map(|[stdout, _]| stdout));
+    const OUTPUT_LIMIT: Option<OutputLimit> = Some(|argv, limit| {
+        capture(argv, CaptureOptions::new().limit(limit)).map(|[stdout, _]| stdout)
+    });
 
-    const FEED: Option<Feed> = Some(|argv, input| capture(argv, Capture::new().stdin(input)));
+    const FEED: Option<Feed> =
+        Some(|argv, input| capture(argv, CaptureOptions::new().stdin(input)));
 }
 
 fn kill_tree(child: &mut SharedChild) -> io::Result<()> {
     child.tree().ok_or_else(|| Error::other("no tree"))?.kill()
 }
 
-fn capture(argv: &[&str], capture: &mut Capture<'_>) -> io::Result<[Vec<u8>; 2]> {
+fn capture(argv: &[&str], capture: &mut CaptureOptions<'_>) -> io::Result<[Vec<u8>; 2]> {
     let captured = SpawnOptions::new().capture(&mut command(argv), capture)?;
     Ok([captured.stdout.bytes, captured.stderr.bytes])
 }

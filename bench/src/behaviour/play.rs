@@ -4,7 +4,7 @@ use super::asynchronous::{AsyncProcess, ProcessWrap, Tokio};
 use super::blocking::{Duct, Ours, Peer, ProcessControl, Std, Subprocess, WaitTimeoutCrate};
 use super::cases;
 use super::contender::{Contender, NotOffered, Result};
-use shared_child::{Capture, SpawnOptions};
+use shared_child::{CaptureOptions, SpawnOptions};
 use std::env;
 use std::panic::catch_unwind;
 use std::process::Command;
@@ -60,7 +60,8 @@ pub(crate) fn apart(case: &str, who: &str) -> Result<String> {
     // The first process is a shell, so that the player is one like any other.
     command.args(["sh", "-c", "\"$@\"; exit $?", "sh"]);
     command.arg(env::current_exe()?).args([PLAY, case, who]);
-    let captured = SpawnOptions::new().capture(&mut command, Capture::new().timeout(DEADLINE))?;
+    let captured =
+        SpawnOptions::new().capture(&mut command, CaptureOptions::new().timeout(DEADLINE))?;
     if captured.stopped_by.is_some() {
         return Ok("hangs".into());
     }

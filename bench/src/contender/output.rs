@@ -8,7 +8,7 @@ use super::{Program, Who};
 use process_control::{ChildExt, Control};
 use process_wrap::std::CommandWrap;
 use shared_child::seam::Backend;
-use shared_child::{Capture, SpawnOptions};
+use shared_child::{CaptureOptions, SpawnOptions};
 use std::fs::File;
 use std::io;
 use std::process::{Command, Output, Stdio};
@@ -17,10 +17,12 @@ pub(crate) fn output(mut program: Program, who: Who) -> io::Result<Output> {
     program.stdin = Some(File::open("/dev/null")?);
     let options = SpawnOptions::new();
     match who {
-        Who::Ours => options.capture(&mut program.command(), &mut Capture::new())?.try_into(),
+        Who::Ours => {
+            options.capture(&mut program.command(), &mut CaptureOptions::new())?.try_into()
+        }
         Who::Fallback => {
             let command = &mut program.command();
-            Backend::ALL[1].capture(&options, command, &mut Capture::new())?.try_into()
+            Backend::ALL[1].capture(&options, command, &mut CaptureOptions::new())?.try_into()
         }
         Who::Duct => Duct::expression(program).stdout_capture().stderr_capture().run(),
         Who::Subprocess => {

@@ -105,7 +105,7 @@ impl Program {
                 let spawn = Spawn::new(self)?;
                 Box::new(move || boxed(Raw::spawn(&spawn)))
             }
-            Who::Nobody | Who::Futures | Who::OnReactor | Who::Few => {
+            Who::Nobody | Who::Futures | Who::Few => {
                 return Err(io::Error::other(format!("{} spawns nothing", who.name())));
             }
         })

@@ -20,8 +20,6 @@ pub(crate) enum Who {
     Tree,
     /// This crate's futures, as on any executor.
     Futures,
-    /// This crate's futures where a task of tokio's is woken by the reactor of its runtime.
-    OnReactor,
     /// This crate with sets of a hundred children.
     Few,
     /// shared_child 1.1.2.
@@ -36,7 +34,7 @@ pub(crate) enum Who {
 }
 
 impl Who {
-    const ALL: [Self; 19] = [
+    const ALL: [Self; 18] = [
         Self::Nobody,
         Self::Raw,
         Self::Std,
@@ -46,7 +44,6 @@ impl Who {
         Self::Fallback,
         Self::Tree,
         Self::Futures,
-        Self::OnReactor,
         Self::Few,
         Self::Peer,
         Self::Duct,
@@ -84,7 +81,6 @@ impl Who {
             Self::Fallback => "this crate, fallback",
             Self::Tree => "this crate, a tree",
             Self::Futures => "this crate, futures",
-            Self::OnReactor => "this crate, on tokio",
             Self::Few => "this crate, sets of 100",
             Self::Peer => "shared_child 1.1.2",
             Self::Duct => "duct",

@@ -53,7 +53,7 @@ const PLOTS: [Plot; 7] = [
     },
     Plot {
         file: "capture.svg",
-        title: "Capture the output of a command",
+        title: "CaptureOptions the output of a command",
         kind: Kind::Bars,
         rows: |row| row.is_one_of(&["capture"]),
     },
