@@ -283,7 +283,7 @@ fn the_known_limit() {
             assert_eq!(containment, Containment::BestEffort { by: Mechanism::Cgroup });
             stage.is_empty();
         } else {
-            let by = Mechanism::ProcessGroupAndSweep;
+            let by = Mechanism::ProcessGroupAndScan;
             assert_eq!(containment, Containment::BestEffort { by });
             assert!(!containment.is_complete());
             assert_eq!(stage.survivors().len(), 1, "found after all? then say so");

@@ -13,7 +13,7 @@
 //!
 //! Source: the kernel's Documentation/admin-guide/cgroup-v2.rst.
 
-use super::cookie::Cookie;
+use super::environment_marker::EnvironmentMarker;
 use super::pre_exec::{self, Orders};
 use super::processes::{AT_ONCE, Held, PASSES, signal_each};
 use crate::backoff::{Backoff, LONGEST};
@@ -68,7 +68,7 @@ struct Watched {
 
 impl Cgroup {
     /// `None` if none is wanted.
-    pub(super) fn create(place: &Place, cookie: &Cookie) -> io::Result<Option<Self>> {
+    pub(super) fn create(place: &Place, marker: &EnvironmentMarker) -> io::Result<Option<Self>> {
         let parent = match place {
             Place::Nowhere => return Ok(None),
             Place::Own => own()?,
@@ -80,7 +80,7 @@ impl Cgroup {
         if parent.as_os_str().as_bytes().contains(&b'\n') {
             return Err(unsupported("a cgroup whose path has a line break", &parent));
         }
-        let directory = parent.join(format!("shared_child-{cookie}"));
+        let directory = parent.join(format!("shared_child-{marker}"));
         fs::create_dir(&directory)
             .map_err(|error| explain(error, "cannot make a cgroup", &directory))?;
         let (watched, used) = (Mutex::default(), Mutex::default());

@@ -65,7 +65,7 @@ mod memory;
 mod proc;
 mod table;
 
-use super::cookie::Cookie;
+use super::environment_marker::EnvironmentMarker;
 use crate::exit::{PerProcess, spawn_helper};
 use crate::sync::Mutex;
 use after_fork::{Orders, Scratch};
@@ -114,11 +114,11 @@ pub(super) struct Bond {
     process: u32,
 }
 
-/// Has the guardian kill the processes that carry the cookie, or are in the cgroup, when this process dies.
-pub(super) fn watch(cookie: Option<&Cookie>, cgroup: Option<&Path>) -> io::Result<Bond> {
+/// Has the guardian kill the processes that carry the marker, or are in the cgroup, when this process dies.
+pub(super) fn watch(marker: Option<&EnvironmentMarker>, cgroup: Option<&Path>) -> io::Result<Bond> {
     let post = POST.get();
     let mut guardian = post.guardian.lock();
-    let marker = cookie.map(Cookie::to_string).unwrap_or_default();
+    let marker = marker.map(EnvironmentMarker::to_string).unwrap_or_default();
     let cgroup = cgroup.map_or(&b""[..], |path| path.as_os_str().as_bytes());
     let charge = Charge { marker: marker.as_bytes(), cgroup, since: now_in_ticks() };
     let (bond, ended, shared) = {

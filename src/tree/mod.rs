@@ -10,7 +10,7 @@
 mod drop;
 
 #[cfg(unix)]
-mod cookie;
+mod environment_marker;
 #[cfg(unix)]
 mod guardian;
 #[cfg(unix)]
@@ -38,9 +38,9 @@ pub(crate) use cgroup::Place;
 mod cgroup;
 
 #[cfg(windows)]
-mod job;
+mod job_object;
 #[cfg(windows)]
-pub(crate) use job::{Members, Survivor, System, spawn};
+pub(crate) use job_object::{Members, Survivor, System, spawn};
 
 pub(crate) use drop::{Owned, sweep};
 
@@ -567,7 +567,7 @@ pub enum Mechanism {
     /// A Windows job object.
     JobObject,
     /// A process group, and a scan of the process table for members that have left it.
-    ProcessGroupAndSweep,
+    ProcessGroupAndScan,
     /// A process group.
     ProcessGroup,
 }
@@ -577,7 +577,7 @@ impl fmt::Display for Mechanism {
         f.write_str(match self {
             Self::Cgroup => "cgroup",
             Self::JobObject => "job object",
-            Self::ProcessGroupAndSweep => "process group and a sweep",
+            Self::ProcessGroupAndScan => "process group and a scan",
             Self::ProcessGroup => "process group",
         })
     }

@@ -1,6 +1,6 @@
 //! Where there are no cgroups.
 
-use super::cookie::Cookie;
+use super::environment_marker::EnvironmentMarker;
 use crate::exit::FromChild;
 use crate::usage::Usage;
 use std::convert::Infallible;
@@ -19,7 +19,7 @@ pub(crate) enum Place {
 pub(super) struct Cgroup(Infallible);
 
 impl Cgroup {
-    pub(super) fn create(_: &Place, _: &Cookie) -> io::Result<Option<Self>> {
+    pub(super) fn create(_: &Place, _: &EnvironmentMarker) -> io::Result<Option<Self>> {
         Ok(None)
     }
 

@@ -1,7 +1,7 @@
 //! Unix: which mechanism keeps a tree together, and how it is spawned.
 
 use super::cgroup::{Cgroup, Place};
-use super::cookie::Cookie;
+use super::environment_marker::EnvironmentMarker;
 use super::guardian::{self, Bond};
 use super::processes::{self, Process, Since};
 use super::scan::{self, Membership, Target};
@@ -50,18 +50,18 @@ pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawne
         return Ok(Spawned { child, from_child, members: None, is_tree, can_be_asked });
     }
     let since = Since::now();
-    let cookie = Cookie::new();
-    let mut cgroup = Cgroup::create(&wanted.system.cgroup, &cookie)?;
+    let marker = EnvironmentMarker::new();
+    let mut cgroup = Cgroup::create(&wanted.system.cgroup, &marker)?;
     // What a single child starts is its own business.
     let is_marked = is_tree && processes::READS_ENVIRONMENTS && !wanted.system.no_marker;
-    let cookie = Some(cookie).filter(|_| is_marked);
+    let marker = Some(marker).filter(|_| is_marked);
     let mut bond = if wanted.kill_with_parent {
-        Some(guardian::watch(cookie.as_ref(), cgroup.as_ref().map(Cgroup::directory))?)
+        Some(guardian::watch(marker.as_ref(), cgroup.as_ref().map(Cgroup::directory))?)
     } else {
         None
     };
     command.process_group(0);
-    let before = cookie.as_ref().map(|cookie| cookie.mark(command));
+    let before = marker.as_ref().map(|marker| marker.mark(command));
     let spawned = match &cgroup {
         Some(cgroup) => cgroup.spawn(command),
         None => spawn_plain(wanted, command),
@@ -77,7 +77,7 @@ pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawne
     if let Some(cgroup) = &mut cgroup {
         cgroup.admitted(child.id());
     }
-    let membership = Membership::new(child.id(), cookie, since);
+    let membership = Membership::new(child.id(), marker, since);
     Ok(Spawned {
         child,
         from_child,
@@ -314,7 +314,7 @@ impl Contain for Members {
             Some(cgroup) if cgroup.is_complete() => Containment::Complete { by: Mechanism::Cgroup },
             Some(_) => Containment::BestEffort { by: Mechanism::Cgroup },
             None if processes::usable() => {
-                Containment::BestEffort { by: Mechanism::ProcessGroupAndSweep }
+                Containment::BestEffort { by: Mechanism::ProcessGroupAndScan }
             }
             None => Containment::BestEffort { by: Mechanism::ProcessGroup },
         }

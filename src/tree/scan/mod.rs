@@ -52,7 +52,7 @@ pub(super) use kill::kill;
 pub(super) use living::{processes, survivors, wait_empty};
 pub(super) use signal::{signal, signal_unlisted};
 
-use super::cookie::Cookie;
+use super::environment_marker::EnvironmentMarker;
 use super::processes::{self, AT_ONCE, Environment, Held, Process, Since, signal_each};
 use super::{Leader, process_group};
 use crate::backoff::Backoff;
@@ -69,7 +69,7 @@ const BRIEF_PATIENCE: Duration = Duration::from_millis(100);
 pub(in crate::tree) struct Membership {
     /// The leader's process ID, and the group's.
     group: i32,
-    marker: Option<Cookie>,
+    marker: Option<EnvironmentMarker>,
     since: Since,
     /// Members outside the group that a later pass could not recognize, remembered for as long as they live: those that
     /// were found by their parents, and those that were killed, since an exiting process shows no environment.
@@ -77,7 +77,7 @@ pub(in crate::tree) struct Membership {
 }
 
 impl Membership {
-    pub(super) fn new(leader: u32, marker: Option<Cookie>, since: Since) -> Self {
+    pub(super) fn new(leader: u32, marker: Option<EnvironmentMarker>, since: Since) -> Self {
         Self { group: leader as i32, marker, since, strays: Mutex::default() }
     }
 
@@ -183,7 +183,7 @@ struct Opened {
 
 /// Whether the process that has this ID carries the marker, as soon as it can be read. It may be in the middle of an exec,
 /// as a process usually is after it has left its group.
-fn carries_soon(id: i32, marker: &Cookie, buffer: &mut Vec<u8>) -> io::Result<bool> {
+fn carries_soon(id: i32, marker: &EnvironmentMarker, buffer: &mut Vec<u8>) -> io::Result<bool> {
     let until = Instant::now() + BRIEF_PATIENCE;
     let mut pause = Backoff::new();
     loop {

@@ -2,7 +2,7 @@
 
 use super::Target;
 use super::reaped_elsewhere;
-use crate::tree::cookie;
+use crate::tree::environment_marker;
 use crate::tree::processes::{self, Census, Environment, Groups, Held, Other, Process, Since};
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -228,7 +228,8 @@ impl<'a> Batch<'a> {
 
     /// The trees whose markers are in this environment.
     fn carried(&self, other: Other, environment: &[u8]) -> Vec<usize> {
-        let trees = cookie::carried(environment).filter_map(|marker| self.markers.get(marker));
+        let trees =
+            environment_marker::carried(environment).filter_map(|marker| self.markers.get(marker));
         trees
             .copied()
             .filter(|tree| other.may_belong(self.targets[*tree].membership.since))

@@ -1,8 +1,8 @@
-//! The mark that all members of a tree carry in their environment, from the leader down.
+//! The environment variable that every member of a tree inherits from the leader.
 //!
-//! A process that has left the process group, and whose parents are gone, can still be told by it. It is a
-//! variable with a list of cookies, the outermost tree's first, so that a tree within a tree has both. Not a variable
-//! each: std cannot forget that a command once mentioned one, and a command may be spawned a million times.
+//! A scan recognizes a member by it that has left the process group and whose parent has ended. The variable holds a
+//! list of markers, that of the outermost tree first, so a member of a tree within a tree carries both. One variable
+//! serves all trees, because std cannot remove a variable from a command that has mentioned it.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -13,24 +13,25 @@ use std::process::{self, Command};
 const VARIABLE: &str = "SHARED_CHILD_TREE";
 const SEPARATOR: u8 = b',';
 
-/// Which no other tree has: not one of another process, nor one of before the last boot.
+/// A value that no other tree has, in any process, since or before the last boot.
 #[derive(Debug, Clone)]
-pub(super) struct Cookie(String);
+pub(crate) struct EnvironmentMarker(String);
 
-impl Cookie {
+impl EnvironmentMarker {
     pub(super) fn new() -> Self {
-        // Keyed at random, from the operating system, and anew each time.
+        // `RandomState` has keys from the operating system, and other keys each time.
         let random = RandomState::new().hash_one(());
         Self(format!("{:x}-{random:016x}", process::id()))
     }
 
-    /// Has the next child of this command carry the cookie, beside those that this process has itself.
+    /// Adds the marker to the environment of the next child of this command, after the markers of this process and of the
+    /// command.
     pub(super) fn mark(&self, command: &mut Command) -> Before {
         let before = Before(explicit(command));
         let mut list = inherited().unwrap_or_default().into_vec();
-        for cookie in before.0.iter().flatten().flat_map(|value| cookies(value.as_bytes())) {
-            if !cookies(&list).any(|known| known == cookie) {
-                push(&mut list, cookie);
+        for marker in before.0.iter().flatten().flat_map(|value| markers(value.as_bytes())) {
+            if !markers(&list).any(|known| known == marker) {
+                push(&mut list, marker);
             }
         }
         push(&mut list, self.0.as_bytes());
@@ -38,9 +39,9 @@ impl Cookie {
         before
     }
 
-    /// Whether it is in an environment, as `/proc` shows it.
+    /// Returns whether an environment, as `/proc` shows it, carries the marker.
     pub(super) fn is_in(&self, environment: &[u8]) -> bool {
-        carried(environment).any(|cookie| cookie == self.as_bytes())
+        carried(environment).any(|marker| marker == self.as_bytes())
     }
 
     pub(super) fn as_bytes(&self) -> &[u8] {
@@ -48,27 +49,27 @@ impl Cookie {
     }
 }
 
-/// The markers in an environment, as `/proc` shows it.
+/// Returns the markers in an environment, as `/proc` shows it.
 pub(super) fn carried(environment: &[u8]) -> impl Iterator<Item = &[u8]> {
     environment
         .split(|byte| *byte == 0)
         .filter_map(|entry| entry.strip_prefix(VARIABLE.as_bytes())?.strip_prefix(b"="))
-        .flat_map(cookies)
+        .flat_map(markers)
 }
 
-impl fmt::Display for Cookie {
+impl fmt::Display for EnvironmentMarker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-/// What the command said of the variable, if anything: a value, or that the child is to have none.
+/// What the command had set for the variable: nothing, a value, or a removal.
 #[must_use]
 pub(super) struct Before(Option<Option<OsString>>);
 
 impl Before {
-    /// So that a later child of the same command does not carry a cookie that is not its own. std cannot
-    /// forget that a variable was mentioned; this comes to the same for the child.
+    /// Gives later children of the command the value that they would have had without the marker. (The command mentions
+    /// the variable from now on: std cannot undo that.)
     pub(super) fn restore(self, command: &mut Command) {
         match self.0.unwrap_or_else(inherited) {
             Some(value) => command.env(VARIABLE, value),
@@ -83,25 +84,25 @@ fn explicit(command: &Command) -> Option<Option<OsString>> {
     Some(value.map(OsStr::to_owned))
 }
 
-/// This process may be in a tree itself.
+/// Returns the markers of this process, which may be a member of a tree itself.
 fn inherited() -> Option<OsString> {
     std::env::var_os(VARIABLE)
 }
 
-fn cookies(list: &[u8]) -> impl Iterator<Item = &[u8]> {
-    list.split(|byte| *byte == SEPARATOR).filter(|cookie| !cookie.is_empty())
+fn markers(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    list.split(|byte| *byte == SEPARATOR).filter(|marker| !marker.is_empty())
 }
 
-fn push(list: &mut Vec<u8>, cookie: &[u8]) {
+fn push(list: &mut Vec<u8>, marker: &[u8]) {
     if !list.is_empty() {
         list.push(SEPARATOR);
     }
-    list.extend_from_slice(cookie);
+    list.extend_from_slice(marker);
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Cookie, VARIABLE, explicit};
+    use super::{EnvironmentMarker, VARIABLE, explicit};
     use std::process::Command;
 
     fn environment(command: &Command) -> Vec<u8> {
@@ -111,8 +112,8 @@ mod tests {
     }
 
     #[test]
-    fn each_child_carries_its_own() {
-        let (one, two) = (Cookie::new(), Cookie::new());
+    fn marker_is_carried_by_one_child_only() {
+        let (one, two) = (EnvironmentMarker::new(), EnvironmentMarker::new());
         let mut command = Command::new("program");
         let before = one.mark(&mut command);
         assert!(one.is_in(&environment(&command)));
@@ -125,8 +126,8 @@ mod tests {
     }
 
     #[test]
-    fn what_the_command_says_is_kept_and_restored() {
-        let (theirs, ours) = (Cookie::new(), Cookie::new());
+    fn variable_of_the_command_is_kept_and_restored() {
+        let (theirs, ours) = (EnvironmentMarker::new(), EnvironmentMarker::new());
         let mut command = Command::new("program");
         command.env(VARIABLE, theirs.to_string());
         let before = ours.mark(&mut command);
@@ -137,17 +138,17 @@ mod tests {
     }
 
     #[test]
-    fn only_the_whole_cookie_in_the_right_variable_counts() {
-        let cookie = Cookie::new();
+    fn marker_is_found_only_as_a_whole_entry_of_the_variable() {
+        let marker = EnvironmentMarker::new();
         for other in [
-            format!("OTHER={cookie}\0"),
-            format!("X{VARIABLE}={cookie}\0"),
-            format!("{VARIABLE}={cookie}1\0"),
-            format!("{VARIABLE}=1{cookie}\0"),
-            format!("{VARIABLE}\0={cookie}\0"),
+            format!("OTHER={marker}\0"),
+            format!("X{VARIABLE}={marker}\0"),
+            format!("{VARIABLE}={marker}1\0"),
+            format!("{VARIABLE}=1{marker}\0"),
+            format!("{VARIABLE}\0={marker}\0"),
         ] {
-            assert!(!cookie.is_in(other.as_bytes()), "{other:?}");
+            assert!(!marker.is_in(other.as_bytes()), "{other:?}");
         }
-        assert!(cookie.is_in(format!("{VARIABLE}=1,{cookie},2").as_bytes()));
+        assert!(marker.is_in(format!("{VARIABLE}=1,{marker},2").as_bytes()));
     }
 }
