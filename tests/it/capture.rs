@@ -1,0 +1,751 @@
+//! Promise: all of a child's output, within every bound, and never a hang.
+
+use crate::common::captures::{Failing, bounded, piped, run};
+use crate::common::*;
+use shared_child::{CaptureOptions, Limit, SpawnOptions, StoppedBy, Stream, StreamEnd};
+use std::cell::RefCell;
+use std::io::{self, ErrorKind, Read, Write};
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const MIB: usize = 1 << 20;
+
+/// So short that nothing else can come first, but a child that has done nothing yet.
+const SHORT: Duration = Duration::from_millis(50);
+
+/// What the part "write" writes.
+fn written(count: usize) -> Vec<u8> {
+    let mut all = Vec::from_iter(0..251).repeat(count.div_ceil(251));
+    all.truncate(count);
+    all
+}
+
+#[test]
+fn what_std_tells() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let parts = ["say", "out", "complain", "err", "exit", "3"];
+        let captured = run(backend, &parts, &mut bounded());
+        let expected = helper(&parts).output().unwrap();
+        assert_eq!(captured.status, Some(expected.status));
+        assert_eq!(captured.stdout.end, StreamEnd::Closed);
+        assert_eq!(captured.stderr.end, StreamEnd::Closed);
+        assert_eq!(captured.stdout.total, expected.stdout.len() as u64);
+        assert_eq!((captured.stdout.omitted, captured.stopped_by), (0, None));
+        assert!(captured.error.is_none() && !captured.success());
+        assert!(captured.elapsed > Duration::ZERO);
+        let output: Output = captured.try_into().unwrap();
+        assert_eq!(output, expected);
+        assert!(run(backend, &["exit", "0"], &mut bounded()).success());
+    });
+}
+
+#[test]
+fn an_error_of_the_spawn() {
+    watchdog!();
+    for merge in [false, true] {
+        let mut capture = bounded();
+        let error = SpawnOptions::new()
+            .capture(&mut Command::new("/no/such/program"), capture.merge_stderr(merge))
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+    }
+}
+
+#[test]
+fn much_each_way_at_once() {
+    watchdog!();
+    on_every_backend(|backend| {
+        // Less of it on an emulated machine.
+        let input = written(rounds(64).clamp(6, 64) * MIB);
+        for from_reader in [false, true] {
+            let mut capture = bounded();
+            match from_reader {
+                true => capture.stdin_from(&input[..]),
+                false => capture.stdin(&input[..]),
+            };
+            let captured = run(backend, &["echo-both"], &mut capture);
+            assert!(captured.success(), "{captured:?}");
+            // (Not by `assert_eq`, which would print them.)
+            assert!(captured.stdout.bytes == input && captured.stderr.bytes == input);
+        }
+    });
+}
+
+#[test]
+fn much_of_one_and_then_of_the_other() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let count = (4 * MIB).to_string();
+        for parts in
+            [["write", &count, "write-err", &count], ["write-err", &count, "write", &count]]
+        {
+            let captured = run(backend, &parts, &mut bounded());
+            assert!(captured.success(), "{captured:?}");
+            let all = written(4 * MIB);
+            assert!(captured.stdout.bytes == all && captured.stderr.bytes == all);
+        }
+    });
+}
+
+#[test]
+fn input_that_is_not_wanted_is_no_error() {
+    watchdog!();
+    on_every_backend(|backend| {
+        for parts in [&["exit", "0"][..], &["close-stdin", "say", "on"], &["hear", "say", "on"]] {
+            let mut capture = bounded();
+            let captured = run(backend, parts, capture.stdin(vec![b'\n'; 8 * MIB]));
+            assert!(captured.success(), "{captured:?}");
+            assert!(captured.error.is_none(), "{captured:?}");
+        }
+        // Never read, by one that runs on.
+        let mut capture = CaptureOptions::new();
+        let captured = run(backend, &["sleep"], capture.stdin(vec![0; 8 * MIB]).timeout(SHORT));
+        assert_eq!(captured.stopped_by, Some(StoppedBy::Deadline));
+        assert!(captured.error.is_none(), "{captured:?}");
+    });
+}
+
+#[test]
+fn no_input_is_the_end_of_it() {
+    watchdog!();
+    on_every_backend(|backend| {
+        assert!(run(backend, &["read"], &mut bounded()).success());
+        assert!(run(backend, &["read"], bounded().stdin("")).success());
+        assert!(run(backend, &["read"], bounded().stdin_from(io::empty())).success());
+        let child = piped(backend, &["read", "say", "end"]);
+        let captured = child.capture(&mut bounded()).unwrap();
+        assert_eq!(captured.stdout.text().trim_end(), "end");
+    });
+}
+
+#[test]
+fn a_capture_can_be_used_again() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let mut reader = &b"first and only"[..];
+        let shown = RefCell::new(Vec::new());
+        let mut capture = bounded();
+        capture.stdin_from(&mut reader).on_output(|_, bytes| {
+            shown.borrow_mut().extend_from_slice(bytes);
+            ControlFlow::Break(())
+        });
+        for expected in ["first and only", ""] {
+            run(backend, &["echo"], &mut capture);
+            assert_eq!(String::from_utf8(shown.take()).unwrap(), expected);
+        }
+        drop(capture);
+        let mut capture = bounded();
+        capture.stdin("again");
+        for _ in 0..2 {
+            assert_eq!(run(backend, &["echo"], &mut capture).stdout.text(), "again");
+        }
+    });
+}
+
+/// The child is not to take what has come so far for all there is.
+#[test]
+fn input_that_fails_stops_the_child_before_it_sees_an_end() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let mut capture = bounded();
+        let reader = (&b"half of it"[..]).chain(Failing);
+        let captured = run(backend, &["read", "say", "taken"], capture.stdin_from(reader));
+        assert_eq!(captured.stopped_by, Some(StoppedBy::Input));
+        assert_eq!(captured.error.as_ref().unwrap().to_string(), "the disk is gone");
+        assert_eq!(captured.stdout.text(), "");
+        assert!(!captured.success());
+    });
+}
+
+/// A reader may be interrupted, and may have little.
+#[test]
+fn input_that_comes_in_drops() {
+    struct Drops(Vec<u8>);
+    impl Read for Drops {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            match self.0.pop() {
+                Some(b'!') => Err(ErrorKind::Interrupted.into()),
+                Some(byte) => {
+                    buffer[0] = byte;
+                    Ok(1)
+                }
+                None => Ok(0),
+            }
+        }
+    }
+    watchdog!();
+    on_every_backend(|backend| {
+        let reader = Drops(b"a!b!!c".repeat(100));
+        let captured = run(backend, &["echo"], bounded().stdin_from(reader));
+        assert_eq!(captured.stdout.text(), "cba".repeat(100), "{captured:?}");
+    });
+}
+
+#[test]
+fn input_without_a_pipe_is_refused() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let mut command = helper(&["say", "on"]);
+        let child = backend.spawn(command.stdout(Stdio::piped())).unwrap();
+        let error = child.capture(bounded().stdin("lost")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(error.to_string().contains(&child.id().to_string()), "{error}");
+        // Nothing is lost.
+        assert_eq!(child.capture(&mut bounded()).unwrap().stdout.text().trim_end(), "on");
+        let child = piped(backend, &["say", "on"]);
+        let error = child.capture(bounded().merge_stderr(true)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert_eq!(child.capture(&mut bounded()).unwrap().stdout.text().trim_end(), "on");
+    });
+}
+
+#[test]
+fn what_is_not_piped_is_not_captured() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let child = piped(backend, &["say", "out", "complain", "err"]);
+        let mut stdout = child.take_stdout().unwrap();
+        let captured = child.capture(&mut bounded()).unwrap();
+        assert_eq!(captured.stdout.end, StreamEnd::NotCaptured);
+        assert_eq!((captured.stdout.total, captured.stdout.bytes.len()), (0, 0));
+        assert_eq!(captured.stderr.text().trim_end(), "err");
+        let mut said = String::new();
+        stdout.read_to_string(&mut said).unwrap();
+        assert_eq!(said.trim_end(), "out");
+        // A second capture has nothing but the status.
+        let again = child.capture(&mut bounded()).unwrap();
+        assert_eq!((again.status, again.stderr.end), (captured.status, StreamEnd::NotCaptured));
+    });
+}
+
+/// Somebody whom the child has started holds the pipe, and never writes.
+#[test]
+fn a_pipe_that_is_held_does_not_hold_us() {
+    watchdog!();
+    on_every_backend(|backend| {
+        for drain in [Duration::ZERO, SHORT] {
+            let mut options = SpawnOptions::new();
+            options.tree(true).kill_on_drop(true);
+            let parts = ["spawn", "1", "sleep", "say", "done", "write-err", "60000"];
+            let mut capture = bounded();
+            let captured =
+                backend.capture(&options, &mut helper(&parts), capture.drain(drain)).unwrap();
+            assert!(captured.success(), "{captured:?}");
+            assert_eq!(captured.stdout.end, StreamEnd::HeldOpen);
+            assert_eq!(captured.stderr.end, StreamEnd::HeldOpen);
+            assert!(captured.stdout.text().contains("done"));
+            // What was in the pipe is read, however short the time.
+            assert_eq!(captured.stderr.total, 60_000);
+            assert!(captured.elapsed >= drain);
+        }
+    });
+}
+
+/// They hold it for a while, write, and are waited for.
+#[test]
+fn a_pipe_that_is_held_for_a_while() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let mut command = helper(&["spawn", "3", "read", "say", "late"]);
+        let child = backend
+            .spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()))
+            .unwrap();
+        let stdin = child.take_stdin();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                wait(&child);
+                drop(stdin);
+            });
+            let captured = child.capture(bounded().drain(Duration::MAX)).unwrap();
+            assert!(captured.stdout.text().contains("late"), "{captured:?}");
+            assert_eq!(captured.stdout.end, StreamEnd::Closed);
+        });
+    });
+}
+
+/// They write all the time, and are not listened to for ever; nor beyond the deadline.
+#[test]
+fn a_pipe_that_is_flooded_after_the_exit() {
+    watchdog!();
+    on_every_backend(|backend| {
+        for drain in [SHORT, Duration::MAX] {
+            let child = piped(backend, &["spawn", "2", "hear", "flood"]);
+            wait(&child);
+            child.take_stdin().unwrap().write_all(b"\n").unwrap();
+            // Slower than the flood, so that the pipe is never empty.
+            let mut capture = CaptureOptions::new();
+            capture.on_output(|_, _| {
+                thread::sleep(Duration::from_millis(1));
+                ControlFlow::Continue(())
+            });
+            // One of the two comes to an end.
+            let timeout = if drain == SHORT { LONG } else { 4 * SHORT };
+            let captured = child.capture(capture.drain(drain).timeout(timeout).limit(10)).unwrap();
+            assert_eq!(captured.stdout.end, StreamEnd::HeldOpen);
+            assert!(captured.stdout.total > 0);
+            assert!(captured.success() && captured.stderr.end == StreamEnd::HeldOpen);
+        }
+    });
+}
+
+#[test]
+fn a_deadline_is_kept_whatever_the_child_does() {
+    watchdog!();
+    on_every_backend(|backend| {
+        for parts in [
+            &["sleep"][..],
+            &["flood"],
+            &["close-stdout", "sleep"],
+            &["close-stdin", "close-stdout", "close-stderr", "sleep"],
+            &["write", "1000000", "sleep"],
+        ] {
+            for at in 0..3 {
+                let mut capture = CaptureOptions::new();
+                capture.limit(1000).stdin(vec![0; MIB]);
+                match at {
+                    0 => capture.timeout(Duration::ZERO),
+                    1 => capture.timeout(SHORT),
+                    _ => capture.timeout(Duration::MAX).deadline(Instant::now() + SHORT),
+                };
+                let captured = run(backend, parts, &mut capture);
+                assert_eq!(captured.stopped_by, Some(StoppedBy::Deadline), "{parts:?}");
+                assert!(captured.status.is_some() && !captured.success(), "{captured:?}");
+                assert_eq!(captured.stdout.end, StreamEnd::Closed, "{captured:?}");
+            }
+        }
+    });
+}
+
+/// Who is not stopped with the child does not hold us either, however long we would wait for them otherwise.
+#[test]
+fn a_deadline_is_kept_though_others_have_the_pipe() {
+    watchdog!();
+    on_every_backend(|backend| {
+        for grace in [Duration::ZERO, 2 * LONG] {
+            let child = piped(backend, &["spawn", "1", "read", "sleep"]);
+            let stdin = child.take_stdin();
+            let mut capture = CaptureOptions::new();
+            capture.grace(grace).drain(Duration::MAX).on_line(|_, _| ControlFlow::Break(()));
+            let captured = child.capture(&mut capture).unwrap();
+            assert!(captured.status.is_some() && !captured.success(), "{captured:?}");
+            assert_eq!(captured.stdout.end, StreamEnd::HeldOpen);
+            assert!(captured.elapsed < LONG);
+            drop(stdin);
+        }
+    });
+}
+
+/// The time is up, and the child has ended, while the caller is busy with what it has said before.
+#[test]
+fn what_came_while_nobody_listened() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let child = piped(backend, &["say", "first", "hear", "complain", "last"]);
+        let mut stdin = child.take_stdin();
+        let deadline = Instant::now() + 4 * SHORT;
+        let mut capture = CaptureOptions::new();
+        capture.deadline(deadline).on_output(|_, bytes| {
+            if bytes.starts_with(b"first") {
+                stdin.take().unwrap().write_all(b"\n").unwrap();
+                wait(&child);
+                thread::sleep(deadline.saturating_duration_since(Instant::now()));
+            }
+            ControlFlow::Continue(())
+        });
+        let captured = child.capture(&mut capture).unwrap();
+        // On a machine so slow that it has not even begun, it is stopped.
+        if captured.stdout.total > 0 {
+            assert!(captured.success(), "{captured:?}");
+            assert_eq!(captured.stderr.text().trim_end(), "last");
+        }
+    });
+}
+
+/// What is there already is read, though the time is up before it begins.
+#[test]
+fn a_deadline_that_has_passed_still_looks() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let child = piped(backend, &["say", "quick"]);
+        wait(&child);
+        let captured = child.capture(CaptureOptions::new().timeout(Duration::ZERO)).unwrap();
+        assert!(captured.success(), "{captured:?}");
+        assert_eq!(captured.stdout.text().trim_end(), "quick");
+    });
+}
+
+#[test]
+fn a_child_that_closes_everything_and_runs_on_is_waited_for() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let child = piped(backend, &["close-stdout", "close-stderr", "read", "exit", "5"]);
+        let stdin = child.take_stdin();
+        thread::scope(|scope| {
+            let capturing = scope.spawn(|| child.capture(&mut bounded()).unwrap());
+            assert!(child.wait_timeout(SHORT).unwrap().is_none());
+            assert!(!capturing.is_finished());
+            drop(stdin);
+            let captured = capturing.join().unwrap();
+            assert_eq!(captured.status.unwrap().code(), Some(5));
+        });
+    });
+}
+
+#[test]
+fn others_wait_poll_and_kill_meanwhile() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let child = piped(backend, &["write", "100000", "sleep"]);
+        thread::scope(|scope| {
+            let capturing = scope.spawn(|| child.capture(&mut bounded()).unwrap());
+            let waiting = scope.spawn(|| wait(&child));
+            assert!(child.try_wait().unwrap().is_none());
+            assert!(child.wait_timeout(SHORT).unwrap().is_none());
+            child.kill().unwrap();
+            let captured = capturing.join().unwrap();
+            assert_eq!(captured.status, Some(waiting.join().unwrap()));
+            assert_eq!(captured.stopped_by, None); // not by the capture
+        });
+        let child = piped(backend, &["sleep"]);
+        thread::scope(|scope| {
+            let capturing = scope.spawn(|| child.capture(&mut bounded()).unwrap());
+            let status = child.stop(LONG).unwrap();
+            assert_eq!(capturing.join().unwrap().status, Some(status));
+        });
+    });
+}
+
+/// Two at once share what there is, and both return.
+#[test]
+fn two_captures_of_one_child() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let child = piped(backend, &["write", "100000"]);
+        thread::scope(|scope| {
+            let both = [0, 1].map(|_| scope.spawn(|| child.capture(&mut bounded()).unwrap()));
+            let both = both.map(|capturing| capturing.join().unwrap());
+            assert_eq!(both[0].status, both[1].status);
+            assert_eq!(both[0].stdout.total + both[1].stdout.total, 100_000);
+        });
+    });
+}
+
+#[test]
+fn limits() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let count = 300_000;
+        let all = written(count);
+        for (head, tail) in [
+            (0, 0),
+            (1, 0),
+            (0, 1),
+            (1000, 1000),
+            (0, 100_000),
+            (150_000, 149_999),
+            (150_000, 150_000),
+            (count, 0),
+            (0, count),
+            (count - 1, 0),
+            (usize::MAX, usize::MAX),
+        ] {
+            let mut capture = bounded();
+            capture.limit(Limit::head_and_tail(head, tail)).limit_of(Stream::Stderr, 7);
+            let parts = ["write", "300000", "write-err", "8"];
+            let captured = run(backend, &parts, &mut capture);
+            assert!(captured.success());
+            let kept = head.saturating_add(tail).min(count);
+            let stdout = &captured.stdout;
+            assert_eq!((stdout.total, stdout.omitted), (count as u64, (count - kept) as u64));
+            if kept < count {
+                assert!(stdout.bytes == [&all[..head], &all[count - tail..]].concat());
+                assert_eq!(stdout.omitted_at, head);
+            } else {
+                assert!(stdout.bytes == all);
+            }
+            assert_eq!((captured.stderr.bytes.len(), captured.stderr.omitted), (7, 1));
+            assert_eq!(stdout.end, StreamEnd::Closed);
+        }
+    });
+}
+
+#[test]
+fn a_limit_that_stops_the_child() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let mut capture = bounded();
+        let captured = run(backend, &["flood"], capture.limit(100_000).stop_at_limit(true));
+        assert_eq!(captured.stopped_by, Some(StoppedBy::Limit(Stream::Stdout)));
+        assert_eq!(captured.stdout.bytes.len(), 100_000);
+        assert!(!captured.success());
+        // As much as the limit is not too much.
+        let mut capture = bounded();
+        let captured = run(backend, &["write", "1000"], capture.limit(1000).stop_at_limit(true));
+        assert!(captured.success(), "{captured:?}");
+        let captured = run(backend, &["write-err", "1001"], &mut capture);
+        assert_eq!(captured.stopped_by, Some(StoppedBy::Limit(Stream::Stderr)));
+        assert_eq!(captured.stderr.bytes, written(1000));
+    });
+}
+
+#[test]
+fn output_is_shown_as_it_arrives() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let child = piped(backend, &["say", "ready", "read", "say", "over", "complain", "so"]);
+        let mut stdin = child.take_stdin();
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let mut capture = bounded();
+        // The limit is for what is kept.
+        capture.limit(3).on_output(|stream, bytes| {
+            match stream {
+                Stream::Stdout => out.extend_from_slice(bytes),
+                Stream::Stderr => err.extend_from_slice(bytes),
+            }
+            // It goes on only when this was shown.
+            if out.ends_with(b"ready\n") {
+                stdin = None;
+            }
+            ControlFlow::Continue(())
+        });
+        let captured = child.capture(&mut capture).unwrap();
+        drop(capture);
+        assert!(captured.success());
+        assert_eq!((out, err), (b"ready\nover\n".to_vec(), b"so\n".to_vec()));
+        assert_eq!(captured.stdout.bytes, b"rea");
+    });
+}
+
+#[test]
+fn whoever_wants_no_more_stops_the_child() {
+    watchdog!();
+    on_every_backend(|backend| {
+        for by_line in [false, true] {
+            let mut count = 0;
+            let mut capture = bounded();
+            if by_line {
+                capture.on_line(|_, _| {
+                    count += 1;
+                    ControlFlow::Break(())
+                });
+            } else {
+                capture.on_output(|_, _| {
+                    count += 1;
+                    ControlFlow::Break(())
+                });
+            }
+            let parts = ["say", "one", "say", "two", "flood"];
+            let captured = run(backend, &parts, capture.limit(1000));
+            drop(capture);
+            assert_eq!(captured.stopped_by, Some(StoppedBy::Callback));
+            assert!(!captured.success());
+            assert_eq!(count, 1);
+            // What came after that is kept all the same.
+            assert_eq!(&captured.stdout.bytes[..3], b"one");
+        }
+    });
+}
+
+#[test]
+fn lines() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let mut lines = Vec::new();
+        let mut capture = bounded();
+        capture.stdin("one\r\n\n\u{20ac}\nno end").on_line(|stream, line| {
+            lines.push((stream, line.to_string()));
+            ControlFlow::Continue(())
+        });
+        let captured = run(backend, &["echo"], &mut capture);
+        drop(capture);
+        assert!(captured.success());
+        let expected = ["one", "", "\u{20ac}", "no end"];
+        assert_eq!(lines, expected.map(|line| (Stream::Stdout, line.to_owned())));
+        // A line that is not at its end when nobody waits for that any more.
+        let mut lines = Vec::new();
+        let mut capture = bounded();
+        capture.drain(Duration::ZERO).on_line(|_, line| {
+            lines.push(line.as_bytes().len());
+            ControlFlow::Continue(())
+        });
+        let mut options = SpawnOptions::new();
+        options.tree(true).kill_on_drop(true);
+        let mut command = helper(&["write", "5", "spawn", "1", "sleep"]);
+        backend.capture(&options, &mut command, &mut capture).unwrap();
+        drop(capture);
+        assert_eq!(lines.len(), 1);
+    });
+}
+
+/// The rest of the other stream is reason to stop the child, and so to read on.
+#[test]
+fn a_line_does_not_end_before_all_is_read() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let parts = ["spawn", "5", "hear", "write-err", "1000", "say", "on", "write", "5"];
+        let child = piped(backend, &parts);
+        let mut stdin = child.take_stdin().unwrap();
+        let mut lines = Vec::new();
+        let mut capture = bounded();
+        capture.drain(Duration::ZERO).limit_of(Stream::Stderr, 10).stop_at_limit(true);
+        capture.on_line(|stream, line| {
+            if stream == Stream::Stdout {
+                lines.push(line.as_bytes().to_vec());
+            }
+            if line.as_bytes() == written(5) {
+                // Who is left writes more, to both, and ends.
+                while stdin.write_all(b"\n").is_ok() {}
+            }
+            ControlFlow::Continue(())
+        });
+        child.capture(&mut capture).unwrap();
+        drop(capture);
+        // (The first says who was started.)
+        assert_eq!(lines[1..], [written(5)]);
+    });
+}
+
+#[test]
+fn a_panic_leaves_nobody_behind() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let mut capture = bounded();
+        capture.on_output(|_, _| panic!("as planned"));
+        let child = piped(backend, &["say", "something", "read"]);
+        let stdin = child.take_stdin();
+        let panicked = catch_unwind(AssertUnwindSafe(|| child.capture(&mut capture)));
+        assert!(panicked.is_err());
+        // The child is as it was, but for its pipes.
+        assert!(child.try_wait().unwrap().is_none());
+        drop(stdin);
+        wait(&child);
+        // Whom nobody else has is killed.
+        let mut pid = 0;
+        let mut capture = bounded();
+        capture.on_line(|_, line| {
+            pid = line.to_string().strip_prefix("pid ").unwrap().parse().unwrap();
+            panic!("as planned")
+        });
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            run(backend, &["pid", "sleep"], &mut capture);
+        }));
+        assert!(panicked.is_err());
+        drop(capture);
+        assert_ne!(pid, 0_u32);
+        #[cfg(unix)]
+        until("it is dead and reaped", || unix::state(pid).is_none());
+    });
+}
+
+#[test]
+fn merged_in_the_order_in_which_it_was_written() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let mut parts = Vec::new();
+        let numbers: Vec<String> = (0..200).map(|number| number.to_string()).collect();
+        for pair in numbers.chunks(2) {
+            parts.extend(["say", &pair[0], "complain", &pair[1]]);
+        }
+        let mut command = helper(&parts);
+        let mut capture = bounded();
+        // Twice: the command keeps nothing.
+        for _ in 0..2 {
+            let captured = backend
+                .capture(&SpawnOptions::new(), &mut command, capture.merge_stderr(true))
+                .unwrap();
+            assert!(captured.success());
+            let text = captured.stdout.text();
+            let lines: Vec<&str> = text.lines().collect();
+            assert_eq!(lines, numbers);
+            assert_eq!(captured.stdout.end, StreamEnd::Closed);
+            assert_eq!(captured.stderr.end, StreamEnd::NotCaptured);
+        }
+        // In two steps.
+        let child = SpawnOptions::new().spawn_piped(&mut command, &capture).unwrap();
+        assert_eq!(child.capture(&mut capture).unwrap().stdout.text().lines().count(), 200);
+        let captured = backend
+            .capture(&SpawnOptions::new(), &mut command, capture.merge_stderr(false))
+            .unwrap();
+        assert_eq!(captured.stderr.text().lines().count(), 100);
+    });
+}
+
+#[test]
+fn a_hundred_at_once() {
+    watchdog!();
+    on_every_backend(|backend| {
+        thread::scope(|scope| {
+            let all: Vec<_> = (0..100)
+                .map(|number| {
+                    scope.spawn(move || {
+                        let mut capture = bounded();
+                        capture.stdin(written(1000 * number));
+                        run(backend, &["echo-both"], &mut capture)
+                    })
+                })
+                .collect();
+            for (number, one) in all.into_iter().enumerate() {
+                let captured = one.join().unwrap();
+                assert!(captured.success(), "{captured:?}");
+                assert!(captured.stdout.bytes == written(1000 * number));
+                assert!(captured.stderr.bytes == written(1000 * number));
+            }
+        });
+    });
+}
+
+/// The whole tree is stopped: also who has no pipe.
+#[test]
+fn a_deadline_for_a_tree() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let parts = ["spawn", "3", "close-stdout", "close-stderr", "sleep", "say", "on", "sleep"];
+        let mut options = SpawnOptions::new();
+        options.tree(true);
+        let mut command = helper(&parts);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = backend.spawn_with(&options, &mut command).unwrap();
+        let captured = child.capture(CaptureOptions::new().timeout(4 * SHORT)).unwrap();
+        assert_eq!(captured.stopped_by, Some(StoppedBy::Deadline));
+        assert!(captured.status.is_some(), "{captured:?}");
+        assert!(child.tree().unwrap().wait_empty(Some(Instant::now() + LONG)).unwrap());
+    });
+}
+
+#[test]
+fn debug_is_fit_for_a_log() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let captured = run(backend, &["write", "1000000", "exit", "1"], &mut bounded());
+        let shown = format!("{captured:?}");
+        assert!(shown.len() < 20_000, "{}", shown.len());
+        assert!(shown.contains("1000000") && shown.contains("Closed"), "{shown}");
+        let mut capture = CaptureOptions::new();
+        capture.stdin("secret").timeout(SHORT).on_output(|_, _| ControlFlow::Continue(()));
+        let shown = format!("{capture:?}");
+        assert!(shown.contains("6 bytes") && !shown.contains("secret"), "{shown}");
+    });
+}
+
+/// The callback may use the handle, since nothing is locked.
+#[test]
+fn a_callback_that_kills() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let child = piped(backend, &["say", "kill me", "sleep"]);
+        let mut capture = bounded();
+        capture.on_output(|_, _| {
+            child.kill().unwrap();
+            let _ = child.try_wait();
+            io::stderr().flush().unwrap();
+            ControlFlow::Continue(())
+        });
+        let captured = child.capture(&mut capture).unwrap();
+        assert_eq!(captured.stopped_by, None);
+        assert_eq!(captured.status, child.try_wait().unwrap());
+    });
+}

@@ -1,0 +1,76 @@
+//! Promise: with a limit, a capture takes no more memory than the limit and a little, however long the output is.
+
+use crate::common::*;
+use shared_child::seam::Backend;
+use shared_child::{CaptureOptions, Limit, SpawnOptions};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The system's allocator, with a count of the bytes of this process. A block that grows is counted twice for a moment.
+struct Counting;
+
+static NOW: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+fn more(size: usize) {
+    let now = NOW.fetch_add(size, Ordering::Relaxed) + size;
+    PEAK.fetch_max(now, Ordering::Relaxed);
+}
+
+// SAFETY: everything is passed on as it is.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        more(layout.size());
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        more(size);
+        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: as the caller promises.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: as the caller promises.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn memory_is_bounded_by_the_limit() {
+    alone!();
+    const MIB: usize = 1 << 20;
+    const BESIDES: usize = 256 << 10;
+    watchdog!();
+    for backend in Backend::ALL {
+        for (head, tail) in [(0, 0), (1, 1), (MIB, 0), (0, MIB), (3 * MIB, 2 * MIB)] {
+            // Both, but for an emulated machine.
+            for by_line in [false, true].into_iter().take(rounds(10).min(2)) {
+                let parts = ["write", "8388608", "write-err", "8388608"];
+                let mut command = helper(&parts);
+                let mut capture = CaptureOptions::new();
+                capture.timeout(LONG).limit(Limit::head_and_tail(head, tail));
+                if by_line {
+                    capture.on_line(|_, _| ControlFlow::Continue(()));
+                }
+                PEAK.store(NOW.load(Ordering::Relaxed), Ordering::Relaxed);
+                let before = NOW.load(Ordering::Relaxed);
+                let captured =
+                    backend.capture(&SpawnOptions::new(), &mut command, &mut capture).unwrap();
+                let peak = PEAK.load(Ordering::Relaxed) - before;
+                assert!(captured.success(), "{captured:?}");
+                assert_eq!(captured.stdout.total, 8 * MIB as u64);
+                assert_eq!(captured.stdout.bytes.len(), head + tail);
+                let most = 2 * (head + tail + BESIDES);
+                assert!(peak <= most, "{peak} bytes with a limit of {head} and {tail}");
+            }
+        }
+    }
+}

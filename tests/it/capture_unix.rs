@@ -1,0 +1,473 @@
+//! Promise: a capture leaves nothing behind, touches nothing that is not its own, and is bounded also where the
+//! system refuses what it needs.
+
+#![cfg(unix)]
+
+use crate::common::captures::{Failing, bounded, piped_with as piped, run};
+#[cfg(target_os = "linux")]
+use crate::common::linux::{Deny, deny};
+use crate::common::stage::{Cast, daemon, lists, parts, start};
+use crate::common::unix::{DescriptorLimit, cpu_time};
+use crate::common::*;
+#[cfg(target_os = "linux")]
+use shared_child::seam::Backend;
+use shared_child::unix::ReapedElsewhere;
+use shared_child::{CaptureOptions, SpawnOptions, StoppedBy, StreamEnd};
+use std::ffi::c_int;
+#[cfg(target_os = "linux")]
+use std::io::ErrorKind;
+use std::io::Read;
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
+#[cfg(target_os = "linux")]
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+const MIB: usize = 1 << 20;
+const SHORT: Duration = Duration::from_millis(50);
+
+/// The promises, in short.
+fn exercise() {
+    on_every_backend(|backend| {
+        let input = vec![b'x'; MIB];
+        let captured = run(backend, &["echo-both"], bounded().stdin(&input[..]));
+        assert!(captured.success() && captured.stdout.bytes == input, "{captured:?}");
+        let captured = run(backend, &["flood"], bounded().limit(1000).stop_at_limit(true));
+        assert_eq!(captured.status.unwrap().signal(), Some(libc::SIGKILL));
+        let captured = run(backend, &["read", "sleep"], CaptureOptions::new().timeout(SHORT));
+        assert_eq!(captured.stopped_by, Some(StoppedBy::Deadline));
+        let captured = run(backend, &["close-stdout", "close-stderr", "exit", "3"], &mut bounded());
+        assert_eq!(captured.status.unwrap().code(), Some(3));
+        let mut options = SpawnOptions::new();
+        options.tree(true).kill_on_drop(true);
+        let mut command = helper(&["spawn", "1", "sleep", "say", "done"]);
+        let captured =
+            backend.capture(&options, &mut command, bounded().drain(Duration::ZERO)).unwrap();
+        assert!(captured.stdout.text().contains("done"), "{captured:?}");
+        assert_eq!(captured.stdout.end, StreamEnd::HeldOpen);
+        let captured = run(backend, &["complain", "x"], bounded().merge_stderr(true));
+        assert_eq!(captured.stdout.text(), "x\n");
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            run(backend, &["say", "x", "sleep"], bounded().on_output(|_, _| panic!("as planned")))
+        }));
+        assert!(panicked.is_err());
+    });
+}
+
+#[test]
+fn nothing_is_left() {
+    alone!();
+    watchdog!();
+    // (Threads and the like that are made once.)
+    exercise();
+    let settled = || unix::helper_threads().is_empty() && unix::children().is_empty();
+    until("all is over", settled);
+    let before = unix::descriptors();
+    exercise();
+    until("no descriptors", || settled() && unix::descriptors() == before);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn without_pidfds() {
+    alone!();
+    watchdog!();
+    deny(&[Deny::always(libc::SYS_pidfd_open, libc::ENOSYS)]);
+    exercise();
+}
+
+/// With ENOMEM; with EINVAL see below.
+#[cfg(target_os = "linux")]
+#[test]
+fn where_poll_is_refused() {
+    alone!();
+    watchdog!();
+    deny(&[
+        Deny::always(libc::SYS_ppoll, libc::ENOMEM),
+        #[cfg(target_arch = "x86_64")]
+        Deny::always(libc::SYS_poll, libc::ENOMEM),
+    ]);
+    exercise();
+}
+
+/// As some sandboxes have it: nothing can be opened any more, and `poll` takes no descriptors.
+#[test]
+fn with_a_limit_of_no_descriptors() {
+    alone!();
+    watchdog!();
+    on_every_backend(|backend| {
+        let plain = SpawnOptions::new();
+        let input = vec![b'x'; MIB];
+        let child = piped(backend, &plain, &["echo-both"]);
+        let sleeping = piped(backend, &plain, &["sleep"]);
+        let limit = DescriptorLimit::zero();
+        let captured = child.capture(bounded().stdin(&input[..])).unwrap();
+        assert!(captured.success() && captured.stderr.bytes == input, "{captured:?}");
+        let captured = sleeping.capture(CaptureOptions::new().timeout(SHORT)).unwrap();
+        assert_eq!(captured.stopped_by, Some(StoppedBy::Deadline));
+        assert_eq!(captured.status.unwrap().signal(), Some(libc::SIGKILL));
+        drop(limit);
+    });
+}
+
+extern "C" fn nothing(_: c_int) {}
+
+/// Signals interrupt system calls, all the time.
+#[test]
+fn interrupted() {
+    alone!();
+    watchdog!();
+    // SAFETY: the handler does nothing; the structs outlive the calls. Without SA_RESTART.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = nothing as extern "C" fn(c_int) as libc::sighandler_t;
+        assert_eq!(libc::sigaction(libc::SIGUSR1, &raw const action, std::ptr::null_mut()), 0);
+    }
+    // SAFETY: it cannot fail.
+    let thread = unsafe { libc::pthread_self() } as usize;
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                // SAFETY: the thread waits for this one.
+                unsafe { libc::pthread_kill(thread as libc::pthread_t, libc::SIGUSR1) };
+                thread::sleep(Duration::from_micros(300));
+            }
+        });
+        let result = catch_unwind(AssertUnwindSafe(exercise));
+        over.store(true, Ordering::Relaxed);
+        result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+}
+
+fn is_blocking(fd: BorrowedFd<'_>) -> bool {
+    // SAFETY: a question about an open descriptor.
+    let flags = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) };
+    assert!(flags >= 0);
+    flags & libc::O_NONBLOCK == 0
+}
+
+/// A pipe that somebody else has, be it the whole or a copy, works as before.
+#[test]
+fn the_mode_of_a_pipe_is_left_alone() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let child = piped(backend, &SpawnOptions::new(), &["say", "x", "complain", "y"]);
+        let stdout = child.take_stdout().unwrap();
+        child.capture(&mut bounded()).unwrap();
+        assert!(is_blocking(stdout.as_fd()));
+
+        let mut command = helper(&["echo"]);
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("to spawn");
+        let stdout = child.stdout.as_ref().unwrap().as_fd().try_clone_to_owned().unwrap();
+        let before = is_blocking(stdout.as_fd());
+        let child = backend.share(child).unwrap();
+        let captured = child.capture(bounded().stdin("both ways")).unwrap();
+        assert_eq!(captured.stdout.text(), "both ways");
+        assert!(before && is_blocking(stdout.as_fd()));
+    });
+}
+
+/// A program may have SIGPIPE at its default, as those do that are used in pipelines.
+#[test]
+fn sigpipe_kills_nobody() {
+    alone!();
+    watchdog!();
+    let sigpipe_is_pending = || {
+        // SAFETY: the set outlives the calls.
+        unsafe {
+            let mut set = std::mem::zeroed();
+            assert_eq!(libc::sigpending(&raw mut set), 0);
+            libc::sigismember(&raw const set, libc::SIGPIPE) == 1
+        }
+    };
+    // SAFETY: no handler is installed.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    let write = || {
+        on_every_backend(|backend| {
+            let mut capture = bounded();
+            let captured = run(backend, &["close-stdin"], capture.stdin(vec![0; MIB]));
+            assert!(captured.success(), "{captured:?}");
+        });
+    };
+    write();
+    assert!(!sigpipe_is_pending());
+    // One that is pending is somebody else's, and stays.
+    // SAFETY: the set outlives the calls.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGPIPE);
+        assert_eq!(libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()), 0);
+        libc::raise(libc::SIGPIPE);
+    }
+    assert!(sigpipe_is_pending());
+    write();
+    assert!(sigpipe_is_pending());
+}
+
+/// Calls that signal fail with this on the thread that captures (0: they do nothing, successfully). A thread that
+/// is not affected kills the child afterwards.
+#[cfg(target_os = "linux")]
+fn where_nobody_can_be_killed(errno: c_int) {
+    for backend in Backend::ALL {
+        let child = piped(*backend, &SpawnOptions::new(), &["say", "x", "sleep"]);
+        let (tell, told) = mpsc::channel::<()>();
+        thread::scope(|scope| {
+            let (child, told) = (&child, told);
+            scope.spawn(move || {
+                let _ = told.recv();
+                kill_and_wait(child);
+            });
+            let captured = scope
+                .spawn(|| {
+                    deny(&[
+                        Deny::always(libc::SYS_pidfd_send_signal, errno),
+                        Deny::always(libc::SYS_kill, errno),
+                    ]);
+                    let mut capture = CaptureOptions::new();
+                    capture.grace(SHORT).on_output(|_, _| ControlFlow::Break(()));
+                    child.capture(&mut capture).unwrap()
+                })
+                .join();
+            drop(tell);
+            let captured = captured.unwrap();
+            assert_eq!(captured.status, None);
+            assert_eq!(captured.stdout.text(), "x\n");
+            assert_eq!(captured.stdout.end, StreamEnd::HeldOpen);
+            assert_eq!(captured.stopped_by, Some(StoppedBy::Callback));
+            let kind = if errno == 0 { ErrorKind::TimedOut } else { ErrorKind::PermissionDenied };
+            assert_eq!(captured.error.as_ref().unwrap().kind(), kind, "{captured:?}");
+            assert!(std::process::Output::try_from(captured).is_err());
+        });
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_child_that_cannot_be_killed() {
+    alone!();
+    watchdog!();
+    where_nobody_can_be_killed(libc::EPERM);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_child_that_does_not_die() {
+    alone!();
+    watchdog!();
+    where_nobody_can_be_killed(0);
+}
+
+/// What it wrote is kept also if nobody knows how it ended.
+#[test]
+fn a_child_that_was_reaped_elsewhere() {
+    alone!();
+    watchdog!();
+    on_every_backend(|backend| {
+        let child = piped(backend, &SpawnOptions::new(), &["say", "kept", "exit", "7"]);
+        unix::reap(child.id());
+        let captured = child.capture(&mut bounded()).unwrap();
+        assert_eq!(captured.stdout.text(), "kept\n");
+        if let Some(status) = captured.status {
+            assert_eq!(status.code(), Some(7));
+        } else {
+            assert!(!unix::knows_status_of_reaped(backend));
+            let error = captured.error.unwrap();
+            assert!(error.get_ref().unwrap().is::<ReapedElsewhere>(), "{error}");
+        }
+    });
+}
+
+#[test]
+fn who_obeys_within_the_grace_is_not_killed() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let captured = run(backend, &["sleep"], CaptureOptions::new().timeout(SHORT).grace(LONG));
+        assert_eq!(captured.status.unwrap().signal(), Some(libc::SIGTERM));
+        assert_eq!(captured.stopped_by, Some(StoppedBy::Deadline));
+    });
+}
+
+/// It is read in the grace as well: who has to say something before the end is not blocked.
+#[test]
+fn what_is_written_within_the_grace() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let child =
+            piped(backend, &SpawnOptions::new(), &["report", "TERM", "say", "ready", "flood"]);
+        let mut capture = bounded();
+        capture.limit(1 << 20).stop_at_limit(true).grace(4 * SHORT);
+        let began = Instant::now();
+        let captured = child.capture(&mut capture).unwrap();
+        // It has heard, and gone on.
+        assert_eq!(captured.status.unwrap().signal(), Some(libc::SIGKILL));
+        assert!(began.elapsed() >= 4 * SHORT);
+        assert!(captured.stdout.omitted > 1 << 20, "{captured:?}");
+    });
+}
+
+/// Its input is not closed before it is dead: it would take that for all there is.
+#[test]
+fn input_that_fails_within_the_grace() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let parts = ["ignore", "TERM", "say", "ready", "read", "say", "taken"];
+        let child = piped(backend, &SpawnOptions::new(), &parts);
+        let mut stdout = child.take_stdout().unwrap();
+        stdout.read_exact(&mut [0; 6]).unwrap();
+        let mut capture = bounded();
+        let captured = child.capture(capture.grace(4 * SHORT).stdin_from(Failing)).unwrap();
+        assert_eq!(captured.stopped_by, Some(StoppedBy::Input));
+        assert_eq!(captured.status.unwrap().signal(), Some(libc::SIGKILL));
+        assert_eq!(std::io::read_to_string(stdout).unwrap(), "");
+    });
+}
+
+/// Who is left behind by a child that has ended by itself lives on, unless said otherwise.
+#[test]
+fn who_is_left_behind_lives_on_if_it_may() {
+    watchdog!();
+    on_every_backend(|backend| {
+        for kill in [false, true] {
+            let mut options = SpawnOptions::new();
+            options.tree(true).kill_on_drop(kill);
+            let line = [start("sleep"), parts("say done")].concat();
+            let line: Vec<&str> = line.iter().map(String::as_str).collect();
+            let mut command = helper(&line);
+            let mut capture = bounded();
+            capture.drain(SHORT);
+            let captured = backend.capture(&options, &mut command, &mut capture).unwrap();
+            let text = captured.stdout.text().into_owned();
+            let id = text.lines().find_map(|line| line.strip_prefix("child ")).unwrap();
+            let cast = Cast(vec![id.parse().unwrap()]);
+            if kill {
+                until("it is dead", || cast.alive().is_empty());
+            } else {
+                // One that was killed does not stop any more.
+                let id = cast.0[0];
+                // SAFETY: plain integers. It was one of ours a moment ago.
+                assert_eq!(unsafe { libc::kill(unix::pid_t(id), libc::SIGSTOP) }, 0);
+                until("it has stopped", || unix::is_stopped(id));
+            }
+        }
+    });
+}
+
+/// A tree has the grace as a whole: also who has a pipe and is not the child, or has none.
+#[test]
+fn a_tree_within_the_grace() {
+    watchdog!();
+    if !lists(function_name!()) {
+        return;
+    }
+    let mut options = SpawnOptions::new();
+    options.tree(true);
+    on_every_backend(|backend| {
+        for quiet in ["", "close-stdout close-stderr "] {
+            let stubborn = start(&format!("ignore TERM say stubborn {quiet}sleep"));
+            let line = [stubborn, parts("say ready read say over")].concat();
+            let line: Vec<&str> = line.iter().map(String::as_str).collect();
+            let child = piped(backend, &options, &line);
+            let stdin = child.take_stdin();
+            let mut count = 0;
+            let mut capture = bounded();
+            capture.grace(4 * SHORT).on_line(|_, line| {
+                count += usize::from([&b"ready"[..], b"stubborn"].contains(&line.as_bytes()));
+                if count == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            });
+            let captured = child.capture(&mut capture).unwrap();
+            assert_eq!(captured.stopped_by, Some(StoppedBy::Callback));
+            // The child has obeyed; the other was given its time, and killed.
+            assert_eq!(captured.status.unwrap().signal(), Some(libc::SIGTERM));
+            assert!(captured.elapsed >= 4 * SHORT);
+            assert!(child.tree().unwrap().is_empty().unwrap());
+            drop(stdin);
+        }
+    });
+}
+
+/// Who holds a pipe and is not to be found does not use up the grace.
+#[test]
+fn a_stranger_with_a_pipe_after_a_stop() {
+    watchdog!();
+    let mut options = SpawnOptions::new();
+    options.tree(true);
+    on_every_backend(|backend| {
+        let line = [daemon("bare say away read"), parts("say alone read")].concat();
+        let line: Vec<&str> = line.iter().map(String::as_str).collect();
+        let child = piped(backend, &options, &line);
+        let stdin = child.take_stdin();
+        // It is away, and whoever has started it is gone.
+        let mut count = 0;
+        let mut capture = CaptureOptions::new();
+        capture.grace(2 * LONG).on_line(|_, line| {
+            count += usize::from([&b"away"[..], b"alone"].contains(&line.as_bytes()));
+            if count == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        let captured = child.capture(&mut capture).unwrap();
+        assert_eq!(captured.status.unwrap().signal(), Some(libc::SIGTERM));
+        assert_eq!(captured.stdout.end, StreamEnd::HeldOpen);
+        assert!(captured.elapsed < LONG);
+        drop(stdin);
+    });
+}
+
+/// Nothing spins while there is nothing to do.
+#[test]
+fn waiting_takes_no_time() {
+    alone!();
+    watchdog!();
+    // Who spins uses all of it. An emulated machine uses a fifth of a second for what there is to do.
+    const WHILE: Duration = Duration::from_secs(1);
+    let mut options = SpawnOptions::new();
+    options.tree(true);
+    on_every_backend(|backend| {
+        for line in [
+            &["sleep"][..],
+            &["close-stdout", "sleep"],
+            &["close-stdout", "close-stderr", "sleep"],
+            &["spawn", "1", "sleep"],
+        ] {
+            // Who sleeps goes a second after its parent, which may come a moment before the timeout.
+            let start = Instant::now();
+            let child = piped(backend, &options, line);
+            let before = cpu_time();
+            let mut capture = CaptureOptions::new();
+            capture.stdin(vec![0; MIB]).timeout(WHILE).drain(Duration::MAX);
+            child.capture(&mut capture).unwrap();
+            let used = cpu_time() - before;
+            assert!(start.elapsed() >= WHILE);
+            assert!(used < WHILE / 2, "{used:?} for {line:?}");
+            child.tree().unwrap().kill().unwrap();
+        }
+    });
+}
+
+/// A file is as good as a pipe, where somebody has put one.
+#[test]
+fn what_is_no_pipe() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let mut child = helper(&["exit", "0"]).spawn().unwrap();
+        let file = std::fs::File::open(std::env::current_exe().unwrap()).unwrap();
+        let length = file.metadata().unwrap().len();
+        child.stdout = Some(std::os::fd::OwnedFd::from(file).into());
+        let captured = backend.share(child).unwrap().capture(&mut bounded()).unwrap();
+        assert_eq!(captured.stdout.end, StreamEnd::Closed);
+        assert_eq!(captured.stdout.total, length);
+        // Nor is a directory, which cannot be read.
+        let mut child = helper(&["exit", "0"]).spawn().unwrap();
+        let directory = std::fs::File::open("/").unwrap();
+        child.stdout = Some(std::os::fd::OwnedFd::from(directory).into());
+        let captured = backend.share(child).unwrap().capture(&mut bounded()).unwrap();
+        assert_eq!(captured.stdout.end, StreamEnd::Failed);
+        assert_eq!(captured.error.unwrap().raw_os_error(), Some(libc::EISDIR));
+        assert!(captured.status.unwrap().success());
+    });
+}

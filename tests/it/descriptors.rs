@@ -1,0 +1,104 @@
+//! Promise: without descriptors things are slower at worst.
+
+#![cfg(unix)]
+
+use crate::common::unix::NoDescriptors;
+use crate::common::*;
+use shared_child::SharedChild;
+use shared_child::seam::Backend;
+use shared_child::unix::ReapedElsewhere;
+use std::process::Stdio;
+use std::time::Duration;
+
+const BEST: Backend = Backend::ALL[0];
+
+#[track_caller]
+fn assert_served_by(child: &SharedChild, mechanism: &str) {
+    let debug = format!("{child:?}");
+    assert!(debug.contains(mechanism), "{debug}");
+}
+
+#[test]
+fn no_descriptors() {
+    alone!();
+    watchdog!();
+    // One of those that have a descriptor already, and one that exits meanwhile.
+    let before = sleeper(BEST);
+    let (exits_meanwhile, stdin) = stoppable(BEST, 7);
+    let dropped_meanwhile = sleeper(BEST);
+    let full = NoDescriptors::left();
+    let spawn = |parts: &[&str]| BEST.spawn(helper(parts).stdin(Stdio::inherit()));
+    // A live child: a timed wait, and a kill.
+    if let Ok(child) = spawn(&["sleep"]) {
+        assert_served_by(&child, "Thread");
+        assert_eq!(child.wait_timeout(Duration::from_millis(5)).unwrap(), None);
+        kill_and_wait(&child);
+    } else {
+        assert!(!unix::spawns_without_descriptors(), "std needs no descriptor to spawn");
+    }
+    // One that has exited.
+    if let Ok(child) = spawn(&["exit", "7"]) {
+        assert_eq!(wait(&child).code(), Some(7));
+        assert_eq!(child.wait_timeout(Duration::ZERO).unwrap().unwrap().code(), Some(7));
+    }
+    // Those from before.
+    assert_eq!(before.wait_timeout(Duration::from_millis(5)).unwrap(), None);
+    kill_and_wait(&before);
+    drop(stdin);
+    assert_eq!(wait(&exits_meanwhile).code(), Some(7));
+    // Dropped while nothing can be opened: `before` has freed a descriptor, so fill up first.
+    drop((before, exits_meanwhile));
+    let full_again = NoDescriptors::left();
+    for child in [Some(dropped_meanwhile), spawn(&["sleep"]).ok()].into_iter().flatten() {
+        let pid = child.id();
+        drop(child);
+        // SAFETY: it is a child of this process, and unreaped.
+        unsafe { libc::kill(unix::pid_t(pid), libc::SIGKILL) };
+    }
+    drop((full, full_again));
+    until("reaped, with no help from later spawns and drops", || unix::children().is_empty());
+}
+
+/// `poll` refuses even one descriptor then. Some sandboxes do that to themselves.
+#[test]
+fn no_descriptor_allowed_at_all() {
+    alone!();
+    watchdog!();
+    on_every_backend(|backend| {
+        let (child, stdin) = stoppable(backend, 7);
+        let elsewhere = stoppable(backend, 7);
+        let none = unix::DescriptorLimit::zero();
+        assert_eq!(child.wait_timeout(Duration::from_millis(30)).unwrap(), None);
+        drop(stdin);
+        assert_eq!(wait(&child).code(), Some(7));
+        drop(elsewhere.1);
+        unix::reap(elsewhere.0.id());
+        match elsewhere.0.wait() {
+            Ok(status) => assert_eq!(status.code(), Some(7)),
+            Err(error) => assert!(error.get_ref().unwrap().is::<ReapedElsewhere>(), "{error:?}"),
+        }
+        drop(none);
+    });
+}
+
+/// With so and so many free descriptors, either both can spawn or none.
+#[test]
+fn spawning_needs_no_more_descriptors_than_std_does() {
+    alone!();
+    watchdog!();
+    let command = || {
+        let mut command = helper(&["exit", "0"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    };
+    let mut full = NoDescriptors::left();
+    let mut spawned = 0;
+    for free in 0..20 {
+        let of_std = command().spawn().map(|mut child| child.wait().unwrap());
+        let ours = SharedChild::spawn(&mut command()).map(|child| child.wait().unwrap());
+        assert_eq!(ours.is_ok(), of_std.is_ok(), "{free} free: {ours:?}, {of_std:?}");
+        spawned += usize::from(ours.is_ok());
+        full.free_one();
+    }
+    assert!((1..20).contains(&spawned), "the limit was never met, or always: {spawned}");
+}

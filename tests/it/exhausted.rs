@@ -1,0 +1,376 @@
+//! Promise: what the system refuses (pidfds, threads, `/proc`) makes things slower at worst. Every fallback is forced here, by
+//! a seccomp filter. For descriptors see `descriptors.rs`.
+
+#![cfg(target_os = "linux")]
+
+use crate::common::linux::{Deny, When, deny};
+use crate::common::*;
+use shared_child::SharedChild;
+use shared_child::seam::Backend;
+use shared_child::unix::{ReapedElsewhere, SharedChildExt};
+use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
+
+const BEST: Backend = Backend::ALL[0];
+
+#[track_caller]
+fn assert_served_by(child: &SharedChild, mechanism: &str) {
+    let debug = format!("{child:?}");
+    assert!(debug.contains(mechanism), "{debug}");
+}
+
+/// The promises, in short.
+fn exercise(backend: Backend) {
+    // Waits of every kind.
+    let (child, stdin) = stoppable(backend, 7);
+    assert_eq!(child.try_wait().unwrap(), None);
+    assert_eq!(child.wait_timeout(Duration::ZERO).unwrap(), None);
+    assert_eq!(child.wait_timeout(Duration::from_millis(5)).unwrap(), None);
+    std::thread::scope(|scope| {
+        let timed: Vec<_> = (0..5).map(|_| scope.spawn(|| wait(&child))).collect();
+        let untimed = scope.spawn(|| child.wait().unwrap());
+        drop(stdin);
+        assert!(timed.into_iter().all(|waiter| waiter.join().unwrap().code() == Some(7)));
+        assert_eq!(untimed.join().unwrap().code(), Some(7));
+    });
+    assert_eq!(child.into_inner().try_wait().unwrap().unwrap().code(), Some(7));
+    // Signals.
+    let child = sleeper(backend);
+    child.send_signal(libc::SIGTERM).unwrap();
+    assert_eq!(wait(&child).signal(), Some(libc::SIGTERM));
+    let child = sleeper(backend);
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| wait(&child));
+        child.kill().unwrap();
+        assert_eq!(waiter.join().unwrap().signal(), Some(libc::SIGKILL));
+    });
+    child.kill().unwrap();
+    // Drops, before and after the exit.
+    let (child, stdin) = stoppable(backend, 0);
+    drop(stdin);
+    linux::wait_for_zombie(child.id());
+    drop(child);
+    assert_eq!(
+        linux::zombies(),
+        [] as [u32; 0],
+        "a child that had exited was not reaped by the drop"
+    );
+    drop(stoppable(backend, 0));
+    // If no thread is to be had, then it is a later spawn that reaps.
+    until("reaped", || {
+        wait(&quick(backend, 0));
+        linux::children().is_empty()
+    });
+}
+
+#[test]
+fn with_nothing_refused() {
+    alone!();
+    watchdog!();
+    assert_served_by(&sleeper_killed_on_drop(BEST), "Pidfd");
+    on_every_backend(exercise);
+}
+
+/// Every failure of `pidfd_open` brings the fallback, whatever it means.
+macro_rules! without_pidfd_open {
+    ($($name:ident: $errno:ident),*) => {$(
+        #[test]
+        fn $name() {
+            alone!();
+            watchdog!();
+            deny(&[Deny::always(libc::SYS_pidfd_open, libc::$errno)]);
+            assert_served_by(&sleeper_killed_on_drop(BEST), "Thread");
+            exercise(BEST);
+        }
+    )*};
+}
+
+without_pidfd_open! {
+    pidfd_open_not_implemented: ENOSYS,
+    pidfd_open_not_permitted: EPERM,
+    pidfd_open_out_of_descriptors: EMFILE,
+    pidfd_open_out_of_files: ENFILE,
+    pidfd_open_out_of_memory: ENOMEM,
+    pidfd_open_invalid: EINVAL,
+    pidfd_open_no_device: ENODEV
+}
+
+/// A handle whose child is killed when it goes out of scope, so that no test leaves one.
+struct Killed(SharedChild);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        kill_and_wait(&self.0);
+    }
+}
+
+impl std::ops::Deref for Killed {
+    type Target = SharedChild;
+    fn deref(&self) -> &SharedChild {
+        &self.0
+    }
+}
+
+fn sleeper_killed_on_drop(backend: Backend) -> Killed {
+    Killed(sleeper(backend))
+}
+
+#[test]
+fn waitid_does_not_know_pidfds() {
+    // As on Linux 5.3.
+    alone!();
+    watchdog!();
+    let rule = When::Is(0, libc::P_PIDFD);
+    deny(&[Deny { call: libc::SYS_waitid, when: rule, errno: libc::EINVAL }]);
+    assert_served_by(&sleeper_killed_on_drop(BEST), "Thread");
+    exercise(BEST);
+}
+
+/// A sandbox may close while children run.
+#[test]
+fn waitid_does_not_know_pidfds_any_more() {
+    alone!();
+    watchdog!();
+    let [waited, killed, reaped, orphan, zombie] = [(); 5].map(|()| stoppable(BEST, 7));
+    let elsewhere = reaped.0.id();
+    let rule = When::Is(0, libc::P_PIDFD);
+    deny(&[Deny { call: libc::SYS_waitid, when: rule, errno: libc::EPERM }]);
+    assert_eq!(waited.0.try_wait().unwrap(), None);
+    assert_eq!(waited.0.wait_timeout(Duration::from_millis(5)).unwrap(), None);
+    drop(waited.1);
+    assert_eq!(wait(&waited.0).code(), Some(7));
+    killed.0.kill().unwrap();
+    assert_eq!(killed.0.wait().unwrap().signal(), Some(libc::SIGKILL));
+    drop(reaped.1);
+    linux::reap(elsewhere);
+    reaped.0.kill().unwrap();
+    let answer = reaped.0.wait();
+    assert_eq!(answer.is_ok(), linux::keeps_status_of_reaped(), "{answer:?}");
+    drop(orphan);
+    drop(zombie.1);
+    linux::wait_for_zombie(zombie.0.id());
+    drop(zombie.0);
+    until("reaped", || linux::children().is_empty());
+}
+
+/// Not even the fallback can block then; it polls with `waitpid`, as std does.
+#[test]
+fn waitid_not_implemented() {
+    alone!();
+    watchdog!();
+    deny(&[Deny::always(libc::SYS_waitid, libc::ENOSYS)]);
+    on_every_backend(|backend| {
+        let (child, stdin) = stoppable(backend, 7);
+        assert_eq!(child.try_wait().unwrap(), None);
+        assert_eq!(child.wait_timeout(Duration::from_millis(30)).unwrap(), None);
+        std::thread::scope(|scope| {
+            let waiters = [scope.spawn(|| wait(&child)), scope.spawn(|| child.wait().unwrap())];
+            drop(stdin);
+            assert!(waiters.into_iter().all(|waiter| waiter.join().unwrap().code() == Some(7)));
+        });
+        child.kill().unwrap();
+        let child = sleeper(backend);
+        child.send_signal(libc::SIGTERM).unwrap();
+        assert_eq!(wait(&child).signal(), Some(libc::SIGTERM));
+        drop(stoppable(backend, 0));
+        until("reaped", || linux::children().is_empty());
+        // A foreign reap is told from the reap that finds nobody.
+        let (child, stdin) = stoppable(backend, 7);
+        drop(stdin);
+        linux::reap(child.id());
+        child.kill().unwrap();
+        assert!(child.wait().unwrap_err().get_ref().unwrap().is::<ReapedElsewhere>());
+        // And the ID is not used at all if that reap came first.
+        let child = linux::spawn_reaped(backend);
+        assert!(format!("{child:?}").contains("reaped elsewhere"), "{child:?}");
+    });
+}
+
+/// A spawn is no less possible where there is no way at all to wait, and the child is no less killed.
+#[test]
+fn no_wait_of_any_kind() {
+    alone!();
+    watchdog!();
+    deny(&[
+        Deny::always(libc::SYS_waitid, libc::EPERM),
+        Deny::always(libc::SYS_wait4, libc::EPERM),
+    ]);
+    on_every_backend(|backend| {
+        let (child, stdin) = stoppable(backend, 7);
+        child.kill().unwrap();
+        drop(stdin);
+        until("dead", || linux::is_zombie(child.id()));
+        for answer in [child.try_wait().map(drop), child.wait().map(drop)] {
+            assert_eq!(answer.unwrap_err().raw_os_error(), Some(libc::EPERM));
+        }
+        // And a drop does not block. (What cannot be reaped is left to whoever reaps after this process.)
+    });
+}
+
+/// On some systems a child has another parent while a debugger is attached to it: it is there, and is not
+/// to be waited for. Here, a filter on one thread says so.
+#[test]
+fn a_child_that_is_somebody_elses_for_a_while() {
+    alone!();
+    watchdog!();
+    let backend = Backend::ALL[1];
+    let ([child, killed], stdin) = {
+        let (child, stdin) = stoppable(backend, 7);
+        ([child, sleeper(backend)], stdin)
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            deny(&[Deny::always(libc::SYS_waitid, libc::ECHILD)]);
+            assert_eq!(child.try_wait().unwrap(), None);
+            assert_eq!(child.wait_timeout(Duration::from_millis(5)).unwrap(), None);
+            drop(stdin);
+            until("dead", || linux::is_zombie(child.id()));
+            assert_eq!(child.try_wait().unwrap(), None, "it is not lost");
+            killed.kill().unwrap();
+        });
+    });
+    assert_eq!(wait(&child).code(), Some(7));
+    assert_eq!(wait(&killed).signal(), Some(libc::SIGKILL));
+}
+
+#[test]
+fn pidfd_send_signal_not_implemented() {
+    alone!();
+    watchdog!();
+    deny(&[Deny::always(libc::SYS_pidfd_send_signal, libc::ENOSYS)]);
+    assert_served_by(&sleeper_killed_on_drop(BEST), "Pidfd");
+    exercise(BEST);
+}
+
+#[test]
+fn pidfd_send_signal_not_permitted_by_a_sandbox() {
+    alone!();
+    watchdog!();
+    deny(&[Deny::always(libc::SYS_pidfd_send_signal, libc::EPERM)]);
+    assert_served_by(&sleeper_killed_on_drop(BEST), "Pidfd");
+    exercise(BEST);
+    // And after a foreign reap there is still nobody to signal.
+    let (child, stdin) = stoppable(BEST, 7);
+    drop(stdin);
+    linux::reap(child.id());
+    child.kill().unwrap();
+}
+
+/// EPERM can also be the truth; then it is the answer, and nothing else is tried.
+#[test]
+fn a_signal_to_a_child_that_has_changed_its_user() {
+    alone!();
+    watchdog!();
+    if !linux::is_root() {
+        eprintln!("{} skipped: it takes root", function_name!());
+        return;
+    }
+    on_every_backend(|backend| {
+        let child = sleeper_killed_on_drop(backend);
+        let refused = linux::as_nobody(|| child.send_signal(libc::SIGTERM).unwrap_err());
+        assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
+        assert_eq!(child.try_wait().unwrap(), None);
+        // Once it has exited there is nothing to refuse.
+        let (child, stdin) = stoppable(backend, 7);
+        drop(stdin);
+        linux::wait_for_zombie(child.id());
+        linux::as_nobody(|| child.send_signal(libc::SIGTERM)).unwrap();
+        linux::as_nobody(|| child.kill()).unwrap();
+        assert_eq!(wait(&child).code(), Some(7));
+    });
+}
+
+#[test]
+fn a_kernel_that_keeps_no_status() {
+    // As before Linux 6.15.
+    alone!();
+    watchdog!();
+    let get_info = libc::_IOWR::<[u64; 8]>(0xff, 11) as u32;
+    deny(&[Deny { call: libc::SYS_ioctl, when: When::Is(1, get_info), errno: libc::ENOTTY }]);
+    exercise(BEST);
+    let (child, stdin) = stoppable(BEST, 7);
+    drop(stdin);
+    linux::reap(child.id());
+    for _ in 0..2 {
+        let error = child.wait().unwrap_err();
+        assert!(error.get_ref().unwrap().is::<ReapedElsewhere>(), "{error:?}");
+    }
+}
+
+#[test]
+fn no_proc() {
+    alone!();
+    watchdog!();
+    let path_only = When::Has(2, libc::O_PATH as u32);
+    deny(&[
+        Deny::always(libc::SYS_pidfd_open, libc::ENOSYS),
+        Deny { call: libc::SYS_openat, when: path_only, errno: libc::ENOENT },
+    ]);
+    let child = sleeper_killed_on_drop(BEST);
+    assert_served_by(&child, "identity: None");
+    drop(child);
+    exercise(BEST);
+    // Without a new owner of the ID, a foreign reap is noticed all the same.
+    let (child, stdin) = stoppable(BEST, 7);
+    drop(stdin);
+    linux::reap(child.id());
+    child.kill().unwrap();
+    assert!(child.wait().unwrap_err().get_ref().unwrap().is::<ReapedElsewhere>());
+}
+
+/// In a PID namespace whose `/proc` is that of another one, which numbers processes differently.
+#[test]
+fn the_proc_of_somebody_else() {
+    const WRAPPER: &[&str] = &["unshare", "--fork", "--pid"];
+    if !linux::is_root() {
+        eprintln!("{} skipped: it takes root", function_name!());
+        return;
+    }
+    alone!(WRAPPER);
+    watchdog!();
+    deny(&[Deny::always(libc::SYS_pidfd_open, libc::ENOSYS)]);
+    let (child, stdin) = stoppable(BEST, 7);
+    assert_served_by(&child, "identity: None");
+    assert_eq!(child.wait_timeout(Duration::from_millis(5)).unwrap(), None);
+    drop(stdin);
+    assert_eq!(wait(&child).code(), Some(7));
+    let child = sleeper(BEST);
+    child.kill().unwrap();
+    assert_eq!(wait(&child).signal(), Some(libc::SIGKILL));
+}
+
+#[test]
+fn no_threads() {
+    alone!();
+    watchdog!();
+    // The watchdog's own thread, and the waiters of `exercise`, are started before the filter is
+    // installed; so here is a shorter exercise, of this thread alone.
+    deny(&Deny::threads());
+    assert!(std::thread::Builder::new().spawn(|| ()).is_err(), "the filter works");
+    on_every_backend(|backend| {
+        let (child, stdin) = stoppable(backend, 7);
+        assert_eq!(child.wait_timeout(Duration::from_millis(30)).unwrap(), None);
+        drop(stdin);
+        assert_eq!(wait(&child).code(), Some(7));
+        let child = sleeper(backend);
+        child.kill().unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
+        // Nobody can reap these in the background, so later spawns and drops do.
+        for _ in 0..20 {
+            drop(stoppable(backend, 0));
+        }
+        until("reaped", || {
+            wait(&quick(backend, 0));
+            linux::children().is_empty()
+        });
+        drop(stoppable(backend, 0));
+        until("reaped", || {
+            let (child, stdin) = stoppable(backend, 0);
+            drop(stdin);
+            linux::wait_for_zombie(child.id());
+            drop(child);
+            linux::children().len() < 2
+        });
+        wait(&quick(backend, 0));
+    });
+}

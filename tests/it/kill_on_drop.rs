@@ -1,0 +1,225 @@
+//! Promise: what is to go with its handle does, and the drop does not block; what is let go lives on.
+
+#![cfg(unix)]
+
+use crate::common::stage::{FINDS_DAEMONS, Kind, Rest, Stage, findable_daemon, parts, start};
+use crate::common::*;
+use shared_child::SpawnOptions;
+use shared_child::seam::Backend;
+use std::process::Command;
+
+fn options() -> SpawnOptions {
+    SpawnOptions::new().kill_on_drop(true).clone()
+}
+
+/// A single child, and one that it has started.
+fn alone(backend: Backend) -> (shared_child::SharedChild, Rest) {
+    let line = [start("pid read"), parts("pid read")].concat();
+    let line: Vec<&str> = line.iter().map(String::as_str).collect();
+    let spawn = |command: &mut Command| backend.spawn_with(&options(), command).unwrap();
+    Stage::of(spawn, &mut helper(&line), 2).take_child()
+}
+
+fn tree(kind: Kind) -> (shared_child::SharedChild, Rest) {
+    tree_with(kind, "setsid ignore TERM pid read")
+}
+
+fn tree_with(kind: Kind, another: &str) -> (shared_child::SharedChild, Rest) {
+    let all = [start("pid read"), start(another), findable_daemon("pid read"), parts("pid read")];
+    Stage::set_with(kind, &options(), &all.concat(), 4).take_child()
+}
+
+#[test]
+fn a_single_child() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let (child, rest) = alone(backend);
+        let id = child.id();
+        drop(child);
+        until("it is dead", || !unix::is_alive(id));
+        assert_eq!(rest.survivors(), 1, "the one that it has started is none of ours");
+        rest.end();
+    });
+}
+
+#[test]
+fn a_tree() {
+    watchdog!();
+    for kind in Kind::all(function_name!()) {
+        let (child, rest) = tree(kind);
+        drop(child);
+        until("all are dead", || rest.survivors() == 0);
+    }
+}
+
+#[test]
+fn a_tree_whose_leader_is_gone() {
+    watchdog!();
+    for kind in Kind::all(function_name!()) {
+        // Without its parent a member outside the group is found as a daemon is.
+        let another = if FINDS_DAEMONS { "setsid ignore TERM pid read" } else { "pid read" };
+        let (child, rest) = tree_with(kind, another);
+        child.kill().unwrap();
+        wait(&child);
+        assert_eq!(rest.survivors(), 3);
+        drop(child);
+        until("all are dead", || rest.survivors() == 0);
+    }
+}
+
+#[test]
+fn what_is_detached_lives_on() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let (child, rest) = alone(backend);
+        child.detach();
+        drop(child);
+        assert_eq!(rest.survivors(), 2);
+        rest.end();
+    });
+    for kind in Kind::all(function_name!()) {
+        let (child, rest) = tree(kind);
+        child.detach();
+        drop(child);
+        assert_eq!(rest.survivors(), 4);
+        rest.end();
+    }
+}
+
+#[test]
+fn what_is_given_up_lives_on() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let (child, rest) = alone(backend);
+        let mut inner = child.into_inner();
+        assert_eq!(rest.survivors(), 2);
+        rest.end();
+        assert!(inner.wait().unwrap().success());
+    });
+    for kind in Kind::all(function_name!()) {
+        let (child, rest) = tree(kind);
+        let mut inner = child.into_inner();
+        assert_eq!(inner.try_wait().unwrap(), None);
+        assert_eq!(rest.survivors(), 4);
+        rest.end();
+        assert!(inner.wait().unwrap().success());
+    }
+}
+
+/// Of a tree too: the zombie is kept for the tree's sake, and yet the status is known.
+#[test]
+fn what_is_given_up_knows_its_status() {
+    watchdog!();
+    for kind in Kind::all(function_name!()) {
+        let all = [start("pid read"), parts("exit 7")].concat();
+        let (child, rest) = Stage::set_with(kind, &options(), &all, 1).take_child();
+        assert_eq!(wait(&child).code(), Some(7));
+        let id = child.id();
+        let mut inner = child.into_inner();
+        assert_eq!(unix::state(id), None, "it was to be reaped");
+        assert_eq!(inner.try_wait().unwrap().unwrap().code(), Some(7));
+        rest.end();
+    }
+}
+
+#[test]
+fn in_a_panic() {
+    watchdog!();
+    for kind in Kind::all(function_name!()) {
+        let (child, rest) = tree(kind);
+        let panic = std::thread::spawn(move || {
+            let _child = child;
+            std::panic::resume_unwind(Box::new("on purpose"));
+        });
+        panic.join().unwrap_err();
+        until("all are dead", || rest.survivors() == 0);
+    }
+}
+
+/// What a fork has copied is not its own to kill.
+#[test]
+fn in_a_fork() {
+    alone!();
+    watchdog!();
+    let kinds = Kind::all(function_name!());
+    let backends = Backend::ALL.iter().map(|backend| alone(*backend));
+    for (child, rest) in backends.chain(kinds.into_iter().map(tree)) {
+        let mut child = Some(child);
+        let all = rest.survivors();
+        assert_eq!(
+            unix::in_a_fork(|| {
+                drop(child.take());
+                0
+            }),
+            0
+        );
+        assert_eq!(rest.survivors(), all);
+        let child = child.expect("only the fork has dropped it");
+        assert_eq!(child.try_wait().unwrap(), None);
+        drop(child);
+        until("the child is dead", || rest.survivors() < all);
+        rest.end();
+    }
+}
+
+/// Of neither is anything left: zombies, descriptors, threads. Only Linux shows the threads.
+#[cfg(target_os = "linux")]
+#[test]
+fn nothing_is_left() {
+    alone!();
+    watchdog!();
+    let kinds = Kind::all(function_name!());
+    // By number: a thread that has just begun has no name yet.
+    // The guardian and its thread stay for a few seconds after the last child that dies with this process.
+    let threads = || {
+        let all = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+        let names = all.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+        names.filter(|name| name.trim_end() != "guardian-watch").count()
+    };
+    // The thread that spawns children which die with this process stays.
+    let at_rest = threads() + 1;
+    let parent = |tree| {
+        let mut options = options();
+        options.tree(tree).kill_with_parent(true);
+        wait(&options.spawn(&mut helper(&["exit", "0"])).unwrap());
+    };
+    [true, false].into_iter().for_each(parent);
+    until("at rest", || threads() == at_rest);
+    let children = linux::children().len();
+    let before = linux::descriptors();
+    for round in 0..rounds(50) {
+        on_every_backend(|backend| drop(alone(backend)));
+        for kind in &kinds {
+            let (child, rest) = tree(*kind);
+            match round % 5 {
+                0 => drop(child),
+                1 => {
+                    child.tree().unwrap().kill().unwrap();
+                    child.tree().unwrap().wait_empty(None).unwrap();
+                }
+                2 => {
+                    child.stop(std::time::Duration::ZERO).unwrap();
+                    drop(child);
+                }
+                3 => {
+                    child.detach();
+                    drop(child);
+                    rest.end();
+                    continue;
+                }
+                _ => {
+                    let mut inner = child.into_inner();
+                    rest.end();
+                    inner.wait().unwrap();
+                    continue;
+                }
+            }
+            until("all are dead", || rest.survivors() == 0);
+        }
+        [true, false].into_iter().for_each(parent);
+    }
+    until("no threads", || threads() == at_rest);
+    until("no zombies", || linux::zombies().is_empty());
+    until("no descriptors", || linux::descriptors() <= before);
+    assert!(linux::children().len() <= children);
+}

@@ -1,0 +1,374 @@
+//! Promise: what is to die with its parent does, by whatever cause that dies; and nobody else.
+//!
+//! The parent is the helper program, which uses the library, and is killed with SIGKILL.
+
+#![cfg(target_os = "linux")]
+
+use crate::common::stage::{Kind, Stage, daemon, given, kill_a_helper, parts, start};
+use crate::common::*;
+use shared_child::seam::Backend;
+use shared_child::{SharedChild, SpawnOptions};
+use std::path::PathBuf;
+use std::process::Stdio;
+
+/// A parent that plays these parts. When this goes, everybody's input ends.
+fn parent(line: &[Vec<String>], members: usize) -> Stage {
+    let line = line.concat();
+    let line: Vec<&str> = line.iter().map(String::as_str).collect();
+    Stage::of(|command| SharedChild::spawn(command).unwrap(), &mut helper(&line), members)
+}
+
+fn guardian_of(parent: &Stage) -> Vec<u32> {
+    let ids = std::fs::read_dir("/proc").unwrap().flatten();
+    let ids = ids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    ids.filter(|id| {
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+        status.starts_with("Name:\tchild-guardian\n")
+            && status.contains(&format!("\nPPid:\t{}\n", parent.child.id()))
+            && linux::is_alive(*id)
+    })
+    .collect()
+}
+
+/// The only one, once it has taken its name.
+fn one_guardian(parent: &Stage) -> u32 {
+    let mut all = Vec::new();
+    until("there is one guardian", || {
+        all = guardian_of(parent);
+        all.len() == 1
+    });
+    all[0]
+}
+
+fn die(parent: &Stage) {
+    parent.child.kill().unwrap();
+    wait(&parent.child);
+}
+
+/// And all that was tied to it, and last its guardian.
+#[track_caller]
+fn all_die(parent: &Stage) {
+    all_die_but(parent, 0);
+}
+
+#[track_caller]
+fn all_die_but(parent: &Stage, spared: usize) {
+    let guardians = guardian_of(parent);
+    die(parent);
+    until("they are dead", || parent.survivors().len() <= spared);
+    until("the guardian is gone", || !guardians.iter().any(|guardian| linux::is_alive(*guardian)));
+    assert_eq!(parent.survivors().len(), spared);
+}
+
+fn tree() -> Vec<String> {
+    let stubborn = start("setsid ignore 15 ignore 1 pid read");
+    [stubborn, daemon("pid read"), start("own-group pid read"), parts("pid read")].concat()
+}
+
+fn tree_kinds(test: &str) -> Vec<&'static str> {
+    if Kind::all(test).contains(&Kind::Cgroup) { vec!["tree", "tree-cgroup"] } else { vec!["tree"] }
+}
+
+#[test]
+fn a_single_child() {
+    watchdog!();
+    let line = [given("owner alone", &parts("ignore 15 pid read")), parts("read")];
+    let parent = parent(&line, 1);
+    assert_eq!(guardian_of(&parent), [] as [u32; 0], "the kernel does it");
+    all_die(&parent);
+}
+
+/// The same, as it is done where the kernel does not. Only the child: what it has started is its own business,
+/// unless that is in its group.
+#[test]
+fn a_single_child_that_the_kernel_does_not_kill() {
+    watchdog!();
+    for then in ["", "drop-owned"] {
+        let owned = [start("own-group pid read"), parts("ignore 15 pid read")].concat();
+        let line = [given("owner alone-guarded", &owned), parts(then), parts("say owned read")];
+        let mut parent = parent(&line, 2);
+        parent.hear("owned");
+        one_guardian(&parent);
+        assert_eq!(parent.survivors().len(), 2);
+        all_die_but(&parent, 1);
+    }
+}
+
+/// It is no tree: once its status has been told it is reaped, and the guardian has been told before.
+#[test]
+fn a_single_child_that_a_guardian_knew() {
+    alone!();
+    watchdog!();
+    on_every_backend(|backend| {
+        let mut options = SpawnOptions::new();
+        shared_child::seam::tie_by_guardian(options.kill_with_parent(true));
+        let child = backend.spawn_with(&options, &mut helper(&["exit", "7"])).unwrap();
+        assert!(child.tree().is_none());
+        assert_eq!(wait(&child).code(), Some(7));
+        assert_eq!(linux::state(child.id()), None, "it was to be reaped");
+        // A kill and a drop are about the child alone.
+        let mut stage = Stage::of(
+            |command| backend.spawn_with(options.clone().kill_on_drop(true), command).unwrap(),
+            &mut helper(&["spawn", "2", "pid", "read", "pid", "read"]),
+            2,
+        );
+        let id = stage.child.id();
+        stage.child.kill().unwrap();
+        wait(&stage.child);
+        assert_eq!(stage.survivors().len(), 1);
+        assert!(stage.pids.0.contains(&id));
+        stage.stdin = None;
+        stage.until_nobody_is_left();
+    });
+}
+
+#[test]
+fn a_tree() {
+    watchdog!();
+    for kind in tree_kinds(function_name!()) {
+        let line = [given(&format!("owner {kind}"), &tree()), parts("read")];
+        let parent = parent(&line, 4);
+        one_guardian(&parent);
+        all_die(&parent);
+    }
+}
+
+/// With many trees there is one guardian, and it takes them all.
+#[test]
+fn many_trees() {
+    watchdog!();
+    for kind in tree_kinds(function_name!()) {
+        let owner =
+            given(&format!("owner {kind}"), &[daemon("pid read"), parts("pid read")].concat());
+        let mut line = vec![owner; 20];
+        line.push(parts("read"));
+        let parent = parent(&line, 40);
+        one_guardian(&parent);
+        all_die(&parent);
+    }
+}
+
+/// Who goes on in other threads than the first is not passed over, neither by its cookie nor in a cgroup.
+#[test]
+fn a_member_whose_first_thread_has_ended() {
+    watchdog!();
+    for kind in tree_kinds(function_name!()) {
+        let members = [daemon("thread pid read"), parts("pid read")].concat();
+        let mut parent = parent(&[given(&format!("owner {kind}"), &members), parts("read")], 2);
+        let ended = || parent.pids.0.iter().filter(|id| linux::is_zombie(**id)).count() == 1;
+        until("its first thread has ended", ended);
+        parent.child.kill().unwrap();
+        // Nobody has the pipe any more.
+        let _ = std::io::read_to_string(&mut parent.said).unwrap();
+    }
+}
+
+/// The thread that has spawned the child is not the parent.
+#[test]
+fn the_death_of_a_thread_is_not_the_parents() {
+    watchdog!();
+    let line = [given("owner alone-thread", &parts("pid read")), parts("say alive read")];
+    let mut parent = parent(&line, 1);
+    parent.hear("alive");
+    assert_eq!(parent.survivors().len(), 1);
+    all_die(&parent);
+}
+
+/// To what is tied, an exec is a death: threads and descriptors are gone.
+#[test]
+fn an_exec_of_the_parent() {
+    watchdog!();
+    for kind in [&["alone"], &tree_kinds(function_name!())[..]].concat() {
+        let line = [
+            given(&format!("owner {kind}"), &parts("pid sleep")),
+            parts("hear exec-steadily 1 read"),
+        ];
+        let mut parent = parent(&line, 1);
+        std::io::Write::write_all(parent.stdin.as_mut().unwrap(), b"now\n").unwrap();
+        parent.until_nobody_is_left();
+        until("the guardian is gone", || guardian_of(&parent).is_empty());
+        assert!(linux::is_alive(parent.child.id()));
+        parent.stdin = None;
+        wait(&parent.child);
+    }
+}
+
+/// The handle is gone; the tie is not.
+#[test]
+fn after_a_drop() {
+    watchdog!();
+    for kind in [&["alone"], &tree_kinds(function_name!())[..]].concat() {
+        let line = [
+            given(&format!("owner {kind}"), &parts("pid read")),
+            parts("drop-owned say dropped read"),
+        ];
+        let mut parent = parent(&line, 1);
+        parent.hear("dropped");
+        assert_eq!(parent.survivors().len(), 1);
+        all_die(&parent);
+    }
+}
+
+/// A tree that is given up with `into_inner` is on its own.
+#[test]
+fn after_into_inner() {
+    watchdog!();
+    let line = [given("owner tree", &tree()), parts("give-up-owned say given read")];
+    let mut parent = parent(&line, 4);
+    parent.hear("given");
+    let guardian = one_guardian(&parent);
+    die(&parent);
+    until("the guardian is gone", || !linux::is_alive(guardian));
+    assert_eq!(parent.survivors().len(), 4);
+    parent.stdin = None;
+    parent.until_nobody_is_left();
+}
+
+/// The leader has exited and was waited for; the rest of the tree is still tied.
+#[test]
+fn a_leader_that_exits_first() {
+    watchdog!();
+    for kind in tree_kinds(function_name!()) {
+        let tree = [start("pid read"), daemon("pid read")].concat();
+        let line = [given(&format!("owner {kind}"), &tree), parts("read")];
+        let parent = parent(&line, 2);
+        until("the leader is gone", || {
+            let children =
+                std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", parent.child.id()));
+            let ids: Vec<u32> =
+                children.unwrap().split_whitespace().map(|id| id.parse().unwrap()).collect();
+            ids.iter().filter(|id| linux::is_alive(**id)).count() == 1 // the guardian
+        });
+        assert_eq!(parent.survivors().len(), 2);
+        all_die(&parent);
+    }
+}
+
+/// Somebody kills the guardian. The next spawn starts another one, which knows of all trees.
+#[test]
+fn another_guardian() {
+    watchdog!();
+    let file =
+        PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("go-{}", std::process::id()));
+    let owner = given("owner tree", &[start("setsid pid read"), parts("pid read")].concat());
+    let wait = parts(&format!("say once await {}", file.display()));
+    // Nor does it matter that the program has not got SIGPIPE ignored, as Rust's have.
+    let mut parent = parent(&[parts("default 13"), owner.clone(), wait, owner, parts("read")], 2);
+    parent.hear("once");
+    let first = one_guardian(&parent);
+    // SAFETY: integers; the guardian is a child of the helper program, which lives.
+    unsafe { libc::kill(linux::pid_t(first), libc::SIGKILL) };
+    until("it is gone", || !linux::is_alive(first));
+    std::fs::write(&file, "").unwrap();
+    for _ in 0..2 {
+        let pid = parent.hear("pid ");
+        parent.pids.0.push(pid.parse().unwrap());
+    }
+    std::fs::remove_file(&file).unwrap();
+    one_guardian(&parent);
+    all_die(&parent);
+}
+
+/// What a terminal or a group's death does to the parent, the guardian survives.
+#[test]
+fn the_guardian_is_not_in_the_group_that_is_killed() {
+    watchdog!();
+    let line = [parts("own-group"), given("owner tree", &parts("pid read")), parts("read")];
+    let parent = parent(&line, 1);
+    let guardian = one_guardian(&parent);
+    let group = linux::pid_t(parent.child.id());
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGKILL] {
+        // SAFETY: integers; the group is the helper program's own.
+        unsafe { libc::kill(-group, signal) };
+        // SAFETY: integers; it may have ended, and then its ID is not another's so soon.
+        unsafe { libc::kill(linux::pid_t(guardian), libc::SIGTERM) };
+    }
+    wait(&parent.child);
+    parent.until_nobody_is_left();
+}
+
+/// A child of the thread that lives for ever is like any other: signals, descriptors.
+#[test]
+fn such_a_child_inherits_what_others_do() {
+    alone!();
+    watchdog!();
+    let blocked = {
+        let mut set = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
+        // SAFETY: the set is made before it is used, and the mask is this thread's.
+        unsafe {
+            libc::sigemptyset(set.as_mut_ptr());
+            libc::sigaddset(set.as_mut_ptr(), libc::SIGUSR2);
+            libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
+            set
+        }
+    };
+    let inherited = |options: &SpawnOptions| {
+        let child = options.spawn(helper(&["inherited"]).stdout(Stdio::piped())).unwrap();
+        let said = std::io::read_to_string(child.take_stdout().unwrap()).unwrap();
+        wait(&child);
+        said
+    };
+    let plain = inherited(&SpawnOptions::new());
+    assert!(plain.contains("SigBlk:\t0000000000000800"), "{plain}");
+    // std forks for such a child; and glibc has ways of its own with its own signals when it does not.
+    let mut forked = helper(&["inherited"]);
+    // SAFETY: the hook does nothing.
+    unsafe { std::os::unix::process::CommandExt::pre_exec(&mut forked, || Ok(())) };
+    let forked = String::from_utf8(forked.output().unwrap().stdout).unwrap();
+    for (tree, like) in [(false, forked), (true, plain)] {
+        for _ in 0..2 {
+            assert_eq!(inherited(SpawnOptions::new().tree(tree).kill_with_parent(true)), like);
+        }
+    }
+    // SAFETY: as above.
+    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, blocked.as_ptr(), std::ptr::null_mut()) };
+}
+
+/// One command for children that are tied and others that are not.
+#[test]
+fn one_command_for_tied_and_others() {
+    watchdog!();
+    let mut command = helper(&["pid", "read"]);
+    for backend in Backend::ALL {
+        let mut tied = Stage::of(
+            |command| {
+                backend.spawn_with(SpawnOptions::new().kill_with_parent(true), command).unwrap()
+            },
+            &mut command,
+            1,
+        );
+        // On a thread that ends. Were it tied as well, it would die.
+        let mut plain = std::thread::scope(|scope| {
+            let spawn = || Stage::of(|command| backend.spawn(command).unwrap(), &mut command, 1);
+            scope.spawn(spawn).join().unwrap()
+        });
+        assert_eq!(plain.survivors().len(), 1);
+        for stage in [&mut tied, &mut plain] {
+            stage.stdin = None;
+            assert!(wait(&stage.child).success());
+        }
+    }
+}
+
+#[test]
+fn no_such_program() {
+    watchdog!();
+    for tree in [false, true] {
+        let mut command = std::process::Command::new("/no/such/program");
+        command.arg("argument");
+        let error = SpawnOptions::new().tree(tree).kill_with_parent(true).spawn(&mut command);
+        assert_eq!(error.map(drop).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+        assert_eq!(command.get_program(), "/no/such/program");
+        assert_eq!(command.get_args().count(), 1);
+    }
+}
+
+/// For the help that this gives elsewhere.
+#[test]
+fn only_helpers_are_killed_by_the_tests() {
+    let mut sleep = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+    kill_a_helper(sleep.id());
+    assert!(sleep.try_wait().unwrap().is_none());
+    sleep.kill().unwrap();
+    sleep.wait().unwrap();
+}

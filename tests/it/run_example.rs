@@ -1,0 +1,171 @@
+//! The example `run`, as its users meet it: every way to end, and what it reports.
+#![cfg(unix)]
+
+use crate::common::stage::{FINDS_DAEMONS, lists};
+use crate::common::{LONG, helper, unix, until};
+use serde_json::{Value, json};
+use shared_child::{CaptureOptions, Captured, SpawnOptions};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn ours() -> PathBuf {
+    let test = std::env::current_exe().expect("this test's own path");
+    let path = test.with_file_name("../examples/run");
+    assert!(path.exists(), "{} is missing: run `cargo build --example run`", path.display());
+    path
+}
+
+/// `run` with these options, on the helper program that plays these parts.
+#[track_caller]
+fn run(options: &[&str], parts: &[&str]) -> Captured {
+    let command = helper(parts);
+    let mut ours = Command::new(ours());
+    ours.args(options).arg("--").arg(command.get_program()).args(command.get_args());
+    within_bounds(&mut ours)
+}
+
+#[track_caller]
+fn within_bounds(ours: &mut Command) -> Captured {
+    let mut options = SpawnOptions::new();
+    options.tree(true).kill_on_drop(true);
+    let captured = options.capture(ours, CaptureOptions::new().timeout(LONG)).expect("to run");
+    assert!(captured.stopped_by.is_none(), "it hangs: {captured:?}");
+    captured
+}
+
+fn code(captured: &Captured) -> Option<i32> {
+    captured.status.expect("a status").code()
+}
+
+#[track_caller]
+fn report_of(captured: &Captured) -> Value {
+    serde_json::from_slice(&captured.stdout.bytes).expect("one JSON object")
+}
+
+#[test]
+fn what_a_command_says_is_passed_on_and_reported() {
+    let captured = run(&[], &["say", "out", "complain", "err", "exit", "3"]);
+    assert_eq!(code(&captured), Some(3));
+    assert_eq!(captured.stdout.text(), "out\n");
+    let report = captured.stderr.text();
+    assert!(report.starts_with("err\nrun: exit status: 3\n"), "{report}");
+    assert!(report.contains("run: stdout: 4 bytes\n"), "{report}");
+    assert!(!report.contains("left running"), "{report}");
+}
+
+#[test]
+fn as_json() {
+    let captured = run(&["--json"], &["say", "out", "complain", "err"]);
+    assert_eq!(code(&captured), Some(0));
+    // What is passed on does not get in between.
+    assert_eq!(captured.stderr.text(), "out\nerr\n");
+    let report = report_of(&captured);
+    assert_eq!(report["success"], true);
+    assert_eq!(report["code"], 0);
+    let stream = |text: &str| json!({ "text": text, "bytes": 4, "missing": 0, "end": "closed" });
+    assert_eq!((&report["stdout"], &report["stderr"]), (&stream("out\n"), &stream("err\n")));
+    if cfg!(any(target_os = "linux", target_os = "macos", target_os = "freebsd")) {
+        assert!(report["peak_memory"].as_u64().expect("a figure") > 100_000, "{report}");
+    }
+    assert_eq!(report["survivors_killed"], json!([]));
+}
+
+#[test]
+fn a_timeout() {
+    let captured = run(&["--json", "--timeout", "50ms", "--grace", "0"], &["flood"]);
+    assert_eq!(code(&captured), Some(124));
+    let report = report_of(&captured);
+    assert_eq!(
+        (&report["stopped_by"], &report["signal"]),
+        (&json!("timeout"), &json!(libc::SIGKILL))
+    );
+    let captured = run(&["--json", "--timeout", "50ms", "--grace", "1m"], &["sleep"]);
+    assert_eq!(report_of(&captured)["signal"], libc::SIGTERM);
+}
+
+#[test]
+fn limits() {
+    let captured = run(&["--json", "--limit", "1k"], &["write", "5000"]);
+    let report = report_of(&captured);
+    assert_eq!(
+        (&report["stdout"]["bytes"], &report["stdout"]["missing"]),
+        (&json!(5000), &json!(3976))
+    );
+    assert_eq!(code(&captured), Some(0));
+    let captured = run(&["--json", "--limit", "1k", "--stop-at-limit"], &["flood"]);
+    assert_eq!(
+        (code(&captured), &report_of(&captured)["stopped_by"]),
+        (Some(124), &json!("limit"))
+    );
+}
+
+#[test]
+fn merged() {
+    let parts = ["say", "1", "complain", "2", "say", "3"];
+    assert_eq!(run(&["--merge"], &parts).stdout.text(), "1\n2\n3\n");
+    let report = report_of(&run(&["--merge", "--json"], &parts));
+    assert_eq!((&report["stdout"]["text"], &report["stderr"]), (&json!("1\n2\n3\n"), &Value::Null));
+}
+
+#[test]
+fn input_from_a_file() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+    let captured = run(&["--stdin", file.to_str().expect("UTF-8")], &["echo"]);
+    assert_eq!(captured.stdout.bytes, std::fs::read(&file).expect("a file"));
+    // And without, there is none.
+    assert_eq!(code(&run(&[], &["read"])), Some(0));
+    assert_eq!(code(&run(&["--stdin", "/no/such/file"], &["read"])), Some(125));
+}
+
+/// A process that holds the pipes is left, in a session of its own where the library finds it there: it is reported, and
+/// killed.
+#[test]
+fn a_daemon_that_holds_the_pipes() {
+    if !lists(function_name!()) {
+        return;
+    }
+    let daemon = ["spawn", "4", "setsid", "say", "there", "sleep", "say", "done"];
+    let in_the_group = ["spawn", "3", "say", "there", "sleep", "say", "done"];
+    let parts = if FINDS_DAEMONS { &daemon[..] } else { &in_the_group };
+    let captured = run(&["--json"], parts);
+    let report = report_of(&captured);
+    assert_eq!((&report["code"], &report["stdout"]["end"]), (&json!(0), &json!("held open")));
+    let survivors = report["survivors_killed"].as_array().expect("a list");
+    assert_eq!(survivors.len(), 1, "{report}");
+    let id = survivors[0]["pid"].as_u64().expect("an ID") as u32;
+    until("it is dead", || !unix::is_alive(id));
+}
+
+#[test]
+fn what_cannot_be_run() {
+    let mut ours_alone = Command::new(ours());
+    assert_eq!(code(&within_bounds(ours_alone.arg("/no/such/program"))), Some(127));
+    assert_eq!(code(&within_bounds(Command::new(ours()).arg("/"))), Some(126));
+}
+
+#[test]
+fn options_that_make_no_sense() {
+    for arguments in [
+        &[][..],
+        &["--timeout"],
+        &["--timeout", "x", "true"],
+        &["--limit", "-1", "true"],
+        &["--nonsense"],
+    ] {
+        let captured = within_bounds(Command::new(ours()).args(arguments));
+        assert_eq!(code(&captured), Some(125), "{arguments:?}");
+        assert!(captured.stderr.text().contains("--help"), "{arguments:?}");
+    }
+    assert!(within_bounds(Command::new(ours()).arg("--help")).stdout.text().starts_with("Usage"));
+}
+
+/// Whoever reads it goes away: so does the command.
+#[test]
+fn a_reader_that_goes_away() {
+    let mut command = Command::new("sh");
+    command.env("OURS", ours()).env("HELPER", helper(&[]).get_program());
+    command.args(["-c", "\"$OURS\" -- \"$HELPER\" say one flood | head -n 1"]);
+    let captured = within_bounds(&mut command);
+    assert_eq!(captured.stdout.text(), "one\n");
+    assert!(captured.stderr.text().contains("no more of its output was wanted"), "{captured:?}");
+}

@@ -1,0 +1,248 @@
+//! Promise: a stop asks, waits, and kills; the whole tree if it is one; and never longer than the shortest
+//! grace that anybody gives.
+
+#![cfg(unix)]
+
+use crate::common::stage::{Kind, Stage, findable_daemon, parts, start};
+use crate::common::*;
+use shared_child::SpawnOptions;
+use shared_child::seam::Backend;
+use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// So short that nobody could obey it, and so long that no test would wait for it.
+const SHORT: Duration = Duration::from_millis(50);
+const FOR_EVER: Duration = Duration::MAX;
+
+/// A child that plays this, alone, and has said that it got as far as `say ready`.
+fn ready(backend: Backend, line: &str) -> (shared_child::SharedChild, impl Read + use<>) {
+    let line = parts(line);
+    let line: Vec<&str> = line.iter().map(String::as_str).collect();
+    let child = backend.spawn(helper(&line).stdin(Stdio::piped()).stdout(Stdio::piped())).unwrap();
+    let mut stdout = child.take_stdout().unwrap();
+    let mut said = [0; 6];
+    stdout.read_exact(&mut said).unwrap();
+    assert_eq!(&said, b"ready\n");
+    (child, stdout)
+}
+
+fn signal_of(status: ExitStatus) -> Option<i32> {
+    status.signal()
+}
+
+#[test]
+fn who_obeys_is_not_killed() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let (child, _) = ready(backend, "say ready read");
+        assert_eq!(signal_of(child.stop(FOR_EVER).unwrap()), Some(libc::SIGTERM));
+        // And again: there is nothing to do.
+        assert_eq!(signal_of(child.stop(Duration::ZERO).unwrap()), Some(libc::SIGTERM));
+    });
+}
+
+#[test]
+fn who_does_not_obey_is_killed() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let (child, _) = ready(backend, "ignore TERM say ready read");
+        let start = Instant::now();
+        assert_eq!(signal_of(child.stop(SHORT).unwrap()), Some(libc::SIGKILL));
+        assert!(start.elapsed() >= SHORT);
+    });
+}
+
+/// A stopped process does nothing about SIGTERM before it goes on.
+#[test]
+fn who_is_stopped_can_obey() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let (child, _) = ready(backend, "say ready signal STOP read");
+        until("it is stopped", || unix::is_stopped(child.id()));
+        assert_eq!(signal_of(child.stop(FOR_EVER).unwrap()), Some(libc::SIGTERM));
+    });
+}
+
+#[test]
+fn with_another_signal() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let (child, _) = ready(backend, "ignore TERM say ready read");
+        assert_eq!(
+            signal_of(child.stop_with(libc::SIGUSR1, FOR_EVER).unwrap()),
+            Some(libc::SIGUSR1)
+        );
+        // A number that is no signal is refused, and nothing is killed.
+        let (child, _) = ready(backend, "say ready read");
+        for number in [12345, 0, -1] {
+            let error = child.stop_with(number, FOR_EVER).unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput, "{error}");
+        }
+        assert!(child.try_wait().unwrap().is_none(), "it was killed");
+        kill_and_wait(&child);
+    });
+}
+
+#[test]
+fn who_has_exited_is_not_asked() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let child = quick(backend, 7);
+        wait(&child);
+        assert_eq!(child.stop(FOR_EVER).unwrap().code(), Some(7));
+        // A zombie neither.
+        let child = quick(backend, 8);
+        unix::wait_for_zombie(child.id());
+        assert_eq!(child.stop(Duration::ZERO).unwrap().code(), Some(8));
+    });
+}
+
+/// The shortest grace counts, whoever comes first, and the same signal is sent once.
+#[test]
+fn several_threads() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let short = Duration::from_millis(200);
+        for (first, second) in [(short, FOR_EVER), (FOR_EVER, short)] {
+            let (child, mut said) = ready(backend, "report TERM say ready read");
+            let ends = std::thread::scope(|scope| {
+                let first = scope.spawn(|| child.stop(first).unwrap());
+                let mut signal = [0; 12];
+                said.read_exact(&mut signal).unwrap();
+                assert_eq!(&signal, b"signal TERM\n");
+                let second = scope.spawn(|| child.stop(second).unwrap());
+                [first, second].map(|stopper| signal_of(stopper.join().unwrap()))
+            });
+            assert_eq!(ends, [Some(libc::SIGKILL); 2]);
+            let mut rest = String::new();
+            said.read_to_string(&mut rest).unwrap();
+            assert_eq!(rest, "", "it was asked twice");
+        }
+    });
+}
+
+/// Others wait and poll while somebody stops.
+#[test]
+fn beside_other_calls() {
+    watchdog!();
+    on_every_backend(|backend| {
+        for _ in 0..rounds(20) {
+            let (child, _) = ready(backend, "say ready read");
+            std::thread::scope(|scope| {
+                for _ in 0..2 {
+                    scope.spawn(|| signal_of(child.stop(FOR_EVER).unwrap()));
+                    scope.spawn(|| wait(&child));
+                    scope.spawn(|| child.try_wait().unwrap());
+                }
+            });
+            assert_eq!(signal_of(wait(&child)), Some(libc::SIGTERM));
+        }
+    });
+}
+
+#[test]
+fn somebody_else_reaps() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let (child, _) = ready(backend, "say ready read");
+        std::thread::scope(|scope| {
+            let stopper = scope.spawn(|| child.stop(FOR_EVER));
+            // It may be ours or theirs: whoever comes first.
+            // SAFETY: no status is asked for.
+            unsafe { libc::waitpid(unix::pid_t(child.id()), std::ptr::null_mut(), 0) };
+            match stopper.join().unwrap() {
+                Ok(status) => assert_eq!(signal_of(status), Some(libc::SIGTERM)),
+                Err(error) => {
+                    assert!(error.to_string().contains("took its exit status"), "{error}")
+                }
+            }
+        });
+    });
+}
+
+#[test]
+fn a_tree_that_obeys() {
+    watchdog!();
+    for kind in Kind::all(function_name!()) {
+        let all = [
+            start("pid read"),
+            start("setsid pid read"),
+            findable_daemon("pid read"),
+            parts("pid read"),
+        ];
+        let stage = Stage::set(kind, &all.concat(), 4);
+        assert_eq!(signal_of(stage.child.stop(FOR_EVER).unwrap()), Some(libc::SIGTERM));
+        assert_eq!(stage.survivors(), [] as [u32; 0]);
+        stage.is_empty();
+    }
+}
+
+/// The leader obeys, but leaves somebody behind: the grace is theirs, and then they are killed.
+#[test]
+fn a_tree_in_which_somebody_does_not_obey() {
+    watchdog!();
+    for kind in Kind::all(function_name!()) {
+        for stubborn in [
+            "ignore TERM pid read",
+            "setsid ignore TERM pid read",
+            "setsid ignore TERM bare pid read",
+        ] {
+            let stage = Stage::set(kind, &[start(stubborn), parts("pid read")].concat(), 2);
+            let start = Instant::now();
+            assert_eq!(
+                signal_of(stage.child.stop(SHORT).unwrap()),
+                Some(libc::SIGTERM),
+                "the leader"
+            );
+            assert!(start.elapsed() >= SHORT);
+            stage.is_empty();
+        }
+    }
+}
+
+/// The leader has been waited for; there is still a tree to be stopped.
+#[test]
+fn a_tree_whose_leader_is_gone() {
+    watchdog!();
+    for kind in Kind::all(function_name!()) {
+        let stage = Stage::set(kind, &[findable_daemon("pid read"), parts("exit 7")].concat(), 1);
+        assert_eq!(wait(&stage.child).code(), Some(7));
+        assert_eq!(stage.child.stop(FOR_EVER).unwrap().code(), Some(7));
+        assert_eq!(stage.survivors(), [] as [u32; 0]);
+    }
+}
+
+/// Nobody is left as soon as the last one is gone, and not when the leader is.
+#[test]
+fn a_tree_ends_with_its_last_member() {
+    watchdog!();
+    for kind in Kind::all(function_name!()) {
+        let all = [start("setsid report TERM pid read"), parts("pid read")].concat();
+        let mut stage = Stage::set(kind, &all, 2);
+        let stdin = stage.stdin.take();
+        std::thread::scope(|scope| {
+            let stopper = scope.spawn(|| stage.child.stop(FOR_EVER).unwrap());
+            until("the leader is gone", || !unix::is_alive(stage.child.id()));
+            assert_eq!(stage.survivors().len(), 1);
+            assert!(!stopper.is_finished());
+            drop(stdin);
+            assert_eq!(signal_of(stopper.join().unwrap()), Some(libc::SIGTERM));
+        });
+    }
+}
+
+/// A plain child that is stopped is alone in that.
+#[test]
+fn what_is_no_tree_is_stopped_alone() {
+    watchdog!();
+    let line = [start("pid read"), parts("pid read")].concat();
+    let line: Vec<&str> = line.iter().map(String::as_str).collect();
+    let spawn = |command: &mut std::process::Command| SpawnOptions::new().spawn(command).unwrap();
+    let mut stage = Stage::of(spawn, &mut helper(&line), 2);
+    assert_eq!(signal_of(stage.child.stop(FOR_EVER).unwrap()), Some(libc::SIGTERM));
+    assert_eq!(stage.survivors().len(), 1);
+    stage.stdin = None;
+    stage.until_nobody_is_left();
+}

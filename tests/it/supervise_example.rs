@@ -1,0 +1,330 @@
+//! The example `supervise`, as its users meet it: on a file of commands, which the helper program plays.
+//!
+//! Who is started says which process it is, and reads to the end of a FIFO that the test holds open. So whoever
+//! ends sooner was made to, and with the test all end.
+#![cfg(unix)]
+
+use crate::common::stage::{Cast, LISTS, findable_daemon, lists, parts};
+use crate::common::{helper, unix, until, wait};
+use shared_child::{SharedChild, SpawnOptions, unix::SharedChildExt};
+use std::ffi::c_int;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+const STUBBORN: &str = "ignore TERM pid read";
+
+fn ours() -> PathBuf {
+    let test = std::env::current_exe().expect("this test's own path");
+    let path = test.with_file_name("../examples/supervise");
+    assert!(path.exists(), "{} is missing: run `cargo build --example supervise`", path.display());
+    path
+}
+
+/// A directory with a file for the commands, and with the FIFO.
+struct Desk(PathBuf);
+
+impl Desk {
+    fn new(text: &str) -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let name =
+            format!("supervise-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        fs::create_dir(&directory).expect("a directory");
+        fs::write(directory.join("commands"), text).expect("a file");
+        Self(directory)
+    }
+
+    fn commands(&self) -> String {
+        self.0.join("commands").into_os_string().into_string().expect("a path in UTF-8")
+    }
+}
+
+impl Drop for Desk {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A supervisor at work.
+struct Running {
+    child: SharedChild,
+    out: BufReader<ChildStdout>,
+    err: BufReader<ChildStderr>,
+    cast: Cast,
+    input: Option<File>,
+    _desk: Desk,
+}
+
+impl Running {
+    /// On these commands, each the parts of a helper.
+    fn on(options: &str, commands: &[Vec<String>]) -> Self {
+        Self::wrapped(&[], options, commands)
+    }
+
+    fn wrapped(wrapper: &[&str], options: &str, commands: &[Vec<String>]) -> Self {
+        let desk = Desk::new("");
+        let fifo = desk.0.join("input");
+        let input = unix::fifo(&fifo);
+        let program = helper(&[]);
+        let program = program.get_program().to_str().expect("a path in UTF-8");
+        let mut text = "# what to run\n\n".to_owned();
+        for parts in commands {
+            text += &format!("  '{program}' '{}' <'{}'\n", parts.join("' '"), fifo.display());
+        }
+        fs::write(desk.commands(), text).expect("the commands");
+        let child = spawn(wrapper, &[&*parts(options), &[desk.commands()]].concat());
+        let out = BufReader::new(child.take_stdout().expect("a pipe"));
+        let err = BufReader::new(child.take_stderr().expect("a pipe"));
+        Self { child, out, err, cast: Cast::default(), input: Some(input), _desk: desk }
+    }
+
+    /// The process ID that somebody says next.
+    fn pid(&mut self) -> u32 {
+        let pid = after(&mut self.out, "pid ").parse().expect("a process ID");
+        self.cast.0.push(pid);
+        pid
+    }
+
+    /// The rest of the next line of the log in which this occurs.
+    fn logged(&mut self, what: &str) -> String {
+        after(&mut self.err, what)
+    }
+
+    fn signal(&self, signal: c_int) {
+        self.child.send_signal(signal).expect("to signal");
+    }
+
+    /// It has stopped as it should, and nobody is left.
+    #[track_caller]
+    fn ends(&self) {
+        assert_eq!(wait(&self.child).code(), Some(0));
+        self.until_nobody_is_left();
+    }
+
+    #[track_caller]
+    fn until_nobody_is_left(&self) {
+        // Their input goes on, so they do not end by themselves.
+        assert!(self.input.is_some());
+        until("nobody is left", || self.cast.alive().is_empty());
+    }
+}
+
+fn after(reader: &mut impl BufRead, what: &str) -> String {
+    loop {
+        let mut line = String::new();
+        assert_ne!(reader.read_line(&mut line).expect("to read"), 0, "the end before {what:?}");
+        eprint!("{line}");
+        if let Some((_, rest)) = line.split_once(what) {
+            return rest.trim_end().to_owned();
+        }
+    }
+}
+
+/// If the test fails it is killed, and then those whom it has started have the end of their input at the latest.
+fn spawn(wrapper: &[&str], arguments: &[String]) -> SharedChild {
+    // Whoever runs the tests may have had these ignored (nohup, a shell's background job), and what is
+    // ignored is inherited.
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+        // SAFETY: SIG_DFL runs no code.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    let mut command = match wrapper {
+        [] => Command::new(ours()),
+        [program, first @ ..] => {
+            let mut command = Command::new(program);
+            command.args(first).arg(ours());
+            command
+        }
+    };
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut options = SpawnOptions::new();
+    options.kill_on_drop(true).kill_with_parent(true).spawn(&mut command).expect("to spawn")
+}
+
+/// Runs it to its end.
+fn supervise(arguments: &[&str]) -> (ExitStatus, String, String) {
+    let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+    let child = spawn(&[], &arguments);
+    let (mut out, mut err) = (String::new(), String::new());
+    child.take_stdout().expect("a pipe").read_to_string(&mut out).expect("to read");
+    child.take_stderr().expect("a pipe").read_to_string(&mut err).expect("to read");
+    (wait(&child), out, err)
+}
+
+#[test]
+fn what_ends_is_started_again() {
+    watchdog!();
+    let mut running = Running::on("-p 10ms -m 0.04s -r 1000h", &[parts("pid exit 7")]);
+    let mut pids = Vec::new();
+    for pause in ["10ms", "20ms", "40ms", "40ms"] {
+        let log = running.logged("supervise: line 3 (");
+        assert!(log.contains("pid' 'exit' '7' <"), "{log}");
+        assert!(log.contains("): started, process "), "{log}");
+        pids.push(running.pid());
+        assert_eq!(
+            running.logged("): ended after ").split_once("s, ").unwrap().1,
+            "exit status: 7"
+        );
+        assert_eq!(running.logged("): restarting in "), pause);
+    }
+    pids.sort_unstable();
+    pids.dedup();
+    assert_eq!(pids.len(), 4);
+    running.signal(libc::SIGTERM);
+    running.ends();
+}
+
+#[test]
+fn the_pause_starts_over_once_a_command_has_run_for_a_while() {
+    watchdog!();
+    let mut running = Running::on("--pause=10ms --reset=0", &[parts("exit 0")]);
+    for _ in 0..3 {
+        assert_eq!(running.logged("restarting in "), "10ms");
+    }
+    running.signal(libc::SIGTERM);
+    running.ends();
+}
+
+#[test]
+fn what_a_command_leaves_behind_is_stopped_before_the_next() {
+    watchdog!();
+    let parts = [findable_daemon("pid read"), parts("exit 0")].concat();
+    let mut running = Running::on("-p 1000h", &[parts]);
+    running.pid();
+    running.logged("restarting in ");
+    if LISTS {
+        assert_eq!(running.cast.alive(), [] as [u32; 0]);
+    }
+    running.until_nobody_is_left();
+    // It does not wait for the end of the pause.
+    running.signal(libc::SIGTERM);
+    running.ends();
+}
+
+#[test]
+fn all_are_stopped() {
+    watchdog!();
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+        let with_a_daemon = [findable_daemon("pid read"), parts("pid read")].concat();
+        let mut running = Running::on("-g 1000", &[parts("pid read"), with_a_daemon]);
+        for _ in 0..3 {
+            running.pid();
+        }
+        running.signal(signal);
+        running.logged("stopping all within 1000s");
+        running.ends();
+    }
+}
+
+#[test]
+fn all_are_asked_at_the_same_time() {
+    watchdog!();
+    // Elsewhere the grace ends with the shell, even if that is not the command itself.
+    if !lists(function_name!()) {
+        return;
+    }
+    let late = || parts("report TERM pid read");
+    let mut running = Running::on("-g 1000", &[late(), late(), late()]);
+    for _ in 0..3 {
+        running.pid();
+    }
+    running.signal(libc::SIGTERM);
+    for _ in 0..3 {
+        after(&mut running.out, "signal TERM");
+    }
+    assert_eq!(running.cast.alive().len(), 3);
+    running.input = None;
+    assert_eq!(wait(&running.child).code(), Some(0));
+}
+
+#[test]
+fn the_stubborn_are_killed_after_the_grace() {
+    watchdog!();
+    let with_a_daemon = [findable_daemon(STUBBORN), parts(STUBBORN)].concat();
+    let mut running = Running::on("--grace=50ms", &[with_a_daemon, findable_daemon(STUBBORN)]);
+    for _ in 0..3 {
+        running.pid();
+    }
+    running.signal(libc::SIGTERM);
+    running.ends();
+}
+
+#[test]
+fn a_second_signal_kills_at_once() {
+    watchdog!();
+    let mut running = Running::on("-g 1000h", &[parts(STUBBORN), findable_daemon(STUBBORN)]);
+    for _ in 0..2 {
+        running.pid();
+    }
+    running.signal(libc::SIGTERM);
+    running.logged("stopping all within ");
+    running.signal(libc::SIGINT);
+    running.ends();
+}
+
+#[test]
+fn nobody_survives_the_supervisor() {
+    watchdog!();
+    let with_a_daemon = [findable_daemon(STUBBORN), parts(STUBBORN)].concat();
+    let mut running =
+        Running::on("", &[with_a_daemon, parts("pid read"), findable_daemon("pid read")]);
+    for _ in 0..4 {
+        running.pid();
+    }
+    running.child.kill().expect("to kill");
+    wait(&running.child);
+    running.until_nobody_is_left();
+}
+
+#[test]
+fn what_is_ignored_stays_so() {
+    watchdog!();
+    let wrapper = ["sh", "-c", "trap '' HUP; exec \"$@\"", "sh"];
+    let mut running = Running::wrapped(&wrapper, "", &[parts("pid read")]);
+    running.pid();
+    running.signal(libc::SIGHUP);
+    running.signal(libc::SIGTERM);
+    assert!(running.logged("supervise: signal ").starts_with(&format!("{}: ", libc::SIGTERM)));
+    running.ends();
+}
+
+#[test]
+fn a_line_is_for_the_shell() {
+    watchdog!();
+    let desk = Desk::new("two='a  b'; echo \"$two\" # and more\n");
+    let child = spawn(&[], &[desk.commands()]);
+    assert_eq!(after(&mut BufReader::new(child.take_stdout().expect("a pipe")), "a  "), "b");
+    child.send_signal(libc::SIGTERM).expect("to signal");
+    assert_eq!(wait(&child).code(), Some(0));
+}
+
+#[test]
+fn what_is_wrong_is_said() {
+    watchdog!();
+    let (status, out, err) = supervise(&["--help"]);
+    assert_eq!((status.code(), &*err), (Some(0), ""));
+    assert!(out.starts_with("Usage: supervise "));
+
+    let desk = Desk::new("# nothing\n\n   \n  # at all\n");
+    let empty = desk.commands();
+    let cases: [(&[&str], &str); 9] = [
+        (&[], "no FILE is given"),
+        (&["/no/such/file"], "/no/such/file: No such file or directory"),
+        (&["/"], "/: Is a directory"),
+        (&[&empty], "no command"),
+        (&["--bogus", &empty], "--bogus"),
+        (&["--grace", "soon", &empty], "'soon' is no duration"),
+        (&["-p-1", &empty], "'-1' is no duration"),
+        (&["-m"], "-m"),
+        (&[&empty, "another"], "another"),
+    ];
+    for (arguments, message) in cases {
+        let (status, out, err) = supervise(arguments);
+        assert_eq!((status.code(), &*out), (Some(2), ""), "{arguments:?}: {err}");
+        assert!(err.starts_with("supervise: ") && err.contains(message), "{arguments:?}: {err}");
+        assert_eq!(err.lines().count(), 1);
+    }
+}

@@ -1,0 +1,371 @@
+//! Promise: what a tree needs may be refused at any time, and then it does what can still be done, and
+//! says what cannot.
+
+#![cfg(target_os = "linux")]
+
+use crate::common::linux::{Deny, NoDescriptors, When, deny};
+use crate::common::stage::{Kind, Stage, daemon, given, parts, start};
+use crate::common::*;
+use shared_child::seam::Backend;
+use shared_child::{Containment, Mechanism, SpawnOptions};
+use std::io::{ErrorKind, Read};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Members who have left the group in each way that is found out, and one who has not.
+fn tree(backend: Backend) -> Stage {
+    let all = [
+        start("pid read"),
+        start("setsid bare pid read"),
+        daemon("pid read"),
+        given(
+            "spawn",
+            &[parts("setsid pid"), start("own-group bare pid read"), parts("read")].concat(),
+        ),
+        parts("pid read"),
+    ];
+    Stage::set(Kind::Group(backend), &all.concat(), 6)
+}
+
+fn exercise() {
+    on_every_backend(|backend| {
+        let stage = tree(backend);
+        assert_eq!(stage.tree().processes().unwrap().len(), 6);
+        assert!(!stage.tree().wait_empty(Some(Instant::now() + Duration::from_millis(5))).unwrap());
+        stage.tree().send_signal(0).unwrap();
+        stage.tree().kill().unwrap();
+        stage.is_empty();
+        let stage = tree(backend);
+        let status = stage.child.stop(Duration::MAX).unwrap();
+        assert_eq!(status.signal(), Some(libc::SIGTERM));
+        stage.is_empty();
+        // One that ends by itself. (Whoever has an empty environment is known, before its parent ends.)
+        let mut stage = tree(backend);
+        assert_eq!(stage.tree().processes().unwrap().len(), 6);
+        stage.stdin = None;
+        stage.is_empty();
+        // A drop.
+        let (child, rest) = {
+            let options = SpawnOptions::new().kill_on_drop(true).clone();
+            let all = [start("pid read"), daemon("pid read"), parts("pid read")].concat();
+            Stage::set_with(Kind::Group(backend), &options, &all, 3).take_child()
+        };
+        drop(child);
+        until("all are dead", || rest.survivors() == 0);
+    });
+}
+
+macro_rules! exercise_with {
+    ($($name:ident: $rules:expr;)*) => {$(
+        #[test]
+        fn $name() {
+            alone!();
+            watchdog!();
+            deny(&$rules);
+            exercise();
+        }
+    )*};
+}
+
+#[test]
+fn with_nothing_refused() {
+    alone!();
+    watchdog!();
+    exercise();
+}
+
+const PIDFD_SIGNAL_PROCESS_GROUP: u32 = 4;
+
+exercise_with! {
+    poll_refused: [
+        Deny::always(libc::SYS_ppoll, libc::ENOMEM),
+        #[cfg(target_arch = "x86_64")]
+        Deny::always(libc::SYS_poll, libc::ENOMEM),
+    ];
+    pidfd_open_not_implemented: [Deny::always(libc::SYS_pidfd_open, libc::ENOSYS)];
+    pidfd_open_not_permitted: [Deny::always(libc::SYS_pidfd_open, libc::EPERM)];
+    pidfd_open_out_of_descriptors: [Deny::always(libc::SYS_pidfd_open, libc::EMFILE)];
+    pidfd_send_signal_not_implemented: [Deny::always(libc::SYS_pidfd_send_signal, libc::ENOSYS)];
+    pidfd_send_signal_not_permitted: [Deny::always(libc::SYS_pidfd_send_signal, libc::EPERM)];
+    pidfd_does_not_know_groups: [Deny {
+        call: libc::SYS_pidfd_send_signal,
+        when: When::Has(3, PIDFD_SIGNAL_PROCESS_GROUP),
+        errno: libc::EINVAL,
+    }];
+}
+
+/// A pidfd means the leader's group also when somebody else has reaped the leader (Linux 6.9). Whoever is
+/// in the group is reached, though there is nothing else to know them by.
+#[test]
+fn a_leader_that_was_reaped_elsewhere() {
+    alone!();
+    watchdog!();
+    on_every_backend(|backend| {
+        for known in [true, false] {
+            let bare =
+                if backend == Backend::ALL[0] && !known { "bare pid read" } else { "pid read" };
+            let all = [start(bare), daemon("pid read"), parts("hear")].concat();
+            let mut stage = Stage::set(Kind::Group(backend), &all, 2);
+            stage.child.kill().unwrap();
+            linux::reap(stage.child.id());
+            if known {
+                // Found out, one way or the other.
+                let _ = stage.child.wait();
+            }
+            stage.tree().kill().unwrap();
+            stage.until_nobody_is_left();
+            stage.is_empty();
+            stage.stdin = None;
+        }
+    });
+}
+
+/// Without a descriptor nobody can be looked for. The group is killed, and the error says that this was
+/// not all.
+#[test]
+fn no_descriptors() {
+    alone!();
+    watchdog!();
+    on_every_backend(|backend| {
+        let stage = tree(backend);
+        let full = NoDescriptors::left();
+        let error = stage.tree().kill().unwrap_err();
+        let listed = stage.tree().processes().unwrap_err();
+        drop(full);
+        assert_eq!(error.raw_os_error(), Some(libc::EMFILE), "{error}");
+        assert_eq!(listed.raw_os_error(), Some(libc::EMFILE), "{listed}");
+        until("the group is dead", || stage.survivors().len() <= 4);
+        stage.tree().kill().unwrap();
+        stage.wait_empty();
+    });
+}
+
+/// A cgroup cannot be looked at either, and says so. Its leader is asked nevertheless, and has its grace.
+#[test]
+fn a_cgroup_without_descriptors() {
+    alone!();
+    watchdog!();
+    if !Kind::all(function_name!()).contains(&Kind::Cgroup) {
+        return;
+    }
+    let stage = Stage::set(Kind::Cgroup, &parts("pid read"), 1);
+    let full = NoDescriptors::left();
+    let listed = stage.tree().processes().unwrap_err();
+    // Whether members are left cannot be found out.
+    let stopped = stage.child.stop(LONG).unwrap_err();
+    drop(full);
+    assert!(says_no_descriptor(&listed), "{listed}");
+    assert!(says_no_descriptor(&stopped), "{stopped}");
+    assert_eq!(wait(&stage.child).signal(), Some(libc::SIGTERM));
+    stage.is_empty();
+}
+
+fn says_no_descriptor(error: &std::io::Error) -> bool {
+    error.to_string().contains(&std::io::Error::from_raw_os_error(libc::EMFILE).to_string())
+}
+
+/// The same in a set, which keeps its descriptor, so that the kill fails.
+#[test]
+fn a_set_without_descriptors() {
+    alone!();
+    watchdog!();
+    if !Kind::all(function_name!()).contains(&Kind::Cgroup) {
+        return;
+    }
+    let (child, rest) = Stage::set(Kind::Cgroup, &parts("pid read"), 1).take_child();
+    let set = shared_child::ChildSet::new();
+    let child = std::sync::Arc::new(child);
+    set.insert((), std::sync::Arc::clone(&child));
+    let full = NoDescriptors::left();
+    let error = set.stop_all(LONG).unwrap_err();
+    drop(full);
+    assert!(says_no_descriptor(&error), "{error}");
+    assert_eq!(wait(&child).signal(), Some(libc::SIGTERM));
+    until("it is dead", || rest.survivors() == 0);
+}
+
+/// And a stop asks the group nevertheless, waits for the leader, and kills the group.
+#[test]
+fn a_stop_without_descriptors() {
+    alone!();
+    watchdog!();
+    on_every_backend(|backend| {
+        for (members, line) in [
+            (2, [start("ignore TERM pid read"), parts("pid read")].concat()),
+            // Who is stopped can obey.
+            (1, parts("pid signal STOP read")),
+        ] {
+            let stage = Stage::set(Kind::Group(backend), &line, members);
+            until("it is as it is to be", || {
+                members == 2 || linux::state(stage.child.id()) == Some('T')
+            });
+            let full = NoDescriptors::left();
+            let error = stage.child.stop(LONG).unwrap_err();
+            drop(full);
+            assert_eq!(error.raw_os_error(), Some(libc::EMFILE), "{error}");
+            assert_eq!(wait(&stage.child).signal(), Some(libc::SIGTERM));
+            stage.is_empty();
+        }
+    });
+}
+
+/// With a few descriptors, those who are found cannot all be held by one; and while they are dying the others are to be
+/// looked at.
+#[test]
+fn few_descriptors() {
+    alone!();
+    watchdog!();
+    on_every_backend(|backend| {
+        for _ in 0..rounds(10) {
+            let line = vec![start("setsid pid read"); 50];
+            let stage =
+                Stage::set(Kind::Group(backend), &[line.concat(), parts("pid read")].concat(), 51);
+            let mut full = NoDescriptors::left();
+            (0..10).for_each(|_| full.free_one());
+            stage.tree().kill().unwrap();
+            drop(full);
+            stage.is_empty();
+        }
+    });
+}
+
+/// Nobody can be looked for in the `/proc` of another PID namespace. There is the group alone, and the
+/// tree says so.
+#[test]
+fn the_proc_of_somebody_else() {
+    const WRAPPER: &[&str] = &["unshare", "--fork", "--pid"];
+    if !linux::is_root() {
+        eprintln!("{} skipped: it takes root", function_name!());
+        return;
+    }
+    alone!(WRAPPER);
+    watchdog!();
+    on_every_backend(|backend| {
+        let spawn = |line: &[Vec<String>]| {
+            let line = line.concat();
+            let line: Vec<&str> = line.iter().map(String::as_str).collect();
+            let mut command = helper(&line);
+            command.stdin(Stdio::piped()).stdout(Stdio::piped());
+            let child = backend.spawn_with(SpawnOptions::new().tree(true), &mut command).unwrap();
+            let stdin = child.take_stdin();
+            let mut said = child.take_stdout().unwrap();
+            let mut ready = Vec::new();
+            while !ready.ends_with(b"ready\n") {
+                let mut byte = [0];
+                said.read_exact(&mut byte).unwrap();
+                ready.extend(byte);
+            }
+            (child, stdin, said)
+        };
+        let (child, _stdin, mut said) = spawn(&[start("say ready read"), parts("read")]);
+        let tree = child.tree().unwrap();
+        let by = Mechanism::ProcessGroup;
+        assert_eq!(tree.containment(), Containment::BestEffort { by });
+        assert!(!tree.is_empty().unwrap(), "the leader runs");
+        tree.kill().unwrap();
+        wait(&child);
+        for error in [tree.is_empty().unwrap_err(), tree.processes().map(drop).unwrap_err()] {
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            assert!(error.to_string().contains("/proc"), "{error}");
+        }
+        said.read_to_end(&mut Vec::new()).unwrap(); // nobody holds the other end
+        assert_eq!(wait(&child).signal(), Some(libc::SIGKILL));
+        drop(child);
+        // The grace ends with the child, and the rest of the group is killed.
+        let (child, _stdin, mut said) =
+            spawn(&[start("ignore TERM say ready read"), parts("read")]);
+        assert_eq!(child.stop(Duration::MAX).unwrap().signal(), Some(libc::SIGTERM));
+        said.read_to_end(&mut Vec::new()).unwrap();
+    });
+}
+
+#[test]
+fn no_threads() {
+    alone!();
+    watchdog!();
+    let tie = |tree| {
+        let mut options = SpawnOptions::new();
+        options.tree(tree).kill_with_parent(true).kill_on_drop(true);
+        options
+    };
+    deny(&Deny::threads());
+    assert!(std::thread::Builder::new().spawn(|| ()).is_err(), "the filter works");
+    // The drop does by itself what a thread would do.
+    let mut cgroups = Vec::new();
+    let kinds = Kind::all(function_name!());
+    for kind in &kinds {
+        let all = [start("pid read"), daemon("pid read"), parts("pid read")].concat();
+        for options in [SpawnOptions::new().kill_on_drop(true).clone(), tie(true)] {
+            let (child, mut rest) = Stage::set_with(*kind, &options, &all, 3).take_child();
+            cgroups.extend(rest.take_cgroup());
+            drop(child);
+            until("all are dead", || rest.survivors() == 0);
+        }
+    }
+    // But for cgroups: they are removed when the next is made.
+    if let Some(kind) = kinds.iter().find(|kind| **kind == Kind::Cgroup) {
+        wait(&kind.spawn(&SpawnOptions::new(), &mut helper(&["exit", "0"])));
+        assert_eq!(cgroups.len(), 2);
+        assert!(!cgroups.iter().any(|cgroup| cgroup.exists()));
+    }
+    // There is no thread that lives for ever, and so no such child.
+    let error = tie(false).spawn(&mut helper(&["sleep"])).map(drop).unwrap_err();
+    assert!(error.to_string().contains("thread"), "{error}");
+}
+
+/// There is no thread that would see a tied tree to its end: its leader stays a zombie, and so the guardian can
+/// go by its ID, until a later spawn finds a thread.
+#[test]
+fn no_thread_for_a_tied_tree() {
+    alone!();
+    watchdog!();
+    on_every_backend(|backend| {
+        let tied = SpawnOptions::new().kill_with_parent(true).clone();
+        let all = [start("pid read"), parts("pid read")].concat();
+        let (child, rest) = Stage::set_with(Kind::Group(backend), &tied, &all, 2).take_child();
+        let id = child.id();
+        // The filter is this thread's alone.
+        std::thread::scope(|scope| {
+            let dropped = scope.spawn(|| {
+                deny(&Deny::threads());
+                drop(child);
+            });
+            dropped.join().unwrap();
+        });
+        assert_eq!(linux::helper_threads(), [""; 0]);
+        assert_eq!(rest.survivors(), 2);
+        rest.end();
+        assert!(linux::is_zombie(id));
+        wait(&backend.spawn_with(&SpawnOptions::new(), &mut helper(&["exit", "0"])).unwrap());
+        until("it is reaped", || linux::state(id).is_none());
+    });
+}
+
+/// A guardian that cannot be started: the error says what it is for, and nothing is spawned.
+#[test]
+fn no_guardian() {
+    alone!();
+    watchdog!();
+    deny(&[Deny::always(libc::SYS_socketpair, libc::EPERM)]);
+    let mut options = SpawnOptions::new();
+    options.tree(true).kill_with_parent(true);
+    let error = options.spawn(&mut Command::new("/no/such/program")).map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+    assert!(error.to_string().contains("when this process dies"), "{error}");
+    assert_eq!(linux::children(), [] as [u32; 0]);
+}
+
+/// The kernel does not know how to signal at a parent's death.
+#[test]
+fn no_signal_at_a_parents_death() {
+    alone!();
+    watchdog!();
+    let pdeathsig = When::Is(0, libc::PR_SET_PDEATHSIG as u32);
+    deny(&[Deny { call: libc::SYS_prctl, when: pdeathsig, errno: libc::ENOSYS }]);
+    let mut options = SpawnOptions::new();
+    let error =
+        options.kill_with_parent(true).spawn(&mut helper(&["sleep"])).map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert_eq!(linux::children(), [] as [u32; 0]);
+}

@@ -1,0 +1,406 @@
+//! Promise: what a child has used is told once it has exited, by whomever it was waited for here, and never a
+//! stranger's figures.
+
+use crate::common::*;
+use shared_child::{SharedChild, Usage};
+use std::process::Stdio;
+use std::time::Duration;
+
+/// Whether the system tells without a reap.
+const TELLS: bool = cfg!(any(
+    windows,
+    target_os = "linux",
+    target_os = "android",
+    target_os = "macos",
+    target_os = "freebsd",
+    target_os = "netbsd"
+));
+
+/// Whether those count that the child has waited for.
+const TELLS_OF_OTHERS: bool = TELLS && !cfg!(any(windows, target_os = "netbsd"));
+
+#[track_caller]
+fn usage(child: &SharedChild) -> Option<Usage> {
+    let usage = child.usage().expect("an answer");
+    assert_eq!(usage.is_some(), TELLS, "{usage:?}");
+    if let Some(usage) = &usage {
+        assert_eq!(usage.cpu(), usage.user + usage.system);
+    }
+    usage
+}
+
+/// Wine tells, but the times of other processes are not theirs.
+fn has_used(usage: Option<Usage>, cpu: Duration) -> bool {
+    on_wine() || usage.is_none_or(|usage| usage.cpu() >= cpu)
+}
+
+const BURNT: Duration = Duration::from_millis(100);
+
+#[test]
+fn the_cpu_time_of_a_child() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let child = backend.spawn(&mut helper(&["burn", "100"])).unwrap();
+        assert!(wait(&child).success());
+        let used = usage(&child);
+        assert!(has_used(used, BURNT), "{used:?}");
+        assert_eq!(usage(&child), used, "it is remembered");
+    });
+}
+
+#[test]
+fn the_memory_of_a_child() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let child = backend.spawn(&mut helper(&["touch", "64"])).unwrap();
+        assert!(wait(&child).success());
+        let used = usage(&child);
+        let peak = used.and_then(|usage| usage.peak_memory);
+        if cfg!(any(target_os = "linux", target_os = "macos", target_os = "freebsd")) {
+            assert!(peak.is_some(), "{used:?}");
+        }
+        // Systems count in lumps.
+        assert!(peak.is_none_or(|peak| peak >= 48 << 20), "{used:?}");
+    });
+}
+
+/// Those that the child has waited for count, where the documentation says so.
+#[test]
+fn a_grandchild_that_was_waited_for() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let child = backend.spawn(&mut helper(&["run", "2", "burn", "100"])).unwrap();
+        assert!(wait(&child).success());
+        let used = usage(&child);
+        assert!(!TELLS_OF_OTHERS || has_used(used, BURNT), "{used:?}");
+    });
+}
+
+/// More than what it takes to start a process.
+#[test]
+fn a_grandchild_that_was_not_waited_for() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let parts = ["spawn", "4", "burn", "1000", "say", "burnt", "read"];
+        let mut command = helper(&parts);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let child = backend.spawn(&mut command).unwrap();
+        let stdin = child.take_stdin();
+        let mut said = std::io::BufReader::new(child.take_stdout().unwrap());
+        let mut line = String::new();
+        while line != "burnt\n" {
+            line.clear();
+            assert_ne!(std::io::BufRead::read_line(&mut said, &mut line).unwrap(), 0);
+        }
+        drop(stdin);
+        wait(&child);
+        let used = usage(&child);
+        assert!(
+            on_wine() || used.is_none_or(|usage| usage.cpu() < Duration::from_secs(1)),
+            "{used:?}"
+        );
+    });
+}
+
+#[test]
+fn nothing_is_told_before_the_exit() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let (child, stdin) = stoppable(backend, 7);
+        assert_eq!(child.usage().unwrap(), None);
+        drop(stdin);
+        assert_eq!(wait(&child).code(), Some(7));
+        usage(&child);
+        let child = sleeper(backend);
+        assert_eq!(child.usage().unwrap(), None);
+        kill_and_wait(&child);
+        usage(&child);
+    });
+}
+
+/// Who asks notices the exit, as a poll does, and the status is told after that.
+#[test]
+fn without_a_wait() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let child = backend.spawn(&mut helper(&["burn", "100", "exit", "7"])).unwrap();
+        if TELLS {
+            until("its usage is told", || child.usage().unwrap().is_some());
+            assert!(child.try_wait().unwrap().is_some());
+        }
+        assert_eq!(wait(&child).code(), Some(7));
+        assert!(has_used(usage(&child), BURNT));
+        let child = backend.spawn(&mut helper(&["burn", "100", "exit", "7"])).unwrap();
+        until("it has exited", || child.try_wait().unwrap().is_some());
+        assert!(has_used(usage(&child), BURNT));
+    });
+}
+
+/// Whoever has been told of the exit is told of the usage, and all are told the same.
+#[test]
+fn many_threads() {
+    watchdog!();
+    on_every_backend(|backend| {
+        for _ in 0..rounds(20) {
+            let (child, stdin) = stoppable(backend, 7);
+            let told = std::thread::scope(|scope| {
+                let waiter = || {
+                    assert_eq!(wait(&child).code(), Some(7));
+                    usage(&child)
+                };
+                let untimed = || {
+                    assert_eq!(child.wait().unwrap().code(), Some(7));
+                    usage(&child)
+                };
+                let poller = || {
+                    until("it has exited", || child.try_wait().unwrap().is_some());
+                    usage(&child)
+                };
+                let asker = || {
+                    until("it is told", || !TELLS || child.usage().unwrap().is_some());
+                    child.usage().unwrap()
+                };
+                let threads = [
+                    scope.spawn(waiter),
+                    scope.spawn(untimed),
+                    scope.spawn(poller),
+                    scope.spawn(asker),
+                ];
+                drop(stdin);
+                threads.map(|thread| thread.join().unwrap())
+            });
+            assert!(told.iter().all(|usage| *usage == told[0]), "{told:?}");
+        }
+    });
+}
+
+/// The reap was not ours.
+#[test]
+fn new_is_given_a_child_that_was_waited_for() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let mut child = helper(&["exit", "7"]).spawn().unwrap();
+        child.wait().unwrap();
+        let child = backend.share(child).unwrap();
+        assert_eq!(child.usage().unwrap(), None);
+        assert_eq!(wait(&child).code(), Some(7));
+        // And one that was not.
+        let mut command = stoppable_command(7);
+        let mut child = command.spawn().unwrap();
+        let stdin = child.stdin.take();
+        let child = backend.share(child).unwrap();
+        drop(stdin);
+        wait(&child);
+        usage(&child);
+    });
+}
+
+#[test]
+fn a_capture_tells_as_well() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let captured =
+            captures::run(backend, &["burn", "100", "say", "x"], &mut captures::bounded());
+        assert!(captured.success(), "{captured:?}");
+        assert_eq!(captured.usage.is_some(), TELLS, "{captured:?}");
+        assert!(has_used(captured.usage, BURNT), "{captured:?}");
+        let mut capture = captures::bounded();
+        let captured = captures::run(
+            backend,
+            &["say", "x", "sleep"],
+            capture.timeout(Duration::from_millis(1)),
+        );
+        assert!(captured.stopped_by.is_some(), "{captured:?}");
+        assert_eq!(captured.usage.is_some(), TELLS, "{captured:?}");
+    });
+}
+
+#[cfg(unix)]
+mod unix_only {
+    use super::*;
+    #[cfg(target_os = "linux")]
+    use crate::common::linux::{Deny, deny};
+    #[cfg(target_os = "linux")]
+    use crate::common::stage::daemon;
+    use crate::common::stage::{Kind, Stage, lists, parts, start};
+    #[cfg(target_os = "linux")]
+    use shared_child::SpawnOptions;
+    #[cfg(target_os = "linux")]
+    use shared_child::seam::Backend;
+    #[cfg(target_os = "linux")]
+    use std::io::Write;
+
+    /// The zombie is kept for the sake of its process ID, and what is told of it does not change.
+    #[test]
+    fn the_pinned_leader_of_a_tree() {
+        watchdog!();
+        if !lists(function_name!()) {
+            return;
+        }
+        on_every_backend(|backend| {
+            let line = [start("pid read"), parts("pid burn 100 exit 7")].concat();
+            let stage = Stage::set(Kind::Group(backend), &line, 2);
+            assert_eq!(wait(&stage.child).code(), Some(7));
+            assert!(unix::is_zombie(stage.child.id()));
+            let used = usage(&stage.child);
+            assert!(has_used(used, BURNT), "{used:?}");
+            stage.tree().kill().unwrap();
+            stage.wait_empty();
+            assert_eq!(unix::state(stage.child.id()), None);
+            assert_eq!(usage(&stage.child), used);
+        });
+    }
+
+    #[test]
+    fn somebody_else_has_reaped_the_child() {
+        alone!();
+        watchdog!();
+        on_every_backend(|backend| {
+            let (child, stdin) = stoppable(backend, 7);
+            drop(stdin);
+            unix::reap(child.id());
+            assert_eq!(child.usage().unwrap(), None);
+            let _ = child.wait();
+            assert_eq!(child.usage().unwrap(), None);
+            let child = unix::spawn_reaped(backend);
+            assert_eq!(child.usage().unwrap(), None);
+        });
+    }
+
+    /// What was told stands.
+    #[test]
+    fn somebody_else_reaps_the_child_after_it_was_noticed() {
+        alone!();
+        watchdog!();
+        on_every_backend(|backend| {
+            let stage = Stage::set(Kind::Group(backend), &parts("pid burn 100 exit 7"), 1);
+            assert_eq!(wait(&stage.child).code(), Some(7));
+            unix::reap(stage.child.id());
+            let used = usage(&stage.child);
+            assert!(has_used(used, BURNT), "{used:?}");
+            assert_eq!(wait(&stage.child).code(), Some(7));
+            assert_eq!(usage(&stage.child), used);
+        });
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn where_waitid_is_refused() {
+        alone!();
+        watchdog!();
+        deny(&[Deny::always(libc::SYS_waitid, libc::ENOSYS)]);
+        on_every_backend(|backend| {
+            let (child, stdin) = stoppable(backend, 7);
+            assert_eq!(child.usage().unwrap(), None);
+            drop(stdin);
+            assert_eq!(wait(&child).code(), Some(7));
+            assert_eq!(child.usage().unwrap(), None);
+        });
+    }
+
+    /// A sandbox that closes while the child runs.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn where_waitid_is_refused_from_now_on() {
+        alone!();
+        watchdog!();
+        let children = Backend::ALL.iter().map(|backend| stoppable(*backend, 7));
+        let children: Vec<_> = children.collect();
+        deny(&[Deny::always(libc::SYS_waitid, libc::ENOSYS)]);
+        for (child, stdin) in children {
+            drop(stdin);
+            assert_eq!(wait(&child).code(), Some(7));
+            assert_eq!(child.usage().unwrap(), None);
+        }
+    }
+
+    /// It counts all that were ever in it, and what it has counted outlives it.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_tree_with_a_cgroup() {
+        watchdog!();
+        if !Kind::all("a_tree_with_a_cgroup").contains(&Kind::Cgroup) {
+            return;
+        }
+        // Nobody waits for the daemon, which burns when the leader has exited.
+        let line = [daemon("pid hear burn 200 say burnt read"), parts("burn 100 pid")].concat();
+        let mut stage = Stage::set(Kind::Cgroup, &line, 2);
+        assert_eq!(wait(&stage.child).code(), Some(0));
+        let cgroup = linux::tree_cgroup_of(stage.survivors()[0]).expect("the daemon is in it");
+        let has_peak = cgroup.join("memory.peak").exists();
+        let before = usage(&stage.child).unwrap();
+        assert!(before.cpu() >= BURNT, "{before:?}");
+        assert_eq!(before.peak_memory.is_some(), has_peak);
+        stage.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+        stage.hear("burnt");
+        let since = usage(&stage.child).unwrap();
+        assert!(since.cpu() >= before.cpu() + 2 * BURNT, "{since:?} after {before:?}");
+        stage.stdin = None;
+        stage.wait_empty();
+        assert!(!cgroup.exists());
+        let in_all = usage(&stage.child).unwrap();
+        assert!(in_all.cpu() >= since.cpu(), "{in_all:?} after {since:?}");
+        assert_eq!(in_all.peak_memory.is_some(), has_peak);
+        assert_eq!(usage(&stage.child), Some(in_all));
+    }
+
+    /// As long as the leader runs nothing is told, whoever else has ended. A capture tells in the end.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_leader_that_runs_in_a_cgroup() {
+        watchdog!();
+        if !Kind::all("a_leader_that_runs_in_a_cgroup").contains(&Kind::Cgroup) {
+            return;
+        }
+        let stage = Stage::set(Kind::Cgroup, &parts("run 2 burn 100 pid read"), 1);
+        assert_eq!(stage.child.usage().unwrap(), None);
+        stage.child.kill().unwrap();
+        wait(&stage.child);
+        assert!(usage(&stage.child).unwrap().cpu() >= BURNT);
+        stage.wait_empty();
+        assert!(usage(&stage.child).unwrap().cpu() >= BURNT);
+
+        let mut options = SpawnOptions::new();
+        shared_child::linux::SpawnOptionsExt::cgroup(&mut options, true);
+        let line = daemon("burn 100");
+        let mut command = helper(&line.iter().map(String::as_str).collect::<Vec<_>>());
+        command.stdout(Stdio::piped());
+        // Whoever has left the pipe open until it has burnt.
+        let captured = options.capture(&mut command, captures::bounded().drain(LONG)).unwrap();
+        assert!(captured.usage.unwrap().cpu() >= BURNT, "{captured:?}");
+    }
+
+    /// Somebody has taken it away, and so the child's own is told.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_cgroup_that_is_gone() {
+        watchdog!();
+        if !Kind::all("a_cgroup_that_is_gone").contains(&Kind::Cgroup) {
+            return;
+        }
+        let stage = Stage::set(Kind::Cgroup, &parts("burn 100 pid hear exit 7"), 1);
+        let cgroup = linux::tree_cgroup_of(stage.child.id()).expect("it is in it");
+        stage.stdin.as_ref().unwrap().write_all(b"\n").unwrap();
+        assert_eq!(wait(&stage.child).code(), Some(7));
+        until("it is empty", || std::fs::remove_dir(&cgroup).is_ok());
+        let used = usage(&stage.child).unwrap();
+        assert!(used.cpu() >= BURNT && used.peak_memory.is_some(), "{used:?}");
+        stage.wait_empty();
+        assert_eq!(usage(&stage.child), Some(used));
+    }
+
+    /// A copy of the handle tells nothing that is not the child's, and does not block.
+    #[test]
+    fn a_handle_that_a_fork_has_copied() {
+        alone!();
+        watchdog!();
+        on_every_backend(|backend| {
+            let (child, stdin) = stoppable(backend, 7);
+            let told = unix::in_a_fork(|| u8::from(matches!(child.usage(), Ok(Some(_)))));
+            assert_eq!(told, 0);
+            drop(stdin);
+            wait(&child);
+            usage(&child);
+        });
+    }
+}

@@ -1,0 +1,247 @@
+//! Promise, on Windows: a capture keeps its deadline on synchronous pipes too, which `std::io::pipe` makes.
+
+#![cfg(windows)]
+
+use crate::common::captures::{bounded, run};
+use crate::common::*;
+use shared_child::seam::Backend;
+use shared_child::{CaptureOptions, Captured, SharedChild, StoppedBy, StreamEnd};
+use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
+use std::process::{ChildStdin, ChildStdout, Stdio};
+use std::ptr::null_mut;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+use windows_sys::Win32::System::Pipes::{CreatePipe, PeekNamedPipe};
+use windows_sys::Win32::System::Threading::CreateEventW;
+
+const SHORT: Duration = Duration::from_millis(50);
+
+/// The end to read from and the end to write to, synchronous as those of `std::io::pipe`, which is newer than the oldest
+/// Rust that the tests run on.
+fn pipe() -> (OwnedHandle, OwnedHandle) {
+    let (mut reader, mut writer) = (null_mut(), null_mut());
+    // SAFETY: both outlive the call. The handles are new.
+    unsafe {
+        assert_ne!(CreatePipe(&raw mut reader, &raw mut writer, std::ptr::null(), 0), 0);
+        (OwnedHandle::from_raw_handle(reader), OwnedHandle::from_raw_handle(writer))
+    }
+}
+
+/// How many bytes are in the pipe.
+fn in_pipe(reader: &OwnedHandle) -> usize {
+    let mut count = 0;
+    let (reader, bytes, read, left) = (reader.as_raw_handle(), null_mut(), null_mut(), null_mut());
+    // SAFETY: the handle is open, and the count outlives the call.
+    let peeked = unsafe { PeekNamedPipe(reader, bytes, 0, read, &raw mut count, left) };
+    assert_ne!(peeked, 0, "{}", std::io::Error::last_os_error());
+    count as usize
+}
+
+/// A child whose outputs go into one synchronous pipe, in which there are that many bytes already. It has a standard
+/// input to be held up by.
+fn merged(backend: Backend, parts: &[&str], written: usize) -> (SharedChild, ChildStdin) {
+    let (reader, writer) = pipe();
+    let mut command = helper(parts);
+    command.stdin(Stdio::piped()).stdout(writer.try_clone().unwrap()).stderr(writer);
+    let mut child = command.spawn().unwrap();
+    // The writers of the command.
+    drop(command);
+    until("it has written", || in_pipe(&reader) >= written);
+    let stdin = child.stdin.take().unwrap();
+    child.stdout = Some(ChildStdout::from(reader));
+    (backend.share(child).unwrap(), stdin)
+}
+
+/// Captures while standard input is held open; but if the capture does not end, the input does, and so what waits for it.
+#[track_caller]
+fn capture_with(
+    child: &SharedChild,
+    stdin: ChildStdin,
+    capture: &mut CaptureOptions<'_>,
+) -> Captured {
+    let (over, is_over) = channel::<()>();
+    let captured = std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let _ = is_over.recv_timeout(LONG);
+            drop(stdin);
+        });
+        let captured = child.capture(capture);
+        drop(over);
+        captured
+    });
+    let captured = captured.unwrap();
+    assert!(captured.elapsed < LONG / 2, "{captured:?}");
+    captured
+}
+
+#[test]
+fn capture_of_a_synchronous_pipe_held_by_a_grandchild_keeps_its_deadline() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let parts = ["spawn", "1", "read", "say", "first", "complain", "second", "sleep"];
+        let (child, stdin) = merged(backend, &parts, "child \nfirst\nsecond\n".len() + 1);
+        let captured = capture_with(&child, stdin, CaptureOptions::new().timeout(SHORT));
+        assert_eq!(captured.stopped_by, Some(StoppedBy::Deadline));
+        assert_eq!(captured.status.unwrap().code(), Some(1), "it is killed");
+        assert_eq!(captured.stdout.end, StreamEnd::HeldOpen);
+        let text = captured.stdout.text();
+        let lines: Vec<_> = text.lines().skip(1).collect();
+        assert_eq!(lines, ["first", "second"]);
+        assert!(captured.error.is_none(), "{captured:?}");
+    });
+}
+
+#[test]
+fn capture_of_a_quiet_synchronous_pipe_keeps_its_deadline() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let (child, stdin) = merged(backend, &["read", "sleep"], 0);
+        let captured = capture_with(&child, stdin, CaptureOptions::new().timeout(SHORT));
+        assert_eq!(captured.stopped_by, Some(StoppedBy::Deadline));
+        assert_eq!((captured.stdout.total, captured.stdout.end), (0, StreamEnd::Closed));
+    });
+}
+
+/// The capture begins after the exit, and reads all that is in the pipe.
+#[test]
+fn capture_after_the_exit_has_all_that_is_in_a_synchronous_pipe() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let parts = ["spawn", "1", "read", "write", "3000", "complain", "end", "exit", "7"];
+        let (child, stdin) = merged(backend, &parts, 3000);
+        assert_eq!(wait(&child).code(), Some(7));
+        let captured = capture_with(&child, stdin, bounded().drain(Duration::ZERO));
+        assert_eq!(captured.status.unwrap().code(), Some(7), "it is not killed");
+        assert_eq!((captured.stopped_by, captured.stdout.end), (None, StreamEnd::HeldOpen));
+        assert!(captured.stdout.text().trim_end().ends_with("end"), "{captured:?}");
+        assert!(captured.stdout.total > 3000, "{captured:?}");
+    });
+}
+
+#[test]
+fn outputs_merged_by_a_synchronous_pipe_keep_their_order() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let numbers: Vec<String> = (0..100).map(|number| number.to_string()).collect();
+        let mut parts = Vec::new();
+        for pair in numbers.chunks(2) {
+            parts.extend(["say", &pair[0], "complain", &pair[1]]);
+        }
+        let (child, stdin) = merged(backend, &parts, 0);
+        let captured = capture_with(&child, stdin, &mut bounded());
+        assert!(captured.success(), "{captured:?}");
+        assert_eq!(captured.stdout.text().lines().collect::<Vec<_>>(), numbers);
+        assert_eq!(captured.stdout.end, StreamEnd::Closed);
+    });
+}
+
+#[test]
+fn capture_of_much_through_a_synchronous_pipe_is_whole() {
+    watchdog!();
+    on_every_backend(|backend| {
+        const COUNT: usize = 4 << 20;
+        let (child, stdin) = merged(backend, &["write", &COUNT.to_string()], 1);
+        let captured = capture_with(&child, stdin, &mut bounded());
+        assert!(captured.success(), "{captured:?}");
+        let mut expected = Vec::from_iter(0..251).repeat(COUNT.div_ceil(251));
+        expected.truncate(COUNT);
+        assert!(captured.stdout.bytes == expected, "{captured:?}");
+        // A child that never stops writing is held up, and stopped.
+        let (child, stdin) = merged(backend, &["flood"], 1);
+        let mut capture = bounded();
+        let captured = capture_with(&child, stdin, capture.limit(1000).stop_at_limit(true));
+        assert_eq!(captured.stdout.bytes.len(), 1000);
+        assert!(matches!(captured.stopped_by, Some(StoppedBy::Limit(_))), "{captured:?}");
+    });
+}
+
+/// A child whose standard input is a synchronous pipe.
+fn fed(backend: Backend, parts: &[&str]) -> SharedChild {
+    let (reader, writer) = pipe();
+    let mut command = helper(parts);
+    let mut child = command.stdin(reader).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin = Some(ChildStdin::from(writer));
+    backend.share(child).unwrap()
+}
+
+#[test]
+fn input_through_a_synchronous_pipe_arrives_whole() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let input: Vec<u8> = (0..251).cycle().take(1 << 20).collect();
+        let child = fed(backend, &["echo"]);
+        let captured = child.capture(bounded().stdin(&input[..])).unwrap();
+        assert!(captured.success() && captured.stdout.bytes == input, "{captured:?}");
+        // A child that does not want it.
+        let child = fed(backend, &["exit", "7"]);
+        let captured = child.capture(bounded().stdin(input)).unwrap();
+        assert_eq!(captured.status.unwrap().code(), Some(7));
+        assert!(captured.error.is_none(), "{captured:?}");
+    });
+}
+
+#[test]
+fn capture_with_unread_input_in_a_synchronous_pipe_keeps_its_deadline() {
+    watchdog!();
+    on_every_backend(|backend| {
+        // The grandchild holds the pipe beyond the death of the child. It ends when its output is closed.
+        let child = fed(backend, &["spawn", "1", "flood", "sleep"]);
+        let mut capture = CaptureOptions::new();
+        capture.stdin(vec![0; 1 << 20]).limit(1000).timeout(4 * SHORT);
+        let captured = child.capture(&mut capture).unwrap();
+        assert!(captured.elapsed < LONG / 2, "{captured:?}");
+        assert_eq!(captured.stopped_by, Some(StoppedBy::Deadline));
+        assert!(captured.error.is_none(), "{captured:?}");
+    });
+}
+
+/// As good as a pipe, if a program has put one there.
+#[test]
+fn file_as_standard_output_is_captured_to_its_end() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let file = std::fs::File::open(std::env::current_exe().unwrap()).unwrap();
+        let length = file.metadata().unwrap().len();
+        let mut child = helper(&["exit", "0"]).spawn().unwrap();
+        child.stdout = Some(ChildStdout::from(OwnedHandle::from(file)));
+        let captured = backend.share(child).unwrap().capture(bounded().limit(1000)).unwrap();
+        assert_eq!((captured.stdout.end, captured.stdout.total), (StreamEnd::Closed, length));
+        assert!(captured.success(), "{captured:?}");
+    });
+}
+
+/// The number of a new handle, which is the lowest that is free.
+fn lowest_free_handle() -> usize {
+    // SAFETY: no attributes and no name. The handle is new, and closed here.
+    unsafe {
+        let event = CreateEventW(std::ptr::null(), 0, 0, std::ptr::null());
+        assert!(!event.is_null());
+        windows_sys::Win32::Foundation::CloseHandle(event);
+        event.addr()
+    }
+}
+
+/// The thread of a pipe owns a handle of it: a thread that is left behind is a handle that is left behind.
+#[test]
+fn threads_and_handles_of_synchronous_pipes_end_with_the_capture() {
+    alone!();
+    watchdog!();
+    on_every_backend(|backend| {
+        let round = || {
+            let (child, stdin) = merged(backend, &["spawn", "1", "read", "exit", "7"], 1);
+            let captured = capture_with(&child, stdin, bounded().drain(Duration::ZERO));
+            assert_eq!(captured.stdout.end, StreamEnd::HeldOpen);
+            let child = fed(backend, &["sleep"]);
+            child.capture(CaptureOptions::new().stdin(vec![0; 1 << 20]).timeout(SHORT)).unwrap();
+            assert!(run(backend, &["exit", "0"], &mut bounded()).success());
+        };
+        round();
+        let before = lowest_free_handle();
+        for _ in 0..rounds(100) {
+            round();
+        }
+        // Handles are numbered in steps of 4.
+        let more = lowest_free_handle().saturating_sub(before) / 4;
+        assert!(more < rounds(100) / 2, "{more} more handles than before");
+    });
+}
