@@ -62,7 +62,7 @@ fn as_json() {
     let report = report_of(&captured);
     assert_eq!(report["success"], true);
     assert_eq!(report["code"], 0);
-    let stream = |text: &str| json!({ "text": text, "bytes": 4, "missing": 0, "end": "closed" });
+    let stream = |text: &str| json!({ "text": text, "bytes": 4, "omitted": 0, "end": "closed" });
     assert_eq!((&report["stdout"], &report["stderr"]), (&stream("out\n"), &stream("err\n")));
     if cfg!(any(target_os = "linux", target_os = "macos", target_os = "freebsd")) {
         assert!(report["peak_memory"].as_u64().expect("a figure") > 100_000, "{report}");
@@ -88,7 +88,7 @@ fn limits() {
     let captured = run(&["--json", "--limit", "1k"], &["write", "5000"]);
     let report = report_of(&captured);
     assert_eq!(
-        (&report["stdout"]["bytes"], &report["stdout"]["missing"]),
+        (&report["stdout"]["bytes"], &report["stdout"]["omitted"]),
         (&json!(5000), &json!(3976))
     );
     assert_eq!(code(&captured), Some(0));
