@@ -1,10 +1,10 @@
 //! `SharedChild`, the public face of a [`Lifecycle`].
 
 use crate::command;
-use crate::exit::{self, Ask, Backend, Exit, FromChild, Notice, Opened, Reap, Reaped};
 use crate::lifecycle::Lifecycle;
 use crate::stop::{self, Stopping};
 use crate::sync::Arc;
+use crate::sys::{self, Ask, Backend, Exit, FromChild, Notice, Opened, Reap, Reaped};
 use crate::tree::{Leader, Owned, Spawned, Tree};
 use crate::usage::Usage;
 use std::fmt;
@@ -68,7 +68,7 @@ impl SharedChild {
     }
 
     pub(crate) fn spawn_on(backend: Backend, command: &mut Command) -> io::Result<Self> {
-        exit::sweep();
+        sys::sweep();
         Ok(Self::alone(unreaped(command::spawn(command)?, None, backend)))
     }
 
@@ -130,7 +130,7 @@ impl SharedChild {
 
     fn alone(leader: Leader) -> Self {
         let id = leader.with_child(|child| child.id());
-        let (can_be_asked, body) = (exit::ASKS_ANYBODY, Body::Alone(leader));
+        let (can_be_asked, body) = (sys::ASKS_ANYBODY, Body::Alone(leader));
         Self { id, can_be_asked, body, stopping: OnceLock::new() }
     }
 
@@ -533,7 +533,7 @@ impl SharedChild {
             |child| child.tree().filter(|_| child.can_be_asked),
             |trees| Tree::ask_each(trees, ask),
             |child| match child.can_be_asked {
-                true => exit::ask(child.leader(), ask),
+                true => sys::ask(child.leader(), ask),
                 false => Ok(false),
             },
         )

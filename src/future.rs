@@ -6,8 +6,8 @@
 
 use crate::SharedChild;
 use crate::backoff::{Backoff, LONGEST};
-use crate::exit::Ask;
 use crate::stop::{self, DYING};
+use crate::sys::Ask;
 use crate::watcher::tasks::{self, Answer, Wake};
 use std::fmt;
 use std::future::Future;

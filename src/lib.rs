@@ -141,7 +141,7 @@ mod backoff;
 mod capture;
 mod child;
 mod command;
-mod exit;
+mod exit_notice;
 mod future;
 #[cfg(any(doc, doctest))]
 pub mod guide;
@@ -156,6 +156,7 @@ mod set;
 mod spawn;
 mod stop;
 mod sync;
+mod sys;
 mod tree;
 mod usage;
 mod watcher;
@@ -171,7 +172,7 @@ pub use capture::{
     CaptureOptions, Captured, CapturedStream, Limit, Line, StoppedBy, Stream, StreamEnd,
 };
 pub use child::SharedChild;
-pub use exit::ExitNotice;
+pub use exit_notice::ExitNotice;
 pub use future::{WaitDeadlineFuture, WaitFuture};
 pub use set::{ChildSet, Finished};
 pub use spawn::SpawnOptions;

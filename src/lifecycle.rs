@@ -22,8 +22,8 @@
 //! it blocks on stays open until it has left, although whoever reaps drops the state's own `Arc`.
 
 use crate::backoff::Backoff;
-use crate::exit::{Exit, Look, Reap, Reaped, reaped_elsewhere};
 use crate::sync::{Arc, Mutex};
+use crate::sys::{Exit, Look, Reap, Reaped, reaped_elsewhere};
 use crate::usage::Usage;
 use std::io;
 use std::process::ExitStatus;

@@ -6,8 +6,8 @@
 
 mod fallback;
 
-use crate::exit::{Exit, Look, Reap, Reaped};
 use crate::lifecycle::Lifecycle;
+use crate::sys::{Exit, Look, Reap, Reaped};
 use crate::usage::Usage;
 use loom::sync::{Arc, Condvar, Mutex, MutexGuard};
 use loom::thread;

@@ -3,7 +3,7 @@
 #![cfg_attr(not(feature = "_seam"), allow(dead_code, unused_imports))]
 #![allow(missing_docs)]
 
-pub use crate::exit::Backend;
+pub use crate::sys::Backend;
 
 use crate::{CaptureOptions, Captured, SharedChild, SpawnOptions};
 use std::io;

@@ -9,9 +9,9 @@
 
 use crate::SharedChild;
 use crate::backoff::Backoff;
-use crate::exit::{Port, Registration};
 use crate::stop;
 use crate::sync::{Arc, Mutex};
+use crate::sys::{Port, Registration};
 use std::borrow::Borrow;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;

@@ -1,7 +1,7 @@
 //! How to spawn.
 
 use crate::SharedChild;
-use crate::exit::{self, Backend};
+use crate::sys::{self, Backend};
 use crate::tree::{self, Wanted};
 use std::io;
 use std::process::Command;
@@ -218,7 +218,7 @@ impl SpawnOptions {
         backend: Backend,
         command: &mut Command,
     ) -> io::Result<SharedChild> {
-        exit::sweep();
+        sys::sweep();
         tree::sweep();
         let spawned = tree::spawn(&self.wanted, command)?;
         Ok(SharedChild::spawned(spawned, backend, self.kill_on_drop))

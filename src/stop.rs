@@ -5,9 +5,9 @@
 //! for all.
 
 use crate::SharedChild;
-use crate::exit::Ask;
 use crate::sync::Arc;
 use crate::sync::Mutex;
+use crate::sys::Ask;
 use std::io;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};

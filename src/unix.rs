@@ -1,6 +1,6 @@
 //! Unix-only extensions.
 
-use crate::exit::{Ask, is_signal};
+use crate::sys::{Ask, is_signal};
 use crate::{SharedChild, Tree, stop};
 use std::error::Error;
 use std::ffi::c_int;

@@ -11,8 +11,6 @@ mod lines;
 mod pipes;
 mod run;
 mod settings;
-#[cfg(unix)]
-mod sigpipe;
 #[cfg(windows)]
 mod synchronous;
 #[cfg(unix)]
@@ -30,7 +28,7 @@ pub use keep::Limit;
 pub use lines::Line;
 pub use settings::CaptureOptions;
 
-use crate::exit::Backend;
+use crate::sys::Backend;
 use crate::{SharedChild, SpawnOptions};
 use settings::Input;
 use std::fmt;

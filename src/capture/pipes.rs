@@ -2,7 +2,7 @@
 
 use super::Stream;
 use super::system::{End, Pipe, Waiter};
-use crate::exit::ExitDescriptor;
+use crate::sys::ExitDescriptor;
 use std::io;
 use std::process::{ChildStderr, ChildStdin, ChildStdout};
 use std::time::Instant;

@@ -13,7 +13,7 @@
 
 use super::system::{CHUNK, Operation};
 use crate::backoff::Backoff;
-use crate::exit::{is_signalled, wait_for_any};
+use crate::sys::{is_signalled, wait_for_any};
 use std::ffi::c_void;
 use std::io;
 use std::os::windows::io::{AsHandle, AsRawHandle, OwnedHandle};

@@ -5,11 +5,11 @@
 //! of the pipe's end and not of the descriptor, so it is put back as it was.
 
 use super::pipes::Ready;
-use super::sigpipe;
 use crate::backoff::Backoff;
-use crate::exit::{ExitDescriptor, time_left};
+use crate::sys::unix::sigpipe;
+use crate::sys::{ExitDescriptor, time_left};
 
-pub(super) use crate::exit::pipe;
+pub(super) use crate::sys::pipe;
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};

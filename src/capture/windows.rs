@@ -10,7 +10,7 @@
 
 use super::pipes::Ready;
 use super::synchronous::{Synchronous, is_synchronous};
-use crate::exit::{ExitDescriptor, is_signalled, wait_for_any};
+use crate::sys::{ExitDescriptor, is_signalled, wait_for_any};
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io;

@@ -1,10 +1,10 @@
 //! The fallback, whose waiters rely on the process ID, in the lifecycle that it is made for.
 
 use super::{BY_ITSELF, Kernel, MockChild, Phase, World, status};
-use crate::exit::thread::{ById, Thread};
-use crate::exit::{Exit, Look};
 use crate::lifecycle::Lifecycle;
 use crate::sync::Arc;
+use crate::sys::thread::{ById, Thread};
+use crate::sys::{Exit, Look};
 use crate::usage::Usage;
 use loom::sync::{Condvar, Mutex};
 use loom::thread;

@@ -7,8 +7,8 @@
 //! spot, and a tree that must be watched is tried again at a later spawn.
 
 use super::{Contain, Leader, Survivor, Tree};
-use crate::exit::{PerProcess, Port, Registration, spawn_helper};
 use crate::sync::{self, Mutex};
+use crate::sys::{PerProcess, Port, Registration, spawn_helper};
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::process;

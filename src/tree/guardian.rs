@@ -66,8 +66,8 @@ mod proc;
 mod table;
 
 use super::environment_marker::EnvironmentMarker;
-use crate::exit::{PerProcess, spawn_helper};
 use crate::sync::Mutex;
+use crate::sys::{PerProcess, spawn_helper};
 use after_fork::{Orders, Scratch};
 use std::ffi::c_int;
 use std::io;

@@ -18,7 +18,7 @@
 
 use super::{Contain, Containment, Leader, Mechanism, One, Spawned, Wanted};
 use crate::backoff::Backoff;
-use crate::exit::{Ask, is_signalled, wait_for_any};
+use crate::sys::{Ask, is_signalled, wait_for_any};
 use crate::usage::Usage;
 use std::ffi::c_void;
 use std::io;

@@ -44,8 +44,8 @@ pub(crate) use job_object::{Members, Survivor, System, spawn};
 
 pub(crate) use drop::{Owned, sweep};
 
-use crate::exit::{Ask, Exit, FromChild, Notice};
 use crate::lifecycle::Lifecycle;
+use crate::sys::{Ask, Exit, FromChild, Notice};
 use crate::usage::Usage;
 use std::fmt;
 use std::io;

@@ -1,7 +1,7 @@
 //! Where there are no cgroups.
 
 use super::environment_marker::EnvironmentMarker;
-use crate::exit::FromChild;
+use crate::sys::FromChild;
 use crate::usage::Usage;
 use std::convert::Infallible;
 use std::ffi::c_int;

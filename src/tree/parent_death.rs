@@ -13,8 +13,8 @@
 //! A thread survives whatever happens in a spawn: a panic of std is an error (`command.rs`).
 
 use super::pre_exec::{self, Orders, Parent};
-use crate::exit::{PerProcess, spawn_thread};
 use crate::sync::{Mutex, MutexGuard, imp::Condvar};
+use crate::sys::{PerProcess, spawn_thread};
 use std::collections::VecDeque;
 use std::io;
 use std::mem;

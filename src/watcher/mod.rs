@@ -18,8 +18,8 @@ pub(crate) mod tasks;
 #[cfg(unix)]
 pub(crate) use orphans::{adopt, busy, sweep};
 
-use crate::exit::{Notice, PerProcess, Port, Registration, spawn_thread};
 use crate::sync::Arc;
+use crate::sys::{Notice, PerProcess, Port, Registration, spawn_thread};
 use orphans::Stranded;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, DefaultHasher};

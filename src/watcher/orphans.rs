@@ -5,8 +5,8 @@
 //! tried again at every later spawn and drop.
 
 use super::{SHARED, Watcher};
-use crate::exit::Notice;
 use crate::sync::Arc;
+use crate::sys::Notice;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// How many are stranded; so that a spawn, usually, costs one load.

@@ -1,8 +1,8 @@
 //! The tasks that await children.
 
 use super::{LINGER, SHARED, Watched, Watcher, next_number};
-use crate::exit::{Notice, Port};
 use crate::sync::Arc;
+use crate::sys::{Notice, Port};
 use std::task::Waker;
 use std::time::Instant;
 

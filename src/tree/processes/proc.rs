@@ -8,7 +8,7 @@
 
 use super::{Census, Environment, Groups, count_pass, group_of, not_told};
 use crate::backoff::Backoff;
-use crate::exit::{self, Pid};
+use crate::sys::{self, Pid};
 use rustix::event::PollFlags;
 use rustix::fs::{CWD, Dir, Mode, OFlags, openat, readlinkat};
 use rustix::io::Errno;
@@ -338,7 +338,7 @@ impl Held {
     fn is_known_to_live(&self) -> io::Result<bool> {
         match &self.by {
             By::Pidfd(fd) => {
-                match exit::try_poll(fd.as_fd(), PollFlags::IN, Some(Instant::now())) {
+                match sys::try_poll(fd.as_fd(), PollFlags::IN, Some(Instant::now())) {
                     Ok(ended) => Ok(!ended),
                     // Refused. What the ID tells is about this one, if that is still there afterwards.
                     Err(_) => Ok(self.stat()?.is_some_and(|stat| stat.lives) && is_there(fd)),
@@ -357,14 +357,14 @@ impl Held {
         }
         // It may not be allowed to signal it; or to use the pidfd for it. By its ID then, which is its own
         // if it lives; between asking and acting lies a moment.
-        if self.is_known_to_live()? { exit::signal_by_pid(self.id, signal) } else { Ok(()) }
+        if self.is_known_to_live()? { sys::signal_by_pid(self.id, signal) } else { Ok(()) }
     }
 
     /// Blocks until it lives no more (`true`), or until the deadline.
     pub(in super::super) fn wait(&self, deadline: Option<Instant>) -> bool {
         let mut pause = Backoff::new();
         loop {
-            if matches!(&self.by, By::Pidfd(fd) if !exit::poll_readable(fd.as_fd(), deadline)) {
+            if matches!(&self.by, By::Pidfd(fd) if !sys::poll_readable(fd.as_fd(), deadline)) {
                 return false;
             }
             // Not so where `poll` is refused.
@@ -522,7 +522,7 @@ fn pidfd(id: Pid) -> rustix::io::Result<OwnedFd> {
 
 #[cfg(target_os = "linux")]
 fn send(fd: &OwnedFd, signal: c_int) -> io::Result<()> {
-    exit::send_by_pidfd(std::os::fd::AsRawFd::as_raw_fd(fd), signal, 0)
+    sys::send_by_pidfd(std::os::fd::AsRawFd::as_raw_fd(fd), signal, 0)
 }
 
 #[cfg(target_os = "android")]

@@ -9,8 +9,8 @@
 
 use super::{Census, Groups, count_pass, not_told};
 use crate::backoff::Backoff;
-use crate::exit::record::{self, Record, Time};
-use crate::exit::{self, Pid};
+use crate::sys::process_table::{self as record, Record, Time};
+use crate::sys::{self, Pid};
 use std::ffi::c_int;
 use std::io;
 use std::os::fd::AsFd;
@@ -19,7 +19,7 @@ use std::time::Instant;
 /// They could be read, on some systems and of some processes.
 pub(in super::super) const READS_ENVIRONMENTS: bool = false;
 
-pub(in super::super) use crate::exit::record::usable;
+pub(in super::super) use crate::sys::process_table::usable;
 
 /// On the clock by which the system reports when a process started.
 ///
@@ -137,7 +137,7 @@ impl Held {
         if !self.lives() {
             return Ok(());
         }
-        match exit::signal_by_pid(self.id, signal) {
+        match sys::signal_by_pid(self.id, signal) {
             // Zombies may not be signalled on macOS.
             Err(_) if !self.lives() => Ok(()),
             sent => sent,
@@ -146,7 +146,7 @@ impl Held {
 
     /// A descriptor that becomes readable when the process ends. `None` if there is none to be had, or no such process.
     pub(in super::super) fn exit_descriptor(&self) -> Option<Box<dyn AsFd + Send>> {
-        let exit = exit::exit_of(self.id)?;
+        let exit = sys::exit_of(self.id)?;
         // Registered first, then found to live: so it is this process that was registered.
         self.lives().then(|| Box::new(exit) as Box<dyn AsFd + Send>)
     }
@@ -154,11 +154,11 @@ impl Held {
     /// Blocks until it lives no more (`true`), or until the deadline.
     pub(in super::super) fn wait(&self, deadline: Option<Instant>) -> bool {
         // Registered first, then found to live: so it is this one that was registered.
-        let mut exit = exit::exit_of(self.id);
+        let mut exit = sys::exit_of(self.id);
         let mut pause = Backoff::new();
         while self.lives() {
             let in_time = match exit.take() {
-                Some(exit) => exit::poll_readable(exit.as_fd(), deadline),
+                Some(exit) => sys::poll_readable(exit.as_fd(), deadline),
                 // In its last steps. Or there is no descriptor to be had, or this one may not be watched.
                 None => pause.sleep(deadline),
             };

@@ -3,8 +3,8 @@
 use super::pass::{Among, Batch, Pass, Sighting, Unread};
 use super::{Target, copy, put};
 use crate::backoff::Backoff;
-use crate::exit::PerProcess;
 use crate::sync::Mutex;
+use crate::sys::PerProcess;
 use crate::tree::processes::{
     self, AT_ONCE, Environment, Other, PASSES, Process, Since, signal_each, signal_processes,
 };

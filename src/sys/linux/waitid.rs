@@ -7,9 +7,9 @@
 //!
 //! Sources: waitid(2), "C library/kernel differences"; `kernel/exit.c`, `kernel/sys.c` and `fs/exec.c`.
 
-use super::{kibibytes, time};
-use crate::exit::Look;
-use crate::exit::by_pid::{self, Pid};
+use crate::sys::Look;
+use crate::sys::unix::by_pid::{self, Pid};
+use crate::sys::usage::{kibibytes, time};
 use crate::usage::Usage;
 use std::ffi::c_int;
 use std::io;
@@ -60,11 +60,11 @@ const _: () = assert!(size_of::<Rusage>() == 18 * size_of::<Long>());
 
 /// Where the child stands, and what it has used if it is a zombie. No other process can be meant.
 #[cfg(target_os = "linux")]
-pub(in super::super) fn look_by_pidfd(fd: BorrowedFd<'_>) -> io::Result<(Look, Option<Usage>)> {
+pub(crate) fn look_by_pidfd(fd: BorrowedFd<'_>) -> io::Result<(Look, Option<Usage>)> {
     waitid(libc::P_PIDFD, fd.as_raw_fd().unsigned_abs())
 }
 
-pub(super) fn of(pid: Pid) -> Option<Usage> {
+pub(crate) fn of(pid: Pid) -> Option<Usage> {
     waitid(libc::P_PID, pid.as_raw_nonzero().get().unsigned_abs()).ok()?.1
 }
 

@@ -8,9 +8,10 @@
 //! Sources: WaitForMultipleObjects, TerminateProcess, GenerateConsoleCtrlEvent and Process Creation Flags of the
 //! Win32 documentation.
 
-use super::{Exit, FromChild, Look, Opened, usage};
+use super::usage as of_process;
 use crate::lifecycle::Lifecycle;
 use crate::sync::Arc;
+use crate::sys::{Exit, FromChild, Look, Opened, usage};
 use crate::usage::Usage;
 use std::io;
 use std::os::windows::io::{AsHandle, AsRawHandle, BorrowedHandle};
@@ -183,7 +184,7 @@ impl Exit for Notice {
     fn look(&self, usage: &mut Option<Box<Usage>>) -> io::Result<Look> {
         // The exit code itself is read by std's `Child`, which remembers it.
         let look = if is_signalled(self.process())? { Look::Exited(None) } else { Look::Running };
-        usage::ask(look, usage, || usage::of(self.process()));
+        usage::ask(look, usage, || of_process::of(self.process()));
         Ok(look)
     }
 

@@ -3,7 +3,7 @@
 //!
 //! Sources: kqueue(2) of macOS, FreeBSD, NetBSD, OpenBSD and DragonFly.
 
-use super::Queue;
+use super::kqueue::Queue;
 use crate::sync::Mutex;
 use bell::Bell;
 use rustix::event::kqueue::{Event, EventFilter, EventFlags, kevent};

@@ -1,12 +1,12 @@
 //! Unix: which mechanism serves a child, and what they share.
 
 use super::by_pid::{self, Pid};
-use super::port::left;
-use super::thread::Thread;
-use super::{Descriptor, Exit, FromChild, Look, Opened};
 use crate::backoff::Backoff;
 use crate::lifecycle::Lifecycle;
 use crate::sync::Arc;
+use crate::sys::port::left;
+use crate::sys::thread::Thread;
+use crate::sys::{Descriptor, Exit, FromChild, Look, Opened};
 use crate::unix::ReapedElsewhere;
 use crate::usage::Usage;
 use crate::watcher;

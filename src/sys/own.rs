@@ -9,18 +9,18 @@ use std::process;
 
 /// Dropped only by the process that has made it.
 #[derive(Debug)]
-pub(super) struct Own<T> {
+pub(crate) struct Own<T> {
     value: ManuallyDrop<T>,
     process: u32,
 }
 
 impl<T> Own<T> {
-    pub(super) fn new(value: T) -> Self {
+    pub(crate) fn new(value: T) -> Self {
         Self { value: ManuallyDrop::new(value), process: process::id() }
     }
 
     /// This is the child of a fork.
-    pub(super) fn is_copied(&self) -> bool {
+    pub(crate) fn is_copied(&self) -> bool {
         self.process != process::id()
     }
 }

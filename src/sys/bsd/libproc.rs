@@ -4,7 +4,7 @@
 //! list without a buffer tells its length with 20 to spare, a list that is too long is cut off in silence
 //! (for the buffer, or for the kernel's own, which has 20 to spare as well), and libproc makes 0 of an error.
 
-use super::{ATTEMPTS, Record, Time, micros};
+use super::process_table::{ATTEMPTS, Record, Time, micros};
 use std::ffi::c_int;
 use std::io;
 use std::mem::MaybeUninit;

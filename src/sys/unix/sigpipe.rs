@@ -16,7 +16,7 @@ use std::os::fd::BorrowedFd;
 use std::ptr;
 
 /// Whether SIGPIPE does nothing here. Another thread may change that, but hardly does.
-pub(super) fn is_ignored() -> bool {
+pub(crate) fn is_ignored() -> bool {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: a question, and room for the answer.
     let answer = unsafe { libc::sigaction(libc::SIGPIPE, ptr::null(), action.as_mut_ptr()) };
@@ -26,7 +26,7 @@ pub(super) fn is_ignored() -> bool {
 
 /// Runs a write of this thread to this pipe. It must not do anything else, since SIGPIPE is blocked meanwhile.
 #[cfg(not(any(target_vendor = "apple", target_os = "netbsd")))]
-pub(super) fn without(
+pub(crate) fn without(
     _: BorrowedFd<'_>,
     write: impl FnOnce() -> io::Result<usize>,
 ) -> io::Result<usize> {
@@ -71,7 +71,7 @@ pub(super) fn without(
 
 /// Runs a write to this pipe, whose flag is put back as it was.
 #[cfg(any(target_vendor = "apple", target_os = "netbsd"))]
-pub(super) fn without(
+pub(crate) fn without(
     pipe: BorrowedFd<'_>,
     write: impl FnOnce() -> io::Result<usize>,
 ) -> io::Result<usize> {

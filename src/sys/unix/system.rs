@@ -6,7 +6,7 @@
 #![allow(dead_code, reason = "a system is built for itself, the tests for all")]
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum System {
+pub(crate) enum System {
     /// macOS, iOS and others.
     Apple,
     FreeBsd,
@@ -20,7 +20,7 @@ pub(super) enum System {
 
 impl System {
     /// The system that this is built for. `None` for Linux, Android, and systems that are not checked.
-    pub(super) const THIS: Option<Self> = if cfg!(target_vendor = "apple") {
+    pub(crate) const THIS: Option<Self> = if cfg!(target_vendor = "apple") {
         Some(Self::Apple)
     } else if cfg!(target_os = "freebsd") {
         Some(Self::FreeBsd)
@@ -43,7 +43,7 @@ impl System {
     /// FreeBSD and DragonFly find such a child, and the event fires at once. There ESRCH means that the process is
     /// gone, or, on FreeBSD, that a policy hides it (`p_cansee`: `security.bsd.see_other_uids` and its like, for a
     /// child that runs a set-user-ID program). A hidden child may run for long, and `waitid` still serves it.
-    pub(super) const fn kevent_misses_exiting(self) -> bool {
+    pub(crate) const fn kevent_misses_exiting(self) -> bool {
         matches!(self, Self::Apple | Self::NetBsd | Self::OpenBsd)
     }
 
@@ -51,7 +51,7 @@ impl System {
     ///
     /// FreeBSD does. The others name the debugger, or a former parent. XNU takes the mark that a process is traced from
     /// a zombie, so the mark does not help there.
-    pub(super) const fn tells_real_parent(self) -> bool {
+    pub(crate) const fn tells_real_parent(self) -> bool {
         matches!(self, Self::FreeBsd)
     }
 }

@@ -16,7 +16,9 @@
 //!
 //! Sources: pidfd_open(2), pidfd_send_signal(2), waitid(2), and `fs/pidfs.c` for the ioctl.
 
-use super::{Look, by_pid, by_pid::Pid, unix, usage};
+use crate::sys::unix::by_pid::{self, Pid};
+use crate::sys::unix::notice as unix;
+use crate::sys::{Look, usage};
 use crate::usage::Usage;
 use std::ffi::c_int;
 use std::io;
@@ -156,7 +158,7 @@ impl Pidfd {
     }
 
     fn waitid(&self, usage: &mut Option<Box<Usage>>) -> io::Result<Look> {
-        let (look, used) = usage::look_by_pidfd(self.fd.as_fd())?;
+        let (look, used) = super::waitid::look_by_pidfd(self.fd.as_fd())?;
         usage::ask(look, usage, || used);
         Ok(look)
     }

@@ -2,9 +2,9 @@
 //!
 //! Sources: RegisterWaitForSingleObject and UnregisterWaitEx of the Win32 documentation.
 
-use super::port::Port;
-use super::windows::Notice;
+use super::process::Notice;
 use crate::sync::Arc;
+use crate::sys::port::Port;
 use std::ffi::c_void;
 use std::os::windows::io::{AsRawHandle, OwnedHandle};
 use std::ptr::null_mut;

@@ -3,7 +3,6 @@
 //! Only where a process is known by its ID alone, and only because of foreign reapers: as long as we
 //! have not reaped the child and nobody else has, the ID cannot have a new owner.
 
-use super::Look;
 use super::by_pid::{self, Pid};
 #[cfg(any(
     all(test, not(loom)),
@@ -13,11 +12,12 @@ use super::by_pid::{self, Pid};
     target_os = "netbsd"
 ))]
 use super::system::System;
+use crate::sys::Look;
 use std::io;
 use std::process::ExitStatus;
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(super) use proc::Identity;
+pub(crate) use proc::Identity;
 
 #[cfg(any(
     target_os = "macos",
@@ -25,7 +25,7 @@ pub(super) use proc::Identity;
     target_os = "dragonfly",
     target_os = "netbsd"
 ))]
-pub(super) use start::Identity;
+pub(crate) use start::Identity;
 
 #[cfg(not(any(
     target_os = "linux",
@@ -35,12 +35,12 @@ pub(super) use start::Identity;
     target_os = "dragonfly",
     target_os = "netbsd"
 )))]
-pub(super) use unknown::Identity;
+pub(crate) use unknown::Identity;
 
 /// Where the child stands, by its process ID as far as that still means the child.
 ///
 /// An error means that there is no `waitid` (a sandbox), and that no other reaper is known to have reaped it.
-pub(super) fn look(identity: Option<&Identity>, pid: Pid) -> io::Result<Look> {
+pub(crate) fn look(identity: Option<&Identity>, pid: Pid) -> io::Result<Look> {
     let seen = by_pid::look(pid).map(|look| with_status(look, || status_of_zombie(pid)));
     // Check the identity after everything else: if the ID is the child's now, it was the child's before.
     judge(seen, identity.map(Identity::check))
@@ -57,7 +57,7 @@ fn with_status(look: Look, of_zombie: impl FnOnce() -> Option<ExitStatus>) -> Lo
 
 #[cfg(target_os = "macos")]
 fn status_of_zombie(pid: Pid) -> Option<ExitStatus> {
-    super::record::status_of_zombie(pid.as_raw_nonzero().get())
+    crate::sys::process_table::status_of_zombie(pid.as_raw_nonzero().get())
 }
 
 #[cfg(not(target_os = "macos"))]
@@ -79,7 +79,7 @@ fn judge(seen: io::Result<Look>, same: Option<Same>) -> io::Result<Look> {
 /// What [`Identity::check`] finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(dead_code, reason = "some systems never tell")]
-pub(super) enum Same {
+pub(crate) enum Same {
     /// The ID means the child, living or zombie.
     Yes,
     /// The ID means the child, and the child has another parent for good: this process cannot wait for it any more.
@@ -116,12 +116,12 @@ fn compare<T: PartialEq>(system: System, me: i32, then: &T, now: Option<(T, i32)
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod proc {
     use super::Same;
-    use crate::exit::by_pid::Pid;
+    use crate::sys::unix::by_pid::Pid;
     use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, accessat, openat, readlinkat};
     use std::os::fd::{AsFd, OwnedFd};
 
     #[derive(Debug)]
-    pub(in super::super) struct Identity {
+    pub(crate) struct Identity {
         directory: OwnedFd,
         pid: Pid,
     }
@@ -129,7 +129,7 @@ mod proc {
     impl Identity {
         /// `None` without `/proc`, or without a descriptor to spare; or if this is the `/proc` of another
         /// PID namespace, which means other processes by the same IDs.
-        pub(in super::super) fn of(pid: Pid) -> Option<Self> {
+        pub(crate) fn of(pid: Pid) -> Option<Self> {
             let me = readlinkat(CWD, "/proc/self", Vec::new()).ok()?;
             if me.to_str().ok()?.parse() != Ok(std::process::id()) {
                 return None;
@@ -139,7 +139,7 @@ mod proc {
             Some(Self { directory, pid })
         }
 
-        pub(in super::super) fn check(&self) -> Same {
+        pub(crate) fn check(&self) -> Same {
             let is_there = || exists(&self.directory, "stat");
             let is_taken = || exists(CWD, &format!("{}/stat", path(self.pid)));
             if is_there() {
@@ -173,13 +173,13 @@ mod proc {
 ))]
 mod start {
     use super::{Same, System, compare};
-    use crate::exit::by_pid::Pid;
-    use crate::exit::record::{self, Time};
+    use crate::sys::process_table::{self, Time};
+    use crate::sys::unix::by_pid::Pid;
 
     const SYSTEM: System = System::THIS.expect("it is one of four");
 
     #[derive(Debug)]
-    pub(in super::super) struct Identity {
+    pub(crate) struct Identity {
         pid: Pid,
         started: Time,
     }
@@ -187,12 +187,12 @@ mod start {
     impl Identity {
         /// `None` if the process is gone, if this program lacks permission, or if the start is not told: of a zombie on
         /// NetBSD and DragonFly.
-        pub(in super::super) fn of(pid: Pid) -> Option<Self> {
+        pub(crate) fn of(pid: Pid) -> Option<Self> {
             let (started, _) = started(pid)?;
             Some(Self { pid, started })
         }
 
-        pub(in super::super) fn check(&self) -> Same {
+        pub(crate) fn check(&self) -> Same {
             let me = std::process::id() as i32;
             compare(SYSTEM, me, &self.started, started(self.pid))
         }
@@ -200,7 +200,7 @@ mod start {
 
     /// When the process started that has the ID, and its parent.
     fn started(pid: Pid) -> Option<(Time, i32)> {
-        let record = record::one(pid.as_raw_nonzero().get())?;
+        let record = process_table::one(pid.as_raw_nonzero().get())?;
         Some((record.started?, record.parent))
     }
 }
@@ -217,18 +217,18 @@ mod start {
 )))]
 mod unknown {
     use super::Same;
-    use crate::exit::by_pid::Pid;
+    use crate::sys::unix::by_pid::Pid;
     use std::convert::Infallible;
 
     #[derive(Debug)]
-    pub(in super::super) struct Identity(Infallible);
+    pub(crate) struct Identity(Infallible);
 
     impl Identity {
-        pub(in super::super) fn of(_: Pid) -> Option<Self> {
+        pub(crate) fn of(_: Pid) -> Option<Self> {
             None
         }
 
-        pub(in super::super) fn check(&self) -> Same {
+        pub(crate) fn check(&self) -> Same {
             match self.0 {}
         }
     }

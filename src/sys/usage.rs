@@ -11,30 +11,17 @@
 //! The others tell only who reaps, and that is std.
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
-mod linux;
-#[cfg(target_os = "linux")]
-pub(super) use linux::look_by_pidfd;
-#[cfg(any(target_os = "linux", target_os = "android"))]
-use linux::of;
+use super::linux::waitid::of;
 
 #[cfg(any(target_os = "freebsd", target_os = "netbsd"))]
-mod wait6;
-#[cfg(any(target_os = "freebsd", target_os = "netbsd"))]
-use wait6::of;
+use super::bsd::wait6::of;
 
 #[cfg(target_os = "macos")]
-mod libproc;
-#[cfg(target_os = "macos")]
-use libproc::of;
-
-#[cfg(windows)]
-mod windows;
-#[cfg(windows)]
-pub(super) use windows::of;
+use super::bsd::proc_pid_rusage::of;
 
 use super::Look;
 #[cfg(unix)]
-use super::{by_pid::Pid, identity::Identity, identity::Same};
+use super::unix::{by_pid::Pid, identity::Identity, identity::Same};
 use crate::usage::Usage;
 
 /// Asks, of a child that was just seen to be a zombie, unless its usage is known.
@@ -77,7 +64,7 @@ fn of(_: Pid) -> Option<Usage> {
     target_os = "freebsd",
     target_os = "netbsd"
 ))]
-fn time(seconds: impl Into<i64>, micros: impl Into<i64>) -> std::time::Duration {
+pub(super) fn time(seconds: impl Into<i64>, micros: impl Into<i64>) -> std::time::Duration {
     use std::time::Duration;
     let natural = |number: i64| u64::try_from(number).unwrap_or(0);
     Duration::from_secs(natural(seconds.into())) + Duration::from_micros(natural(micros.into()))
@@ -90,6 +77,6 @@ fn time(seconds: impl Into<i64>, micros: impl Into<i64>) -> std::time::Duration 
     target_os = "freebsd",
     target_os = "netbsd"
 ))]
-fn kibibytes(peak: impl Into<i64>) -> Option<u64> {
+pub(super) fn kibibytes(peak: impl Into<i64>) -> Option<u64> {
     u64::try_from(peak.into()).ok().filter(|peak| *peak > 0)?.checked_mul(1024)
 }

@@ -6,7 +6,7 @@
 
 use super::own::Own;
 use super::port::Port;
-use super::unix::Notice;
+use super::unix::notice::Notice;
 use crate::sync::Arc;
 use std::os::fd::{AsFd, OwnedFd};
 

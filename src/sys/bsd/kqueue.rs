@@ -27,15 +27,12 @@
 //!
 //! Sources: kqueue(2) of macOS, FreeBSD, NetBSD, OpenBSD and DragonFly.
 
-#[path = "kqueue_watch.rs"]
-mod watch;
-pub(crate) use watch::KqueueWatch;
-
-use super::by_pid::{self, Pid};
-use super::identity::{self, Identity};
-use super::own::Own;
-use super::system::System;
-use super::{Look, unix, usage};
+use crate::sys::own::Own;
+use crate::sys::unix::by_pid::{self, Pid};
+use crate::sys::unix::identity::{self, Identity};
+use crate::sys::unix::notice as unix;
+use crate::sys::unix::system::System;
+use crate::sys::{Look, usage};
 use crate::usage::Usage;
 use rustix::event::kqueue::{Event, EventFilter, EventFlags, ProcessEvents, kevent, kqueue};
 use std::ffi::c_int;
@@ -169,12 +166,12 @@ pub(crate) fn exit_of(pid: Pid) -> Option<impl AsFd> {
 
 /// A kqueue, in the process that has it.
 #[derive(Debug)]
-struct Queue(Own<OwnedFd>);
+pub(super) struct Queue(Own<OwnedFd>);
 
 impl Queue {
     /// rustix's `kqueue` sets no close-on-exec flag where the system call takes none, and std's
     /// children are made by `posix_spawn`, which closes what has it.
-    fn new() -> rustix::io::Result<Self> {
+    pub(super) fn new() -> rustix::io::Result<Self> {
         let queue = kqueue()?;
         rustix::io::fcntl_setfd(&queue, rustix::io::FdFlags::CLOEXEC)?;
         Ok(Self(Own::new(queue)))
@@ -190,7 +187,7 @@ impl Queue {
         self.change(Event::new(filter, EventFlags::ADD | EventFlags::ONESHOT, null_mut()))
     }
 
-    fn change(&self, event: Event) -> rustix::io::Result<()> {
+    pub(super) fn change(&self, event: Event) -> rustix::io::Result<()> {
         let mut none: [Event; 0] = [];
         // SAFETY: where the event names a descriptor, the caller borrows it, and the kernel drops the
         // event by itself when that is closed.

@@ -1,10 +1,10 @@
 //! Unix: one descriptor that becomes readable when the child may have exited, for every mechanism.
 //!
 //! A pidfd or a kqueue is such a descriptor. The helper thread has none, so it writes into a pipe: as a *listener*
-//! (see [`thread`](super::thread)), at most once.
+//! (see [`thread`](crate::sys::thread)), at most once.
 
+use super::notice::Notice;
 use super::pipe::pipe;
-use super::unix::Notice;
 use crate::sync::Arc;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 

@@ -3,7 +3,7 @@
 //! Sources: sysctl(3) of FreeBSD and DragonFly, sysctl(7) of NetBSD; `sys/user.h`, `sys/kinfo.h` and
 //! `sys/sysctl.h` for the records, and the `kern_proc.c` of each for what is in them.
 
-use super::{ATTEMPTS, Record, Time, micros};
+use super::process_table::{ATTEMPTS, Record, Time, micros};
 use std::ffi::{c_int, c_uint, c_void};
 use std::io;
 use std::mem::MaybeUninit;

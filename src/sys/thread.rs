@@ -25,8 +25,10 @@
 //!
 //! The process is a parameter, so that `model.rs` can check every interleaving.
 
-use super::identity::{self, Identity};
-use super::{Look, by_pid, by_pid::Pid, port, unix, usage};
+use super::unix::by_pid::{self, Pid};
+use super::unix::identity::{self, Identity};
+use super::unix::notice as unix;
+use super::{Look, port, usage};
 use crate::sync::{Arc, Mutex, imp::Condvar};
 use crate::usage::Usage;
 use std::ffi::c_int;

@@ -1,17 +1,12 @@
 //! macOS and most BSDs: what the system tells of a process that is known by its ID.
 
 #[cfg(target_os = "macos")]
-mod libproc;
-#[cfg(target_os = "macos")]
-pub(crate) use libproc::{all, one, status_of_zombie, usable};
-
+pub(crate) use super::libproc::{all, one, status_of_zombie, usable};
 #[cfg(any(target_os = "freebsd", target_os = "dragonfly", target_os = "netbsd"))]
-mod sysctl;
-#[cfg(any(target_os = "freebsd", target_os = "dragonfly", target_os = "netbsd"))]
-pub(crate) use sysctl::{all, one, usable};
+pub(crate) use super::sysctl::{all, one, usable};
 
 /// Attempts at what other processes can spoil, by coming into being or by setting the clock.
-const ATTEMPTS: usize = 10;
+pub(super) const ATTEMPTS: usize = 10;
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Record {
@@ -34,7 +29,7 @@ pub(crate) struct Record {
 /// When a process started, in microseconds, by the clock in which the records of this system have it: the time since
 /// the boot on FreeBSD, Unix time on the others. A type of its own, so that no time of another clock is compared with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Time(i64);
+pub(crate) struct Time(pub(super) i64);
 
 impl Time {
     /// A process that starts from here on has this start or a later one, unless the clock is set back.
@@ -58,7 +53,7 @@ fn clock() -> i64 {
     i64::try_from(now.unwrap_or_default().as_micros()).unwrap_or(i64::MAX)
 }
 
-fn micros(seconds: impl Into<i64>, rest: impl Into<i64>) -> i64 {
+pub(super) fn micros(seconds: impl Into<i64>, rest: impl Into<i64>) -> i64 {
     seconds.into() * 1_000_000 + rest.into()
 }
 

@@ -7,8 +7,9 @@
 //! system call: a foreign reaper, and a new process on the same ID, both within it. Only a pidfd closes it,
 //! which is why Linux prefers that.
 
-use super::{Look, siginfo};
+use super::siginfo;
 use crate::backoff::Backoff;
+use crate::sys::Look;
 use std::ffi::c_int;
 use std::io;
 use std::process::ExitStatus;
@@ -17,12 +18,12 @@ use std::process::ExitStatus;
 pub(crate) type Pid = rustix::process::Pid;
 
 /// The ID as system calls want it. `None` for what cannot be a process ID.
-pub(super) fn pid(id: u32) -> Option<Pid> {
+pub(crate) fn pid(id: u32) -> Option<Pid> {
     i32::try_from(id).ok().filter(|id| *id > 0).and_then(Pid::from_raw)
 }
 
 /// What the child of a fork gets for a handle that it has copied.
-pub(super) fn no_child() -> io::Error {
+pub(crate) fn no_child() -> io::Error {
     io::Error::from_raw_os_error(libc::ECHILD)
 }
 
@@ -37,7 +38,7 @@ pub(crate) fn signal(pid: Pid, signal: c_int) -> io::Result<()> {
 
 /// Sends a signal to the group that the child leads, unless somebody else has reaped the child: then the
 /// group's ID may be anybody's. (kill(2).)
-pub(super) fn signal_group(leader: io::Result<Look>, pid: Pid, signal: c_int) -> io::Result<()> {
+pub(crate) fn signal_group(leader: io::Result<Look>, pid: Pid, signal: c_int) -> io::Result<()> {
     if let Ok(Look::ReapedElsewhere) = leader {
         return Err(no_child());
     }
@@ -56,12 +57,12 @@ pub(super) fn signal_group(leader: io::Result<Look>, pid: Pid, signal: c_int) ->
 }
 
 /// A signal to a process that has gone does nothing, as `kill` and `send_signal` promise.
-pub(super) fn gone_is_fine(error: io::Error) -> io::Result<()> {
+pub(crate) fn gone_is_fine(error: io::Error) -> io::Result<()> {
     if error.raw_os_error() == Some(libc::ESRCH) { Ok(()) } else { Err(error) }
 }
 
 /// Reaps the child if it is a zombie, and forgets its status. Says whether it is gone. (waitpid(2).)
-pub(super) fn reap(pid: Pid) -> bool {
+pub(crate) fn reap(pid: Pid) -> bool {
     use rustix::process::{WaitOptions, waitpid};
     // ECHILD means gone. Any other error is undocumented for these arguments, and trying again would
     // gain nothing.
@@ -69,12 +70,12 @@ pub(super) fn reap(pid: Pid) -> bool {
 }
 
 /// Where the child stands, without reaping it.
-pub(super) fn look(pid: Pid) -> io::Result<Look> {
+pub(crate) fn look(pid: Pid) -> io::Result<Look> {
     waitid(pid, libc::WNOHANG)
 }
 
 /// Blocks until the process has exited or is none of our children any more, without reaping it.
-pub(super) fn block(pid: Pid) {
+pub(crate) fn block(pid: Pid) {
     let mut pause = Backoff::new();
     // `Running` is macOS's stopped child (see below).
     while let Ok(Look::Running) = waitid(pid, 0) {
@@ -91,7 +92,7 @@ fn waitid(pid: Pid, options: c_int) -> io::Result<Look> {
 }
 
 /// Where a child stands, according to `wait`: a call that writes as waitid(2) does, or returns another number than zero.
-pub(super) fn look_by(mut wait: impl FnMut(*mut libc::siginfo_t) -> c_int) -> io::Result<Look> {
+pub(crate) fn look_by(mut wait: impl FnMut(*mut libc::siginfo_t) -> c_int) -> io::Result<Look> {
     use std::os::unix::process::ExitStatusExt;
     let mut room = siginfo::Room::new();
     while wait(room.as_mut_ptr()) != 0 {

@@ -9,7 +9,7 @@ use windows_sys::Win32::Foundation::FILETIME;
 use windows_sys::Win32::System::ProcessStatus::{K32GetProcessMemoryInfo, PROCESS_MEMORY_COUNTERS};
 use windows_sys::Win32::System::Threading::GetProcessTimes;
 
-pub(in super::super) fn of(process: BorrowedHandle<'_>) -> Option<Usage> {
+pub(crate) fn of(process: BorrowedHandle<'_>) -> Option<Usage> {
     let [mut created, mut exited, mut kernel, mut user] = [FILETIME::default(); 4];
     // SAFETY: the handle is open for as long as it is borrowed, and all four outlive the call.
     let told = unsafe {

@@ -11,48 +11,110 @@ use std::process::{Child, ExitStatus};
 use std::time::Instant;
 
 #[cfg(unix)]
-mod by_pid;
-#[cfg(unix)]
-mod exit_descriptor;
-#[cfg(unix)]
-mod identity;
-#[cfg(unix)]
 mod own;
 mod per_process;
-#[cfg(unix)]
-mod pipe;
 mod port;
+#[cfg(unix)]
+mod registration;
+#[cfg(unix)]
+pub(crate) mod thread;
+mod usage;
+
+pub(crate) use per_process::PerProcess;
+pub(crate) use port::Port;
+
+// Every Unix.
+
+#[cfg(unix)]
+pub(crate) mod unix {
+    pub(crate) mod by_pid;
+    pub(crate) mod exit_descriptor;
+    pub(crate) mod identity;
+    pub(crate) mod notice;
+    pub(crate) mod pipe;
+    pub(crate) mod siginfo;
+    pub(crate) mod sigpipe;
+    pub(crate) mod system;
+}
+#[cfg(unix)]
+pub use unix::notice::Backend;
+#[cfg(unix)]
+pub(crate) use {
+    crate::watcher::sweep,
+    own::Own,
+    registration::Registration,
+    unix::exit_descriptor::ExitDescriptor,
+    unix::notice::{
+        ASKS_ANYBODY, Ask, Notice, ask, is_signal, reaped_elsewhere, spawn_helper, spawn_thread,
+        time_left,
+    },
+    unix::pipe::pipe,
+};
+
+// Linux and Android.
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) mod linux {
+    #[cfg(target_os = "linux")]
+    pub(crate) mod epoll;
+    #[cfg(target_os = "linux")]
+    pub(crate) mod pidfd;
+    pub(crate) mod waitid;
+}
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) use unix::notice::try_poll;
+#[cfg(target_os = "linux")]
+pub(crate) use {
+    linux::epoll::Epoll as Watch, linux::pidfd::Pidfd as Descriptor,
+    linux::pidfd::send as send_by_pidfd, unix::notice::poll_until,
+};
+
+// macOS, iOS and the BSDs.
+
+#[cfg(any(
+    target_vendor = "apple",
+    target_os = "freebsd",
+    target_os = "netbsd",
+    target_os = "openbsd",
+    target_os = "dragonfly"
+))]
+pub(crate) mod bsd {
+    pub(crate) mod kqueue;
+    pub(crate) mod kqueue_watch;
+    #[cfg(target_os = "macos")]
+    pub(crate) mod libproc;
+    #[cfg(target_os = "macos")]
+    pub(crate) mod proc_pid_rusage;
+    #[cfg(any(
+        target_os = "macos",
+        target_os = "freebsd",
+        target_os = "dragonfly",
+        target_os = "netbsd"
+    ))]
+    pub(crate) mod process_table;
+    #[cfg(any(target_os = "freebsd", target_os = "dragonfly", target_os = "netbsd"))]
+    pub(crate) mod sysctl;
+    #[cfg(any(target_os = "freebsd", target_os = "netbsd"))]
+    pub(crate) mod wait6;
+}
+#[cfg(any(
+    target_vendor = "apple",
+    target_os = "freebsd",
+    target_os = "netbsd",
+    target_os = "openbsd",
+    target_os = "dragonfly"
+))]
+pub(crate) use bsd::{kqueue::Kqueue as Descriptor, kqueue_watch::KqueueWatch as Watch};
 #[cfg(any(
     target_os = "macos",
     target_os = "freebsd",
     target_os = "dragonfly",
     target_os = "netbsd"
 ))]
-pub(crate) mod record;
-#[cfg(unix)]
-mod registration;
-#[cfg(unix)]
-mod siginfo;
-#[cfg(unix)]
-mod system;
-#[cfg(unix)]
-pub(crate) mod thread;
-#[cfg(unix)]
-mod unix;
-mod usage;
-#[cfg(unix)]
-pub use unix::Backend;
-#[cfg(unix)]
-pub(crate) use unix::{
-    ASKS_ANYBODY, Ask, Notice, ask, is_signal, reaped_elsewhere, spawn_helper, spawn_thread,
-    time_left,
-};
+pub(crate) use bsd::{kqueue::exit_of, process_table};
 
-// For those that are not children, where the system lists them.
-#[cfg(target_os = "linux")]
-pub(crate) use unix::poll_until;
-#[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) use unix::try_poll;
+// Systems that list their processes.
+
 #[cfg(any(
     target_os = "linux",
     target_os = "android",
@@ -61,63 +123,12 @@ pub(crate) use unix::try_poll;
     target_os = "dragonfly",
     target_os = "netbsd"
 ))]
-pub(crate) use {
+pub(crate) use unix::{
     by_pid::{Pid, signal as signal_by_pid},
-    unix::poll_readable,
+    notice::poll_readable,
 };
 
-#[cfg(unix)]
-pub(crate) use crate::watcher::sweep;
-pub(crate) use per_process::PerProcess;
-
-pub(crate) use port::Port;
-#[cfg(unix)]
-pub(crate) use registration::Registration;
-#[cfg(unix)]
-pub(crate) use {exit_descriptor::ExitDescriptor, pipe::pipe};
-#[cfg(windows)]
-mod no_watch;
-#[cfg(windows)]
-mod wait_registration;
-#[cfg(windows)]
-pub(crate) use windows::spawn_thread;
-#[cfg(windows)]
-pub(crate) use {no_watch::NoWatch as Watch, wait_registration::Registration};
-
-mod exit_notice;
-pub use exit_notice::ExitNotice;
-
-// The descriptor that tells of an exit, and what watches many of them: one of these three.
-#[cfg(target_os = "linux")]
-mod epoll;
-#[cfg(target_os = "linux")]
-mod pidfd;
-#[cfg(target_os = "linux")]
-pub(crate) use {epoll::Epoll as Watch, pidfd::Pidfd as Descriptor, pidfd::send as send_by_pidfd};
-
-#[cfg(any(
-    target_vendor = "apple",
-    target_os = "freebsd",
-    target_os = "netbsd",
-    target_os = "openbsd",
-    target_os = "dragonfly"
-))]
-mod kqueue;
-#[cfg(any(
-    target_os = "macos",
-    target_os = "freebsd",
-    target_os = "dragonfly",
-    target_os = "netbsd"
-))]
-pub(crate) use kqueue::exit_of;
-#[cfg(any(
-    target_vendor = "apple",
-    target_os = "freebsd",
-    target_os = "netbsd",
-    target_os = "openbsd",
-    target_os = "dragonfly"
-))]
-pub(crate) use kqueue::{Kqueue as Descriptor, KqueueWatch as Watch};
+// Systems without a descriptor for an exit.
 
 #[cfg(not(any(
     windows,
@@ -140,14 +151,26 @@ mod no_descriptor;
 )))]
 pub(crate) use no_descriptor::{NoDescriptor as Descriptor, NoWatch as Watch};
 
+// Windows.
+
 #[cfg(windows)]
-mod windows;
+mod no_watch;
 #[cfg(windows)]
-pub use windows::Backend;
+pub(crate) mod windows {
+    pub(crate) mod process;
+    pub(crate) mod registered_wait;
+    pub(crate) mod usage;
+}
 #[cfg(windows)]
-pub(crate) use windows::{
-    ASKS_ANYBODY, Ask, ExitDescriptor, Notice, ask, is_signalled, reaped_elsewhere, spawn_helper,
-    sweep, wait_for_any,
+pub use windows::process::Backend;
+#[cfg(windows)]
+pub(crate) use {
+    no_watch::NoWatch as Watch,
+    windows::process::{
+        ASKS_ANYBODY, Ask, ExitDescriptor, Notice, ask, is_signalled, reaped_elsewhere,
+        spawn_helper, spawn_thread, sweep, wait_for_any,
+    },
+    windows::registered_wait::Registration,
 };
 
 /// How the exit of one child is noticed, without reaping it.

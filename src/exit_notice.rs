@@ -1,7 +1,7 @@
 //! What tells of an exit, for those who have a loop of their own to wait in.
 
-use super::Notice;
 use crate::SharedChild;
+use crate::sys::Notice;
 use std::io;
 
 /// Becomes ready when the child exits, and stays so: for epoll, mio, tokio's `AsyncFd` and other reactors.
@@ -67,7 +67,7 @@ impl SharedChild {
 #[cfg(unix)]
 mod imp {
     use super::{ExitNotice, Notice, io};
-    use crate::exit::own::Own;
+    use crate::sys::Own;
     use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
     use std::os::unix::net::UnixStream;
 

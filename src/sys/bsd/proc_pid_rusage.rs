@@ -6,7 +6,7 @@
 //!
 //! Sources: `libproc.h` and `sys/resource.h`; `bsd/kern/kern_resource.c` and `kern_exit.c` of XNU.
 
-use crate::exit::by_pid::Pid;
+use crate::sys::unix::by_pid::Pid;
 use crate::usage::Usage;
 use std::ffi::c_int;
 use std::mem::MaybeUninit;
@@ -39,7 +39,7 @@ impl Timebase {
     }
 }
 
-pub(super) fn of(pid: Pid) -> Option<Usage> {
+pub(crate) fn of(pid: Pid) -> Option<Usage> {
     let mut info = MaybeUninit::<libc::rusage_info_v4>::zeroed();
     let pid = pid.as_raw_nonzero().get();
     // SAFETY: this flavor writes this struct, which is writable for the whole call.

@@ -4,8 +4,9 @@
 mod no_watch;
 pub(crate) use no_watch::NoWatch;
 
-use super::by_pid::Pid;
-use super::{Look, unix};
+use super::Look;
+use super::unix::by_pid::Pid;
+use super::unix::notice as unix;
 use crate::usage::Usage;
 use std::convert::Infallible;
 use std::ffi::c_int;

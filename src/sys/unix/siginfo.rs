@@ -147,7 +147,7 @@ impl Layout {
 
 /// What `waitid` has told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Report {
+pub(crate) enum Report {
     /// There was no child to report.
     NoExit,
     /// The `wait` status of a child that has exited. `None` if the fields do not tell the signal that ended it.
@@ -156,21 +156,21 @@ pub(super) enum Report {
 
 /// Room for one `siginfo_t`: larger than that of any system, because `libc` has some of them too small.
 #[repr(C, align(16))]
-pub(super) struct Room([u8; 256]);
+pub(crate) struct Room([u8; 256]);
 
 const _: () = assert!(size_of::<libc::siginfo_t>() <= size_of::<Room>());
 const _: () = assert!(align_of::<libc::siginfo_t>() <= align_of::<Room>());
 
 impl Room {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self([0; 256])
     }
 
-    pub(super) fn as_mut_ptr(&mut self) -> *mut libc::siginfo_t {
+    pub(crate) fn as_mut_ptr(&mut self) -> *mut libc::siginfo_t {
         self.0.as_mut_ptr().cast()
     }
 
-    pub(super) fn report(&self) -> Report {
+    pub(crate) fn report(&self) -> Report {
         NUMBERS.report(self.fields())
     }
 }
@@ -187,7 +187,7 @@ impl Room {
 ))]
 mod imp {
     use super::{Fields, Layout, Numbers, Room};
-    use crate::exit::system::System;
+    use crate::sys::unix::system::System;
     use std::mem::offset_of;
 
     const SYSTEM: System = System::THIS.expect("its layout is known");
@@ -254,7 +254,7 @@ use imp::NUMBERS;
 #[cfg(all(test, not(loom), target_pointer_width = "64"))]
 mod tests {
     use super::{Layout, Numbers, Report};
-    use crate::exit::system::System;
+    use crate::sys::unix::system::System;
     use std::ffi::{c_int, c_long, c_void};
     use std::mem::{MaybeUninit, offset_of};
 
