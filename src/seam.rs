@@ -28,6 +28,13 @@ pub fn without_marker(options: &mut SpawnOptions) {
     options.wanted.system.no_marker = true;
 }
 
+/// Sets how often each guardian that starts from now on checks whether it is still needed.
+#[cfg(unix)]
+pub fn set_guardian_tick(milliseconds: u16) {
+    let tick = &crate::tree::guardian::TICK_MS;
+    tick.store(milliseconds.into(), std::sync::atomic::Ordering::Relaxed);
+}
+
 /// How often this process has read the whole process table.
 #[cfg(unix)]
 pub fn process_table_passes() -> usize {

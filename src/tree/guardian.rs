@@ -77,8 +77,12 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 use table::{Charge, Shared, Table};
+
+/// [`after_fork::TICK_MS`], except in a test that would wait for too long.
+pub(crate) static TICK_MS: AtomicI32 = AtomicI32::new(after_fork::TICK_MS);
 
 static POST: PerProcess<Post> = PerProcess::new();
 
@@ -263,6 +267,7 @@ impl Process {
             parent: process::id() as libc::pid_t,
             pidfd: pidfd.as_ref().map_or(-1, AsRawFd::as_raw_fd),
             socket: theirs.as_raw_fd(),
+            tick_ms: TICK_MS.load(Ordering::Relaxed),
         };
         let started = Instant::now();
         let id = {

@@ -12,7 +12,7 @@ mod drop;
 #[cfg(unix)]
 mod environment_marker;
 #[cfg(unix)]
-mod guardian;
+pub(crate) mod guardian;
 #[cfg(unix)]
 mod process_group;
 #[cfg(unix)]

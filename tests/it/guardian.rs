@@ -504,6 +504,7 @@ fn the_guardian_keeps_nothing_of_the_program() {
 fn the_guardian_and_its_thread_end_when_nothing_is_left_to_guard() {
     alone!();
     watchdog!();
+    shared_child::seam::set_guardian_tick(500);
     let threads = || fs::read_dir("/proc/self/task").unwrap().count();
     let descriptors = linux::descriptors();
     let before = threads();

@@ -12,9 +12,9 @@ use std::ffi::c_int;
 use std::io;
 use std::ptr;
 
-/// How often the guardian looks whether it is needed. It is notified of the rest.
-const TICK_MS: c_int = 5_000;
-/// How often it does where it must look for the death of the parent, too.
+/// How often the guardian checks whether it is still needed. The kernel notifies it of everything else.
+pub(super) const TICK_MS: c_int = 5_000;
+/// How often it checks where it must also poll for the death of the parent.
 const SHORT_TICK_MS: c_int = 1_000;
 
 /// What the guardian knows from the start. The copy of the child is on its stack.
@@ -26,6 +26,7 @@ pub(super) struct Orders {
     pub(super) pidfd: c_int,
     /// The end of the child.
     pub(super) socket: c_int,
+    pub(super) tick_ms: c_int,
 }
 
 /// Memory for the work of the child.
@@ -153,7 +154,7 @@ fn wait_for_death(orders: &Orders, scratch: &mut [u8]) {
             libc::pollfd { fd: socket, events: libc::POLLIN, revents: 0 },
         ];
         let is_notified = orders.pidfd >= 0 && socket >= 0;
-        let tick = if is_notified { TICK_MS } else { SHORT_TICK_MS };
+        let tick = if is_notified { orders.tick_ms } else { SHORT_TICK_MS };
         // SAFETY: two structs, which outlive the call. A negative descriptor is passed over.
         let ready = unsafe { libc::poll(polled.as_mut_ptr(), 2, tick) };
         let [pidfd, end] = polled;
