@@ -221,8 +221,11 @@ impl<C: Reap, E: Exit> Lifecycle<C, E> {
 
 impl<C: Reap, E: Exit> State<C, E> {
     fn reap_if_exited(&mut self, exit: &E) -> io::Result<Option<ExitStatus>> {
-        // What it has used is asked also of one that is not reaped yet: by then somebody else may have done it.
-        let look = exit.look(&mut self.usage)?;
+        // Keep the usage even if the child is not reaped now: another part of the program may reap it before the next look.
+        let (look, usage) = exit.look()?;
+        if self.usage.is_none() {
+            self.usage = usage.map(Box::new);
+        }
         // The look is about this very process, the reap goes by its ID. So they can differ, and then the
         // exit notice decides (`Exit::arbitrate`). A status that has been told stands in any case: all
         // waiters get the same.

@@ -186,18 +186,17 @@ impl Exit for MockExit {
         Ok(true)
     }
 
-    fn look(&self, usage: &mut Option<Box<Usage>>) -> io::Result<Look> {
+    fn look(&self) -> io::Result<(Look, Option<Usage>)> {
         let process = self.0.process();
         assert!(process.reaps == 0, "asked about a stranger");
-        if process.phase == Phase::Zombie {
-            *usage = Some(Box::new(USED));
-        }
-        Ok(match process.phase {
+        let usage = (process.phase == Phase::Zombie).then_some(USED);
+        let look = match process.phase {
             Phase::Running => Look::Running,
             Phase::Zombie if process.inside > 0 => Look::Held(self.seen(&process)),
             Phase::Zombie => Look::Exited(self.0.kernel.shows_status.then(|| self.seen(&process))),
             Phase::Reaped | Phase::Recycled => Look::ReapedElsewhere,
-        })
+        };
+        Ok((look, usage))
     }
 
     fn recover(&self) -> Option<ExitStatus> {

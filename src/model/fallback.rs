@@ -61,8 +61,8 @@ impl Exit for Notice {
         Ok(self.0.wait(deadline))
     }
 
-    fn look(&self, _: &mut Option<Box<Usage>>) -> io::Result<Look> {
-        self.0.look()
+    fn look(&self) -> io::Result<(Look, Option<Usage>)> {
+        Ok((self.0.look()?, None))
     }
 
     fn recover(&self) -> Option<ExitStatus> {

@@ -18,6 +18,7 @@ mod port;
 mod registration;
 #[cfg(unix)]
 pub(crate) mod thread;
+#[cfg(unix)]
 mod usage;
 
 pub(crate) use per_process::PerProcess;
@@ -184,9 +185,8 @@ pub(crate) trait Exit: Send + Sync + Sized + 'static {
     /// `true` does not promise that [`look`](Exit::look) will find an exit.
     fn wait(&self, deadline: Option<Instant>) -> io::Result<bool>;
 
-    /// Where the child stands; and if it is a zombie, what it has used, unless that is there already or the system
-    /// does not tell. Never blocks.
-    fn look(&self, usage: &mut Option<Box<Usage>>) -> io::Result<Look>;
+    /// The child's state, and the usage of a zombie where the system reports it without a reap. Never blocks.
+    fn look(&self) -> io::Result<(Look, Option<Usage>)>;
 
     /// The status of a child that somebody else has reaped, if the kernel kept it. Never blocks.
     fn recover(&self) -> Option<ExitStatus>;
@@ -246,6 +246,14 @@ pub(crate) enum Look {
     /// It was reaped, and not by us.
     #[cfg_attr(windows, expect(dead_code, reason = "nobody can, there"))]
     ReapedElsewhere,
+}
+
+#[cfg(unix)]
+impl Look {
+    /// The child has exited and is unreaped.
+    pub(crate) fn is_zombie(self) -> bool {
+        matches!(self, Self::Exited(_) | Self::Held(_))
+    }
 }
 
 /// The reaping end of a child: std's, or the model's.

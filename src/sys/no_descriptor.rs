@@ -35,7 +35,7 @@ impl NoDescriptor {
         match self.0 {}
     }
 
-    pub(crate) fn look_and_ask(&self, _: &mut Option<Box<Usage>>) -> io::Result<Look> {
+    pub(crate) fn look_with_usage(&self) -> io::Result<(Look, Option<Usage>)> {
         match self.0 {}
     }
 

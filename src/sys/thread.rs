@@ -122,11 +122,10 @@ impl Thread {
         Self::of(Process { pid, identity: Identity::of(pid) })
     }
 
-    pub(crate) fn look_and_ask(&self, usage: &mut Option<Box<Usage>>) -> io::Result<Look> {
+    pub(crate) fn look_with_usage(&self) -> io::Result<(Look, Option<Usage>)> {
         let look = self.look()?;
         let process = &self.shared()?.process;
-        usage::ask(look, usage, || usage::by_id(process.identity.as_ref(), process.pid));
-        Ok(look)
+        Ok(usage::with_usage(look, process.identity.as_ref(), process.pid))
     }
 
     pub(crate) fn signal(&self, signal: c_int) -> io::Result<()> {

@@ -20,39 +20,35 @@ use super::bsd::wait6::of;
 use super::bsd::proc_pid_rusage::of;
 
 use super::Look;
-#[cfg(unix)]
 use super::unix::{by_pid::Pid, identity::Identity, identity::Same};
 use crate::usage::Usage;
 
-/// Asks, of a child that was just seen to be a zombie, unless its usage is known.
-pub(super) fn ask(look: Look, usage: &mut Option<Box<Usage>>, of: impl FnOnce() -> Option<Usage>) {
-    if usage.is_none() && matches!(look, Look::Exited(_) | Look::Held(_)) {
-        *usage = of().map(Box::new);
-    }
+/// Adds the usage to the state of a child that is known by its process ID, and that this library does not reap meanwhile.
+/// `None` if the child is no zombie, if another part of the program has reaped it, or if the system does not report it.
+pub(super) fn with_usage(
+    look: Look,
+    identity: Option<&Identity>,
+    pid: Pid,
+) -> (Look, Option<Usage>) {
+    (look, look.is_zombie().then(|| by_id(identity, pid)).flatten())
 }
 
-/// By its process ID, of a child that was just seen to be a zombie, and that we do not reap meanwhile. `None` if
-/// somebody else has, or if the system does not tell.
-#[cfg(unix)]
-pub(super) fn by_id(identity: Option<&Identity>, pid: Pid) -> Option<Usage> {
+fn by_id(identity: Option<&Identity>, pid: Pid) -> Option<Usage> {
     let usage = of(pid);
-    // Asked after, and not before: who has the ID still, had it when this was told.
+    // Check the identity after the usage: if the ID is the child's now, it was the child's before.
     match identity.map(Identity::check) {
         Some(Same::No) => None,
         Some(Same::Yes | Same::Reparented | Same::Unknown) | None => usage,
     }
 }
 
-#[cfg(all(
-    unix,
-    not(any(
-        target_os = "linux",
-        target_os = "android",
-        target_os = "freebsd",
-        target_os = "netbsd",
-        target_os = "macos"
-    ))
-))]
+#[cfg(not(any(
+    target_os = "linux",
+    target_os = "android",
+    target_os = "freebsd",
+    target_os = "netbsd",
+    target_os = "macos"
+)))]
 fn of(_: Pid) -> Option<Usage> {
     None
 }

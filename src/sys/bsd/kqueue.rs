@@ -116,10 +116,8 @@ impl Kqueue {
         }
     }
 
-    pub(crate) fn look_and_ask(&self, usage: &mut Option<Box<Usage>>) -> io::Result<Look> {
-        let look = self.look()?;
-        usage::ask(look, usage, || usage::by_id(self.identity.as_ref(), self.pid));
-        Ok(look)
+    pub(crate) fn look_with_usage(&self) -> io::Result<(Look, Option<Usage>)> {
+        Ok(usage::with_usage(self.look()?, self.identity.as_ref(), self.pid))
     }
 
     pub(crate) fn signal(&self, signal: c_int) -> io::Result<()> {

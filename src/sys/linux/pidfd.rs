@@ -16,9 +16,10 @@
 //!
 //! Sources: pidfd_open(2), pidfd_send_signal(2), waitid(2), and `fs/pidfs.c` for the ioctl.
 
+use super::waitid::look_by_pidfd;
+use crate::sys::Look;
 use crate::sys::unix::by_pid::{self, Pid};
 use crate::sys::unix::notice as unix;
-use crate::sys::{Look, usage};
 use crate::usage::Usage;
 use std::ffi::c_int;
 use std::io;
@@ -41,8 +42,8 @@ impl Pidfd {
         use rustix::process::{PidfdFlags, pidfd_open};
         let fd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
         let pidfd = Self { fd, pid };
-        match pidfd.waitid(&mut None) {
-            Ok(Look::ReapedElsewhere) | Err(_) => None,
+        match look_by_pidfd(pidfd.as_fd()) {
+            Ok((Look::ReapedElsewhere, _)) | Err(_) => None,
             Ok(_) => Some(pidfd),
         }
     }
@@ -51,7 +52,7 @@ impl Pidfd {
     /// part of the program has reaped the child already: with its status, if the kernel kept that.
     pub(crate) fn of_child(fd: OwnedFd, pid: Pid) -> Option<Result<Self, Option<ExitStatus>>> {
         let pidfd = Self { fd, pid };
-        let is_reaped = match pidfd.waitid(&mut None).ok()? {
+        let is_reaped = match look_by_pidfd(pidfd.as_fd()).ok()?.0 {
             Look::ReapedElsewhere => matches!(pidfd.look_for_reap(), Ok(Look::ReapedElsewhere)),
             _ => false,
         };
@@ -65,19 +66,19 @@ impl Pidfd {
     }
 
     pub(crate) fn look(&self) -> io::Result<Look> {
-        self.look_and_ask(&mut None)
+        self.look_with_usage().map(|(look, _)| look)
     }
 
-    /// One system call tells both.
-    pub(crate) fn look_and_ask(&self, usage: &mut Option<Box<Usage>>) -> io::Result<Look> {
-        match self.waitid(usage) {
-            Ok(Look::ReapedElsewhere) => self.look_for_reap(),
-            Ok(look) => Ok(look),
-            // It worked once: a sandbox has closed since then. What is left tells as much.
-            Err(_) if !self.has_ended() => Ok(Look::Running),
-            Err(_) if self.recover().is_some() => Ok(Look::ReapedElsewhere),
-            Err(_) => Ok(Look::Exited(None)),
-        }
+    pub(crate) fn look_with_usage(&self) -> io::Result<(Look, Option<Usage>)> {
+        let look = match look_by_pidfd(self.fd.as_fd()) {
+            Ok((Look::ReapedElsewhere, _)) => self.look_for_reap()?,
+            Ok(look_and_usage) => return Ok(look_and_usage),
+            // `waitid` worked when the pidfd was opened: a sandbox has closed since then.
+            Err(_) if !self.has_ended() => Look::Running,
+            Err(_) if self.recover().is_some() => Look::ReapedElsewhere,
+            Err(_) => Look::Exited(None),
+        };
+        Ok((look, None))
     }
 
     /// A zombie, or reaped.
@@ -155,12 +156,6 @@ impl Pidfd {
             // A sandbox has closed, as above.
             Err(_) => self.recover().is_some() || by_pid::reap(self.pid),
         }
-    }
-
-    fn waitid(&self, usage: &mut Option<Box<Usage>>) -> io::Result<Look> {
-        let (look, used) = super::waitid::look_by_pidfd(self.fd.as_fd())?;
-        usage::ask(look, usage, || used);
-        Ok(look)
     }
 
     /// The exit status, once the process has been reaped (`Ok(None)` before).

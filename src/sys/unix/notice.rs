@@ -200,10 +200,10 @@ impl Exit for Notice {
         })
     }
 
-    fn look(&self, usage: &mut Option<Box<Usage>>) -> io::Result<Look> {
+    fn look(&self) -> io::Result<(Look, Option<Usage>)> {
         match self {
-            Self::Descriptor(descriptor) => descriptor.look_and_ask(usage),
-            Self::Thread(thread) => thread.look_and_ask(usage),
+            Self::Descriptor(descriptor) => descriptor.look_with_usage(),
+            Self::Thread(thread) => thread.look_with_usage(),
         }
     }
 

@@ -8,10 +8,10 @@
 //! Sources: WaitForMultipleObjects, TerminateProcess, GenerateConsoleCtrlEvent and Process Creation Flags of the
 //! Win32 documentation.
 
-use super::usage as of_process;
+use super::usage;
 use crate::lifecycle::Lifecycle;
 use crate::sync::Arc;
-use crate::sys::{Exit, FromChild, Look, Opened, usage};
+use crate::sys::{Exit, FromChild, Look, Opened};
 use crate::usage::Usage;
 use std::io;
 use std::os::windows::io::{AsHandle, AsRawHandle, BorrowedHandle};
@@ -181,11 +181,12 @@ impl Exit for Notice {
         wait_until(deadline, self.longest_wait, |millis| is_signalled_within(&process, millis))
     }
 
-    fn look(&self, usage: &mut Option<Box<Usage>>) -> io::Result<Look> {
+    fn look(&self) -> io::Result<(Look, Option<Usage>)> {
         // The exit code itself is read by std's `Child`, which remembers it.
-        let look = if is_signalled(self.process())? { Look::Exited(None) } else { Look::Running };
-        usage::ask(look, usage, || of_process::of(self.process()));
-        Ok(look)
+        Ok(match is_signalled(self.process())? {
+            true => (Look::Exited(None), usage::of(self.process())),
+            false => (Look::Running, None),
+        })
     }
 
     fn recover(&self) -> Option<ExitStatus> {
