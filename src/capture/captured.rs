@@ -1,7 +1,6 @@
-//! What came of a capture.
+//! The result of a capture.
 
 use super::Stream;
-use super::keep::Kept;
 use super::lines::unfinished_character;
 use crate::Usage;
 use std::borrow::Cow;
@@ -12,8 +11,7 @@ use std::time::Duration;
 
 /// What a child wrote, and how it ended.
 ///
-/// It can be turned into an [`Output`], which fails only if there is no status. [`Debug`]
-/// shows it in a form that is fit for a log: long output is abridged.
+/// A conversion into an [`Output`] fails only if there is no status. [`Debug`] is fit for a log: it abridges long output.
 ///
 /// # Examples
 ///
@@ -31,28 +29,26 @@ use std::time::Duration;
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Captured {
-    /// The child's exit status. `None` if it is not known; then [`error`](Self::error) says why.
+    /// The child's exit status. `None` if it is not known: [`error`](Self::error) has the cause.
     pub status: Option<ExitStatus>,
-    /// What it wrote to standard output.
+    /// What the child wrote to standard output.
     pub stdout: CapturedStream,
-    /// What it wrote to standard error.
+    /// What the child wrote to standard error.
     pub stderr: CapturedStream,
-    /// Why the capture has stopped the child, if it has. (The child may have ended by itself at the same moment:
-    /// the status tells.)
+    /// Why the capture stopped the child, if it did. The status shows whether the child ended by itself at the same moment.
     pub stopped_by: Option<StoppedBy>,
-    /// What the child has used, as [`SharedChild::usage`](crate::SharedChild::usage) returns it at the end of the
-    /// capture.
+    /// What [`SharedChild::usage`](crate::SharedChild::usage) returns at the end of the capture.
     pub usage: Option<Usage>,
-    /// How long it took, from the beginning of the capture, or of the spawn if that was a part of it.
+    /// The time since the capture began, including the spawn if the capture spawned the child.
     pub elapsed: Duration,
-    /// The first error, if there was one: the status is lost, since another part of the program has reaped the child
+    /// The first error, if any: the status is lost, because another part of the program has reaped the child
     /// (`unix::ReapedElsewhere`); the child was killed and has not ended ([`TimedOut`](io::ErrorKind::TimedOut)); a
-    /// process could not be killed, or the tree could not be searched; input or output failed.
+    /// process could not be killed, or the tree could not be scanned; a read or a write failed.
     pub error: Option<io::Error>,
 }
 
 impl Captured {
-    /// Whether the child has ended with success, and was not stopped.
+    /// Returns whether the child succeeded and was not stopped.
     ///
     /// # Examples
     ///
@@ -70,7 +66,7 @@ impl Captured {
         self.stopped_by.is_none() && self.status.is_some_and(|status| status.success())
     }
 
-    /// One of the two streams.
+    /// Returns one of the two streams.
     ///
     /// # Examples
     ///
@@ -107,36 +103,36 @@ impl TryFrom<Captured> for Output {
     }
 }
 
-/// Why a capture has stopped the child.
+/// Why a capture stopped the child.
 ///
 /// # Examples
 ///
 /// ```
 /// use shared_child::{StoppedBy, Stream};
 ///
-/// assert_eq!(StoppedBy::Deadline.to_string(), "its time was up");
-/// assert_eq!(StoppedBy::Limit(Stream::Stderr).to_string(), "it wrote too much to stderr");
+/// assert_eq!(StoppedBy::Deadline.to_string(), "its deadline passed");
+/// assert_eq!(StoppedBy::Limit(Stream::Stderr).to_string(), "it exceeded the limit of stderr");
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StoppedBy {
-    /// Its time was up.
+    /// The timeout or the deadline has passed.
     Deadline,
-    /// It wrote more to this stream than is kept, and [that](super::CaptureOptions::stop_at_limit) was the end.
+    /// The child wrote more to this stream than is kept: [`stop_at_limit`](super::CaptureOptions::stop_at_limit).
     Limit(Stream),
     /// A callback returned [`ControlFlow::Break`](std::ops::ControlFlow::Break).
     Callback,
-    /// The reader of its input failed.
+    /// The reader of the child's input failed, or the write.
     Input,
 }
 
 impl fmt::Display for StoppedBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Deadline => f.write_str("its time was up"),
-            Self::Limit(stream) => write!(f, "it wrote too much to {stream}"),
-            Self::Callback => f.write_str("no more of its output was wanted"),
-            Self::Input => f.write_str("its input could not be read"),
+            Self::Deadline => f.write_str("its deadline passed"),
+            Self::Limit(stream) => write!(f, "it exceeded the limit of {stream}"),
+            Self::Callback => f.write_str("its output was rejected"),
+            Self::Input => f.write_str("its input failed"),
         }
     }
 }
@@ -158,26 +154,21 @@ impl fmt::Display for StoppedBy {
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CapturedStream {
-    /// What is kept.
+    /// The bytes that were kept.
     pub bytes: Vec<u8>,
-    /// How many bytes were not kept, for the sake of a [limit](super::CaptureOptions::limit).
+    /// How many bytes were not kept because of a [limit](super::CaptureOptions::limit).
     pub omitted: u64,
     /// The index in `bytes` at which the omitted bytes would stand.
     pub omitted_at: usize,
     /// How many bytes came through the pipe in all.
     pub total: u64,
-    /// How it ended.
+    /// How the stream ended.
     pub end: StreamEnd,
 }
 
 impl CapturedStream {
-    pub(super) fn new(kept: Kept, end: StreamEnd) -> Self {
-        let Kept { bytes, gap, missing } = kept;
-        let total = bytes.len() as u64 + missing;
-        Self { bytes, omitted: missing, omitted_at: gap, total, end }
-    }
-
-    /// What is kept, as text. What is not UTF-8 is replaced by U+FFFD. Where bytes are missing a line says so.
+    /// Returns the bytes that were kept as text. U+FFFD replaces what is not UTF-8, and a line marks the place of omitted
+    /// bytes.
     ///
     /// # Examples
     ///
@@ -197,19 +188,19 @@ impl CapturedStream {
             return String::from_utf8_lossy(&self.bytes);
         }
         let (head, tail) = self.bytes.split_at(self.omitted_at.min(self.bytes.len()));
-        // A character that is cut by the gap is missing as well.
+        // A character that the gap cuts is omitted as a whole.
         let head = &head[..head.len() - unfinished_character(head)];
         let is_rest = |byte: &u8| *byte & 0b1100_0000 == 0b1000_0000;
         let rest = tail.iter().take(3).take_while(|byte| is_rest(byte)).count();
         let tail = &tail[rest..];
-        let missing = self.total - (head.len() + tail.len()) as u64;
+        let omitted = self.total - (head.len() + tail.len()) as u64;
         let (head, tail) = (String::from_utf8_lossy(head), String::from_utf8_lossy(tail));
         let new_line = if head.is_empty() || head.ends_with('\n') { "" } else { "\n" };
-        Cow::Owned(format!("{head}{new_line}[… {missing} bytes missing …]\n{tail}"))
+        Cow::Owned(format!("{head}{new_line}[… {omitted} bytes omitted …]\n{tail}"))
     }
 }
 
-/// What is kept.
+/// Returns the bytes that were kept.
 impl AsRef<[u8]> for CapturedStream {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
@@ -227,7 +218,7 @@ impl fmt::Debug for CapturedStream {
     }
 }
 
-/// The beginning and the end of a long text.
+/// Shows the beginning and the end of a long text.
 struct Abridged<'a>(&'a str);
 
 impl fmt::Debug for Abridged<'_> {
@@ -259,14 +250,14 @@ impl fmt::Debug for Abridged<'_> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StreamEnd {
-    /// It was read to its end.
+    /// The stream was read to its end.
     Closed,
-    /// Another process still had the other end of the pipe when the time for that was over: a process that the child has
-    /// started, or the child itself, if it does not end though it was killed.
+    /// A process still held the other end of the pipe when the [drain time](super::CaptureOptions::drain) was over: a
+    /// process that the child started, or the child itself, if it was killed and has not ended.
     HeldOpen,
     /// A read failed. [`Captured::error`](super::Captured::error) has the error, unless another error came first.
     Failed,
-    /// There was nothing to read from: the stream was not piped, was taken, or was merged into standard output.
+    /// There was no pipe: the stream was not piped, was taken, or was merged into standard output.
     NotCaptured,
 }
 
@@ -274,22 +265,23 @@ pub enum StreamEnd {
 mod tests {
     use super::*;
 
-    fn stream(bytes: &[u8], gap: usize, missing: u64) -> CapturedStream {
-        CapturedStream::new(Kept { bytes: bytes.to_vec(), gap, missing }, StreamEnd::Closed)
+    fn stream(bytes: &[u8], omitted_at: usize, omitted: u64) -> CapturedStream {
+        let total = bytes.len() as u64 + omitted;
+        CapturedStream { bytes: bytes.to_vec(), omitted, omitted_at, total, end: StreamEnd::Closed }
     }
 
     #[test]
-    fn text_says_what_is_missing() {
+    fn text_marks_omitted_bytes() {
         assert_eq!(stream(b"all\xff", 4, 0).text(), "all\u{fffd}");
-        assert_eq!(stream(b"headtail", 4, 9).text(), "head\n[… 9 bytes missing …]\ntail");
-        assert_eq!(stream(b"head\n", 5, 9).text(), "head\n[… 9 bytes missing …]\n");
-        assert_eq!(stream(b"tail", 0, 9).text(), "[… 9 bytes missing …]\ntail");
-        // Characters that are cut: one byte of two, and two of three.
-        assert_eq!(stream(b"h\xc3\x82\xact", 2, 9).text(), "h\n[… 12 bytes missing …]\nt");
+        assert_eq!(stream(b"headtail", 4, 9).text(), "head\n[… 9 bytes omitted …]\ntail");
+        assert_eq!(stream(b"head\n", 5, 9).text(), "head\n[… 9 bytes omitted …]\n");
+        assert_eq!(stream(b"tail", 0, 9).text(), "[… 9 bytes omitted …]\ntail");
+        // Two characters are cut: one byte of two is kept, and two of three.
+        assert_eq!(stream(b"h\xc3\x82\xact", 2, 9).text(), "h\n[… 12 bytes omitted …]\nt");
     }
 
     #[test]
-    fn debug_is_short() {
+    fn debug_abridges_long_output() {
         let text = format!("begin{}\u{20ac}{}end", "x".repeat(499), "y".repeat(1_000_000));
         let shown = format!("{:?}", stream(text.as_bytes(), 0, 0));
         assert!(shown.len() < 1200 && shown.contains("begin") && shown.contains("end"), "{shown}");

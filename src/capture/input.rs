@@ -1,15 +1,13 @@
-//! What the child is fed with.
+//! What is written to the child's standard input.
 
-use super::pipes::Pipes;
-use super::settings::Input;
+use super::options::Input;
+use super::pipes::{CHUNK, Pipes};
 use std::io::{self, ErrorKind, Read};
-
-const CHUNK: usize = 64 * 1024;
 
 pub(super) struct Feed<'r> {
     source: Source<'r>,
-    /// How much of what is at hand the child has got.
-    at: usize,
+    /// How many of the source's bytes are written.
+    written: usize,
 }
 
 enum Source<'r> {
@@ -17,59 +15,55 @@ enum Source<'r> {
     Reader(&'r mut dyn Read, Vec<u8>),
 }
 
-/// What came of an attempt to feed.
+/// The result of one write.
 pub(super) enum Fed {
-    /// There is more to come, when there is room for it.
+    /// The pipe has no room now.
+    Blocked,
+    /// There is more to write.
     More,
-    /// The child has got it all, or has closed its end.
+    /// Everything is written, or the child has closed its end.
     All,
-    /// The source failed, or the pipe did.
-    Failed(io::Error),
 }
 
 impl<'r> Feed<'r> {
-    pub(super) fn of(input: &'r mut Input<'_>) -> Option<Self> {
+    pub(super) fn new(input: &'r mut Input<'_>) -> Option<Self> {
         let source = match input {
             Input::Nothing => return None,
             Input::Bytes(bytes) => Source::Bytes(bytes),
             Input::Reader(reader) => Source::Reader(reader, Vec::new()),
         };
-        Some(Self { source, at: 0 })
+        Some(Self { source, written: 0 })
     }
 
-    /// Feeds as much as there is room for, at once.
-    pub(super) fn feed(&mut self, pipes: &mut Pipes) -> Fed {
+    /// Writes once, as much as the pipe has room for.
+    pub(super) fn feed(&mut self, pipes: &mut Pipes) -> io::Result<Fed> {
         let bytes = match &mut self.source {
-            Source::Bytes(bytes) => &bytes[self.at..],
+            Source::Bytes(bytes) => &bytes[self.written..],
             Source::Reader(reader, buffer) => {
-                if self.at == buffer.len() {
-                    self.at = 0;
-                    if let Err(error) = refill(reader, buffer) {
-                        return Fed::Failed(error);
-                    }
+                if self.written == buffer.len() {
+                    self.written = 0;
+                    refill(*reader, buffer)?;
                 }
-                &buffer[self.at..]
+                &buffer[self.written..]
             }
         };
         if bytes.is_empty() {
-            return Fed::All;
+            return Ok(Fed::All);
         }
         match pipes.write(bytes) {
-            Ok(None) => Fed::More,
+            Ok(None) => Ok(Fed::Blocked),
             Ok(Some(count)) => {
-                self.at += count;
-                match &self.source {
-                    Source::Bytes(bytes) if self.at == bytes.len() => Fed::All,
-                    _ => Fed::More,
-                }
+                self.written += count;
+                let is_all = matches!(self.source, Source::Bytes(all) if self.written == all.len());
+                Ok(if is_all { Fed::All } else { Fed::More })
             }
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => Fed::All,
-            Err(error) => Fed::Failed(error),
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Fed::All),
+            Err(error) => Err(error),
         }
     }
 }
 
-/// Empty afterwards if the reader is at its end, or fails.
+/// Leaves the buffer empty if the reader is at its end, or fails.
 fn refill(reader: &mut dyn Read, buffer: &mut Vec<u8>) -> io::Result<()> {
     buffer.resize(CHUNK, 0);
     let read = loop {

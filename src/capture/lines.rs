@@ -1,14 +1,14 @@
-//! Output by lines, however it arrives and however long they are.
+//! Splits output into lines, however it arrives and however long they are.
 
 use std::fmt::{self, Write};
 use std::ops::ControlFlow;
 
-/// No more of a line than this is held in memory.
+/// At most this much of a line is held in memory.
 const LONGEST: usize = 64 * 1024;
 
 /// A line of output, or a piece of one that is longer than 64 KiB.
 ///
-/// It is displayed without its end; what is not UTF-8 is displayed as U+FFFD.
+/// [`Display`](fmt::Display) omits the line's end, and shows U+FFFD for bytes that are not UTF-8.
 ///
 /// # Examples
 ///
@@ -26,7 +26,7 @@ pub struct Line<'a> {
 }
 
 impl<'a> Line<'a> {
-    /// The line, without the `\n` or `\r\n` at its end.
+    /// Returns the line without the `\n` or `\r\n` at its end.
     ///
     /// # Examples
     ///
@@ -41,7 +41,7 @@ impl<'a> Line<'a> {
         self.bytes
     }
 
-    /// Whether the next piece of this stream belongs to the same line.
+    /// Returns whether the next piece of this stream belongs to the same line.
     ///
     /// # Examples
     ///
@@ -76,7 +76,7 @@ impl fmt::Debug for Line<'_> {
     }
 }
 
-/// The line that is not at its end yet.
+/// The unfinished line of a stream.
 #[derive(Debug, Default)]
 pub(super) struct Lines(Vec<u8>);
 
@@ -89,7 +89,7 @@ impl Lines {
         while let Some(end) = new.iter().position(|byte| *byte == b'\n') {
             let (line, rest) = (&new[..end], &new[end + 1..]);
             new = rest;
-            // Most lines come in one piece.
+            // Most lines arrive in one piece, and need no copy.
             if self.0.is_empty() && line.len() <= LONGEST {
                 show(Line { bytes: without_return(line), goes_on: false })?;
                 continue;
@@ -101,7 +101,7 @@ impl Lines {
         self.hold(new, show)
     }
 
-    /// The stream is at its end, with or without one of the line.
+    /// Shows the last line of a stream that ends without a newline.
     pub(super) fn finish(
         &mut self,
         show: &mut impl FnMut(Line<'_>) -> ControlFlow<()>,
@@ -112,7 +112,7 @@ impl Lines {
         }
     }
 
-    /// Adds to the line, and shows the beginning of one that is too long.
+    /// Adds to the unfinished line. Shows the beginning of a line that is too long.
     fn hold(
         &mut self,
         mut new: &[u8],
@@ -122,10 +122,9 @@ impl Lines {
             let (first, rest) = new.split_at(LONGEST - self.0.len());
             self.0.extend_from_slice(first);
             new = rest;
-            // Not between the two of a `\r\n` either.
+            // The piece ends neither within a character nor within `\r\n`, so at most three bytes stay.
             let kept = usize::from(self.0.ends_with(b"\r")).max(unfinished_character(&self.0));
             let shown = self.0.len() - kept;
-            // (At most three bytes stay.)
             let piece = std::mem::take(&mut self.0);
             self.0.extend_from_slice(&piece[shown..]);
             show(Line { bytes: &piece[..shown], goes_on: true })?;
@@ -139,7 +138,7 @@ fn without_return(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\r").unwrap_or(line)
 }
 
-/// How many of the last bytes are the beginning of a UTF-8 character whose rest is missing.
+/// Returns how many of the last bytes begin a UTF-8 character whose rest is missing.
 pub(super) fn unfinished_character(bytes: &[u8]) -> usize {
     let last = &bytes[bytes.len().saturating_sub(3)..];
     match last.utf8_chunks().last() {
@@ -155,7 +154,7 @@ pub(super) fn unfinished_character(bytes: &[u8]) -> usize {
 mod tests {
     use super::*;
 
-    /// All that is shown, with a sign at the end of what is whole.
+    /// Returns the lines that are shown for these pieces, and whether each goes on.
     fn shown(pieces: &[&[u8]]) -> Vec<(Vec<u8>, bool)> {
         let mut all = Vec::new();
         let mut show = |line: Line<'_>| {
@@ -176,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_whatever_the_pieces() {
+    fn lines_are_the_same_for_pieces_of_any_size() {
         let text = "one\n\ntwo\r\nthree \u{e9}\u{20ac}\r\rfour\n\r\nfive";
         let expected = ["one", "", "two", "three \u{e9}\u{20ac}\r\rfour", "", "five"];
         for size in 1..=text.len() {
@@ -189,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_line_is_not_held_and_not_split_in_a_character() {
+    fn a_long_line_is_shown_in_pieces_of_whole_characters() {
         for (sign, at_once) in [("x", 1), ("\u{e9}", 7), ("\u{20ac}", 1 << 20), ("\u{1f600}", 4096)]
         {
             for before in ["", "a", "ab", "abc"] {
@@ -212,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_text_is_shown_as_it_is() {
+    fn bytes_that_are_not_utf8_are_shown_unchanged() {
         let bytes = [0xff, 0xe2, 0x82, b'\n', 0xf0, 0x9f].repeat(20_000);
         let joined: Vec<u8> = shown(&[&bytes]).into_iter().flat_map(|(bytes, _)| bytes).collect();
         let expected: Vec<u8> = bytes.iter().copied().filter(|byte| *byte != b'\n').collect();
@@ -221,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_break_is_passed_on_at_once() {
+    fn a_break_ends_the_lines_at_once() {
         let mut count = 0;
         let mut show = |_: Line<'_>| {
             count += 1;

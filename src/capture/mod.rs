@@ -1,42 +1,43 @@
-//! All of a child's output, within every bound.
+//! Captures: all of a child's output, with bounds on time and memory.
 //!
-//! [`CaptureOptions`] says what is wanted, `run` is its course, and [`Captured`] what came of it. How bytes get through
-//! a pipe without blocking, several pipes and an exit at once, is up to `Pipes`, one for each kind of system.
+//! `engine` decides and never waits; `blocking` drives it on the calling thread. `unix_pipe` and `windows_pipe` read, write
+//! and wait.
 
+mod blocking;
+mod callbacks;
 mod captured;
-mod hooks;
+mod engine;
 mod input;
-mod keep;
 mod lines;
+mod options;
 mod pipes;
-mod run;
-mod settings;
+mod retention;
 #[cfg(windows)]
-mod synchronous;
+mod synchronous_pipe;
 #[cfg(unix)]
-mod unix;
+mod unix_pipe;
 #[cfg(windows)]
-mod windows;
+mod windows_pipe;
 
 #[cfg(unix)]
-use unix as system;
+use unix_pipe as system;
 #[cfg(windows)]
-use windows as system;
+use windows_pipe as system;
 
 pub use captured::{Captured, CapturedStream, StoppedBy, StreamEnd};
-pub use keep::Limit;
 pub use lines::Line;
-pub use settings::CaptureOptions;
+pub use options::CaptureOptions;
+pub use retention::Limit;
 
 use crate::sys::Backend;
 use crate::{SharedChild, SpawnOptions};
-use settings::Input;
+use options::Input;
 use std::fmt;
 use std::io;
 use std::process::{ChildStdout, Command, Stdio};
 use std::time::Instant;
 
-/// Which of a child's two outputs.
+/// One of a child's two outputs.
 ///
 /// # Examples
 ///
@@ -65,18 +66,18 @@ impl fmt::Display for Stream {
 }
 
 impl SharedChild {
-    /// Captures what the child writes, from now until its exit, within the bounds of the [`CaptureOptions`], which
-    /// [states](CaptureOptions#how-long-a-capture-takes) how long this can take.
+    /// Captures what the child writes, from now until its exit, within the bounds of the [`CaptureOptions`]:
+    /// [how long a capture takes](CaptureOptions#how-long-a-capture-takes).
     ///
-    /// This takes the pipes that have not been [taken](Self::take_stdout). Spawn the child with [`Stdio::piped`], or by
-    /// [`SpawnOptions::spawn_piped`]. If the capture has no input, the child's standard input is closed.
+    /// The capture takes the pipes that have not been [taken](Self::take_stdout). Spawn the child with [`Stdio::piped`] or
+    /// [`SpawnOptions::spawn_piped`]. If the capture has no input, it closes the child's standard input.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if there is input for the child, and no pipe; or if standard error
-    /// is to be merged, and has a pipe of its own. Otherwise only if the system cannot do with the pipes what is
-    /// required; on Windows also if no thread can be started for a synchronous pipe, such as [`std::io::pipe`] makes.
-    /// The child runs on then.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if there is input for the child, but no pipe; or if standard error is
+    /// to be merged, but has a pipe of its own. Otherwise only if the system cannot prepare the pipes; on Windows also if
+    /// no thread can be started for a synchronous pipe, such as [`std::io::pipe`] creates. The child still runs after an
+    /// error.
     ///
     /// Later failures are in the returned value: [`Captured::error`].
     ///
@@ -96,24 +97,22 @@ impl SharedChild {
     /// })
     /// # }
     /// ```
-    pub fn capture(&self, capture: &mut CaptureOptions<'_>) -> io::Result<Captured> {
-        run::run(self, capture, Instant::now())
+    pub fn capture(&self, options: &mut CaptureOptions<'_>) -> io::Result<Captured> {
+        blocking::capture(self, options, Instant::now())
     }
 }
 
 impl SpawnOptions {
-    /// Spawns the command with pipes, and [captures](SharedChild::capture) what it writes: the two steps
-    /// [`spawn_piped`](Self::spawn_piped) and [`SharedChild::capture`] in one. The timeout counts from
-    /// before the spawn.
+    /// Spawns the command with pipes, and captures what it writes: [`spawn_piped`](Self::spawn_piped) and
+    /// [`SharedChild::capture`] in one step. The timeout counts from before the spawn.
     ///
-    /// If the leader of a [tree](Self::tree) ends by itself, the remaining members live on, unless they are
-    /// [killed with the handle](Self::kill_on_drop), which is dropped when this returns.
+    /// If the leader of a [tree](Self::tree) ends by itself, the remaining members live on, unless
+    /// [`kill_on_drop`](Self::kill_on_drop) is set: the handle is dropped when this returns.
     ///
     /// # Errors
     ///
-    /// Those of [`spawn`](Self::spawn) and [`SharedChild::capture`]. After an error, or a panic of a callback or a
-    /// reader, the child is killed, and its whole tree if it leads one, as by a drop with
-    /// [`kill_on_drop`](Self::kill_on_drop).
+    /// Those of [`spawn`](Self::spawn) and [`SharedChild::capture`]. After an error, or a panic of a callback or a reader,
+    /// the child is killed, with its whole tree if it leads one.
     ///
     /// # Examples
     ///
@@ -133,15 +132,15 @@ impl SpawnOptions {
     pub fn capture(
         &self,
         command: &mut Command,
-        capture: &mut CaptureOptions<'_>,
+        options: &mut CaptureOptions<'_>,
     ) -> io::Result<Captured> {
-        self.capture_on(Backend::Best, command, capture)
+        self.capture_on(Backend::Best, command, options)
     }
 
-    /// Spawns the command with the pipes that a [capture](SharedChild::capture) requires, and returns the handle.
+    /// Spawns the command with the pipes that a [capture](SharedChild::capture) with these options requires.
     ///
-    /// This sets all three standard streams of the command, and they stay so: standard input to a pipe if the capture has
-    /// input, else to nothing ([`Stdio::null`]).
+    /// This sets all three standard streams of the command permanently: standard input to a pipe if the capture has
+    /// input, else to [`Stdio::null`].
     ///
     /// # Errors
     ///
@@ -160,7 +159,7 @@ impl SpawnOptions {
     /// let child =
     ///     SpawnOptions::new().tree(true).spawn_piped(command.arg("--version"), &capture)?;
     /// let captured = child.capture(&mut capture)?;
-    /// println!("left behind: {:?}", child.tree().expect("it is one").processes()?);
+    /// println!("still running: {:?}", child.tree().expect("a tree").processes()?);
     /// # assert!(captured.success());
     /// # Ok(())
     /// # }
@@ -168,21 +167,21 @@ impl SpawnOptions {
     pub fn spawn_piped(
         &self,
         command: &mut Command,
-        capture: &CaptureOptions<'_>,
+        options: &CaptureOptions<'_>,
     ) -> io::Result<SharedChild> {
-        self.spawn_piped_on(Backend::Best, command, capture)
+        self.spawn_piped_on(Backend::Best, command, options)
     }
 
     pub(crate) fn capture_on(
         &self,
         backend: Backend,
         command: &mut Command,
-        capture: &mut CaptureOptions<'_>,
+        options: &mut CaptureOptions<'_>,
     ) -> io::Result<Captured> {
         let began = Instant::now();
-        // Nobody else has the handle: whatever leaves this early is to leave nobody behind.
-        let child = self.clone().kill_on_drop(true).spawn_piped_on(backend, command, capture)?;
-        let captured = run::run(&child, capture, began)?;
+        // An early return or a panic drops the handle, which kills the child.
+        let child = self.clone().kill_on_drop(true).spawn_piped_on(backend, command, options)?;
+        let captured = blocking::capture(&child, options, began)?;
         if !self.kills_on_drop() {
             child.detach();
         }
@@ -193,20 +192,20 @@ impl SpawnOptions {
         &self,
         backend: Backend,
         command: &mut Command,
-        capture: &CaptureOptions<'_>,
+        options: &CaptureOptions<'_>,
     ) -> io::Result<SharedChild> {
-        command.stdin(match capture.input {
+        command.stdin(match options.input {
             Input::Nothing => Stdio::null(),
             Input::Bytes(_) | Input::Reader(_) => Stdio::piped(),
         });
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        if !capture.merge_stderr {
+        if !options.merge_stderr {
             return self.spawn_on(backend, command);
         }
         let (ours, theirs) = system::pipe()?;
         command.stdout(theirs.try_clone()?).stderr(theirs);
         let spawned = self.spawn_on(backend, command);
-        // Not to be kept by the command: a pipe that has a writer does not end.
+        // The command drops its copies: a pipe that has a writer does not end.
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = spawned?;
         child.put_stdout(ChildStdout::from(ours));

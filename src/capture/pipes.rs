@@ -1,26 +1,32 @@
-//! Our ends of a child's pipes.
+//! This process's ends of a child's pipes.
 
 use super::Stream;
-use super::system::{End, Pipe, Waiter};
+use super::system::{self, Pipe};
 use crate::sys::ExitDescriptor;
 use std::io;
 use std::process::{ChildStderr, ChildStdin, ChildStdout};
 use std::time::Instant;
 
-/// Those that are open.
+/// How much one read or write moves at most. A pipe mostly holds as much.
+pub(super) const CHUNK: usize = 64 * 1024;
+
+/// The pipes that are open.
 pub(super) struct Pipes {
     stdin: Option<Pipe>,
     outputs: [Option<Pipe>; 2],
-    waiter: Waiter,
 }
 
-/// What can be done now.
+/// What can be done now without blocking.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ready {
     pub(super) stdin: bool,
     pub(super) outputs: [bool; 2],
-    /// There is reason to look for the exit.
+    /// The child may have exited.
     pub(super) exit: bool,
+}
+
+impl Ready {
+    pub(super) const ALL: Self = Self { stdin: true, outputs: [true; 2], exit: true };
 }
 
 impl Pipes {
@@ -29,10 +35,10 @@ impl Pipes {
         stdout: Option<ChildStdout>,
         stderr: Option<ChildStderr>,
     ) -> io::Result<Self> {
-        let pipe = |end: Option<End>| end.map(Pipe::new).transpose();
-        let stdin = pipe(stdin.map(End::from))?;
-        let outputs = [pipe(stdout.map(End::from))?, pipe(stderr.map(End::from))?];
-        Ok(Self { stdin, outputs, waiter: Waiter::new() })
+        let stdin = stdin.map(|pipe| Pipe::new(pipe.into())).transpose()?;
+        let stdout = stdout.map(|pipe| Pipe::new(pipe.into())).transpose()?;
+        let stderr = stderr.map(|pipe| Pipe::new(pipe.into())).transpose()?;
+        Ok(Self { stdin, outputs: [stdout, stderr] })
     }
 
     pub(super) fn is_open(&self, stream: Stream) -> bool {
@@ -47,36 +53,29 @@ impl Pipes {
         self.stdin = None;
     }
 
-    /// Blocks until something can be done, or until the deadline. Looks at least once. Standard input counts only
-    /// if there is something to feed.
+    /// Blocks until something can be done, or until the deadline. Polls at least once. Standard input counts only if
+    /// `has_input`.
     pub(super) fn wait(
         &mut self,
-        feed: bool,
+        has_input: bool,
         exit: Option<&ExitDescriptor>,
         deadline: Option<Instant>,
     ) -> io::Result<Ready> {
-        let stdin = self.stdin.as_mut().filter(|_| feed);
-        self.waiter.wait(stdin, &mut self.outputs, exit, deadline)
+        system::wait(self.stdin.as_ref().filter(|_| has_input), &mut self.outputs, exit, deadline)
     }
 
-    /// Appends what there is to read. `None` if that is nothing now, 0 at the end.
+    /// Appends what there is to read. Returns `None` if there is nothing now, 0 at the end.
     pub(super) fn read(&mut self, stream: Stream, into: &mut Vec<u8>) -> io::Result<Option<usize>> {
-        let Some(pipe) = &mut self.outputs[stream as usize] else { return Ok(Some(0)) };
-        let read = pipe.read(into)?;
-        read.inspect(|_| self.waiter.progress());
-        Ok(read)
+        self.outputs[stream as usize].as_mut().map_or(Ok(Some(0)), |pipe| pipe.read(into))
     }
 
-    /// Writes what there is room for. `None` if that is nothing now; then the same is to be written later.
+    /// Writes what there is room for. Returns `None` if there is no room now: the same bytes are to be written later.
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<Option<usize>> {
-        let Some(pipe) = &mut self.stdin else { return Ok(None) };
-        let written = pipe.write(bytes)?;
-        written.inspect(|_| self.waiter.progress());
-        Ok(written)
+        self.stdin.as_mut().map_or(Ok(None), |pipe| pipe.write(bytes))
     }
 
-    /// How many bytes there are to be read just now.
+    /// Returns how many bytes there are to read now, at most.
     pub(super) fn available(&mut self, stream: Stream) -> u64 {
-        self.outputs[stream as usize].as_mut().map_or(0, |pipe| pipe.available())
+        self.outputs[stream as usize].as_mut().map_or(0, Pipe::available)
     }
 }

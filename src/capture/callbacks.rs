@@ -1,4 +1,4 @@
-//! Those who are shown the output as it arrives.
+//! The callbacks that receive output as it arrives.
 
 use super::Stream;
 use super::lines::{Line, Lines};
@@ -7,14 +7,14 @@ use std::ops::ControlFlow;
 pub(super) type OnOutput<'a> = dyn FnMut(Stream, &[u8]) -> ControlFlow<()> + 'a;
 pub(super) type OnLine<'a> = dyn FnMut(Stream, Line<'_>) -> ControlFlow<()> + 'a;
 
-pub(super) struct Hooks<'r, 'a> {
+pub(super) struct Callbacks<'r, 'a> {
     on_output: Option<&'r mut OnOutput<'a>>,
     on_line: Option<&'r mut OnLine<'a>>,
     lines: [Lines; 2],
 }
 
-impl<'r, 'a> Hooks<'r, 'a> {
-    pub(super) fn of(
+impl<'r, 'a> Callbacks<'r, 'a> {
+    pub(super) fn new(
         on_output: &'r mut Option<Box<OnOutput<'a>>>,
         on_line: &'r mut Option<Box<OnLine<'a>>>,
     ) -> Self {
@@ -33,18 +33,18 @@ impl<'r, 'a> Hooks<'r, 'a> {
         if let (ControlFlow::Continue(()), Some(show)) = (flow, &mut self.on_line) {
             flow = self.lines[stream as usize].push(bytes, &mut |line| show(stream, line));
         }
-        self.unless_over(flow)
+        self.unless_broken(flow)
     }
 
-    /// There will be no more of this stream.
+    /// Shows the unfinished last line of a stream.
     pub(super) fn finish(&mut self, stream: Stream) -> ControlFlow<()> {
         let Some(show) = &mut self.on_line else { return ControlFlow::Continue(()) };
         let flow = self.lines[stream as usize].finish(&mut |line| show(stream, line));
-        self.unless_over(flow)
+        self.unless_broken(flow)
     }
 
-    /// Whoever wants no more is shown no more.
-    fn unless_over(&mut self, flow: ControlFlow<()>) -> ControlFlow<()> {
+    /// After a break nothing more is shown.
+    fn unless_broken(&mut self, flow: ControlFlow<()>) -> ControlFlow<()> {
         if flow.is_break() {
             (self.on_output, self.on_line) = (None, None);
         }

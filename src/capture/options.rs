@@ -1,53 +1,50 @@
-//! What is wanted of a capture.
+//! The options of a capture.
 
-use super::Stream;
-use super::hooks::{OnLine, OnOutput};
-use super::keep::Limit;
-use super::lines::Line;
+use super::callbacks::{OnLine, OnOutput};
+use super::{Limit, Line, Stream};
 use std::fmt;
 use std::io::Read;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-/// How long somebody else may hold a pipe after the child has exited, unless said otherwise.
+/// The default drain time.
 pub(super) const DRAIN: Duration = Duration::from_millis(200);
 
 /// What to capture of a child's output, and within which bounds.
 ///
-/// A capture feeds the child's standard input, if there is input, and reads its standard output and standard error, until
-/// the child has exited and both are at their end. It returns what it has read, and
-/// [`Captured`](super::Captured) reports how the capture ended.
+/// A capture writes the input to the child's standard input, and reads its standard output and standard error until the
+/// child has exited and both have ended. It returns what it read and how it ended: [`Captured`](super::Captured).
 ///
 /// # How long a capture takes
 ///
 /// A capture with a [`timeout`](Self::timeout) or a [`deadline`](Self::deadline) ends in time, whatever the child does:
 ///
-/// - pipes are read and written as they are ready, so it does not matter how much the child writes before
-///   it reads, or whether it reads at all;
-/// - when the time is over, the child is stopped, and its whole [tree](crate::SpawnOptions::tree) if it leads one. The
-///   child has the [`grace`](Self::grace) to end, during which its output is still read;
-/// - after the exit, another process that still has the other end of a pipe (a daemon that the child has left behind)
-///   is waited for at most for the [`drain`](Self::drain) time. The bytes that are in the pipe by then are read;
-/// - a child that was killed and does not end is waited for at most one second.
+/// - the pipes are read and written as they become ready, so the child may write any amount before it reads, and need not
+///   read at all;
+/// - when the time is over, the capture stops the child, and its whole [tree](crate::SpawnOptions::tree) if it leads one.
+///   The child has the [`grace`](Self::grace) to end, and its output is still read;
+/// - after the exit, the capture waits at most the [`drain`](Self::drain) time for other processes that hold a pipe, such
+///   as a daemon. It reads the bytes that are in the pipe by then;
+/// - the capture waits at most one second for a child that was killed.
 ///
-/// So a capture takes at most the timeout, the grace, the drain time and a second. These cases are not covered:
+/// So a capture takes at most the sum of the timeout, the grace, the drain time and one second. Not covered:
 ///
 /// - without a timeout or a deadline, a capture takes as long as the child;
 /// - a callback ([`on_output`](Self::on_output), [`on_line`](Self::on_line)) or a reader
-///   ([`stdin_from`](Self::stdin_from)) runs on the calling thread, and no deadline is noticed while it blocks;
+///   ([`stdin_from`](Self::stdin_from)) runs on the calling thread. While it blocks, no deadline is kept;
 /// - the kill of a tree on Linux, unless containment is complete, reads the process table, and waits up to 2 s for
 ///   processes in the middle of an exec; see [`Tree::kill`](crate::Tree::kill);
-/// - a `pre_exec` hook of the command that blocks holds up the spawn;
-/// - on Windows, a read or write of a synchronous pipe that the system cannot cancel is waited for, a few seconds at most
-///   for each pipe.
+/// - a `pre_exec` hook of the command that blocks delays the spawn;
+/// - on Windows, the capture waits a few seconds at most for each synchronous pipe whose read or write the system cannot
+///   cancel.
 ///
 /// # Threads
 ///
-/// A capture runs on the calling thread, without signals. On Unix a child without a descriptor (no pidfds, none to spare)
-/// has a helper thread, as for every wait. On Windows a synchronous pipe, such as [`std::io::pipe`] makes, has a
-/// thread until the capture ends. Other threads may wait, poll, signal, stop and kill meanwhile.
+/// A capture runs on the calling thread, without signals. On Unix, a child without an exit descriptor (no pidfds, or no
+/// free descriptor) has a helper thread, as in every wait. On Windows, a synchronous pipe, such as [`std::io::pipe`]
+/// creates, has a thread until the capture ends. Other threads may wait, poll, signal, stop and kill at the same time.
 ///
-/// A capture can be used any number of times; a [reader](Self::stdin_from) is then where the last capture left it.
+/// The options can be used any number of times. A [reader](Self::stdin_from) continues where the last capture left it.
 ///
 /// # Examples
 ///
@@ -82,7 +79,7 @@ pub struct CaptureOptions<'a> {
     pub(super) on_line: Option<Box<OnLine<'a>>>,
 }
 
-/// What the child is to be fed with.
+/// The source of the child's standard input.
 #[derive(Default)]
 pub(super) enum Input<'a> {
     #[default]
@@ -92,7 +89,8 @@ pub(super) enum Input<'a> {
 }
 
 impl<'a> CaptureOptions<'a> {
-    /// All output, however much, with no timeout and no input. Such a capture takes as long as the child runs.
+    /// Returns the default options: all output is kept, without a timeout and without input. Such a capture takes as long
+    /// as the child runs.
     ///
     /// # Examples
     ///
@@ -110,8 +108,8 @@ impl<'a> CaptureOptions<'a> {
         Self::default()
     }
 
-    /// Feeds the child with these bytes, and then closes its standard input. A child that closes it before it
-    /// has read them all is no error.
+    /// Writes these bytes to the child's standard input, and then closes it. It is no error if the child closes its input
+    /// before it has read them all.
     ///
     /// # Examples
     ///
@@ -131,12 +129,12 @@ impl<'a> CaptureOptions<'a> {
         self
     }
 
-    /// Feeds the child with what this reader has, and closes its standard input when that ends.
+    /// Writes the bytes of this reader to the child's standard input, and closes it at the reader's end.
     ///
-    /// The reader is read on the calling thread, when the pipe has room. While it blocks, no output of the child is
-    /// read, and no deadline is noticed; so use a reader that does not block for long, such as a file. If it fails, the
-    /// child is stopped, and its input stays open until then, so that the child does not take the failure for the end:
-    /// [`StoppedBy::Input`](super::StoppedBy::Input).
+    /// The reader is read on the calling thread, when the pipe has room. While it blocks, no output is read and no deadline
+    /// is kept, so use a reader that does not block for long, such as a file. If it fails, the child is stopped
+    /// ([`StoppedBy::Input`](super::StoppedBy::Input)). Its input stays open until then, so that the child does not take
+    /// the failure for the end.
     ///
     /// # Examples
     ///
@@ -161,7 +159,7 @@ impl<'a> CaptureOptions<'a> {
 
     /// Stops the child if it still runs this long after the capture began.
     ///
-    /// If there is a [`deadline`](Self::deadline) as well, the earlier one counts.
+    /// If there is a [`deadline`](Self::deadline) as well, the earlier of the two counts.
     ///
     /// # Examples
     ///
@@ -183,7 +181,7 @@ impl<'a> CaptureOptions<'a> {
         self
     }
 
-    /// Stops the child if it still runs at this moment.
+    /// Stops the child if it still runs at this instant.
     ///
     /// # Examples
     ///
@@ -192,7 +190,7 @@ impl<'a> CaptureOptions<'a> {
     /// # use std::{process::Command, time::{Duration, Instant}};
     /// # fn main() -> std::io::Result<()> {
     /// let mut capture = CaptureOptions::new();
-    /// capture.deadline(Instant::now() + Duration::from_secs(60)); // for both together
+    /// capture.deadline(Instant::now() + Duration::from_secs(60)); // for both commands together
     /// for argument in ["--version", "--help"] {
     ///     let mut command = Command::new("rustc");
     ///     SpawnOptions::new().capture(command.arg(argument), &mut capture)?;
@@ -205,8 +203,8 @@ impl<'a> CaptureOptions<'a> {
         self
     }
 
-    /// How long the child has to end when it is stopped, for whatever reason: it is requested to terminate, as by
-    /// [`SharedChild::stop`](crate::SharedChild::stop), and killed when the grace is over. Without a grace it is killed
+    /// Sets how long the child has to end when the capture stops it, for any reason: the capture requests it to terminate,
+    /// like [`SharedChild::stop`](crate::SharedChild::stop), and kills it when the grace is over. Without a grace it kills
     /// at once.
     ///
     /// # Examples
@@ -221,30 +219,29 @@ impl<'a> CaptureOptions<'a> {
         self
     }
 
-    /// How long to go on reading after the child has exited, while another process has the other end of a pipe: 200 ms
-    /// by default. [`Duration::MAX`] waits until all of them have closed it, up to the [timeout](Self::timeout);
-    /// without a timeout that may be for ever. After a stop the drain time is at most a second.
+    /// Sets how long to read after the child has exited while another process holds the other end of a pipe. The default
+    /// is 200 ms. [`Duration::MAX`] waits until all of them have closed it, up to the [timeout](Self::timeout); without a
+    /// timeout, that may be forever. After a stop, the drain time is at most one second.
     ///
-    /// The bytes that are in the pipe by then are read in any case. The stream's end is
-    /// [`HeldOpen`](super::StreamEnd::HeldOpen) then, and a process that writes to the pipe later gets SIGPIPE or an
-    /// error.
+    /// The bytes that are in the pipe at the end of this time are still read. The stream's end is then
+    /// [`HeldOpen`](super::StreamEnd::HeldOpen), and a process that writes to the pipe later gets SIGPIPE or an error.
     ///
     /// # Examples
     ///
     /// ```
     /// # use {shared_child::CaptureOptions, std::time::Duration};
     /// let mut capture = CaptureOptions::new();
-    /// capture.timeout(Duration::from_secs(60)).drain(Duration::MAX); // also what it leaves behind
+    /// capture.timeout(Duration::from_secs(60)).drain(Duration::MAX); // reads what its daemons write, too
     /// ```
     pub fn drain(&mut self, drain: Duration) -> &mut Self {
         self.drain = Some(drain);
         self
     }
 
-    /// How much to keep of each stream. What is beyond is read, so that the child does not block, and counted,
-    /// but not kept.
+    /// Sets how much of each stream to keep. Bytes beyond the limit are read, so that the child does not block, and
+    /// counted, but not kept.
     ///
-    /// A number of bytes means the first ones: [`Limit::head`].
+    /// A number means the first so many bytes: [`Limit::head`].
     ///
     /// # Examples
     ///
@@ -264,7 +261,7 @@ impl<'a> CaptureOptions<'a> {
         self
     }
 
-    /// The same for one of the two streams.
+    /// Sets how much of one of the two streams to keep.
     ///
     /// # Examples
     ///
@@ -278,7 +275,7 @@ impl<'a> CaptureOptions<'a> {
         self
     }
 
-    /// Stops the child when it has written more than what is kept of a stream.
+    /// Stops the child when it has written more to a stream than is kept.
     ///
     /// # Examples
     ///
@@ -298,11 +295,11 @@ impl<'a> CaptureOptions<'a> {
         self
     }
 
-    /// Has the child write its standard error to where its standard output goes, so that the two come in the
-    /// order in which they were written. They are [`Captured::stdout`](super::Captured::stdout) then.
+    /// Redirects the child's standard error to its standard output, so that both arrive in the order in which they were
+    /// written, as [`Captured::stdout`](super::Captured::stdout).
     ///
-    /// This has to be settled before the spawn, so it is for [`SpawnOptions::capture`](crate::SpawnOptions::capture)
-    /// and [`SpawnOptions::spawn_piped`](crate::SpawnOptions::spawn_piped).
+    /// This happens at the spawn, and so requires [`SpawnOptions::capture`](crate::SpawnOptions::capture) or
+    /// [`SpawnOptions::spawn_piped`](crate::SpawnOptions::spawn_piped).
     ///
     /// # Examples
     ///
@@ -321,12 +318,11 @@ impl<'a> CaptureOptions<'a> {
         self
     }
 
-    /// Shows output as it arrives, in pieces as it comes, whatever the [limits](Self::limit).
-    /// [`ControlFlow::Break`] stops the child, and is the last that is shown.
+    /// Calls `show` with output as it arrives, in pieces of any size, regardless of the [limits](Self::limit). If it
+    /// returns [`ControlFlow::Break`], the child is stopped, and no callback is called again.
     ///
-    /// This runs on the calling thread, so while it blocks, no deadline is noticed, and no output is read. If it
-    /// panics, the pipes are closed; a child that was spawned by
-    /// [`SpawnOptions::capture`](crate::SpawnOptions::capture) is killed.
+    /// The callback runs on the calling thread: while it blocks, no output is read and no deadline is kept. If it panics,
+    /// the pipes are closed, and a child that [`SpawnOptions::capture`](crate::SpawnOptions::capture) spawned is killed.
     ///
     /// # Examples
     ///
@@ -353,10 +349,9 @@ impl<'a> CaptureOptions<'a> {
         self
     }
 
-    /// Shows output line by line, otherwise like [`on_output`](Self::on_output). There may be both.
+    /// Calls `show` with each line of output, otherwise like [`on_output`](Self::on_output). Both may be set.
     ///
-    /// A line that is too long to be held in memory comes in pieces, which do not split a UTF-8 character: see
-    /// [`Line`].
+    /// A line of more than 64 KiB arrives in pieces, which do not split a UTF-8 character: see [`Line`].
     ///
     /// # Examples
     ///

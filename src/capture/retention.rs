@@ -1,6 +1,8 @@
-//! What is kept of a stream.
+//! What a capture retains of a stream.
 
-/// How much to keep of a stream: its beginning, its end, or both.
+use super::{CapturedStream, StreamEnd};
+
+/// How much of a stream a capture keeps: its beginning, its end, or both.
 ///
 /// # Examples
 ///
@@ -17,7 +19,7 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// The first so many bytes.
+    /// Keeps the first `bytes` bytes.
     ///
     /// # Examples
     ///
@@ -31,7 +33,7 @@ impl Limit {
         Self::head_and_tail(bytes, 0)
     }
 
-    /// The last so many bytes.
+    /// Keeps the last `bytes` bytes.
     ///
     /// # Examples
     ///
@@ -45,7 +47,7 @@ impl Limit {
         Self::head_and_tail(0, bytes)
     }
 
-    /// So many of the first bytes, and so many of the last.
+    /// Keeps the first `head` bytes and the last `tail` bytes.
     ///
     /// # Examples
     ///
@@ -64,38 +66,30 @@ impl Limit {
     }
 }
 
-/// The first so many bytes.
+/// Keeps the first bytes: [`Limit::head`].
 impl From<usize> for Limit {
     fn from(bytes: usize) -> Self {
         Self::head(bytes)
     }
 }
 
-/// What has been kept so far. Up to 16 MiB it takes no more memory than the limit, also not when it is put together.
+/// The bytes of a stream that are retained so far. Up to 16 MiB, this uses no more memory than the limit, even in `finish`.
 #[derive(Debug)]
-pub(super) struct Keep {
+pub(super) struct Retention {
     limit: Option<Limit>,
-    /// The head, and after it the tail, as a ring.
+    /// The head, followed by the tail as a ring buffer.
     bytes: Vec<u8>,
     /// Where the tail begins, from the end of the head.
     turn: usize,
-    /// How many bytes are not kept.
-    pub(super) missing: u64,
+    pub(super) omitted: u64,
 }
 
-/// The bytes, and where among them others are missing, and how many.
-pub(super) struct Kept {
-    pub(super) bytes: Vec<u8>,
-    pub(super) gap: usize,
-    pub(super) missing: u64,
-}
-
-impl Keep {
+impl Retention {
     pub(super) fn new(limit: Option<Limit>) -> Self {
-        Self { limit, bytes: Vec::new(), turn: 0, missing: 0 }
+        Self { limit, bytes: Vec::new(), turn: 0, omitted: 0 }
     }
 
-    /// Where to append directly to, if everything is kept.
+    /// Returns the buffer to append to directly, if everything is kept.
     pub(super) fn all(&mut self) -> Option<&mut Vec<u8>> {
         self.limit.is_none().then_some(&mut self.bytes)
     }
@@ -105,8 +99,8 @@ impl Keep {
         let (first, rest) = new.split_at(new.len().min(limit.both() - self.bytes.len()));
         self.grow(first.len(), limit.both());
         self.bytes.extend_from_slice(first);
-        self.missing += rest.len() as u64;
-        // The ring is full, if there is a rest. Only the end of that can stay.
+        self.omitted += rest.len() as u64;
+        // If there is a rest, the ring is full, and only the end of the rest can stay.
         let ring = self.bytes.get_mut(limit.head..).unwrap_or_default();
         let rest = &rest[rest.len().saturating_sub(ring.len())..];
         if rest.is_empty() {
@@ -118,8 +112,8 @@ impl Keep {
         self.turn = (self.turn + rest.len()) % ring.len();
     }
 
-    /// Grows to the limit in a few steps: as long as bytes are moved they are there twice. (Memory that is not
-    /// written to is not there yet, on most systems.)
+    /// Grows to the limit in a few steps, since a move has the bytes in memory twice. (Most systems provide memory only
+    /// when it is written to.)
     fn grow(&mut self, more: usize, limit: usize) {
         const FIRST: usize = 64 << 10;
         const SECOND: usize = 16 << 20;
@@ -134,14 +128,16 @@ impl Keep {
         }
     }
 
-    pub(super) fn finish(mut self) -> Kept {
-        let gap = self.limit.map_or(0, |limit| limit.head).min(self.bytes.len());
-        self.bytes[gap..].rotate_left(self.turn);
-        // What is worth a copy.
+    pub(super) fn finish(mut self, end: StreamEnd) -> CapturedStream {
+        let omitted_at = self.limit.map_or(0, |limit| limit.head).min(self.bytes.len());
+        self.bytes[omitted_at..].rotate_left(self.turn);
+        // Below this share, the memory is worth the copy.
         if self.bytes.len() <= self.bytes.capacity() / 4 {
             self.bytes.shrink_to_fit();
         }
-        Kept { bytes: self.bytes, gap, missing: self.missing }
+        let (bytes, omitted) = (self.bytes, self.omitted);
+        let total = bytes.len() as u64 + omitted;
+        CapturedStream { bytes, omitted, omitted_at, total, end }
     }
 }
 
@@ -149,7 +145,7 @@ impl Keep {
 mod tests {
     use super::*;
 
-    /// What is to come out, said in another way.
+    /// Computes the retained bytes from the whole stream.
     fn expected(limit: Limit, all: &[u8]) -> (Vec<u8>, u64) {
         if all.len() <= limit.both() {
             return (all.to_vec(), 0);
@@ -159,24 +155,24 @@ mod tests {
     }
 
     #[test]
-    fn every_limit_length_and_piece() {
+    fn head_and_tail_are_kept_for_every_limit_length_and_piece() {
         let all: Vec<u8> = (0..40).collect();
         for head in 0..7 {
             for tail in 0..7 {
                 let limit = Limit::head_and_tail(head, tail);
                 for length in 0..=all.len() {
                     for piece in 1..=length.max(1) {
-                        let mut keep = Keep::new(Some(limit));
-                        all[..length].chunks(piece).for_each(|new| keep.push(new));
-                        assert!(keep.bytes.capacity() <= limit.both());
-                        let kept = keep.finish();
+                        let mut retention = Retention::new(Some(limit));
+                        all[..length].chunks(piece).for_each(|new| retention.push(new));
+                        assert!(retention.bytes.capacity() <= limit.both());
+                        let kept = retention.finish(StreamEnd::Closed);
                         let context = format!("{limit:?}, {length} in pieces of {piece}");
                         assert_eq!(
-                            (kept.bytes, kept.missing),
+                            (kept.bytes, kept.omitted),
                             expected(limit, &all[..length]),
                             "{context}"
                         );
-                        assert_eq!(kept.gap, head.min(length), "{context}");
+                        assert_eq!(kept.omitted_at, head.min(length), "{context}");
                     }
                 }
             }
@@ -184,10 +180,10 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_without_end_takes_no_memory() {
-        let mut keep = Keep::new(Some(Limit::head_and_tail(usize::MAX, usize::MAX)));
-        keep.push(b"few");
-        assert!(keep.bytes.capacity() < 100_000);
-        assert_eq!(keep.finish().bytes, b"few");
+    fn an_unlimited_limit_reserves_no_memory() {
+        let mut retention = Retention::new(Some(Limit::head_and_tail(usize::MAX, usize::MAX)));
+        retention.push(b"few");
+        assert!(retention.bytes.capacity() < 100_000);
+        assert_eq!(retention.finish(StreamEnd::Closed).bytes, b"few");
     }
 }

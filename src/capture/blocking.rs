@@ -1,0 +1,67 @@
+//! The driver of a capture on the calling thread: it waits for the pipes and the exit in one system call.
+
+use super::engine::{Engine, Next, Phase, earlier};
+use super::pipes::Ready;
+use super::{CaptureOptions, Captured};
+use crate::SharedChild;
+use crate::backoff::Backoff;
+use crate::sys::ExitDescriptor;
+use crate::stop;
+use std::io;
+use std::time::Instant;
+
+pub(super) fn capture(
+    child: &SharedChild,
+    options: &mut CaptureOptions<'_>,
+    began: Instant,
+) -> io::Result<Captured> {
+    let mut engine = Engine::new(child, options, began)?;
+    // `None` if nothing reports the exit: it is polled then.
+    let mut exit = child.notice().and_then(ExitDescriptor::new);
+    let mut pause = Backoff::new();
+    // The first wait does not block, so that output is read even if the deadline has passed.
+    let mut next = Next::Wait(Some(began));
+    while let Next::Wait(deadline) = next {
+        let polls_exit = engine.awaits_exit() && exit.is_none();
+        if polls_exit && !engine.has_output() && !engine.has_input() {
+            engine.exited(child.exit_by(deadline));
+        } else {
+            let until = match polls_exit {
+                // The exit does not end this wait, but usually closes a pipe, which does.
+                true => earlier(deadline, Instant::now().checked_add(pause.next())),
+                false => deadline,
+            };
+            let ready = engine.pipes.wait(engine.has_input(), exit.as_ref(), until);
+            let mut ready = ready.unwrap_or_else(|_| {
+                // Without a working wait, everything is tried after a pause.
+                pause.sleep(until);
+                Ready::ALL
+            });
+            if ready.exit {
+                // If the exit that was reported cannot be confirmed yet, it is polled.
+                exit = None;
+            }
+            ready.exit |= polls_exit;
+            if engine.advance(ready, deadline) {
+                pause = Backoff::new();
+            }
+        }
+        next = engine.next();
+    }
+    let ended = end_tree(child, &engine);
+    Ok(engine.finish(ended))
+}
+
+/// Waits for the end of what was stopped: members of a tree may hold no pipe.
+fn end_tree(child: &SharedChild, engine: &Engine<'_, '_>) -> io::Result<()> {
+    match engine.phase {
+        Phase::Running => Ok(()),
+        Phase::Terminating { kill_at } => {
+            // After an error the tree is killed, and the kill reports the error.
+            let _ = child.is_gone_by(kill_at);
+            stop::kill_the_rest(child)
+        }
+        Phase::Killed { .. } if engine.awaits_exit() => Ok(()),
+        Phase::Killed { at } => child.is_gone_by(at.checked_add(stop::DYING)).map(drop),
+    }
+}
