@@ -448,7 +448,7 @@ fn write_stream(to: &mut impl Write, stream: &CapturedStream) -> io::Result<()> 
     to.write_all(head)?;
     if stream.omitted > 0 {
         let new_line = if head.is_empty() || head.ends_with(b"\n") { "" } else { "\n" };
-        writeln!(to, "{new_line}[… {} bytes missing …]", stream.omitted)?;
+        writeln!(to, "{new_line}[… {} bytes omitted …]", stream.omitted)?;
     }
     to.write_all(tail)?;
     to.flush()

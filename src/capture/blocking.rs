@@ -1,12 +1,11 @@
 //! The driver of a capture on the calling thread: it waits for the pipes and the exit in one system call.
 
 use super::engine::{Engine, Next, Phase, earlier};
-use super::pipes::Ready;
-use super::{CaptureOptions, Captured};
+use super::{CaptureOptions, Captured, Ready};
 use crate::SharedChild;
 use crate::backoff::Backoff;
-use crate::sys::ExitDescriptor;
 use crate::stop;
+use crate::sys::ExitDescriptor;
 use std::io;
 use std::time::Instant;
 

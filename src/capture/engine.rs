@@ -14,12 +14,12 @@
 use super::callbacks::Callbacks;
 use super::input::{Fed, Feed};
 use super::options::{CaptureOptions, DRAIN, Input};
-use super::pipes::{Pipes, Ready};
+use super::pipes::Pipes;
 use super::retention::Retention;
-use super::{Captured, StoppedBy, Stream, StreamEnd};
+use super::{Captured, Ready, StoppedBy, Stream, StreamEnd};
 use crate::SharedChild;
-use crate::sys::Ask;
 use crate::stop;
+use crate::sys::Ask;
 use std::io;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};

@@ -1,7 +1,8 @@
-//! What is written to the child's standard input.
+//! Writes input to the child.
 
+use super::CHUNK;
 use super::options::Input;
-use super::pipes::{CHUNK, Pipes};
+use super::pipes::Pipes;
 use std::io::{self, ErrorKind, Read};
 
 pub(super) struct Feed<'r> {

@@ -37,6 +37,22 @@ use std::io;
 use std::process::{ChildStdout, Command, Stdio};
 use std::time::Instant;
 
+/// How much one read or write moves at most. A pipe mostly holds as much.
+const CHUNK: usize = 64 * 1024;
+
+/// The operations that do not block now.
+#[derive(Debug, Clone, Copy)]
+struct Ready {
+    stdin: bool,
+    outputs: [bool; 2],
+    /// The child may have exited.
+    exit: bool,
+}
+
+impl Ready {
+    const ALL: Self = Self { stdin: true, outputs: [true; 2], exit: true };
+}
+
 /// One of a child's two outputs.
 ///
 /// # Examples
@@ -75,9 +91,9 @@ impl SharedChild {
     /// # Errors
     ///
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) if there is input for the child, but no pipe; or if standard error is
-    /// to be merged, but has a pipe of its own. Otherwise only if the system cannot prepare the pipes; on Windows also if
-    /// no thread can be started for a synchronous pipe, such as [`std::io::pipe`] creates. The child still runs after an
-    /// error.
+    /// to be merged, but has a pipe of its own. Otherwise only if the system cannot prepare the pipes, or, on
+    /// Windows, if no thread can be started for a synchronous pipe, such as [`std::io::pipe`] creates. The child still runs
+    /// after an error.
     ///
     /// Later failures are in the returned value: [`Captured::error`].
     ///

@@ -1,32 +1,16 @@
 //! This process's ends of a child's pipes.
 
-use super::Stream;
 use super::system::{self, Pipe};
+use super::{Ready, Stream};
 use crate::sys::ExitDescriptor;
 use std::io;
 use std::process::{ChildStderr, ChildStdin, ChildStdout};
 use std::time::Instant;
 
-/// How much one read or write moves at most. A pipe mostly holds as much.
-pub(super) const CHUNK: usize = 64 * 1024;
-
 /// The pipes that are open.
 pub(super) struct Pipes {
     stdin: Option<Pipe>,
     outputs: [Option<Pipe>; 2],
-}
-
-/// What can be done now without blocking.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Ready {
-    pub(super) stdin: bool,
-    pub(super) outputs: [bool; 2],
-    /// The child may have exited.
-    pub(super) exit: bool,
-}
-
-impl Ready {
-    pub(super) const ALL: Self = Self { stdin: true, outputs: [true; 2], exit: true };
 }
 
 impl Pipes {

@@ -77,7 +77,7 @@ impl From<usize> for Limit {
 #[derive(Debug)]
 pub(super) struct Retention {
     limit: Option<Limit>,
-    /// The head, followed by the tail as a ring buffer.
+    /// The head, followed by the tail as a circular buffer.
     bytes: Vec<u8>,
     /// Where the tail begins, from the end of the head.
     turn: usize,
@@ -100,16 +100,16 @@ impl Retention {
         self.grow(first.len(), limit.both());
         self.bytes.extend_from_slice(first);
         self.omitted += rest.len() as u64;
-        // If there is a rest, the ring is full, and only the end of the rest can stay.
-        let ring = self.bytes.get_mut(limit.head..).unwrap_or_default();
-        let rest = &rest[rest.len().saturating_sub(ring.len())..];
+        // If there is a rest, the tail is full, and only the end of the rest can stay.
+        let tail = self.bytes.get_mut(limit.head..).unwrap_or_default();
+        let rest = &rest[rest.len().saturating_sub(tail.len())..];
         if rest.is_empty() {
             return;
         }
-        let (before, after) = rest.split_at(rest.len().min(ring.len() - self.turn));
-        ring[self.turn..][..before.len()].copy_from_slice(before);
-        ring[..after.len()].copy_from_slice(after);
-        self.turn = (self.turn + rest.len()) % ring.len();
+        let (before, after) = rest.split_at(rest.len().min(tail.len() - self.turn));
+        tail[self.turn..][..before.len()].copy_from_slice(before);
+        tail[..after.len()].copy_from_slice(after);
+        self.turn = (self.turn + rest.len()) % tail.len();
     }
 
     /// Grows to the limit in a few steps, since a move has the bytes in memory twice. (Most systems provide memory only

@@ -11,8 +11,7 @@
 //! Sources: CreateFile (synchronous and asynchronous handles), CancelSynchronousIo and NtQueryInformationFile of the
 //! Win32 and WDK documentation.
 
-use super::pipes::CHUNK;
-use super::windows_pipe::{Operation, transfer};
+use super::CHUNK;
 use crate::backoff::Backoff;
 use crate::sys::{is_signalled, wait_for_any};
 use std::ffi::c_void;
@@ -24,7 +23,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 use windows_sys::Win32::Foundation::{ERROR_IO_INCOMPLETE, HANDLE, NTSTATUS};
-use windows_sys::Win32::System::IO::{CancelSynchronousIo, IO_STATUS_BLOCK};
+use windows_sys::Win32::Storage::FileSystem::{ReadFile, WriteFile};
+use windows_sys::Win32::System::IO::{CancelSynchronousIo, IO_STATUS_BLOCK, OVERLAPPED};
 use windows_sys::Win32::System::Threading::{ResetEvent, SetEvent};
 
 /// The longest wait for an operation that should be over at once: a read of bytes that are in the pipe, unless another
@@ -43,6 +43,12 @@ pub(super) struct Synchronous {
     /// Empty during an operation: the thread owns the buffer then.
     buffer: Box<[u8]>,
     is_pending: bool,
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum Operation {
+    Read,
+    Write,
 }
 
 struct Request {
@@ -162,6 +168,30 @@ fn serve(
         // SAFETY: the event is open.
         unsafe { SetEvent(event.as_raw_handle()) };
     }
+}
+
+/// Reads into the buffer, or writes it. Sets `count` to how many bytes were moved, unless it is null.
+///
+/// # Safety
+///
+/// The buffer, and `count` and `overlapped` if not null, must stay valid and unused until the operation is over.
+pub(super) unsafe fn transfer(
+    handle: &OwnedHandle,
+    operation: Operation,
+    buffer: &mut [u8],
+    count: *mut u32,
+    overlapped: *mut OVERLAPPED,
+) -> io::Result<()> {
+    let (handle, length, buffer) =
+        (handle.as_raw_handle(), buffer.len() as u32, buffer.as_mut_ptr());
+    // SAFETY: the handle is open. The caller is responsible for the pointers.
+    let succeeded = unsafe {
+        match operation {
+            Operation::Read => ReadFile(handle, buffer, length, count, overlapped),
+            Operation::Write => WriteFile(handle, buffer, length, count, overlapped),
+        }
+    };
+    if succeeded == 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn thread_has_ended() -> io::Error {

@@ -6,7 +6,7 @@
 //!
 //! `sigpipe` and the system calls here belong in `sys`.
 
-use super::pipes::{CHUNK, Ready};
+use super::{CHUNK, Ready};
 use crate::sys::unix::sigpipe;
 use crate::sys::{ExitDescriptor, time_left};
 
@@ -50,7 +50,7 @@ impl Pipe {
         }
     }
 
-    /// A file that is no pipe may not report a number: then it is read up to a chunk.
+    /// Some files that are no pipes do not report a number. They are read up to a chunk.
     pub(super) fn available(&mut self) -> u64 {
         ioctl_fionread(&self.fd).unwrap_or(CHUNK as u64)
     }

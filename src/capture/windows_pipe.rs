@@ -1,6 +1,6 @@
 //! Windows: the pipes of one child, and its exit, in one wait for several objects.
 //!
-//! The wait is not for a pipe but for an operation that has been started on it. The operation is overlapped, as std opens
+//! The wait is for operations that have been started on the pipes. The operation is overlapped, as std opens
 //! its ends of pipes, and the system uses its buffer until it is over. So each pipe has one operation with a buffer of its
 //! own. A drop during the operation cancels it, and waits until the system has released the buffer.
 //!
@@ -8,8 +8,8 @@
 //!
 //! Sources: ReadFile, CancelIoEx, GetOverlappedResult, CreateNamedPipeW of the Win32 documentation.
 
-use super::pipes::{CHUNK, Ready};
-use super::synchronous_pipe::{Synchronous, is_synchronous};
+use super::synchronous_pipe::{Operation, Synchronous, is_synchronous, transfer};
+use super::{CHUNK, Ready};
 use crate::sys::{ExitDescriptor, is_signalled, wait_for_any};
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -24,7 +24,7 @@ use windows_sys::Win32::Foundation::{
 };
 use windows_sys::Win32::Storage::FileSystem::{
     CreateFileW, FILE_FLAG_FIRST_PIPE_INSTANCE, FILE_FLAG_OVERLAPPED, OPEN_EXISTING,
-    PIPE_ACCESS_INBOUND, ReadFile, WriteFile,
+    PIPE_ACCESS_INBOUND,
 };
 use windows_sys::Win32::System::IO::{CancelIoEx, GetOverlappedResult, OVERLAPPED};
 use windows_sys::Win32::System::Pipes::{
@@ -49,12 +49,6 @@ enum Performer {
         buffer: Box<[u8]>,
     },
     Thread(Synchronous),
-}
-
-#[derive(Clone, Copy)]
-pub(super) enum Operation {
-    Read,
-    Write,
 }
 
 enum State {
@@ -231,30 +225,6 @@ impl Drop for Pipe {
             let _ = self.outcome(true);
         }
     }
-}
-
-/// Reads into the buffer, or writes it. Sets `count` to how many bytes were moved, unless it is null.
-///
-/// # Safety
-///
-/// The buffer, and `count` and `overlapped` if not null, must stay valid and unused until the operation is over.
-pub(super) unsafe fn transfer(
-    handle: &OwnedHandle,
-    operation: Operation,
-    buffer: &mut [u8],
-    count: *mut u32,
-    overlapped: *mut OVERLAPPED,
-) -> io::Result<()> {
-    let (handle, length, buffer) =
-        (handle.as_raw_handle(), buffer.len() as u32, buffer.as_mut_ptr());
-    // SAFETY: the handle is open. The caller is responsible for the pointers.
-    let succeeded = unsafe {
-        match operation {
-            Operation::Read => ReadFile(handle, buffer, length, count, overlapped),
-            Operation::Write => WriteFile(handle, buffer, length, count, overlapped),
-        }
-    };
-    if succeeded == 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 pub(super) fn wait(

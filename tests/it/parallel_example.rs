@@ -284,7 +284,7 @@ fn a_timeout_stops_a_tree() {
     running.hear_the_rest();
     let captured = running.ends(1);
     says(&captured, "0 succeeded, 1 failed");
-    says(&captured, "stopped, since its time was up: ");
+    says(&captured, "stopped, since its deadline passed: ");
 }
 
 #[test]
@@ -382,13 +382,13 @@ fn beyond_the_limit() {
     let captured = parallel(&["--limit=1k", &play("say first write 5000 say last")], "");
     assert_eq!(code(&captured), Some(0));
     let bytes = &captured.stdout.bytes;
-    let note = "\n[… 3987 bytes missing …]\n".as_bytes();
+    let note = "\n[… 3987 bytes omitted …]\n".as_bytes();
     assert_eq!(bytes.len(), 1024 + note.len());
     assert!(bytes.starts_with(b"first\n") && bytes.ends_with(b"last\n"));
     assert_eq!(&bytes[512..512 + note.len()], note);
     let captured = parallel(&["-l", "0", &play("say out complain err")], "");
-    assert_eq!(captured.stdout.text(), "[… 4 bytes missing …]\n");
-    says(&captured, "[… 4 bytes missing …]\n");
+    assert_eq!(captured.stdout.text(), "[… 4 bytes omitted …]\n");
+    says(&captured, "[… 4 bytes omitted …]\n");
 }
 
 /// Whoever reads it goes away: all are stopped.
