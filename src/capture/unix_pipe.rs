@@ -4,7 +4,7 @@
 //! and since `wait` may fail. O_NONBLOCK belongs to the open file description, which other processes may share, so it is
 //! restored.
 //!
-//! `sigpipe` and the system calls here belong in `sys`.
+//! The system calls here belong in `sys`.
 
 use super::{CHUNK, Ready};
 use crate::sys::unix::sigpipe;
