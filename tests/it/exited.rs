@@ -1389,8 +1389,7 @@ mod unix_only {
         }
         alone!();
         watchdog!();
-        // Fewer where the machine is emulated.
-        let count = rounds(5_000).min(5_000);
+        let count = rounds(2_000).min(5_000);
         let limit = libc::rlimit { rlim_cur: 20_000, rlim_max: 20_000 };
         // SAFETY: the struct outlives the call.
         if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0 {

@@ -115,7 +115,7 @@ fn a_round(child: SharedChild, met: Met, round: usize) {
 fn rounds_on_every_backend(make: impl Fn(Backend) -> SharedChild) {
     on_every_backend(|backend| {
         for met in [Met::Running, Met::Zombie] {
-            for round in 0..rounds(500) {
+            for round in 0..rounds(150) {
                 a_round(make(backend), met, round);
             }
         }

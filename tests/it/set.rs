@@ -1571,15 +1571,14 @@ mod unix_only {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn five_thousand_children() {
+    fn thousands_of_children_are_handed_out_once_by_one_thread() {
         if !unix::is_root() {
             eprintln!("{} skipped: it takes root", function_name!());
             return;
         }
         alone!();
         watchdog!();
-        // Fewer where the machine is emulated.
-        let count = rounds(5_000).min(5_000);
+        let count = rounds(2_000).min(5_000);
         let limit = libc::rlimit { rlim_cur: 20_000, rlim_max: 20_000 };
         // SAFETY: the struct outlives the call.
         if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0 {

@@ -351,7 +351,7 @@ fn no_status_is_lost_beside_a_thread_in_waitpid() {
     let all = with_a_hook(function_name!());
     linux::keeps_status_of_reaped();
     beside_a_reaper(|| {
-        let count = rounds(1000);
+        let count = rounds(200);
         for (name, options) in all {
             eprintln!("{name}");
             for _ in 0..count {

@@ -36,7 +36,7 @@ fn a_tree_that_forks_in_its_group_is_not_called_empty() {
     // The tree forks for 15 seconds at least.
     let until = Instant::now() + Duration::from_secs(10);
     let mut looks = 0;
-    while Instant::now() < until && looks < rounds(500) {
+    while Instant::now() < until && looks < rounds(150) {
         looks += 1;
         assert!(!stage.tree().is_empty().expect("an answer"), "look {looks}");
     }
