@@ -1,11 +1,11 @@
 //! `SharedChild`, the public face of a [`Lifecycle`].
 
-use crate::command;
+use crate::SpawnOptions;
 use crate::lifecycle::Lifecycle;
 use crate::stop::{self, Stopping};
 use crate::sync::Arc;
 use crate::sys::{self, Ask, Backend, Exit, FromChild, Notice, Opened, Reap, Reaped};
-use crate::tree::{Leader, Owned, Spawned, Tree};
+use crate::tree::{Leader, Owner, Spawned, Tree};
 use crate::usage::Usage;
 use std::fmt;
 use std::io;
@@ -33,7 +33,7 @@ type StandardStreams = (Option<ChildStdin>, Option<ChildStdout>, Option<ChildStd
 
 enum Body {
     Alone(Leader),
-    Tree(Owned),
+    Tree(Box<dyn Owner>),
 }
 
 impl SharedChild {
@@ -64,27 +64,19 @@ impl SharedChild {
     /// # }
     /// ```
     pub fn spawn(command: &mut Command) -> io::Result<Self> {
-        Self::spawn_on(Backend::Best, command)
+        SpawnOptions::new().spawn(command)
     }
 
-    pub(crate) fn spawn_on(backend: Backend, command: &mut Command) -> io::Result<Self> {
-        sys::sweep();
-        Ok(Self::alone(unreaped(command::spawn(command)?, None, backend)))
-    }
-
-    /// What [`SpawnOptions`](crate::SpawnOptions) has spawned.
     pub(crate) fn spawned(spawned: Spawned, backend: Backend, kill_on_drop: bool) -> Self {
-        let Spawned { child, from_child, members, is_tree, can_be_asked } = spawned;
+        let Spawned { child, from_child, can_be_asked, own } = spawned;
         let id = child.id();
         let leader = unreaped(child, from_child, backend);
-        let body = match members {
+        let body = match own {
             None => {
                 leader.kill_on_drop(kill_on_drop);
                 Body::Alone(leader)
             }
-            Some(members) => {
-                Body::Tree(Owned::new(Tree::new(leader, members, is_tree), kill_on_drop))
-            }
+            Some(own) => Body::Tree(own(leader, kill_on_drop)),
         };
         Self { id, can_be_asked, body, stopping: OnceLock::new() }
     }
@@ -134,7 +126,7 @@ impl SharedChild {
         Self { id, can_be_asked, body, stopping: OnceLock::new() }
     }
 
-    fn leader(&self) -> &Leader {
+    pub(crate) fn leader(&self) -> &Leader {
         match &self.body {
             Body::Alone(leader) => leader,
             Body::Tree(tree) => tree.leader(),
@@ -148,13 +140,13 @@ impl SharedChild {
     ) -> io::Result<Option<ExitStatus>> {
         let answer = wait(self.leader());
         if let (true, Body::Tree(tree)) = (self.is_final(&answer), &self.body) {
-            tree.told();
+            tree.leader_has_ended();
         }
         answer
     }
 
     /// Whether that is the last word: a status, or that it is lost.
-    fn is_final(&self, answer: &io::Result<Option<ExitStatus>>) -> bool {
+    pub(crate) fn is_final(&self, answer: &io::Result<Option<ExitStatus>>) -> bool {
         match answer {
             Ok(status) => status.is_some(),
             // While there is something to wait for, an error says nothing of the child.
@@ -455,39 +447,12 @@ impl SharedChild {
     }
 
     pub(crate) fn stopping(&self) -> &Stopping {
-        self.stopping.get_or_init(|| Box::new(Stopping::new()))
+        self.stopping.get_or_init(Box::default)
     }
 
-    /// Blocks until all that is to be stopped has ended (`true`), or until the deadline.
-    pub(crate) fn is_gone_by(&self, deadline: Option<Instant>) -> io::Result<bool> {
-        Self::each_gone_by(&[self], deadline).pop().unwrap_or(Ok(true))
-    }
-
-    /// The same for each of these.
-    pub(crate) fn each_gone_by(
-        children: &[&Self],
-        deadline: Option<Instant>,
-    ) -> Vec<io::Result<bool>> {
-        let exited = |child: &Self| Ok(child.exit_by(deadline)?.is_some());
-        let gone = Self::each(
-            children,
-            Self::tree,
-            |trees| Tree::wait_each_empty(trees, deadline),
-            exited,
-        );
-        children
-            .iter()
-            .zip(gone)
-            .map(|(child, gone)| match gone {
-                // The system does not list the members of the tree.
-                Err(error)
-                    if child.tree().is_some() && error.kind() == io::ErrorKind::Unsupported =>
-                {
-                    exited(child)
-                }
-                gone => gone,
-            })
-            .collect()
+    /// Returns whether the child can receive a termination request.
+    pub(crate) fn can_be_asked(&self) -> bool {
+        self.can_be_asked
     }
 
     /// Blocks until the child has exited, or until the deadline, if there is one (`None`).
@@ -515,54 +480,6 @@ impl SharedChild {
     /// Gives the child a standard output of ours to be taken.
     pub(crate) fn put_stdout(&self, stdout: ChildStdout) {
         self.leader().with_child(|child| child.stdout = Some(stdout));
-    }
-
-    /// Whether nothing is left to be stopped, for certain.
-    pub(crate) fn is_known_to_be_gone(&self) -> bool {
-        match self.tree() {
-            Some(tree) => tree.is_done(),
-            None => self.is_final(&self.try_wait()),
-        }
-    }
-
-    /// Requests each of these to terminate: the child, or all members of its tree. Returns whether a request can have
-    /// arrived.
-    pub(crate) fn ask_each(children: &[&Self], ask: Ask) -> Vec<io::Result<bool>> {
-        Self::each(
-            children,
-            |child| child.tree().filter(|_| child.can_be_asked),
-            |trees| Tree::ask_each(trees, ask),
-            |child| match child.can_be_asked {
-                true => sys::ask(child.leader(), ask),
-                false => Ok(false),
-            },
-        )
-    }
-
-    pub(crate) fn kill_all(&self) -> io::Result<()> {
-        Self::kill_each(&[self]).pop().unwrap_or(Ok(()))
-    }
-
-    /// Kills each of these: the child, or all members of its tree.
-    pub(crate) fn kill_each(children: &[&Self]) -> Vec<io::Result<()>> {
-        Self::each(children, Self::tree, Tree::kill_each, Self::kill)
-    }
-
-    /// Answers for the trees among these by one call, which costs one pass over the process table, and for each of the
-    /// others by itself.
-    fn each<T>(
-        children: &[&Self],
-        tree: impl Fn(&Self) -> Option<&Tree>,
-        of_trees: impl FnOnce(&[&Tree]) -> Vec<T>,
-        of_one: impl Fn(&Self) -> T,
-    ) -> Vec<T> {
-        let trees: Vec<&Tree> = children.iter().filter_map(|child| tree(child)).collect();
-        let mut answers = of_trees(&trees).into_iter();
-        let answer = |child: &&Self| match tree(child) {
-            Some(_) => answers.next().unwrap_or_else(|| of_one(child)),
-            None => of_one(child),
-        };
-        children.iter().map(answer).collect()
     }
 
     /// Lets the child, or the tree, outlive the handle: disarms [`kill_on_drop`](crate::SpawnOptions::kill_on_drop).

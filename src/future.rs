@@ -6,7 +6,7 @@
 
 use crate::SharedChild;
 use crate::backoff::{Backoff, LONGEST};
-use crate::stop::{self, DYING};
+use crate::stop::{self, Stop};
 use crate::sys::Ask;
 use crate::watcher::tasks::{self, Answer, Wake};
 use std::fmt;
@@ -348,17 +348,16 @@ impl SharedChild {
     /// # let _ = end;
     /// ```
     pub async fn stop_async(&self, grace: Duration) -> io::Result<ExitStatus> {
-        // An error of a check does not end the stop; see `stop`.
-        if !self.is_gone_by(Some(Instant::now())).unwrap_or(false) {
-            let deadline = stop::begin(self, Ask::DEFAULT, grace);
-            if self.gone_by(deadline).await.is_err() {
-                let _ = self.exited_by(deadline).await;
+        let mut stop = Stop::begin([self], Ask::DEFAULT, grace);
+        while let Some((_, until)) = stop.pending() {
+            let ended = self.ended_by(until).await;
+            // The grace of a tree that cannot be scanned ends with its leader.
+            if ended.is_err() {
+                let _ = self.exited_by(until).await;
             }
+            stop.advance(vec![ended]);
         }
-        if !self.is_known_to_be_gone() {
-            self.kill_all()?;
-            self.gone_by(Instant::now().checked_add(DYING)).await?;
-        }
+        stop.result()?;
         self.exited_by(stop::killed_by()).await?;
         self.try_wait()?.ok_or_else(|| stop::has_not_ended(self))
     }
@@ -368,13 +367,13 @@ impl SharedChild {
         WaitDeadlineFuture::new(self, deadline).await.map(drop)
     }
 
-    /// Waits until the child or its whole tree has ended, or the deadline has passed.
-    async fn gone_by(&self, deadline: Option<Instant>) -> io::Result<()> {
+    /// Waits until the child or its whole tree has ended (`true`), or the deadline has passed.
+    async fn ended_by(&self, deadline: Option<Instant>) -> io::Result<bool> {
         let mut delay = Duration::from_millis(1);
-        while !self.is_gone_by(Some(Instant::now()))? {
+        while !self.has_ended_by(Some(Instant::now()))? {
             let now = Instant::now();
             if deadline.is_some_and(|deadline| deadline <= now) {
-                break;
+                return Ok(false);
             }
             if self.try_wait()?.is_none() {
                 self.exited_by(deadline).await?;
@@ -385,7 +384,7 @@ impl SharedChild {
             Timer::new(deadline.map_or(next, |deadline| deadline.min(next))).await;
             delay = (delay * 2).min(LONGEST_DELAY);
         }
-        Ok(())
+        Ok(true)
     }
 }
 

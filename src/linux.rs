@@ -1,7 +1,9 @@
 //! Linux-only extensions.
 
 use crate::SpawnOptions;
-use crate::tree::Place;
+use crate::sync::Arc;
+use crate::tree::cgroup::Place;
+use crate::tree::{self, pre_exec};
 use std::path::PathBuf;
 
 /// Ways to spawn that only Linux has.
@@ -118,17 +120,20 @@ pub trait SpawnOptionsExt {
 
 impl SpawnOptionsExt for SpawnOptions {
     fn cgroup(&mut self, cgroup: bool) -> &mut Self {
-        self.wanted.system.cgroup = if cgroup { Place::Own } else { Place::Nowhere };
+        self.wanted.system.cgroup = if cgroup { Some(Arc::new(Place::Own)) } else { None };
+        self.wanted.spawn = Some(tree::spawn);
         self
     }
 
     fn cgroup_parent(&mut self, directory: impl Into<PathBuf>) -> &mut Self {
-        self.wanted.system.cgroup = Place::Below(directory.into());
+        self.wanted.system.cgroup = Some(Arc::new(Place::Below(directory.into())));
+        self.wanted.spawn = Some(tree::spawn);
         self
     }
 
     fn pidfd_from_child(&mut self, from_child: bool) -> &mut Self {
-        self.wanted.system.pidfd_from_child = from_child;
+        self.wanted.system.spawn_with_pidfd = from_child.then_some(pre_exec::spawn_with_pidfd);
+        self.wanted.spawn = Some(tree::spawn);
         self
     }
 }

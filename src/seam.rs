@@ -43,7 +43,7 @@ pub fn process_table_passes() -> usize {
 
 impl Backend {
     pub fn spawn(self, command: &mut Command) -> io::Result<SharedChild> {
-        SharedChild::spawn_on(self, command)
+        SpawnOptions::new().spawn_on(self, command)
     }
 
     pub fn spawn_with(

@@ -9,9 +9,9 @@
 
 use crate::SharedChild;
 use crate::backoff::Backoff;
-use crate::stop;
+use crate::stop::{self, Stop};
 use crate::sync::{Arc, Mutex};
-use crate::sys::{Port, Registration};
+use crate::sys::{Ask, Port, Registration};
 use std::borrow::Borrow;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -405,7 +405,7 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
     /// # }
     /// ```
     pub fn kill_all(&self) -> io::Result<()> {
-        stop::kill_each(&self.children())
+        stop::kill_all(self.children().iter().map(|child| &**child))
     }
 
     /// [Stops](SharedChild::stop) all children that are in the set at the same time, and the whole trees of those that
@@ -438,7 +438,8 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
     /// # }
     /// ```
     pub fn stop_all(&self, grace: Duration) -> io::Result<()> {
-        stop::stop_all(&self.children(), grace)
+        let children = self.children();
+        Stop::begin(children.iter().map(|child| &**child), Ask::DEFAULT, grace).run()
     }
 
     fn children(&self) -> Vec<Arc<SharedChild>> {

@@ -1,8 +1,9 @@
 //! How to spawn.
 
 use crate::SharedChild;
+use crate::command;
 use crate::sys::{self, Backend};
-use crate::tree::{self, Wanted};
+use crate::tree::{self, Spawned, Wanted};
 use std::io;
 use std::process::Command;
 
@@ -85,6 +86,7 @@ impl SpawnOptions {
     /// ```
     pub fn tree(&mut self, tree: bool) -> &mut Self {
         self.wanted.tree = tree;
+        self.wanted.spawn = Some(tree::spawn);
         self
     }
 
@@ -173,6 +175,7 @@ impl SpawnOptions {
     /// ```
     pub fn kill_with_parent(&mut self, kill: bool) -> &mut Self {
         self.wanted.kill_with_parent = kill;
+        self.wanted.spawn = Some(tree::spawn);
         self
     }
 
@@ -220,7 +223,10 @@ impl SpawnOptions {
     ) -> io::Result<SharedChild> {
         sys::sweep();
         tree::sweep();
-        let spawned = tree::spawn(&self.wanted, command)?;
+        let spawned = match self.wanted.spawn {
+            Some(spawn) => spawn(&self.wanted, command)?,
+            None => Spawned::single((command::spawn(command)?, None)),
+        };
         Ok(SharedChild::spawned(spawned, backend, self.kill_on_drop))
     }
 }

@@ -1,204 +1,277 @@
-//! The graceful stop: ask, wait, kill.
+//! The graceful stop of a child, a tree, or a batch: request, wait, kill, wait.
 //!
-//! Several threads may be at it. They share one deadline, which only ever comes closer; each waits until
-//! then by itself, and kills. So nobody depends on another one, and whoever has the shortest grace ends it
-//! for all.
+//! [`Stop`] is a state machine that never blocks. A driver waits for what [`Stop::pending`] returns, then calls
+//! [`Stop::advance`]: a thread ([`Stop::run`]), a task (`future.rs`), a capture (`capture/run.rs`).
+//!
+//! Several stops of a child share one deadline, which only moves closer. Each driver waits until then and kills by itself,
+//! so none depends on another, and the shortest grace counts for all.
 
 use crate::SharedChild;
-use crate::sync::Arc;
 use crate::sync::Mutex;
-use crate::sys::Ask;
+use crate::sys::{self, Ask};
+use crate::tree::Tree;
 use std::io;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-/// How long the end of those who were killed is waited for: beside the child's own, for which
-/// [`stop`] waits in any case, and a capture does not.
+/// How long a stop waits for killed processes to end. ([`stop`] waits longer for the child itself.)
 pub(crate) const DYING: Duration = Duration::from_secs(1);
 
-/// What those who stop a child have in common.
+/// How long [`stop`] waits for a killed child. A process takes this long only in a system call that cannot be interrupted
+/// (a read from a disk that is gone), or to release a very large memory.
+const KILLED: Duration = Duration::from_secs(30);
+
+/// What all stops of one child share.
+#[derive(Default)]
 pub(crate) struct Stopping(Mutex<Plan>);
 
+#[derive(Default)]
 struct Plan {
-    /// Asked for last. To ask in the same way again would be to insist, which some programs heed.
-    asked: Option<Ask>,
-    /// `None` is never: for a grace beyond the end of the clock.
+    /// The last request. It is not repeated, because some programs exit without cleanup at the second request.
+    requested: Option<Ask>,
+    /// `None` is never: a grace beyond the end of the clock.
     deadline: Option<Instant>,
 }
 
 impl Stopping {
-    pub(crate) fn new() -> Self {
-        Self(Mutex::new(Plan { asked: None, deadline: None }))
-    }
-
-    /// Says by when to kill, and whether to ask first.
+    /// Adds a stop. Returns when to kill the child, and whether to request it to terminate.
     fn join(&self, ask: Ask, own: Option<Instant>) -> (Option<Instant>, bool) {
         let mut plan = self.0.lock();
-        plan.deadline = match plan.asked {
+        plan.deadline = match plan.requested {
             None => own,
             Some(_) => [plan.deadline, own].into_iter().flatten().min(),
         };
-        let new = plan.asked != Some(ask);
-        plan.asked = Some(ask);
+        let new = plan.requested != Some(ask);
+        plan.requested = Some(ask);
         (plan.deadline, new)
     }
 }
 
-/// How long [`stop`] waits for a child that was killed. A process takes this long only in the middle of something that the
-/// system does not interrupt (a read from a disk that is gone), or to release a very large memory.
-const KILLED: Duration = Duration::from_secs(30);
+/// A stop in progress.
+pub(crate) struct Stop<'c> {
+    /// The children that were requested to terminate, by the time at which to kill them. The earliest is the last. Two
+    /// threads that stop the same children kill in this order, so neither waits for a kill of the other.
+    graceful: Vec<(Option<Instant>, Vec<&'c SharedChild>)>,
+    /// The children that were killed and may take a while to end.
+    dying: Vec<&'c SharedChild>,
+    /// When the last grace ended.
+    killed_at: Instant,
+    result: io::Result<()>,
+}
 
-/// Stops a child, and waits for its end.
-pub(crate) fn stop(child: &SharedChild, ask: Ask, grace: Duration) -> io::Result<ExitStatus> {
-    // A look at a tree may fail, for want of a descriptor, say. Then the tree is requested all the same, and killed, which
-    // reports the error.
-    if !child.is_gone_by(Some(Instant::now())).unwrap_or(false) {
-        let deadline = begin(child, ask, grace);
-        is_seen_to_go(child, deadline);
+#[derive(Clone, Copy)]
+pub(crate) enum Phase {
+    /// The children have until then to terminate.
+    Grace(Option<Instant>),
+    /// All that was left was killed at this time.
+    Killed(Instant),
+}
+
+impl<'c> Stop<'c> {
+    /// Requests these children to terminate.
+    pub(crate) fn begin(
+        children: impl IntoIterator<Item = &'c SharedChild>,
+        ask: Ask,
+        grace: Duration,
+    ) -> Self {
+        let now = Instant::now();
+        let children: Vec<_> = children.into_iter().filter(|child| !child.has_ended()).collect();
+        let mut due: Vec<(Option<Instant>, &SharedChild)> = Vec::new();
+        let mut new = Vec::new();
+        for (child, ended) in children.iter().zip(SharedChild::each_ended_by(&children, Some(now)))
+        {
+            // A tree whose members cannot be listed counts as ended with its leader. It is killed at once.
+            if ended.unwrap_or(false) {
+                due.push((Some(now), child));
+                continue;
+            }
+            let (deadline, request) = child.stopping().join(ask, now.checked_add(grace));
+            if request {
+                new.push(*child);
+            }
+            due.push((deadline, child));
+        }
+        for (child, sent) in new.iter().zip(SharedChild::request_each(&new, ask)) {
+            // A child that cannot receive a request is killed at once. Other errors concern some members of a tree, and the
+            // kill meets them again.
+            if sent.unwrap_or_else(|error| error.kind() != io::ErrorKind::InvalidInput) {
+                continue;
+            }
+            for (deadline, _) in due.iter_mut().filter(|(_, due)| std::ptr::eq(*due, *child)) {
+                *deadline = Some(now);
+            }
+        }
+        due.retain(|(_, child)| !child.has_ended());
+        due.sort_by_key(|(deadline, _)| std::cmp::Reverse((deadline.is_none(), *deadline)));
+        let graceful = due
+            .chunk_by(|one, next| one.0 == next.0)
+            .map(|same| (same[0].0, same.iter().map(|(_, child)| *child).collect()))
+            .collect();
+        Self { graceful, dying: Vec::new(), killed_at: now, result: Ok(()) }
     }
-    kill_the_rest(child)?;
-    match child.exit_by(Instant::now().checked_add(KILLED))? {
-        Some(status) => Ok(status),
-        None => Err(has_not_ended(child)),
+
+    /// Kills a child without a request.
+    pub(crate) fn at_once(child: &'c SharedChild) -> Self {
+        let now = Instant::now();
+        let graceful = vec![(Some(now), vec![child])];
+        let mut stop = Self { graceful, dying: Vec::new(), killed_at: now, result: Ok(()) };
+        stop.advance(Vec::new());
+        stop
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.graceful
+            .last()
+            .map_or(Phase::Killed(self.killed_at), |(until, _)| Phase::Grace(*until))
+    }
+
+    /// Returns what to wait for: until these children and their trees have ended, or until the time. `None` when the stop
+    /// is complete.
+    pub(crate) fn pending(&self) -> Option<(&[&'c SharedChild], Option<Instant>)> {
+        match self.graceful.last() {
+            Some((until, children)) => Some((children, *until)),
+            None if self.dying.is_empty() => None,
+            None => Some((&self.dying, self.killed_at.checked_add(DYING))),
+        }
+    }
+
+    /// The pending wait is over: kills what is left after a grace. `ended` has the results of the wait, if there are any.
+    pub(crate) fn advance(&mut self, ended: Vec<io::Result<bool>>) {
+        let Some((_, mut children)) = self.graceful.pop() else {
+            for (child, ended) in std::mem::take(&mut self.dying).into_iter().zip(ended) {
+                // A wait for the child reports a status that is lost.
+                if child.try_wait().is_ok() {
+                    self.note(ended.map(drop));
+                }
+            }
+            return;
+        };
+        // Errors of the wait are met again by the kill. A tree whose members cannot be listed is killed even if its leader
+        // has ended.
+        children.retain(|child| !child.has_ended());
+        let killed = SharedChild::kill_each(&children);
+        self.killed_at = Instant::now();
+        for (child, killed) in children.into_iter().zip(killed) {
+            if killed.is_ok() {
+                self.dying.push(child);
+            }
+            self.note(killed);
+        }
+    }
+
+    /// Keeps the first error.
+    fn note(&mut self, result: io::Result<()>) {
+        if self.result.is_ok() {
+            self.result = result;
+        }
+    }
+
+    /// Drives the stop to its end on this thread.
+    pub(crate) fn run(mut self) -> io::Result<()> {
+        while let Some((children, until)) = self.pending() {
+            let ended = SharedChild::each_ended_by(children, until);
+            for (child, ended) in children.iter().zip(&ended) {
+                // The grace of a tree that cannot be scanned ends with its leader.
+                if ended.is_err() {
+                    let _ = child.exit_by(until);
+                }
+            }
+            self.advance(ended);
+        }
+        self.result
+    }
+
+    /// Returns the first error, without waiting for what is pending.
+    pub(crate) fn result(self) -> io::Result<()> {
+        self.result
     }
 }
 
-/// The error for a child that was killed and does not end.
+/// Stops a child, and waits for its end.
+pub(crate) fn stop(child: &SharedChild, ask: Ask, grace: Duration) -> io::Result<ExitStatus> {
+    Stop::begin([child], ask, grace).run()?;
+    child.exit_by(killed_by())?.ok_or_else(|| has_not_ended(child))
+}
+
+/// Returns until when to wait for the status of a child that was killed.
+pub(crate) fn killed_by() -> Option<Instant> {
+    Instant::now().checked_add(KILLED)
+}
+
+/// Returns the error for a child that was killed and has not ended in time.
 pub(crate) fn has_not_ended(child: &SharedChild) -> io::Error {
     let message = format!(
-        "process {} was killed, but has not ended within {KILLED:?}: wait for it later",
+        "cannot stop process {}: it was killed, but has not ended within {KILLED:?}; wait for it later",
         child.id()
     );
     io::Error::new(io::ErrorKind::TimedOut, message)
 }
 
-/// Until when to wait for a child that was killed.
-pub(crate) fn killed_by() -> Option<Instant> {
-    Instant::now().checked_add(KILLED)
+/// Kills each of these, and its tree. Returns the first error, after all have been killed that can be.
+pub(crate) fn kill_all<'c>(children: impl IntoIterator<Item = &'c SharedChild>) -> io::Result<()> {
+    let left: Vec<_> = children.into_iter().filter(|child| !child.has_ended()).collect();
+    SharedChild::kill_each(&left).into_iter().fold(Ok(()), Result::and)
 }
 
-/// Blocks until a child is gone (`true`), or until the deadline. Of a tree that cannot be scanned, the leader's end ends
-/// the grace.
-fn is_seen_to_go(child: &SharedChild, deadline: Option<Instant>) -> bool {
-    child.is_gone_by(deadline).unwrap_or_else(|_| {
-        // An error, again, is for the kill to report.
-        let _ = child.exit_by(deadline);
-        false
-    })
-}
+/// The steps of a stop, for a batch of children. The trees among them cost one pass over the process table.
+impl SharedChild {
+    /// Returns whether the child, or the whole tree, is known to have ended.
+    fn has_ended(&self) -> bool {
+        match self.tree() {
+            Some(tree) => tree.is_done(),
+            None => self.is_final(&self.try_wait()),
+        }
+    }
 
-/// Stops all, at the same time. Returns the first error, when everything has been done that can be.
-pub(crate) fn stop_all(children: &[Arc<SharedChild>], grace: Duration) -> io::Result<()> {
-    let left: Vec<&SharedChild> = children
-        .iter()
-        .map(|child| &**child)
-        .filter(|child| !child.is_known_to_be_gone())
-        .collect();
-    // (Of errors see `stop`.)
-    let gone = SharedChild::each_gone_by(&left, Some(Instant::now()));
-    let left = retain(left, gone, |gone| !gone.unwrap_or(false));
-    let deadlines = begin_each(&left, Ask::DEFAULT, grace);
-    // All graces run at the same time. Children that are to be killed first come first: otherwise two threads that stop the
-    // same children might each wait for what the other is to kill after that.
-    let mut by_deadline: Vec<(&SharedChild, Option<Instant>)> =
-        left.iter().copied().zip(deadlines).collect();
-    by_deadline.sort_by_key(|(_, deadline)| (deadline.is_none(), *deadline));
-    let mut result = Ok(());
-    for same in by_deadline.chunk_by(|one, next| one.1 == next.1) {
-        let deadline = same[0].1;
-        let group: Vec<&SharedChild> = same.iter().map(|(child, _)| *child).collect();
-        let gone = SharedChild::each_gone_by(&group, deadline);
-        let mut late = Vec::new();
-        for (child, gone) in group.into_iter().zip(gone) {
-            match gone {
-                Ok(true) => {}
-                Ok(false) => late.push(child),
-                Err(_) => {
-                    let _ = child.exit_by(deadline);
-                    late.push(child);
-                }
+    /// Blocks until the child, or the whole tree, has ended (`true`), or until the deadline.
+    pub(crate) fn has_ended_by(&self, deadline: Option<Instant>) -> io::Result<bool> {
+        Self::each_ended_by(&[self], deadline).pop().unwrap_or(Ok(true))
+    }
+
+    fn each_ended_by(children: &[&Self], deadline: Option<Instant>) -> Vec<io::Result<bool>> {
+        let exited = |child: &Self| Ok(child.exit_by(deadline)?.is_some());
+        let wait = |trees: &[&Tree]| Tree::wait_each_empty(trees, deadline);
+        let ended = Self::each(children, Self::tree, wait, exited);
+        let ended = children.iter().zip(ended).map(|(child, ended)| match ended {
+            // The system does not list the members of the tree.
+            Err(error) if child.tree().is_some() && error.kind() == io::ErrorKind::Unsupported => {
+                exited(child)
             }
-        }
-        for killed in SharedChild::kill_each(&late) {
-            result = result.and(killed);
-        }
+            ended => ended,
+        });
+        ended.collect()
     }
-    // They are dying.
-    let left: Vec<&SharedChild> = children
-        .iter()
-        .map(|child| &**child)
-        .filter(|child| !child.is_known_to_be_gone())
-        .collect();
-    let gone = SharedChild::each_gone_by(&left, Instant::now().checked_add(DYING));
-    for (child, gone) in left.into_iter().zip(gone) {
-        // That a status is not known is for the waiters to report.
-        if let (Err(error), true, true) = (gone, result.is_ok(), child.try_wait().is_ok()) {
-            result = Err(error);
-        }
+
+    /// Requests each to terminate. Returns whether a request can have arrived.
+    fn request_each(children: &[&Self], ask: Ask) -> Vec<io::Result<bool>> {
+        Self::each(
+            children,
+            |child| child.tree().filter(|_| child.can_be_asked()),
+            |trees| Tree::request_each(trees, ask),
+            |child| match child.can_be_asked() {
+                true => sys::ask(child.leader(), ask),
+                false => Ok(false),
+            },
+        )
     }
-    // Where the system does not list the members of a tree, what a leader that has ended has left is killed now.
-    result.and(kill_each(children))
-}
 
-fn retain<T>(
-    children: Vec<&SharedChild>,
-    answers: Vec<T>,
-    mut keep: impl FnMut(T) -> bool,
-) -> Vec<&SharedChild> {
-    let both = children.into_iter().zip(answers);
-    both.filter_map(|(child, answer)| keep(answer).then_some(child)).collect()
-}
-
-/// Kills what is left of each. Returns the first error, when all have been killed that can be.
-pub(crate) fn kill_each(children: &[Arc<SharedChild>]) -> io::Result<()> {
-    let left: Vec<&SharedChild> = children
-        .iter()
-        .map(|child| &**child)
-        .filter(|child| !child.is_known_to_be_gone())
-        .collect();
-    let mut result = Ok(());
-    for killed in SharedChild::kill_each(&left) {
-        result = result.and(killed);
+    fn kill_each(children: &[&Self]) -> Vec<io::Result<()>> {
+        Self::each(children, Self::tree, Tree::kill_each, Self::kill)
     }
-    result
-}
 
-/// Requests a child to terminate. Returns when to kill it, if ever.
-pub(crate) fn begin(child: &SharedChild, ask: Ask, grace: Duration) -> Option<Instant> {
-    begin_each(&[child], ask, grace).pop().flatten()
-}
-
-fn begin_each(children: &[&SharedChild], ask: Ask, grace: Duration) -> Vec<Option<Instant>> {
-    let own = Instant::now().checked_add(grace);
-    let joined: Vec<_> = children.iter().map(|child| child.stopping().join(ask, own)).collect();
-    let new: Vec<&SharedChild> = children
-        .iter()
-        .zip(&joined)
-        .filter(|(_, (_, new))| *new)
-        .map(|(child, _)| *child)
-        .collect();
-    let mut asked = SharedChild::ask_each(&new, ask).into_iter();
-    joined
-        .into_iter()
-        .map(|(deadline, new)| {
-            // A child that cannot receive a request is killed at once. Other errors are about some members of a tree; the
-            // kill meets them again.
-            let asked = !new
-                || asked.next().is_none_or(|asked| {
-                    asked.unwrap_or_else(|error| error.kind() != io::ErrorKind::InvalidInput)
-                });
-            if asked { deadline } else { Some(Instant::now()) }
-        })
-        .collect()
-}
-
-/// Kills what is left, and waits for its end, but not for long.
-pub(crate) fn kill_the_rest(child: &SharedChild) -> io::Result<()> {
-    // Where the system does not list the members of a tree, they are killed even if the leader has ended.
-    if !child.is_known_to_be_gone() {
-        child.kill_all()?;
-        // A process that takes longer, in the middle of something that the system does not interrupt, is not waited for.
-        child.is_gone_by(Instant::now().checked_add(DYING))?;
+    /// Serves the trees among these by one call, and each other child by itself.
+    fn each<T>(
+        children: &[&Self],
+        tree: impl Fn(&Self) -> Option<&Tree>,
+        of_trees: impl FnOnce(&[&Tree]) -> Vec<T>,
+        of_one: impl Fn(&Self) -> T,
+    ) -> Vec<T> {
+        let trees: Vec<&Tree> = children.iter().filter_map(|child| tree(child)).collect();
+        let mut results = of_trees(&trees).into_iter();
+        let result = |child: &&Self| match tree(child) {
+            Some(_) => results.next().unwrap_or_else(|| of_one(child)),
+            None => of_one(child),
+        };
+        children.iter().map(result).collect()
     }
-    Ok(())
 }

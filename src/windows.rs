@@ -1,6 +1,6 @@
 //! Windows-only extensions.
 
-use crate::SpawnOptions;
+use crate::{SpawnOptions, tree};
 
 /// Ways to spawn that only Windows has.
 pub trait SpawnOptionsExt {
@@ -41,6 +41,7 @@ pub trait SpawnOptionsExt {
 impl SpawnOptionsExt for SpawnOptions {
     fn creation_flags(&mut self, flags: u32) -> &mut Self {
         self.wanted.system.creation_flags = flags;
+        self.wanted.spawn = Some(tree::spawn);
         self
     }
 }

@@ -1,10 +1,9 @@
 //! The driver of a capture on the calling thread: it waits for the pipes and the exit in one system call.
 
-use super::engine::{Engine, Next, Phase, earlier};
+use super::engine::{Engine, Next, earlier};
 use super::{CaptureOptions, Captured, Ready};
 use crate::SharedChild;
 use crate::backoff::Backoff;
-use crate::stop;
 use crate::sys::ExitDescriptor;
 use std::io;
 use std::time::Instant;
@@ -47,20 +46,11 @@ pub(super) fn capture(
         }
         next = engine.next();
     }
-    let ended = end_tree(child, &engine);
+    // Members of a stopped tree that hold no pipe may still have to end.
+    let ended = match engine.stop.take() {
+        None => Ok(()),
+        Some(stop) if engine.awaits_exit() => stop.result(),
+        Some(stop) => stop.run(),
+    };
     Ok(engine.finish(ended))
-}
-
-/// Waits for the end of what was stopped: members of a tree may hold no pipe.
-fn end_tree(child: &SharedChild, engine: &Engine<'_, '_>) -> io::Result<()> {
-    match engine.phase {
-        Phase::Running => Ok(()),
-        Phase::Terminating { kill_at } => {
-            // After an error the tree is killed, and the kill reports the error.
-            let _ = child.is_gone_by(kill_at);
-            stop::kill_the_rest(child)
-        }
-        Phase::Killed { .. } if engine.awaits_exit() => Ok(()),
-        Phase::Killed { at } => child.is_gone_by(at.checked_add(stop::DYING)).map(drop),
-    }
 }

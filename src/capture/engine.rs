@@ -18,7 +18,7 @@ use super::pipes::Pipes;
 use super::retention::Retention;
 use super::{Captured, Ready, StoppedBy, Stream, StreamEnd};
 use crate::SharedChild;
-use crate::stop;
+use crate::stop::{DYING, Phase, Stop};
 use crate::sys::Ask;
 use std::io;
 use std::process::ExitStatus;
@@ -44,7 +44,8 @@ pub(super) struct Engine<'r, 'a> {
     deadline: Option<Instant>,
     grace: Duration,
     drain: Duration,
-    pub(super) phase: Phase,
+    /// `None` while nothing has stopped the child.
+    pub(super) stop: Option<Stop<'r>>,
     exit: Option<Exit>,
     next_tree_poll: Option<Instant>,
     stopped_by: Option<StoppedBy>,
@@ -60,13 +61,6 @@ struct Exit {
     at: Instant,
     /// `None` if another part of the program has reaped the child.
     status: Option<ExitStatus>,
-}
-
-#[derive(Clone, Copy)]
-pub(super) enum Phase {
-    Running,
-    Terminating { kill_at: Option<Instant> },
-    Killed { at: Instant },
 }
 
 /// What the driver does next.
@@ -126,7 +120,7 @@ impl<'r, 'a> Engine<'r, 'a> {
             deadline: earlier(timeout, options.deadline),
             grace: options.grace,
             drain: options.drain.unwrap_or(DRAIN),
-            phase: Phase::Running,
+            stop: None,
             exit: None,
             next_tree_poll: None,
             stopped_by: None,
@@ -147,7 +141,11 @@ impl<'r, 'a> Engine<'r, 'a> {
     }
 
     fn is_running(&self) -> bool {
-        matches!(self.phase, Phase::Running)
+        self.stop.is_none()
+    }
+
+    fn phase(&self) -> Option<Phase> {
+        self.stop.as_ref().map(Stop::phase)
     }
 
     /// Does what is due now. Returns the instant of what is due next.
@@ -169,7 +167,7 @@ impl<'r, 'a> Engine<'r, 'a> {
     }
 
     fn due(&mut self) -> Next {
-        if let (Phase::Running, None) = (self.phase, &self.exit) {
+        if self.is_running() && self.exit.is_none() {
             if !has_passed(self.deadline) {
                 return Next::Wait(self.deadline);
             }
@@ -179,14 +177,14 @@ impl<'r, 'a> Engine<'r, 'a> {
                 self.stop(StoppedBy::Deadline);
             }
         }
-        match self.phase {
-            Phase::Running => self.drained_by(self.deadline),
-            Phase::Terminating { kill_at } if has_passed(kill_at) => {
-                self.kill();
+        match self.phase() {
+            None => self.drained_by(self.deadline),
+            Some(Phase::Grace(kill_at)) if has_passed(kill_at) => {
+                self.stop.iter_mut().for_each(|stop| stop.advance(Vec::new()));
                 self.due()
             }
-            Phase::Terminating { kill_at } if self.exit.is_none() => Next::Wait(kill_at),
-            Phase::Terminating { kill_at } => match self.drained_by(kill_at) {
+            Some(Phase::Grace(kill_at)) if self.exit.is_none() => Next::Wait(kill_at),
+            Some(Phase::Grace(kill_at)) => match self.drained_by(kill_at) {
                 // A member of the tree that holds a pipe still has its grace. But the process that holds it need not be
                 // a member.
                 Next::Finish if self.has_output() && !self.is_tree_empty() => {
@@ -194,8 +192,8 @@ impl<'r, 'a> Engine<'r, 'a> {
                 }
                 next => next,
             },
-            Phase::Killed { .. } if self.exit.is_some() => self.drained_by(None),
-            Phase::Killed { at } => match at.checked_add(stop::DYING) {
+            Some(Phase::Killed(_)) if self.exit.is_some() => self.drained_by(None),
+            Some(Phase::Killed(at)) => match at.checked_add(DYING) {
                 given_up if has_passed(given_up) => Next::Finish,
                 given_up => Next::Wait(given_up),
             },
@@ -205,11 +203,11 @@ impl<'r, 'a> Engine<'r, 'a> {
     /// Waits after the exit, within the drain time, for the processes that still hold a pipe.
     fn drained_by(&self, deadline: Option<Instant>) -> Next {
         let Some(exit) = &self.exit else { return Next::Wait(deadline) };
-        let (since, drain) = match self.phase {
-            Phase::Running => (exit.at, self.drain),
+        let (since, drain) = match self.phase() {
+            None => (exit.at, self.drain),
             // A process that holds a pipe after a stop is one that a stop does not reach.
-            Phase::Terminating { .. } => (exit.at, self.drain.min(stop::DYING)),
-            Phase::Killed { at } => (exit.at.max(at), self.drain.min(stop::DYING)),
+            Some(Phase::Grace(_)) => (exit.at, self.drain.min(DYING)),
+            Some(Phase::Killed(at)) => (exit.at.max(at), self.drain.min(DYING)),
         };
         let end = earlier(since.checked_add(drain), deadline);
         if !self.has_output() || has_passed(end) { Next::Finish } else { Next::Wait(end) }
@@ -222,7 +220,7 @@ impl<'r, 'a> Engine<'r, 'a> {
         let now = Instant::now();
         self.next_tree_poll = now.checked_add(TREE_POLL);
         // After an error the tree is killed, and the kill reports the error.
-        self.child.is_gone_by(Some(now)).unwrap_or(false)
+        self.child.has_ended_by(Some(now)).unwrap_or(false)
     }
 
     /// Does what is ready, within the deadline that `next` returned. Returns whether bytes were moved.
@@ -275,21 +273,11 @@ impl<'r, 'a> Engine<'r, 'a> {
             return;
         }
         self.stopped_by = Some(why);
-        if self.grace.is_zero() {
-            self.kill();
+        self.stop = Some(if self.grace.is_zero() {
+            Stop::at_once(self.child)
         } else {
-            let kill_at = stop::begin(self.child, Ask::DEFAULT, self.grace);
-            self.phase = Phase::Terminating { kill_at };
-        }
-    }
-
-    fn kill(&mut self) {
-        if !self.child.is_known_to_be_gone() {
-            if let Err(error) = self.child.kill_all() {
-                self.failed(error);
-            }
-        }
-        self.phase = Phase::Killed { at: Instant::now() };
+            Stop::begin([self.child], Ask::DEFAULT, self.grace)
+        });
     }
 
     /// Reads once. Returns how many bytes there were, 0 at the end, or `None` if there is nothing to read now.
@@ -365,7 +353,7 @@ impl<'r, 'a> Engine<'r, 'a> {
             let message = format!(
                 "process {} was killed, but has not ended within {:?}",
                 self.child.id(),
-                stop::DYING
+                DYING
             );
             self.failed(io::Error::new(io::ErrorKind::TimedOut, message));
         }

@@ -15,7 +15,8 @@
 
 use super::environment_marker::EnvironmentMarker;
 use super::pre_exec::{self, Orders};
-use super::processes::{AT_ONCE, Held, PASSES, signal_each};
+use super::process_group::{Cgroup, CreateCgroup, NewChild};
+use super::processes::{AT_ONCE, Held, PASSES, Process, signal_each};
 use crate::backoff::{Backoff, LONGEST};
 use crate::sync::Mutex;
 use crate::sys::{PerProcess, poll_until, spawn_helper};
@@ -25,28 +26,26 @@ use std::collections::HashSet;
 use std::ffi::{OsStr, OsString, c_int};
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::process::{self, Child, Command};
+use std::process::{self, Command};
 use std::time::{Duration, Instant};
 
 /// Those that nobody waits for. They are tried again when the next is made.
 static STRANDED: PerProcess<Mutex<Vec<PathBuf>>> = PerProcess::new();
 
-/// Where to make it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Where to create the cgroup.
+#[derive(Debug)]
 pub(crate) enum Place {
-    #[default]
-    Nowhere,
     /// Below the cgroup that this process is in.
     Own,
     Below(PathBuf),
 }
 
-/// Removed when this is dropped, or as soon after as nobody is left in it.
-pub(super) struct Cgroup {
+/// Removes the directory when it is dropped, or when the last member has ended after that.
+struct CgroupV2 {
     directory: PathBuf,
     watched: Mutex<Watched>,
     /// Once it is done, and may be removed.
@@ -66,13 +65,11 @@ struct Watched {
     to_be_removed: bool,
 }
 
-impl Cgroup {
-    /// `None` if none is wanted.
-    pub(super) fn create(place: &Place, marker: &EnvironmentMarker) -> io::Result<Option<Self>> {
-        let parent = match place {
-            Place::Nowhere => return Ok(None),
+impl CreateCgroup for Place {
+    fn create(&self, marker: &EnvironmentMarker) -> io::Result<Box<dyn Cgroup>> {
+        let parent = match self {
             Place::Own => own()?,
-            // Whoever removes it later may be elsewhere.
+            // The working directory may be another one when the cgroup is removed.
             Place::Below(directory) => fs::canonicalize(directory)
                 .map_err(|error| explain(error, "cannot make a cgroup below", directory))?,
         };
@@ -84,7 +81,8 @@ impl Cgroup {
         fs::create_dir(&directory)
             .map_err(|error| explain(error, "cannot make a cgroup", &directory))?;
         let (watched, used) = (Mutex::default(), Mutex::default());
-        let cgroup = Self { directory, watched, used, is_complete: false, process: process::id() };
+        let process = process::id();
+        let cgroup = CgroupV2 { directory, watched, used, is_complete: false, process };
         for (file, what) in [
             ("cgroup.procs", "the directory above is not on a cgroup v2 file system"),
             ("cgroup.kill", "cgroup.kill is missing, which takes Linux 5.14"),
@@ -93,44 +91,42 @@ impl Cgroup {
                 return Err(unsupported(what, &cgroup.directory));
             }
         }
-        Ok(Some(cgroup))
+        Ok(Box::new(cgroup))
     }
+}
 
-    pub(super) fn directory(&self) -> &Path {
+impl Cgroup for CgroupV2 {
+    fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// Returns the child, and the pidfd that it has sent, if any.
-    pub(super) fn spawn(&self, command: &mut Command) -> io::Result<(Child, Option<OwnedFd>)> {
+    fn spawn(&mut self, command: &mut Command) -> io::Result<NewChild> {
         let procs = self.open("cgroup.procs", OpenOptions::new().write(true))?;
         let procs = pre_exec::above_standard_streams(procs.into())?;
         let orders = Orders { enter: Some(procs), ..Orders::default() };
-        pre_exec::spawn(command, &orders).map_err(|error| match error {
+        let spawned = pre_exec::spawn(command, &orders).map_err(|error| match error {
             pre_exec::Error::Orders(error) => {
                 explain(error, "the child cannot enter its cgroup", &self.directory)
             }
             pre_exec::Error::Spawn(error) => error,
-        })
+        })?;
+        // The child has executed its program, so its credentials are final.
+        self.is_complete = is_held_by(&self.directory, spawned.0.id());
+        Ok(spawned)
     }
 
-    /// The child has entered the cgroup, and runs with the credentials that it will have.
-    pub(super) fn admitted(&mut self, child: u32) {
-        self.is_complete = is_held_by(&self.directory, child);
-    }
-
-    pub(super) fn is_complete(&self) -> bool {
+    fn is_complete(&self) -> bool {
         self.is_complete
     }
 
-    /// Kills the members as one, in one system call or two.
-    pub(super) fn kill_once(&self) {
+    fn kill_once(&self) {
         let _ = fs::write(self.directory.join("cgroup.kill"), "1");
     }
 
     /// `cgroup.kill` kills all members as one, and processes that are being forked; but it passes over a process whose
     /// first thread has ended while others go on, since it signals the first thread. So the processes that are still listed
     /// are killed one by one. The next turn finds what one of them has forked meanwhile.
-    pub(super) fn kill(&self) -> io::Result<()> {
+    fn kill(&self) -> io::Result<()> {
         let file = self.directory.join("cgroup.kill");
         let mut known = HashSet::new();
         for _ in 0..PASSES {
@@ -143,14 +139,13 @@ impl Cgroup {
                 return Ok(());
             }
             // (A process that may not be signalled has been killed all the same, but for that exception.)
-            let _ = self.signal_those(&new, libc::SIGKILL);
+            let _ = self.signal_listed(&new, libc::SIGKILL);
         }
         let message = format!("{} fills faster than it can be killed", self.directory.display());
         Err(io::Error::other(message))
     }
 
-    /// Signals those of these processes that are still in the cgroup.
-    pub(super) fn signal_those(&self, ids: &[i32], signal: c_int) -> io::Result<()> {
+    fn signal_listed(&self, ids: &[i32], signal: c_int) -> io::Result<()> {
         let mut result = Ok(());
         for some in ids.chunks(AT_ONCE) {
             let mut held = Vec::new();
@@ -165,7 +160,7 @@ impl Cgroup {
         result
     }
 
-    pub(super) fn wait_empty(&self, deadline: Option<Instant>) -> io::Result<bool> {
+    fn wait_empty(&self, deadline: Option<Instant>) -> io::Result<bool> {
         let events = match self.open("cgroup.events", OpenOptions::new().read(true)) {
             Ok(events) => events,
             Err(error) => return unless_gone(error).map(|()| true),
@@ -183,8 +178,27 @@ impl Cgroup {
         empty
     }
 
-    /// Those in it, and in the cgroups that they may have made below it. None if it is gone.
-    pub(super) fn ids(&self) -> io::Result<Vec<i32>> {
+    fn survivor(&self) -> io::Result<Option<Process>> {
+        let mut ended = HashSet::new();
+        for _ in 0..PASSES {
+            let mut again = false;
+            for id in self.ids()? {
+                if let Some(held) = Held::open(id)?.filter(Held::lives) {
+                    if let Some(process) = held.process()? {
+                        return Ok(Some(process));
+                    }
+                }
+                // It may have forked before it ended.
+                again |= ended.insert(id);
+            }
+            if !again {
+                break;
+            }
+        }
+        Ok(None)
+    }
+
+    fn ids(&self) -> io::Result<Vec<i32>> {
         let mut ids = Vec::new();
         for directory in with_all_below(&self.directory) {
             let file = directory.join("cgroup.procs");
@@ -203,25 +217,17 @@ impl Cgroup {
         Ok(ids)
     }
 
-    fn open(&self, file: &str, options: &OpenOptions) -> io::Result<File> {
-        let path = self.directory.join(file);
-        options.open(&path).map_err(|error| explain(error, "cannot open", &path))
-    }
-
-    /// `None` if it cannot be read.
-    pub(super) fn usage(&self) -> Option<Usage> {
+    fn usage(&self) -> Option<Usage> {
         let now = read_usage(&self.directory);
-        // Looked at after: if there is nothing, then it was not removed while it was read.
+        // Read after the counters: if it is empty, the cgroup was not removed while they were read.
         self.used.lock().or(now)
     }
 
-    /// Removes it if it is empty, for a tree whose handle is gone. Returns whether it is gone.
-    pub(super) fn remove(&self) -> bool {
+    fn remove(&self) -> bool {
         remove_all(&self.directory)
     }
 
-    /// It is empty: removes it, now or when no thread polls it any more.
-    pub(super) fn done(&self) {
+    fn done(&self) {
         let used = read_usage(&self.directory);
         *self.used.lock() = used;
         let remove = {
@@ -235,7 +241,14 @@ impl Cgroup {
     }
 }
 
-impl Drop for Cgroup {
+impl CgroupV2 {
+    fn open(&self, file: &str, options: &OpenOptions) -> io::Result<File> {
+        let path = self.directory.join(file);
+        options.open(&path).map_err(|error| explain(error, "cannot open", &path))
+    }
+}
+
+impl Drop for CgroupV2 {
     fn drop(&mut self) {
         if self.process != process::id() || remove_all(&self.directory) {
             return;

@@ -6,7 +6,7 @@
 //! those whose cgroup must be removed). It ends when no tree is left. If no thread is to be had, a tree is killed on the
 //! spot, and a tree that must be watched is tried again at a later spawn.
 
-use super::{Contain, Leader, Survivor, Tree};
+use super::{Leader, Owner, Survivor, Tree};
 use crate::sync::{self, Mutex};
 use crate::sys::{PerProcess, Port, Registration, spawn_helper};
 use std::collections::HashMap;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-pub(crate) struct Owned {
+pub(super) struct Owned {
     tree: Arc<Tree>,
     kill_on_drop: AtomicBool,
     given_up: bool,
@@ -25,18 +25,18 @@ pub(crate) struct Owned {
 }
 
 impl Owned {
-    pub(crate) fn new(tree: Tree, kill_on_drop: bool) -> Self {
+    pub(super) fn new(tree: Tree, kill_on_drop: bool) -> Self {
         let kill_on_drop = AtomicBool::new(kill_on_drop);
         Self { tree: Arc::new(tree), kill_on_drop, given_up: false, process: process::id() }
     }
+}
 
-    /// The tree outlives the handle.
-    pub(crate) fn detach(&self) {
+impl Owner for Owned {
+    fn detach(&self) {
         self.kill_on_drop.store(false, Ordering::Relaxed);
     }
 
-    /// Returns the leader, and lets go of the rest.
-    pub(crate) fn into_leader(mut self) -> Leader {
+    fn into_leader(mut self: Box<Self>) -> Leader {
         self.given_up = true;
         let tree = Arc::clone(&self.tree);
         drop(self);
@@ -58,7 +58,7 @@ impl Drop for Owned {
             return;
         }
         let kill = *self.kill_on_drop.get_mut() && self.tree.kill_at_once();
-        if kill || self.tree.members.outlives_the_handle() {
+        if kill || self.tree.container.outlives_the_handle() {
             // A child that reads its input to the end, or blocks writing, must notice that the handle is gone.
             let pipes = self
                 .tree
@@ -114,7 +114,7 @@ fn leave(dropped: Dropped) {
         // No handle is left to return an error from.
         let _ = tree.kill();
     }
-    if tree.members.outlives_the_handle() && !has_ended(&tree) {
+    if tree.container.outlives_the_handle() && !has_ended(&tree) {
         // If the tree is tied to this process, it stays so: the leader is not reaped before the guardian is notified.
         QUEUE.get().lock().stranded.push(Dropped { tree, kill: false });
     }
@@ -125,7 +125,7 @@ fn has_ended(tree: &Tree) -> bool {
     if matches!(tree.leader.try_wait(), Ok(None)) {
         return false;
     }
-    tree.told();
+    tree.leader_has_ended();
     tree.is_done() || !matches!(Tree::survivors(&[tree]).pop(), Some(Ok(Some(_))))
 }
 
@@ -173,7 +173,7 @@ impl Watch {
                 drop(Tree::kill_each(&trees));
             }
             let left = kill.into_iter().chain(watch).map(|dropped| dropped.tree);
-            due.extend(left.filter(|tree| tree.members.outlives_the_handle()));
+            due.extend(left.filter(|tree| tree.container.outlives_the_handle()));
             self.watch(std::mem::take(&mut due));
             due = self.wait();
         }
@@ -200,7 +200,7 @@ impl Watch {
                 self.watch_leader(tree);
                 continue;
             }
-            tree.told();
+            tree.leader_has_ended();
             if !tree.is_done() {
                 left.push(tree);
             }

@@ -1,25 +1,25 @@
-//! Windows: a job object.
+//! Windows: a job object holds the tree together.
 //!
-//! The child is created suspended, joins the job, and is let go of: so all that it starts is born in the job,
-//! too. Nobody leaves it, since it does not allow that. A process may be in several jobs, one within the
-//! other, so a tree within a tree is in both.
+//! The child is created suspended, joins the job and is resumed, so all its descendants are born in the job. The job does
+//! not permit a process to leave. A process may be in several nested jobs, so a tree within a tree is in both.
 //!
-//! std gives no handle of the child's first thread, which is therefore found among all threads. A child that
-//! cannot be let go of has done nothing yet, and is terminated. So is one whose parent dies in the midst of it:
-//! until the child has begun, every job kills when it is closed. (Between its creation and the job there is a
-//! gap. Only a list of jobs that is given to CreateProcess would close it, which std does not offer.)
+//! std returns no handle of the child's first thread, so that is found in the list of all threads. A child that cannot be
+//! resumed has executed nothing, and is terminated. Until the child has begun, every job kills when it is closed, so a
+//! child whose parent dies in the meantime is killed too. (A gap is left between the creation of the child and its joining
+//! the job. Only a list of jobs for CreateProcess would close it, and std does not offer that.)
 //!
-//! A job sends messages when somebody exits, but the system does not promise that they arrive. So it is asked
-//! how many are left, and those are waited for. Process IDs are only ever the way to a handle, and the handle is then asked
-//! whether it means a member: the ID may have been another's when it was opened.
+//! The system does not guarantee that a job's messages arrive. So the job is queried for its members, and a wait blocks on
+//! one of them. A process ID only leads to a handle, and the handle is then checked for membership, because the ID may have
+//! had another owner when it was opened.
 //!
 //! Sources: Job Objects, Nested Jobs, JOBOBJECT_BASIC_LIMIT_INFORMATION, Process Creation Flags and Taking a
 //! Snapshot of the Win32 documentation.
 
-use super::{Contain, Containment, Leader, Mechanism, One, Spawned, Wanted};
+use super::{Container, Containment, Leader, Mechanism, One, Spawned, Wanted};
 use crate::backoff::Backoff;
 use crate::sys::{Ask, is_signalled, wait_for_any};
 use crate::usage::Usage;
+use std::any::Any;
 use std::ffi::c_void;
 use std::io;
 use std::mem::offset_of;
@@ -51,51 +51,46 @@ use windows_sys::Win32::System::Threading::{
 /// What only some systems offer.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct System {
-    /// The caller's own.
+    /// The flags that the caller has set.
     pub(crate) creation_flags: u32,
 }
 
-/// A job has members that live. It need not be known which.
+/// A job has a living member. Which one does not matter.
 pub(crate) struct Survivor;
 
-pub(crate) struct Members {
-    job: Job,
-}
-
+/// Spawns a tree, or a single child that needs more than [`Command::spawn`].
 pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawned> {
     let is_tree = wanted.tree;
     let own_flags = wanted.system.creation_flags;
     if !is_tree && !wanted.kill_with_parent {
-        // Without any, those that the command may have are to stay.
+        // Without flags of the caller's, those that the command may have stay.
         if own_flags != 0 {
             command.creation_flags(own_flags);
         }
         let child = command.spawn()?;
         let can_be_asked = Ask::reaches(own_flags);
-        return Ok(Spawned { child, from_child: None, members: None, is_tree, can_be_asked });
+        return Ok(Spawned { child, from_child: None, can_be_asked, own: None });
     }
     let job = Job::create(wanted)?;
     let flags = own_flags | if is_tree { CREATE_NEW_PROCESS_GROUP } else { 0 };
     command.creation_flags(flags | CREATE_SUSPENDED);
     let spawned = command.spawn();
-    // Whoever spawns the command next may not know how to resume the child.
+    // Later spawns of the command may not resume the child.
     command.creation_flags(own_flags);
-    // Who wants it suspended is who resumes it.
+    // A caller that has set CREATE_SUSPENDED resumes the child itself.
     let child = start(spawned?, &job, own_flags & CREATE_SUSPENDED == 0)?;
-    let can_be_asked = Ask::reaches(flags);
-    Ok(Spawned { child, from_child: None, members: Some(Members { job }), is_tree, can_be_asked })
+    Ok(Spawned::in_container((child, None), Box::new(job), is_tree, Ask::reaches(flags)))
 }
 
-/// Lets a suspended child begin, as a member of the job. If that cannot be, it is gone.
+/// Resumes a suspended child as a member of the job. On failure, kills and reaps the child.
 fn start(mut child: Child, job: &Job, to_be_resumed: bool) -> io::Result<Child> {
     let started = job
         .admit(&child)
         .and_then(|()| if to_be_resumed { resume(&child) } else { Ok(()) })
         .and_then(|()| job.has_begun());
     if started.is_err() {
-        // Whatever it has come to. It may not be in the job.
         let _ = job.kill();
-        // Had this failed, the wait might not end.
+        // The child may not be in the job. If it cannot be killed, a wait for it might not end.
         if child.kill().is_ok() {
             let _ = child.wait();
         }
@@ -103,61 +98,74 @@ fn start(mut child: Child, job: &Job, to_be_resumed: bool) -> io::Result<Child> 
     started.map(|()| child)
 }
 
-impl Contain for Members {
+/// The jobs of a batch. All containers of this system are of this type.
+fn jobs<'a>(trees: &[One<'a>]) -> impl Iterator<Item = &'a Job> {
+    let job = |(container, _): &One<'a>| -> Option<&'a Job> { container.as_any().downcast_ref() };
+    trees.iter().map(move |tree| job(tree).expect("the containers of a batch have one type"))
+}
+
+impl Container for Job {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
     fn pins_the_leader(&self) -> bool {
         false
     }
 
-    fn kill(trees: &[One<'_, Self>]) -> Vec<io::Result<()>> {
-        trees.iter().map(|(members, _)| members.job.kill()).collect()
+    fn kill_each(&self, trees: &[One<'_>]) -> Vec<io::Result<()>> {
+        jobs(trees).map(Self::kill).collect()
     }
 
     fn kill_at_once(&self, _: &Leader) -> bool {
-        self.job.kill().is_err()
+        self.kill().is_err()
     }
 
-    fn ask(trees: &[One<'_, Self>], ask: Ask) -> Vec<io::Result<bool>> {
-        // A group has the ID of its leader. No other process gets the ID while there is a handle of the leader, even if the
-        // leader has exited; and the leader is borrowed here.
+    fn request_each(&self, trees: &[One<'_>], ask: Ask) -> Vec<io::Result<bool>> {
+        // A console group has the ID of its leader. The leader's handle is borrowed here and keeps the ID taken, even
+        // after the leader has exited.
         trees
             .iter()
             .map(|(_, leader)| Ok(ask.send(leader.with_child(|child| child.id()))))
             .collect()
     }
 
-    fn wait_empty(trees: &[One<'_, Self>], deadline: Option<Instant>) -> Vec<io::Result<bool>> {
-        trees.iter().map(|(members, _)| members.job.wait_empty(deadline)).collect()
+    fn wait_each_empty(
+        &self,
+        trees: &[One<'_>],
+        deadline: Option<Instant>,
+    ) -> Vec<io::Result<bool>> {
+        jobs(trees).map(|job| job.wait_empty(deadline)).collect()
     }
 
-    fn survivors(trees: &[One<'_, Self>]) -> Vec<io::Result<Option<Survivor>>> {
-        let survivor =
-            |members: &Self| Ok(Some(Survivor).filter(|_| members.job.active().unwrap_or(0) > 0));
-        trees.iter().map(|(members, _)| survivor(members)).collect()
+    fn survivors(&self, trees: &[One<'_>]) -> Vec<io::Result<Option<Survivor>>> {
+        let survivor = |job: &Self| Ok(Some(Survivor).filter(|_| job.active().unwrap_or(0) > 0));
+        jobs(trees).map(survivor).collect()
     }
 
     fn processes(&self, _: &Leader) -> io::Result<Vec<u32>> {
-        self.job.ids()
+        self.ids()
     }
 
     fn containment(&self) -> Containment {
         Containment::Complete { by: Mechanism::JobObject }
     }
 
-    /// (A job counts what is committed, not what is resident, so the two would not be about the same.)
+    /// A job counts committed memory and a process resident memory, so the job's counters are not used.
     fn usage(&self) -> Option<Usage> {
         None
     }
 
     fn outlives_the_handle(&self) -> bool {
-        self.job.kills_on_close()
+        self.kills_on_close()
     }
 
-    fn leader_is_gone(&self) {}
+    fn leader_is_reaped(&self) {}
 
     fn done(&self) {}
 }
 
-/// A job without a name, whose handle no child inherits. To drop it kills nobody.
+/// A job without a name, whose handle no child inherits. Dropping it kills no process.
 struct Job {
     handle: OwnedHandle,
     limits: JOB_OBJECT_LIMIT,
@@ -168,7 +176,7 @@ impl Job {
     fn wait_empty(&self, deadline: Option<Instant>) -> io::Result<bool> {
         let mut pause = Backoff::new();
         while self.active()? > 0 {
-            // As long as a single one lives, so does the tree: it does not matter which one is waited for.
+            // The tree is not empty while any one member lives.
             let mut members = self.ids()?.into_iter().filter_map(|id| self.member(id));
             let goes_on = match members.find(lives) {
                 Some(member) => {
@@ -191,14 +199,14 @@ impl Job {
         if handle.is_null() {
             return Err(last_error("cannot create a job object"));
         }
-        // SAFETY: it was just opened, and belongs to nobody else.
+        // SAFETY: it was just opened, and nothing else owns it.
         let handle = unsafe { OwnedHandle::from_raw_handle(handle) };
         let mut limits = 0;
         if wanted.kill_with_parent {
             limits |= JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE;
         }
         if !wanted.tree {
-            // What a single child starts is its own business, whether or not it asks for that.
+            // The processes that a single child starts are not tied to this process.
             limits |= JOB_OBJECT_LIMIT_BREAKAWAY_OK | JOB_OBJECT_LIMIT_SILENT_BREAKAWAY_OK;
         }
         let job = Self { handle, limits };
@@ -206,7 +214,7 @@ impl Job {
         Ok(job)
     }
 
-    /// From here on it kills when it is closed only if that is wanted.
+    /// The child has begun: from here on the job kills on close only if that is wanted.
     fn has_begun(&self) -> io::Result<()> {
         if self.kills_on_close() { Ok(()) } else { self.set_limits(self.limits, 0) }
     }
@@ -228,12 +236,11 @@ impl Job {
     }
 
     fn kill(&self) -> io::Result<()> {
-        // First nobody may come any more. A member that is in the middle of starting a process when it is
-        // terminated would leave that behind, suspended for ever. The member itself is counted until its
-        // last thread is gone, so the new one is one too many. If this is refused, the rest is still worth
-        // doing; and it stays so, since the tree is at its end.
+        // First the limit, so that no process is added. A member that is terminated in the middle of a spawn would leave
+        // the new process behind, suspended for ever. The member counts until its last thread has ended, so the new
+        // process exceeds the limit. The limit stays, since the tree is at its end. An error does not prevent the kill.
         let _ = self.set_limits(self.limits | JOB_OBJECT_LIMIT_ACTIVE_PROCESS, 1);
-        // The exit code is the one that std's `Child::kill` gives.
+        // `Child::kill` of std has the same exit code.
         // SAFETY: the handle is open for as long as it is borrowed.
         if unsafe { TerminateJobObject(self.raw(), 1) } == 0 {
             return Err(last_error("cannot terminate the job object of a tree"));
@@ -245,8 +252,8 @@ impl Job {
         let mut information = JOBOBJECT_EXTENDED_LIMIT_INFORMATION::default();
         information.BasicLimitInformation.LimitFlags = flags;
         information.BasicLimitInformation.ActiveProcessLimit = active_processes;
-        // SAFETY: the handle is open for as long as it is borrowed. The struct is the one that belongs to
-        // this class, is of this size, and outlives the call.
+        // SAFETY: the handle is open for as long as it is borrowed. The struct is that of this class, has this size, and
+        // outlives the call.
         let set = unsafe {
             SetInformationJobObject(
                 self.raw(),
@@ -258,19 +265,19 @@ impl Job {
         if set == 0 { Err(last_error("cannot set the limits of a job object")) } else { Ok(()) }
     }
 
-    /// How many there are.
+    /// Returns the number of members.
     fn active(&self) -> io::Result<u32> {
         let mut information = JOBOBJECT_BASIC_ACCOUNTING_INFORMATION::default();
         let size = size_of_val(&information);
-        // SAFETY: the struct is the one that belongs to this class, and of this size.
+        // SAFETY: the struct is that of this class, and has this size.
         unsafe {
             self.query(JobObjectBasicAccountingInformation, (&raw mut information).cast(), size)
         }
-        .map_err(|error| explain(error, "cannot ask a job object how many are in it"))?;
+        .map_err(|error| explain(error, "cannot count the processes of a job object"))?;
         Ok(information.ActiveProcesses)
     }
 
-    /// Those in it, and in the jobs within it.
+    /// Returns the process IDs of the members, and of the members of nested jobs.
     fn ids(&self) -> io::Result<Vec<u32>> {
         const HEAD: usize =
             offset_of!(JOBOBJECT_BASIC_PROCESS_ID_LIST, ProcessIdList) / size_of::<usize>();
@@ -279,37 +286,40 @@ impl Job {
             let mut list = vec![0_usize; HEAD + room];
             let size = size_of_val(&*list);
             let start = list.as_mut_ptr();
-            // SAFETY: the buffer is of this size, and made of what the list that belongs to this class is
-            // made of: its IDs are words, and so many words come before them.
+            // SAFETY: the buffer has this size and the layout of the list of this class: so many words, then IDs, which
+            // are words.
             let answer = unsafe { self.query(JobObjectBasicProcessIdList, start.cast(), size) };
             match answer {
                 Ok(()) => {
-                    // SAFETY: the buffer has room for a list with an ID more than none, is aligned for it
-                    // (words are its largest fields), and was filled with integers.
+                    // SAFETY: the buffer has room for a list of at least one ID, is aligned for it (words are its largest
+                    // fields), and was filled with integers.
                     let head = unsafe { start.cast::<JOBOBJECT_BASIC_PROCESS_ID_LIST>().read() };
                     let ids = list[HEAD..].iter().take(head.NumberOfProcessIdsInList as usize);
-                    // They have 32 bits.
+                    // Process IDs have 32 bits.
                     return Ok(ids.map(|id| *id as u32).collect());
                 }
                 Err(error) if error.raw_os_error() == Some(ERROR_MORE_DATA as i32) => room *= 2,
-                Err(error) => return Err(explain(error, "cannot list who is in a job object")),
+                Err(error) => {
+                    return Err(explain(error, "cannot list the processes of a job object"));
+                }
             }
         }
     }
 
     /// # Safety
     ///
-    /// `information` points to so many bytes that may be written, and are what belongs to this class.
+    /// `information` points to `size` writable bytes, which are the struct of this class.
     unsafe fn query(
         &self,
         class: JOBOBJECTINFOCLASS,
         information: *mut c_void,
         size: usize,
     ) -> io::Result<()> {
-        let told = std::ptr::null_mut();
-        // SAFETY: the handle is open for as long as it is borrowed; the rest is up to the caller.
-        let answered =
-            unsafe { QueryInformationJobObject(self.raw(), class, information, size as u32, told) };
+        let length = std::ptr::null_mut();
+        // SAFETY: the handle is open for as long as it is borrowed; the caller guarantees the rest.
+        let answered = unsafe {
+            QueryInformationJobObject(self.raw(), class, information, size as u32, length)
+        };
         if answered == 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
@@ -321,23 +331,22 @@ impl Job {
         if process.is_null() {
             return None;
         }
-        // SAFETY: it was just opened, and belongs to nobody else.
+        // SAFETY: it was just opened, and nothing else owns it.
         let process = unsafe { OwnedHandle::from_raw_handle(process) };
         let mut is_member = 0;
         // SAFETY: both handles are open for as long as they are borrowed, and the answer outlives the call.
-        let asked =
+        let answered =
             unsafe { IsProcessInJob(process.as_raw_handle(), self.raw(), &raw mut is_member) };
-        (asked != 0 && is_member != 0).then_some(process)
+        (answered != 0 && is_member != 0).then_some(process)
     }
 }
 
 impl Drop for Job {
     fn drop(&mut self) {
-        // The handle is closed after this, and by then that must not kill. (Only the end of this process
-        // closes it without coming here.)
+        // Closing the handle after this must not kill. (The end of this process closes it without this drop.)
         let limits = self.limits & !JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE;
         if self.kills_on_close() && self.set_limits(limits, 0).is_err() {
-            // Left open: those in it then die with this process, but not before.
+            // The handle stays open: the members then die with this process, and not before.
             let _ = self.handle.try_clone().map(IntoRawHandle::into_raw_handle);
         }
     }
@@ -347,7 +356,7 @@ fn lives(process: &OwnedHandle) -> bool {
     is_signalled(process.as_handle()).is_ok_and(|exited| !exited)
 }
 
-/// Lets go of a child that was created suspended.
+/// Resumes a child that was created suspended.
 fn resume(child: &Child) -> io::Result<()> {
     let id = child.id();
     let mut resumed = false;
@@ -363,21 +372,21 @@ fn resume(child: &Child) -> io::Result<()> {
     ))
 }
 
-/// The IDs of a process's threads. There are others than the first one if somebody has put them there.
+/// Returns the IDs of a process's threads. Another program may have added threads to the first one.
 fn threads_of(process: u32) -> io::Result<Vec<u32>> {
     // SAFETY: integers only.
     let snapshot = unsafe { CreateToolhelp32Snapshot(TH32CS_SNAPTHREAD, 0) };
     if snapshot == INVALID_HANDLE_VALUE {
         return Err(last_error("cannot resume the child: no snapshot of the threads"));
     }
-    // SAFETY: it was just opened, and belongs to nobody else.
+    // SAFETY: it was just opened, and nothing else owns it.
     let snapshot = unsafe { OwnedHandle::from_raw_handle(snapshot) };
     let mut entry = THREADENTRY32::default();
     let mut threads = Vec::new();
     let mut next: unsafe extern "system" fn(HANDLE, *mut THREADENTRY32) -> _ = Thread32First;
     loop {
         entry.dwSize = size_of::<THREADENTRY32>() as u32;
-        // SAFETY: the snapshot is open. The entry says its size, and outlives the call.
+        // SAFETY: the snapshot is open. The entry has its size set, and outlives the call.
         if unsafe { next(snapshot.as_raw_handle(), &raw mut entry) } == 0 {
             let error = io::Error::last_os_error();
             if error.raw_os_error() == Some(ERROR_NO_MORE_FILES as i32) {
@@ -392,7 +401,8 @@ fn threads_of(process: u32) -> io::Result<Vec<u32>> {
     }
 }
 
-/// Says whether the thread is there. It may have ended, and its ID be that of another process's thread.
+/// Resumes a thread of the process. Returns whether it exists: it may have ended, and another process's thread may have its
+/// ID.
 fn resume_thread(id: u32, process: u32) -> io::Result<bool> {
     const ACCESS: u32 = THREAD_SUSPEND_RESUME | THREAD_QUERY_LIMITED_INFORMATION;
     // SAFETY: integers only; the handle is not inherited.
@@ -404,14 +414,14 @@ fn resume_thread(id: u32, process: u32) -> io::Result<bool> {
             _ => Err(explain(error, "cannot resume the child: its thread cannot be opened")),
         };
     }
-    // SAFETY: it was just opened, and belongs to nobody else.
+    // SAFETY: it was just opened, and nothing else owns it.
     let thread = unsafe { OwnedHandle::from_raw_handle(thread) };
-    // The ID of the process is its own, since there is a handle of it. So is the thread, while it is open.
+    // The open handles keep the IDs of the process and of the thread taken.
     // SAFETY: the handle is open.
     if unsafe { GetProcessIdOfThread(thread.as_raw_handle()) } != process {
         return Ok(false);
     }
-    // To resume a thread that runs does nothing.
+    // Resuming a thread that runs does nothing.
     // SAFETY: the handle is open.
     if unsafe { ResumeThread(thread.as_raw_handle()) } == u32::MAX {
         return Err(last_error("cannot resume the child"));
@@ -440,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn a_child_that_cannot_join_is_gone() {
+    fn child_that_cannot_join_the_job_is_killed() {
         let (child, process) = suspended();
         let file = File::open(std::env::current_exe().expect("a path")).expect("a file");
         let no_job = Job { handle: file.into(), limits: 0 };
@@ -450,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn a_child_that_cannot_be_resumed_is_gone() {
+    fn child_that_cannot_be_resumed_is_killed() {
         let job = Job::create(&Wanted { tree: true, ..Wanted::default() }).expect("a job");
         let (mut child, process) = suspended();
         child.kill().expect("to kill");

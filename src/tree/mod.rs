@@ -1,11 +1,10 @@
-//! "All it started", one file a mechanism.
+//! A child and its descendants as one unit, one file per mechanism.
 //!
-//! [`Tree`] is what the public sees, and knows no operating system. `Members` is the platform's
-//! implementation of [`Contain`], and everything that is particular to a system stays below it.
+//! [`Tree`] is the public type and names no operating system. A [`Container`] holds the members of a tree together; the
+//! options that want one construct it, so a program without trees does not contain that code.
 //!
-//! A tree's *leader* is the child itself. On Unix the leader is pinned: though it has exited and its status was
-//! returned, it is not reaped before the tree is known to be empty, or its handle is gone. So its process ID cannot
-//! come to mean another process group.
+//! A tree's *leader* is the child itself. On Unix the leader is pinned: it is not reaped, even after its status was
+//! returned, until the tree is known to be empty or its handle is dropped. So no other process group gets its ID.
 
 mod drop;
 
@@ -20,107 +19,147 @@ pub(crate) mod processes;
 #[cfg(unix)]
 mod scan;
 #[cfg(unix)]
-mod unix;
-#[cfg(unix)]
-pub(crate) use unix::{Members, Survivor, System, spawn};
+pub(crate) use process_group::{Survivor, System, spawn};
 
 #[cfg(target_os = "linux")]
-mod cgroup;
+pub(crate) mod cgroup;
 #[cfg(target_os = "linux")]
 mod parent_death;
 #[cfg(target_os = "linux")]
-mod pre_exec;
-#[cfg(target_os = "linux")]
-pub(crate) use cgroup::Place;
-
-#[cfg(all(unix, not(target_os = "linux")))]
-#[path = "no_cgroup.rs"]
-mod cgroup;
+pub(crate) mod pre_exec;
 
 #[cfg(windows)]
 mod job_object;
 #[cfg(windows)]
-pub(crate) use job_object::{Members, Survivor, System, spawn};
+pub(crate) use job_object::{Survivor, System, spawn};
 
-pub(crate) use drop::{Owned, sweep};
+use drop::Owned;
+pub(crate) use drop::sweep;
 
 use crate::lifecycle::Lifecycle;
-use crate::sys::{Ask, Exit, FromChild, Notice};
+use crate::sys::{self, Ask, Exit, FromChild, Notice};
 use crate::usage::Usage;
+use std::any::Any;
 use std::fmt;
 use std::io;
-use std::process::Child;
+use std::ops::Deref;
+use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// The child that leads a tree.
 pub(crate) type Leader = Lifecycle<Child, Notice>;
 
-/// What a spawn is asked for.
+/// Options of a spawn that [`Command::spawn`] does not have.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Wanted {
     pub(crate) tree: bool,
     pub(crate) kill_with_parent: bool,
-    /// What only some systems offer.
     pub(crate) system: System,
+    /// Serves these options. `None` while none is set, so a program that sets none does not contain the code.
+    pub(crate) spawn: Option<fn(&Self, &mut Command) -> io::Result<Spawned>>,
 }
 
-/// What a platform's spawn answers.
+/// A child that was spawned with options.
 pub(crate) struct Spawned {
     pub(crate) child: Child,
-    /// What the child has sent of itself.
+    /// A pidfd that the child has sent.
     pub(crate) from_child: Option<FromChild>,
-    /// What keeps the tree together, or just the child tied to this process.
-    pub(crate) members: Option<Members>,
-    /// Whether it is the former.
-    pub(crate) is_tree: bool,
-    /// Whether the child can be asked to end, rather than be killed.
+    /// Whether the child can receive a termination request.
     pub(crate) can_be_asked: bool,
+    /// Makes a tree of the child. `None` for a plain child.
+    pub(crate) own: Option<Box<Own>>,
 }
 
-/// The members of one tree of a batch, with its leader.
-pub(crate) type One<'a, M> = (&'a M, &'a Leader);
+/// Makes the owner from the leader, and from whether a drop kills the tree.
+type Own = dyn FnOnce(Leader, bool) -> Box<dyn Owner>;
 
-/// What keeps the members of a tree together.
+impl Spawned {
+    pub(crate) fn single((child, from_child): (Child, Option<FromChild>)) -> Self {
+        Self { child, from_child, can_be_asked: sys::ASKS_ANYBODY, own: None }
+    }
+
+    /// A child in a container: the leader of a tree, or a single child that dies with this process.
+    fn in_container(
+        (child, from_child): (Child, Option<FromChild>),
+        container: Box<dyn Container>,
+        is_tree: bool,
+        can_be_asked: bool,
+    ) -> Self {
+        let own = move |leader, kill_on_drop| -> Box<dyn Owner> {
+            Box::new(Owned::new(Tree::new(leader, container, is_tree), kill_on_drop))
+        };
+        Self { child, from_child, can_be_asked, own: Some(Box::new(own)) }
+    }
+}
+
+/// What a handle owns of a tree.
+pub(crate) trait Owner:
+    Deref<Target = Tree> + Send + Sync + UnwindSafe + RefUnwindSafe
+{
+    /// Lets the tree outlive the handle.
+    fn detach(&self);
+
+    /// Returns the leader, and ends all options that the tree was spawned with.
+    fn into_leader(self: Box<Self>) -> Leader;
+}
+
+/// One tree of a batch: its container and its leader.
+pub(crate) type One<'a> = (&'a dyn Container, &'a Leader);
+
+/// Holds the members of a tree together.
 ///
-/// Everything that uses the leader's process ID does so under the lifecycle's lock, and while the leader is unreaped: see
-/// [`Lifecycle::signal`]. What takes a look at all processes of the machine is done for a batch of trees at once, and
-/// answers for each.
-pub(crate) trait Contain: Send + Sync + Sized + 'static {
-    /// Whether the leader's process ID must stay taken until the tree is empty.
+/// An operation that uses the leader's process ID runs under the lifecycle's lock and while the leader is unreaped: see
+/// [`Lifecycle::signal`].
+///
+/// An operation that reads the process table serves a batch of trees in one pass. It is called on the first container of
+/// the batch, and returns one result per tree. All containers of a system have the same type.
+pub(crate) trait Container: Send + Sync + UnwindSafe + RefUnwindSafe + 'static {
+    fn as_any(&self) -> &dyn Any;
+
+    /// Returns whether the leader's process ID must stay taken until the tree is empty.
     fn pins_the_leader(&self) -> bool;
 
-    /// Kills all members, and those that they start meanwhile. Does not wait for their end.
-    fn kill(trees: &[One<'_, Self>]) -> Vec<io::Result<()>>;
+    /// Kills all members, and the processes that they start meanwhile. Does not wait for their end.
+    fn kill_each(&self, trees: &[One<'_>]) -> Vec<io::Result<()>>;
 
-    /// The part of [`kill`](Self::kill) that takes a few system calls. Returns whether something is left for it to do.
+    /// Does the part of [`kill_each`](Self::kill_each) that takes a few system calls. Returns whether the rest has
+    /// something to do.
     fn kill_at_once(&self, leader: &Leader) -> bool;
 
-    /// Requests all members to terminate, if the child can be requested. Returns whether a request can have arrived.
-    fn ask(trees: &[One<'_, Self>], ask: Ask) -> Vec<io::Result<bool>>;
+    /// Requests all members to terminate. Returns whether a request can have arrived.
+    fn request_each(&self, trees: &[One<'_>], ask: Ask) -> Vec<io::Result<bool>>;
 
-    /// Blocks until no member is left (`true`), or until the deadline. Every tree is looked at once at least.
-    fn wait_empty(trees: &[One<'_, Self>], deadline: Option<Instant>) -> Vec<io::Result<bool>>;
+    #[cfg(unix)]
+    fn signal(&self, leader: &Leader, signal: std::ffi::c_int) -> io::Result<()>;
 
-    /// A living member of each tree whose leader has exited. `None` if the tree is empty.
-    fn survivors(trees: &[One<'_, Self>]) -> Vec<io::Result<Option<Survivor>>>;
+    /// Blocks until no member is left (`true`), or until the deadline. Checks every tree at least once.
+    fn wait_each_empty(
+        &self,
+        trees: &[One<'_>],
+        deadline: Option<Instant>,
+    ) -> Vec<io::Result<bool>>;
 
-    /// The members that live.
+    /// Returns a living member of each tree whose leader has exited, `None` if the tree is empty.
+    fn survivors(&self, trees: &[One<'_>]) -> Vec<io::Result<Option<Survivor>>>;
+
+    /// Returns the process IDs of the living members.
     fn processes(&self, leader: &Leader) -> io::Result<Vec<u32>>;
 
     fn containment(&self) -> Containment;
 
-    /// What all members have used, also those that have ended: up to now, or up to the end of the tree. `None` where that
-    /// is not counted.
+    /// Returns what all members have used, including those that have ended: up to now, or up to the end of the tree.
+    /// `None` where that is not counted.
     fn usage(&self) -> Option<Usage>;
 
-    /// The handle is gone. Returns whether the tree must be watched to its end all the same.
+    /// Called after the handle was dropped. Returns whether the tree must be watched to its end.
     fn outlives_the_handle(&self) -> bool;
 
-    /// The leader's ID may get a new owner, and members may be left.
-    fn leader_is_gone(&self);
+    /// The leader's ID may have a new owner from here on, and members may be left.
+    fn leader_is_reaped(&self);
 
-    /// The tree is empty. Comes before the leader's ID can get a new owner.
+    /// The tree is empty. Called before the leader is reaped.
     fn done(&self);
 }
 
@@ -208,25 +247,24 @@ pub(crate) trait Contain: Send + Sync + Sized + 'static {
 /// # }
 /// ```
 pub struct Tree {
-    /// Before the leader, whose ID can be another's once that is gone: the guardian is told first.
-    members: Members,
+    /// Dropped before the leader: the guardian must forget the group before the leader's ID can get a new owner.
+    container: Box<dyn Container>,
     leader: Leader,
-    /// It was asked for; otherwise this is only how a single child is tied to this process.
+    /// `false` for a single child that dies with this process.
     public: bool,
-    /// Nobody is left, and nobody can come.
+    /// No member is left, so none can come.
     done: AtomicBool,
 }
 
 impl Tree {
-    pub(crate) fn new(leader: Leader, members: Members, public: bool) -> Self {
-        if members.pins_the_leader() {
+    pub(crate) fn new(leader: Leader, container: Box<dyn Container>, public: bool) -> Self {
+        if container.pins_the_leader() {
             leader.pin();
         }
-        let is_gone = leader.notice().is_none();
-        let tree = Self { leader, members, public, done: AtomicBool::new(false) };
-        // Where only a reap tells of an exit, or somebody else was quicker.
-        if is_gone {
-            tree.told();
+        let is_reaped = leader.notice().is_none();
+        let tree = Self { leader, container, public, done: AtomicBool::new(false) };
+        if is_reaped {
+            tree.leader_has_ended();
         }
         tree
     }
@@ -271,26 +309,26 @@ impl Tree {
 
     /// The same for a batch of trees.
     pub(crate) fn kill_each(trees: &[&Self]) -> Vec<io::Result<()>> {
-        Self::each_unless_done(trees, || (), Contain::kill)
+        Self::each_unless_done(trees, || (), |batch| batch[0].0.kill_each(batch))
     }
 
     pub(crate) fn kill_at_once(&self) -> bool {
         if !self.public {
-            // A single child: not the processes that it has started.
+            // A single child is killed alone.
             let _ = self.leader.signal(Notice::kill);
             return false;
         }
-        self.members.kill_at_once(&self.leader)
+        self.container.kill_at_once(&self.leader)
     }
 
     /// Requests every process of each tree to terminate. Returns whether a request can have arrived.
-    pub(crate) fn ask_each(trees: &[&Self], ask: Ask) -> Vec<io::Result<bool>> {
-        Self::each_unless_done(trees, || false, |trees| Contain::ask(trees, ask))
+    pub(crate) fn request_each(trees: &[&Self], ask: Ask) -> Vec<io::Result<bool>> {
+        Self::each_unless_done(trees, || false, |batch| batch[0].0.request_each(batch, ask))
     }
 
     #[cfg(unix)]
     pub(crate) fn signal(&self, signal: std::ffi::c_int) -> io::Result<()> {
-        self.unless_done((), || self.members.signal(&self.leader, signal))
+        self.unless_done((), || self.container.signal(&self.leader, signal))
     }
 
     /// Returns whether no process of the tree is left. Zombies do not count, nor do processes that
@@ -360,8 +398,8 @@ impl Tree {
         trees: &[&Self],
         deadline: Option<Instant>,
     ) -> Vec<io::Result<bool>> {
-        let empty =
-            Self::each_unless_done(trees, || true, |trees| Contain::wait_empty(trees, deadline));
+        let wait = |batch: &[One<'_>]| batch[0].0.wait_each_empty(batch, deadline);
+        let empty = Self::each_unless_done(trees, || true, wait);
         for (tree, empty) in trees.iter().zip(&empty) {
             if matches!(empty, Ok(true)) {
                 tree.finish();
@@ -370,9 +408,9 @@ impl Tree {
         empty
     }
 
-    /// A living member of each tree whose leader has exited; `None` if the tree is empty.
+    /// Returns a living member of each tree whose leader has exited, `None` if the tree is empty.
     fn survivors(trees: &[&Self]) -> Vec<io::Result<Option<Survivor>>> {
-        let survivors = Self::each_unless_done(trees, || None, Contain::survivors);
+        let survivors = Self::each_unless_done(trees, || None, |batch| batch[0].0.survivors(batch));
         for (tree, survivor) in trees.iter().zip(&survivors) {
             if matches!(survivor, Ok(None)) {
                 tree.finish();
@@ -402,7 +440,7 @@ impl Tree {
     /// # }
     /// ```
     pub fn processes(&self) -> io::Result<Vec<u32>> {
-        self.unless_done(Vec::new(), || self.members.processes(&self.leader))
+        self.unless_done(Vec::new(), || self.container.processes(&self.leader))
     }
 
     /// Returns whether a process can leave the tree, and what holds the tree together.
@@ -420,18 +458,18 @@ impl Tree {
     /// ```
     #[must_use]
     pub fn containment(&self) -> Containment {
-        self.members.containment()
+        self.container.containment()
     }
 
     pub(crate) fn usage(&self) -> Option<Usage> {
-        self.members.usage()
+        self.container.usage()
     }
 
     pub(crate) fn is_public(&self) -> bool {
         self.public
     }
 
-    /// Runs this unless the tree is known to be empty. An error is none if the tree turns out to be empty meanwhile.
+    /// Runs this unless the tree is known to be empty. Drops an error if the tree has become empty meanwhile.
     fn unless_done<T>(&self, done: T, run: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         if self.is_done() {
             return Ok(done);
@@ -442,18 +480,18 @@ impl Tree {
         }
     }
 
-    /// The same for a batch: runs this for the trees that are not known to be empty.
+    /// Runs this for the trees of a batch that are not known to be empty: at least one.
     fn each_unless_done<T>(
         trees: &[&Self],
         done: impl Fn() -> T,
-        run: impl FnOnce(&[One<'_, Members>]) -> Vec<io::Result<T>>,
+        run: impl FnOnce(&[One<'_>]) -> Vec<io::Result<T>>,
     ) -> Vec<io::Result<T>> {
         let left: Vec<_> = trees.iter().filter(|tree| !tree.is_done()).collect();
-        let batch: Vec<_> = left.iter().map(|tree| (&tree.members, &tree.leader)).collect();
+        let batch: Vec<One<'_>> =
+            left.iter().map(|tree| (&*tree.container, &tree.leader)).collect();
         let mut answers = if batch.is_empty() { Vec::new() } else { run(&batch) }.into_iter();
         let mut left = left.into_iter().peekable();
         let answer = |tree: &&Self| {
-            // By address: a batch may be of any trees, in any order.
             if left.next_if(|next| std::ptr::eq(**next, *tree)).is_none() {
                 return Ok(done());
             }
@@ -466,24 +504,24 @@ impl Tree {
         trees.iter().map(answer).collect()
     }
 
-    /// Nobody is left, for certain.
+    /// Returns whether the tree is known to be empty.
     pub(crate) fn is_done(&self) -> bool {
         self.done.load(Ordering::Acquire)
     }
 
-    /// The leader's status has been told, or is lost. For a single child that is the end.
-    pub(crate) fn told(&self) {
+    /// Called once the leader's status was returned or is lost. A single child has ended then.
+    pub(crate) fn leader_has_ended(&self) {
         if !self.public {
             self.finish();
         } else if self.leader.notice().is_none() {
-            self.members.leader_is_gone();
+            self.container.leader_is_reaped();
         }
     }
 
-    /// Nobody is left. The order matters: whoever goes by the leader's ID is told first.
+    /// The tree is empty. The container must know before the leader is unpinned, and so reaped.
     fn finish(&self) {
         if !self.done.swap(true, Ordering::AcqRel) {
-            self.members.done();
+            self.container.done();
             self.leader.unpin();
         }
     }
@@ -492,7 +530,7 @@ impl Tree {
 impl fmt::Debug for Tree {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("Tree");
-        debug.field("containment", &self.members.containment()).field("empty", &self.is_done());
+        debug.field("containment", &self.container.containment()).field("empty", &self.is_done());
         debug.finish_non_exhaustive()
     }
 }

@@ -59,6 +59,11 @@ impl From<Error> for io::Error {
     }
 }
 
+/// Spawns a child that sends its own pidfd.
+pub(crate) fn spawn_with_pidfd(command: &mut Command) -> io::Result<(Child, Option<OwnedFd>)> {
+    Ok(spawn(command, &Orders::default())?)
+}
+
 /// Spawns the command. Returns the child, and the child's own pidfd if the child has sent one.
 ///
 /// A pidfd that the parent opens by the child's ID may come too late: beside a thread in `waitpid(-1)` the
