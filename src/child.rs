@@ -23,9 +23,9 @@ use std::time::{Duration, Instant};
 /// in the background when it exits. Pipes that have not been taken are closed.
 pub struct SharedChild {
     id: u32,
-    can_be_asked: bool,
+    can_be_requested: bool,
     body: Body,
-    /// Only a few children are ever asked to stop.
+    /// Boxed and lazy, because few children are stopped.
     stopping: OnceLock<Box<Stopping>>,
 }
 
@@ -68,7 +68,7 @@ impl SharedChild {
     }
 
     pub(crate) fn spawned(spawned: Spawned, backend: Backend, kill_on_drop: bool) -> Self {
-        let Spawned { child, from_child, can_be_asked, own } = spawned;
+        let Spawned { child, from_child, can_be_requested, own } = spawned;
         let id = child.id();
         let leader = unreaped(child, from_child, backend);
         let body = match own {
@@ -78,10 +78,10 @@ impl SharedChild {
             }
             Some(own) => Body::Tree(own(leader, kill_on_drop)),
         };
-        Self { id, can_be_asked, body, stopping: OnceLock::new() }
+        Self { id, can_be_requested, body, stopping: OnceLock::new() }
     }
 
-    /// Shares a child that was spawned already. It may have exited, and may have been waited for.
+    /// Shares a child that was spawned already, even if it has exited or was waited for.
     ///
     /// This calls [`Child::try_wait`] to find out whether the child has been waited for. If the child is a zombie, that
     /// reaps it.
@@ -112,7 +112,7 @@ impl SharedChild {
     }
 
     pub(crate) fn new_on(backend: Backend, mut child: Child) -> io::Result<Self> {
-        // A child that was waited for answers this from memory; its ID may be anybody's.
+        // For a child that was waited for, this returns the stored status. Its ID may have a new owner.
         Ok(Self::alone(match child.reap()? {
             Reaped::Status(status) => Lifecycle::exited(child, status),
             Reaped::NoSuchChild => Lifecycle::lost(child),
@@ -122,8 +122,8 @@ impl SharedChild {
 
     fn alone(leader: Leader) -> Self {
         let id = leader.with_child(|child| child.id());
-        let (can_be_asked, body) = (sys::ASKS_ANYBODY, Body::Alone(leader));
-        Self { id, can_be_asked, body, stopping: OnceLock::new() }
+        let (can_be_requested, body) = (sys::ASKS_ANYBODY, Body::Alone(leader));
+        Self { id, can_be_requested, body, stopping: OnceLock::new() }
     }
 
     pub(crate) fn leader(&self) -> &Leader {
@@ -133,7 +133,7 @@ impl SharedChild {
         }
     }
 
-    /// A wait, of whatever kind, and what is due once the child's end is known.
+    /// Waits in some way, and notifies the tree once the leader's end is known.
     fn waited(
         &self,
         wait: impl FnOnce(&Leader) -> io::Result<Option<ExitStatus>>,
@@ -145,19 +145,19 @@ impl SharedChild {
         answer
     }
 
-    /// Whether that is the last word: a status, or that it is lost.
+    /// Returns whether a result is final: a status, or the error that it is lost.
     pub(crate) fn is_final(&self, answer: &io::Result<Option<ExitStatus>>) -> bool {
         match answer {
             Ok(status) => status.is_some(),
-            // While there is something to wait for, an error says nothing of the child.
+            // While the notice exists, the error is about the wait and not about the status.
             Err(_) => self.notice().is_none(),
         }
     }
 
-    /// The process ID of the child.
+    /// Returns the process ID of the child.
     ///
-    /// Once the child has exited it may belong to another process: use [`kill`](Self::kill) or, on
-    /// Unix, `send_signal` rather than this number.
+    /// Once the child has exited, another process may have the ID. Use [`kill`](Self::kill) or, on Unix, `send_signal`
+    /// instead of this number.
     ///
     /// # Examples
     ///
@@ -210,11 +210,10 @@ impl SharedChild {
         }
     }
 
-    /// Like [`wait`](Self::wait), but for no longer than `timeout`: `Ok(None)` if the child is still
-    /// running then.
+    /// Like [`wait`](Self::wait), but for at most `timeout`: returns `Ok(None)` if the child still runs then.
     ///
-    /// Looks at least once, so with a timeout of zero it says whether the child has exited. Any
-    /// timeout is fine, [`Duration::MAX`] included.
+    /// Checks at least once, so a timeout of zero checks whether the child has exited. Any timeout is valid,
+    /// [`Duration::MAX`] included.
     ///
     /// # Errors
     ///
@@ -235,14 +234,13 @@ impl SharedChild {
     /// # }
     /// ```
     pub fn wait_timeout(&self, timeout: Duration) -> io::Result<Option<ExitStatus>> {
-        // A moment that no clock will ever show is as good as none.
+        // A deadline that is too far away for the clock is no deadline.
         self.exit_by(Instant::now().checked_add(timeout))
     }
 
-    /// Like [`wait`](Self::wait), but until `deadline` at the latest: `Ok(None)` if the child is still
-    /// running then.
+    /// Like [`wait`](Self::wait), but until `deadline` at the latest: returns `Ok(None)` if the child still runs then.
     ///
-    /// Looks at least once, also if the deadline has passed.
+    /// Checks at least once, even if the deadline has passed.
     ///
     /// # Errors
     ///
@@ -268,13 +266,12 @@ impl SharedChild {
         self.exit_by(Some(deadline))
     }
 
-    /// The child's exit status if it has exited, `Ok(None)` if it is still running. Never blocks,
-    /// whatever other threads do.
+    /// Returns the exit status if the child has exited, `Ok(None)` if it still runs. Never blocks, whatever other threads
+    /// do.
     ///
-    /// It does not return `None` for a child that has exited, even while other threads are waiting. There are two
-    /// exceptions. While a debugger is attached to the child, the system reports the exit to the debugger alone, until
-    /// that lets go. And for the instant in which another part of the program reaps the child, the system reports
-    /// nothing.
+    /// It returns the status of a child that has exited even while other threads wait. There are two exceptions. While a
+    /// debugger is attached to the child, the system reports the exit to the debugger alone. And for the instant in which
+    /// another part of the program reaps the child, the system reports nothing.
     ///
     /// # Errors
     ///
@@ -308,24 +305,22 @@ impl SharedChild {
     ///
     /// # Platforms
     ///
-    /// - **Linux**, **Android**, **FreeBSD**: as `wait4` tells it (getrusage(2)). That is the child, and of those
-    ///   that it has started, those that were waited for, by it and in turn by them; CPU times are summed, and the
-    ///   peak is that of the largest process. It is of resident memory. On Linux it is also not below the peak that
-    ///   this very process had before the spawn, since the memory of the spawning process counts until the child
-    ///   executes its program; or below what this process has in use, if it is forked for the spawn (a `pre_exec`
-    ///   hook does that).
-    /// - **Linux, a cgroup**: all that were ever in it. The peak is of what the memory controller charges, the page
-    ///   cache included, and `None` without that controller or before Linux 5.19. If the counters cannot be read,
-    ///   it is the child's.
-    /// - **macOS**: CPU times as above. The peak is that of the child's own footprint, as the system's tools show
-    ///   it.
+    /// - **Linux**, **Android**, **FreeBSD**: as `wait4` reports it (getrusage(2)). That is the child and its descendants
+    ///   that were waited for, each by its parent. CPU times are summed, and the peak is the resident memory of the largest
+    ///   process. On Linux the peak is at least the peak that this process had before the spawn, because the memory of the
+    ///   spawning process counts until the child executes its program; with a `pre_exec` hook, which makes std fork, it is
+    ///   at least what this process has in use.
+    /// - **Linux, a cgroup**: all processes that were ever in it. The peak is what the memory controller charges, including
+    ///   the page cache, and `None` without that controller or before Linux 5.19. If the counters cannot be read, this is
+    ///   the leader's usage.
+    /// - **macOS**: CPU times as above. The peak is the child's own footprint, as the system's tools show it.
     /// - **NetBSD**: the child alone, and perhaps no peak.
     /// - **Windows**: the child alone. The peak is that of its working set.
-    /// - **Others** do not tell before the reap.
+    /// - **Others** report no usage before the reap.
     ///
     /// # Errors
     ///
-    /// The operating system's, if it does not tell whether the child has exited.
+    /// The operating system's, if it does not report whether the child has exited.
     ///
     /// # Examples
     ///
@@ -336,7 +331,7 @@ impl SharedChild {
     /// child.wait()?;
     /// match child.usage()? {
     ///     Some(usage) => println!("it took {:?} of CPU time", usage.cpu()),
-    ///     None => println!("nobody knows what it took"),
+    ///     None => println!("the system does not report usage"),
     /// }
     /// # Ok(())
     /// # }
@@ -350,10 +345,10 @@ impl SharedChild {
         Ok(self.tree().and_then(Tree::usage).or(own))
     }
 
-    /// Kills the child: SIGKILL, or `TerminateProcess`. Does nothing, successfully, once it has
-    /// exited. Returns at once; [`wait`](Self::wait) for the exit if it matters.
+    /// Kills the child with SIGKILL or `TerminateProcess`. Does nothing, successfully, once the child has exited. Returns
+    /// at once; [`wait`](Self::wait) for the exit if it matters.
     ///
-    /// This kills the child alone, not the processes that it has started. [`Tree::kill`] kills those as well.
+    /// This kills the child alone. [`Tree::kill`] also kills the processes that it has started.
     ///
     /// # Errors
     ///
@@ -407,8 +402,7 @@ impl SharedChild {
     /// Stops the child: requests it to terminate, waits for up to `grace`, then kills it. If it leads a
     /// [tree](Self::tree), stops the whole tree. Returns the child's exit status.
     ///
-    /// This returns as soon as a single child has exited, or a tree is empty. If the leader of a tree obeys, or has
-    /// exited before this call, the remaining members still have the rest of the grace, and are then killed. Where the
+    /// This returns as soon as a single child has exited, or a tree is empty. If the leader of a tree exits first, the remaining members still have the rest of the grace, and are then killed. Where the
     /// system does not list the members of a tree, the grace ends with the leader.
     ///
     /// Any number of threads may stop a child, each with a grace of its own: the shortest counts. A later call may
@@ -428,7 +422,7 @@ impl SharedChild {
     /// Those of [`wait`](Self::wait), [`kill`](Self::kill), and for a tree [`Tree::kill`] and [`Tree::wait_empty`].
     ///
     /// [`TimedOut`](io::ErrorKind::TimedOut) if the child was killed and has not ended within 30 s: a process takes
-    /// that long only in a system call that cannot be interrupted (a read from a disk that is gone), or to release a
+    /// that long only in a system call that cannot be interrupted (a read from a disk that no longer responds), or to release a
     /// very large memory. Members of a tree that were killed are waited for at most 1 s.
     ///
     /// # Examples
@@ -451,22 +445,21 @@ impl SharedChild {
     }
 
     /// Returns whether the child can receive a termination request.
-    pub(crate) fn can_be_asked(&self) -> bool {
-        self.can_be_asked
+    pub(crate) fn can_be_requested(&self) -> bool {
+        self.can_be_requested
     }
 
-    /// Blocks until the child has exited, or until the deadline, if there is one (`None`).
+    /// Blocks until the child has exited, or until the deadline (`None`).
     pub(crate) fn exit_by(&self, deadline: Option<Instant>) -> io::Result<Option<ExitStatus>> {
         self.waited(|leader| leader.wait(deadline))
     }
 
-    /// What tells of the exit, until it is known.
+    /// Returns the exit notice, until the child is known to have been reaped.
     pub(crate) fn notice(&self) -> Option<Arc<Notice>> {
         self.leader().notice()
     }
 
-    /// Takes all pipes at once, unless there is an objection to what is there: whether standard input is, and
-    /// standard error.
+    /// Takes all pipes at once, or none: `object` may refuse, given whether standard input and standard error are there.
     pub(crate) fn take_pipes<E>(
         &self,
         object: impl FnOnce(bool, bool) -> Result<(), E>,
@@ -477,12 +470,12 @@ impl SharedChild {
         })
     }
 
-    /// Gives the child a standard output of ours to be taken.
+    /// Sets a pipe of this library as the standard output to be taken.
     pub(crate) fn put_stdout(&self, stdout: ChildStdout) {
         self.leader().with_child(|child| child.stdout = Some(stdout));
     }
 
-    /// Lets the child, or the tree, outlive the handle: disarms [`kill_on_drop`](crate::SpawnOptions::kill_on_drop).
+    /// Lets the child or the tree outlive the handle: disarms [`kill_on_drop`](crate::SpawnOptions::kill_on_drop).
     /// [`kill_with_parent`](crate::SpawnOptions::kill_with_parent) stays in force.
     ///
     /// # Examples
@@ -504,16 +497,15 @@ impl SharedChild {
         }
     }
 
-    /// Returns the [`Child`], which knows its status if it has been waited for here. If not, the caller has the duty to
-    /// reap it again.
+    /// Returns the [`Child`], which has its status if it was waited for here. Otherwise the caller must reap it.
     ///
     /// The options that the child was spawned with are disarmed: nothing is killed when the `Child` is dropped, or when
     /// this process ends; and its tree is no longer known. One option cannot be disarmed: on Linux the kernel still
     /// kills a single child with [`kill_with_parent`](crate::SpawnOptions::kill_with_parent) when this process ends
     /// (`PR_SET_PDEATHSIG`).
     ///
-    /// A `Child` learns its status by reaping. So it does not know a status that another part of the program has taken,
-    /// even where [`wait`](Self::wait) still returns it.
+    /// A `Child` gets its status by reaping. So it lacks a status that another part of the program has taken, even where
+    /// [`wait`](Self::wait) still returns it.
     ///
     /// # Examples
     ///
@@ -526,7 +518,7 @@ impl SharedChild {
     /// # Ok(())
     /// # }
     /// ```
-    #[must_use = "a child that nobody waits for becomes a zombie"]
+    #[must_use = "a child that is not waited for becomes a zombie"]
     pub fn into_inner(self) -> Child {
         match self.body {
             Body::Alone(leader) => leader,
@@ -538,7 +530,7 @@ impl SharedChild {
     /// Takes the writing end of the child's standard input: `Some` once, if it was piped.
     ///
     /// A child that reads its input to the end waits until this end is closed: drop it when all is written. A pipe that
-    /// is not taken stays open as long as the handle.
+    /// is not taken stays open until the handle is dropped.
     ///
     /// # Examples
     ///
@@ -611,7 +603,7 @@ impl fmt::Debug for SharedChild {
     }
 }
 
-/// A child that we have not reaped.
+/// The lifecycle of a child that this process has not reaped through its [`Child`].
 fn unreaped(mut child: Child, from_child: Option<FromChild>, backend: Backend) -> Leader {
     match Notice::open(&child, from_child, backend) {
         Opened::Unreaped(notice) => Lifecycle::unreaped(child, notice),
@@ -620,7 +612,7 @@ fn unreaped(mut child: Child, from_child: Option<FromChild>, backend: Backend) -
         Opened::Unverified(notice) => match child.reap() {
             Ok(Reaped::Status(status)) => Lifecycle::exited(child, status),
             Ok(Reaped::NoSuchChild) => Lifecycle::lost(child),
-            // Where there is no answer either, it was ours a moment ago.
+            // Without a result either, the ID was the child's just before.
             Ok(Reaped::NotYet) | Err(_) => Lifecycle::unreaped(child, notice),
         },
     }

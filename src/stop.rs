@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 pub(crate) const DYING: Duration = Duration::from_secs(1);
 
 /// How long [`stop`] waits for a killed child. A process takes this long only in a system call that cannot be interrupted
-/// (a read from a disk that is gone), or to release a very large memory.
+/// (a read from a disk that no longer responds), or to release a very large memory.
 const KILLED: Duration = Duration::from_secs(30);
 
 /// What all stops of one child share.
@@ -246,9 +246,9 @@ impl SharedChild {
     fn request_each(children: &[&Self], ask: Ask) -> Vec<io::Result<bool>> {
         Self::each(
             children,
-            |child| child.tree().filter(|_| child.can_be_asked()),
+            |child| child.tree().filter(|_| child.can_be_requested()),
             |trees| Tree::request_each(trees, ask),
-            |child| match child.can_be_asked() {
+            |child| match child.can_be_requested() {
                 true => sys::ask(child.leader(), ask),
                 false => Ok(false),
             },

@@ -68,8 +68,8 @@ pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawne
             command.creation_flags(own_flags);
         }
         let child = command.spawn()?;
-        let can_be_asked = Ask::reaches(own_flags);
-        return Ok(Spawned { child, from_child: None, can_be_asked, own: None });
+        let can_be_requested = Ask::reaches(own_flags);
+        return Ok(Spawned { child, from_child: None, can_be_requested, own: None });
     }
     let job = Job::create(wanted)?;
     let flags = own_flags | if is_tree { CREATE_NEW_PROCESS_GROUP } else { 0 };

@@ -67,7 +67,7 @@ pub(crate) struct Spawned {
     /// A pidfd that the child has sent.
     pub(crate) from_child: Option<FromChild>,
     /// Whether the child can receive a termination request.
-    pub(crate) can_be_asked: bool,
+    pub(crate) can_be_requested: bool,
     /// Makes a tree of the child. `None` for a plain child.
     pub(crate) own: Option<Box<Own>>,
 }
@@ -77,7 +77,7 @@ type Own = dyn FnOnce(Leader, bool) -> Box<dyn Owner>;
 
 impl Spawned {
     pub(crate) fn single((child, from_child): (Child, Option<FromChild>)) -> Self {
-        Self { child, from_child, can_be_asked: sys::ASKS_ANYBODY, own: None }
+        Self { child, from_child, can_be_requested: sys::ASKS_ANYBODY, own: None }
     }
 
     /// A child in a container: the leader of a tree, or a single child that dies with this process.
@@ -85,12 +85,12 @@ impl Spawned {
         (child, from_child): (Child, Option<FromChild>),
         container: Box<dyn Container>,
         is_tree: bool,
-        can_be_asked: bool,
+        can_be_requested: bool,
     ) -> Self {
         let own = move |leader, kill_on_drop| -> Box<dyn Owner> {
             Box::new(Owned::new(Tree::new(leader, container, is_tree), kill_on_drop))
         };
-        Self { child, from_child, can_be_asked, own: Some(Box::new(own)) }
+        Self { child, from_child, can_be_requested, own: Some(Box::new(own)) }
     }
 }
 
