@@ -4,10 +4,9 @@
 //! would be simpler, but std does not offer it.) `cgroup.kill` (Linux 5.14) kills all members as one, and `cgroup.events`
 //! reports, to a thread that polls it, when no member is left.
 //!
-//! **Who can leave.** A process leaves a cgroup if it may write the `cgroup.procs` of its destination, and that of the
+//! **Which processes can leave.** A process leaves a cgroup if it can write the `cgroup.procs` of its destination, and that of the
 //! common ancestor of both. So a child with the credentials that made the cgroup can leave, and only a child without them
-//! is contained completely: see [`is_held_by`]. The other trees are scanned for processes that have left, like trees
-//! without a cgroup.
+//! is contained completely: see [`is_held_by`]. In all other cases a scan finds the processes that have left.
 //!
 //! The CPU time and memory that the cgroup counts are lost when it is removed, so they are read before that.
 //!
@@ -33,7 +32,7 @@ use std::path::{Path, PathBuf};
 use std::process::{self, Command};
 use std::time::{Duration, Instant};
 
-/// Those that nobody waits for. They are tried again when the next is made.
+/// Cgroups that no thread waits for. The next creation tries to remove them again.
 static STRANDED: PerProcess<Mutex<Vec<PathBuf>>> = PerProcess::new();
 
 /// Where to create the cgroup.
@@ -48,17 +47,16 @@ pub(crate) enum Place {
 struct CgroupV2 {
     directory: PathBuf,
     watched: Mutex<Watched>,
-    /// Once it is done, and may be removed.
+    /// Set before the cgroup is removed.
     used: Mutex<Option<Usage>>,
-    /// No member can leave it.
     is_complete: bool,
-    /// What a fork has copied is not its own.
+    /// The child of a fork must not remove it.
     process: u32,
 }
 
 /// The threads that poll `cgroup.events`. The kernel may take 10 ms to wake them, and does not wake them when the cgroup
-/// is removed. So this process does not remove it while a thread polls; and because another process may, no poll takes
-/// longer than [`POLL`].
+/// is removed. So this process does not remove it while a thread polls; and because another process may remove it, a poll
+/// takes at most [`POLL`].
 #[derive(Default)]
 struct Watched {
     by: usize,
@@ -85,7 +83,7 @@ impl CreateCgroup for Place {
         let cgroup = CgroupV2 { directory, watched, used, is_complete: false, process };
         for (file, what) in [
             ("cgroup.procs", "the directory above is not on a cgroup v2 file system"),
-            ("cgroup.kill", "cgroup.kill is missing, which takes Linux 5.14"),
+            ("cgroup.kill", "cgroup.kill is missing, which requires Linux 5.14"),
         ] {
             if !cgroup.directory.join(file).exists() {
                 return Err(unsupported(what, &cgroup.directory));
@@ -131,14 +129,14 @@ impl Cgroup for CgroupV2 {
         let mut known = HashSet::new();
         for _ in 0..PASSES {
             fs::write(&file, "1")
-                .or_else(unless_gone)
+                .or_else(unless_removed)
                 .map_err(|error| explain(error, "cannot write to", &file))?;
             let mut new = self.ids()?;
             new.retain(|id| known.insert(*id));
             if new.is_empty() {
                 return Ok(());
             }
-            // (A process that may not be signalled has been killed all the same, but for that exception.)
+            // An error does not matter: `cgroup.kill` requires no permission to signal.
             let _ = self.signal_listed(&new, libc::SIGKILL);
         }
         let message = format!("{} fills faster than it can be killed", self.directory.display());
@@ -152,7 +150,7 @@ impl Cgroup for CgroupV2 {
             for id in some {
                 held.extend(Held::open(*id)?);
             }
-            // The list is read after the processes were opened: so an ID in it is that of the process that was opened.
+            // The list is read after the processes were opened, so an ID in it belongs to the opened process.
             let listed: HashSet<i32> = self.ids()?.into_iter().collect();
             held.retain(|member| listed.contains(&member.id()) && member.lives());
             result = signal_each(&held, signal).and(result);
@@ -163,7 +161,7 @@ impl Cgroup for CgroupV2 {
     fn wait_empty(&self, deadline: Option<Instant>) -> io::Result<bool> {
         let events = match self.open("cgroup.events", OpenOptions::new().read(true)) {
             Ok(events) => events,
-            Err(error) => return unless_gone(error).map(|()| true),
+            Err(error) => return unless_removed(error).map(|()| true),
         };
         self.watched.lock().by += 1;
         let empty = wait_empty(&events, deadline);
@@ -203,14 +201,14 @@ impl Cgroup for CgroupV2 {
         for directory in with_all_below(&self.directory) {
             let file = directory.join("cgroup.procs");
             match fs::read_to_string(&file) {
-                // 0 is one that this PID namespace does not see.
+                // 0 is a process outside this PID namespace.
                 Ok(list) => ids.extend(
                     list.lines().filter_map(|id| id.parse().ok()).filter(|id: &i32| *id != 0),
                 ),
-                // One of threads, whose processes the one above lists.
+                // A cgroup of threads. The cgroup above lists their processes.
                 Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
                 Err(error) => {
-                    unless_gone(error).map_err(|error| explain(error, "cannot read", &file))?;
+                    unless_removed(error).map_err(|error| explain(error, "cannot read", &file))?;
                 }
             }
         }
@@ -253,32 +251,32 @@ impl Drop for CgroupV2 {
         if self.process != process::id() || remove_all(&self.directory) {
             return;
         }
-        // There are some left, who are to live on.
+        // The members that are left may live on.
         let Ok(events) = self.open("cgroup.events", OpenOptions::new().read(true)) else { return };
         let directory = self.directory.clone();
-        let see_to_it = move || {
+        let remove_when_empty = move || {
             if wait_empty(&events, None).is_ok() {
                 remove_all(&directory);
             }
         };
-        if spawn_helper("child-cgroup", see_to_it).is_err() {
+        if spawn_helper("child-cgroup", remove_when_empty).is_err() {
             STRANDED.get().lock().push(std::mem::take(&mut self.directory));
         }
     }
 }
 
-/// Tries again what could not be removed at its time, for want of a thread.
+/// Tries to remove cgroups again for which no thread could be started.
 fn remove_stranded() {
     let mut stranded = std::mem::take(&mut *STRANDED.get().lock());
     stranded.retain(|directory| !remove_all(directory));
     STRANDED.get().lock().append(&mut stranded);
 }
 
-/// Another thread has found it empty, and removed it.
-fn unless_gone(error: io::Error) -> io::Result<()> {
-    let gone =
+/// Another thread has removed the empty cgroup.
+fn unless_removed(error: io::Error) -> io::Result<()> {
+    let is_removed =
         error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV);
-    if gone { Ok(()) } else { Err(error) }
+    if is_removed { Ok(()) } else { Err(error) }
 }
 
 /// How long a poll of `cgroup.events` takes at most: another process may remove the cgroup, of which the kernel does not
@@ -309,11 +307,11 @@ fn wait_empty(events: &File, deadline: Option<Instant>) -> io::Result<bool> {
     }
 }
 
-/// Whether a child has to stay in this cgroup, with the credentials that it has now, whatever it does.
+/// Returns whether a child cannot leave this cgroup with the credentials that it has now.
 ///
-/// It would have to write `cgroup.procs` of a common ancestor of this cgroup and its destination, that is, of one of the
-/// directories above. So it must not have a capability that overrides permissions, and the owner and mode of none of these
-/// files may let it write (cgroups(7), credentials(7)). A program with set-user-ID that the child executes may still.
+/// To leave, it must write `cgroup.procs` of a common ancestor of this cgroup and its destination, which is one of the
+/// directories above. So it must lack capabilities that override permissions, and write permission by the owner and mode of
+/// each of these files (cgroups(7), credentials(7)). A program with set-user-ID that it executes may still leave.
 fn is_held_by(cgroup: &Path, child: u32) -> bool {
     let credentials = fs::read_to_string(format!("/proc/{child}/status"))
         .ok()
@@ -328,13 +326,13 @@ fn is_held_by(cgroup: &Path, child: u32) -> bool {
     files.all(|file| match file {
         Ok(file) => {
             any = true;
-            !credentials.may_write(file.uid(), file.gid(), file.mode())
+            !credentials.can_write(file.uid(), file.gid(), file.mode())
         }
         Err(error) => error.kind() == io::ErrorKind::NotFound,
     }) && any
 }
 
-/// What decides whether a process may write a file.
+/// What decides whether a process can write a file.
 #[derive(Debug, PartialEq, Eq)]
 struct Credentials {
     parent: u32,
@@ -367,7 +365,7 @@ impl Credentials {
         })
     }
 
-    fn may_write(&self, owner: u32, group: u32, mode: u32) -> bool {
+    fn can_write(&self, owner: u32, group: u32, mode: u32) -> bool {
         // A process may switch between its IDs, and an owner may change the mode.
         self.has_capabilities
             || self.users.contains(&0)
@@ -377,8 +375,8 @@ impl Credentials {
     }
 }
 
-/// With those that members may have made below it. Says whether it is gone: it is not as long as there is
-/// somebody in it.
+/// Removes the cgroup, and the cgroups that members have made below it. Returns whether it has been removed: not while it
+/// has a member.
 fn remove_all(directory: &Path) -> bool {
     for below in with_all_below(directory).iter().skip(1).rev() {
         let _ = fs::remove_dir(below);
@@ -389,10 +387,10 @@ fn remove_all(directory: &Path) -> bool {
     }
 }
 
-/// What those in it have used, and in those below it, whether or not they are still there.
+/// Returns what all processes of the cgroup and of the cgroups below have used, including those that have ended.
 fn read_usage(directory: &Path) -> Option<Usage> {
     let times = fs::read_to_string(directory.join("cpu.stat")).ok()?;
-    // There from Linux 5.19 on, if the memory controller is.
+    // Requires Linux 5.19 and the memory controller.
     let peak = fs::read_to_string(directory.join("memory.peak")).ok();
     parse_usage(&times, peak.as_deref())
 }
@@ -409,8 +407,8 @@ fn parse_usage(times: &str, peak: Option<&str>) -> Option<Usage> {
     })
 }
 
-/// A directory and all below it, parents first. Not by recursion: members can make cgroups as deep as a path can be long,
-/// and the threads of this crate have small stacks.
+/// Returns a directory and all directories below it, parents first. This does not recurse: members can make cgroups as deep
+/// as a path can be long, and the threads of this crate have small stacks.
 fn with_all_below(directory: &Path) -> Vec<PathBuf> {
     let mut all = vec![directory.to_owned()];
     let mut next = 0;
@@ -432,7 +430,7 @@ fn is_populated(events: &File) -> io::Result<bool> {
     let mut text = [0; 256];
     let text = match events.read_at(&mut text, 0) {
         Ok(length) => &text[..length],
-        // It has been removed.
+        // The cgroup has been removed.
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(false),
         Err(error) => return Err(error),
     };
@@ -442,15 +440,14 @@ fn is_populated(events: &File) -> io::Result<bool> {
 /// The directory of the cgroup that this process is in.
 fn own() -> io::Result<PathBuf> {
     let none = || {
-        let message =
-            "this process is in no cgroup v2 that can be seen here: mount one, or name a directory";
+        let message = "cannot find the cgroup of this process: no cgroup v2 is mounted here; mount it, or use cgroup_parent";
         io::Error::new(io::ErrorKind::Unsupported, message)
     };
     let mounts = fs::read("/proc/self/mountinfo").map_err(|_| none())?;
     let mine = fs::read("/proc/self/cgroup").map_err(|_| none())?;
     let mine = lines(&mine).find_map(|line| line.strip_prefix(b"0::")).ok_or_else(none)?;
     let (root, point) = lines(&mounts).find_map(cgroup2).ok_or_else(none)?;
-    // A mount may show a part of the hierarchy only.
+    // A mount may show only a part of the hierarchy.
     let below = Path::new(OsStr::from_bytes(mine)).strip_prefix(&root).map_err(|_| none())?;
     Ok(point.join(below))
 }
@@ -501,7 +498,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mounts_are_understood() {
+    fn cgroup2_mount_is_parsed() {
         let line = b"41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw";
         assert_eq!(cgroup2(line), Some(("/".into(), "/sys/fs/cgroup/unified".into())));
         let line = br"41 31 0:38 /a\040b /mnt/c\134d rw shared:7 master:2 - cgroup2 none rw";
@@ -511,7 +508,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_decide_who_can_leave() {
+    fn child_can_leave_only_with_write_permission() {
         let status = |uid: &str, gid: &str, groups: &str, effective: &str| {
             format!(
                 "Name:\tx\nPPid:\t5\nUid:\t{uid}\nGid:\t{gid}\nGroups:\t{groups}\nCapInh:\t0000000000000000\n\
@@ -521,22 +518,22 @@ mod tests {
         let parse = |text: String| Credentials::parse(&text).expect("all fields are there");
         let none = "0000000000000000";
         let plain = parse(status("7 7 7 7", "8 8 8 8", "9 10", none));
-        assert!(!plain.may_write(0, 0, 0o644));
-        assert!(plain.may_write(7, 0, 0o400), "the owner may change the mode");
-        assert!(plain.may_write(0, 10, 0o664));
-        assert!(!plain.may_write(0, 10, 0o644));
-        assert!(plain.may_write(0, 0, 0o646));
+        assert!(!plain.can_write(0, 0, 0o644));
+        assert!(plain.can_write(7, 0, 0o400), "the owner may change the mode");
+        assert!(plain.can_write(0, 10, 0o664));
+        assert!(!plain.can_write(0, 10, 0o644));
+        assert!(plain.can_write(0, 0, 0o646));
         let saved = parse(status("7 7 0 7", "8 8 8 8", "", none));
-        assert!(saved.may_write(1, 1, 0o600), "a process may switch to its saved user ID");
+        assert!(saved.can_write(1, 1, 0o600), "a process may switch to its saved user ID");
         let capable = parse(status("7 7 7 7", "8 8 8 8", "", "0000000000000002"));
-        assert!(capable.may_write(1, 1, 0o600));
+        assert!(capable.can_write(1, 1, 0o600));
         assert_eq!(Credentials::parse("Name:\tx\n"), None);
     }
 
     /// A member may make cgroups below its own, as deep as a path can be long, and the threads of this crate have small
     /// stacks.
     #[test]
-    fn a_deep_cgroup_is_removed_on_a_small_stack() {
+    fn deep_cgroup_is_removed_on_a_small_stack() {
         let top = std::env::temp_dir().join(format!("shared_child-deep-{}", process::id()));
         let mut deepest = top.clone();
         while deepest.as_os_str().len() < 2000 {
@@ -552,7 +549,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_counts_is_understood() {
+    fn usage_is_parsed() {
         let times = "usage_usec 7000003\nuser_usec 4000001\nsystem_usec 3000002\nnice_usec 0\n";
         let (user, system) = (Duration::from_micros(4_000_001), Duration::from_micros(3_000_002));
         let usage = |peak_memory| Some(Usage { user, system, peak_memory });

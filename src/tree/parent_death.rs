@@ -1,16 +1,15 @@
-//! Linux: threads for children that die with this process (`PR_SET_PDEATHSIG`, prctl(2)).
+//! Linux: the threads that spawn children which die with this process (`PR_SET_PDEATHSIG`, prctl(2)).
 //!
-//! The kernel sends that signal at the death of the *thread* that has spawned the child. So such children are
-//! spawned by threads that live as long as the process.
+//! The kernel sends that signal at the death of the *thread* that has spawned the child. So such children are spawned by
+//! threads that live as long as the process.
 //!
-//! One thread does for nearly every program: a spawn takes a millisecond. But a spawn lasts as long as the
-//! hooks of the caller in the child, which may block, and must not hold up the spawns of others. A thread
-//! cannot end once it has spawned a child, so their number must not follow the number of callers either.
-//! Hence: spawns wait in one queue, and a caller starts one more thread if all threads are busy and none has
-//! begun a spawn for [`PATIENCE`]. So there are at most as many threads as spawns that were ever in progress at
-//! the same time, and usually one.
+//! One thread serves nearly every program, since a spawn takes a millisecond. But a spawn lasts as long as the caller's
+//! hooks in the child, which may block, and must not delay the spawns of other callers. And a thread cannot end once it
+//! has spawned a child, so the number of threads must not follow the number of callers. Hence spawns wait in one queue,
+//! and a caller starts one more thread if all threads are busy and none has begun a spawn for [`PATIENCE`]. So there are
+//! at most as many threads as spawns that were ever in progress at the same time, and usually one.
 //!
-//! A thread survives whatever happens in a spawn: a panic of std is an error (`command.rs`).
+//! A spawn cannot end its thread: a panic of std is an error (`command.rs`).
 
 use super::pre_exec::{self, Orders, Parent};
 use crate::sync::{Mutex, MutexGuard, imp::Condvar};
@@ -24,10 +23,10 @@ use std::sync::PoisonError;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::Duration;
 
-/// A spawn takes less, unless it is held up.
+/// A spawn that takes longer is blocked, as by a hook.
 const PATIENCE: Duration = Duration::from_millis(20);
 
-/// As large as std makes it: the caller's hooks run on a copy of it, and a panic of std runs the caller's panic hook.
+/// The size that std uses: the caller's hooks run on a copy of this stack, and a panic of std runs the caller's panic hook.
 const STACK: usize = 2 << 20;
 
 static THREADS: PerProcess<Threads> = PerProcess::new();
@@ -43,15 +42,15 @@ struct Threads {
 struct Queue {
     waiting: VecDeque<Job>,
     threads: usize,
-    /// Those that wait for a job, or are on their way there.
+    /// Threads that wait for a job, or are about to.
     idle: usize,
-    /// How many jobs were begun.
+    /// The number of jobs that were begun.
     begun: u64,
 }
 
 type Spawned = io::Result<(Child, Option<OwnedFd>)>;
 
-/// A command that goes to a thread, and comes back when this is dropped, whatever the thread did.
+/// A command that is lent to a thread. Dropping the job returns it to the caller, on every path.
 struct Job {
     command: Command,
     orders: Orders,
@@ -69,7 +68,7 @@ impl Drop for Job {
     fn drop(&mut self) {
         let command = mem::replace(&mut self.command, Command::new(""));
         let spawned = mem::replace(&mut self.spawned, Err(unfinished()));
-        // The caller is there: it waits for this.
+        // The caller waits for this.
         let _ = self.answer.send((command, spawned));
     }
 }
@@ -98,7 +97,7 @@ pub(super) fn spawn(command: &mut Command) -> Spawned {
                 *command = theirs;
                 return spawned;
             }
-            // It cannot be: the job answers when it is dropped.
+            // Impossible: dropping the job sends.
             Err(RecvTimeoutError::Disconnected) => return Err(unfinished()),
             Err(RecvTimeoutError::Timeout) => {
                 begun = threads.support(threads.queue.lock(), Some(begun));
@@ -108,7 +107,7 @@ pub(super) fn spawn(command: &mut Command) -> Spawned {
 }
 
 impl Threads {
-    /// Returns how many jobs were begun so far.
+    /// Queues a job. Returns the number of jobs that were begun so far.
     fn add(&'static self, job: Job) -> u64 {
         let mut queue = self.queue.lock();
         queue.waiting.push_back(job);
@@ -116,7 +115,7 @@ impl Threads {
         self.support(queue, None)
     }
 
-    /// Starts a thread if there is none, or if all are busy and none has begun a job since `begun` were.
+    /// Starts a thread if there is none, or if all are busy and none has begun a job since the count was `begun`.
     fn support(&'static self, mut queue: MutexGuard<'_, Queue>, begun: Option<u64>) -> u64 {
         let is_stuck = queue.idle == 0 && begun == Some(queue.begun);
         if (queue.threads == 0 || is_stuck) && !queue.waiting.is_empty() {
@@ -125,7 +124,7 @@ impl Threads {
                     queue.threads += 1;
                     queue.idle += 1;
                 }
-                // They go on, sooner or later.
+                // The other threads take the jobs later.
                 Err(_) if queue.threads > 0 => {}
                 Err(error) => {
                     let failed = mem::take(&mut queue.waiting);
@@ -142,7 +141,7 @@ impl Threads {
 
     fn start(&'static self) -> io::Result<()> {
         spawn_thread("child-parent", STACK, move || {
-            /// A thread that ends, for whatever reason, is replaced by the next spawn.
+            /// The next spawn replaces a thread that has ended.
             struct Alive(&'static Threads);
             impl Drop for Alive {
                 fn drop(&mut self) {

@@ -1,16 +1,15 @@
-//! Linux: what a child does between fork and exec, where there is no other way.
+//! Linux: the work of a child between fork and exec.
 //!
-//! The work is done by a hook of the command ([`CommandExt::pre_exec`]). std cannot remove a hook, so a hook
-//! stays on the command and runs in the child of every later spawn as well. Therefore:
+//! A hook of the command does it ([`CommandExt::pre_exec`]). std cannot remove a hook, so the hook stays on the command and
+//! runs in the child of every later spawn too. Therefore:
 //!
-//! - What is to be done belongs to one spawn. It is in a variable of the thread that spawns, which the fork
-//!   copies, and which a guard clears when the spawn returns or unwinds.
-//! - Every spawn adds a hook with a number of its own, and only the hook with the spawn's number works. That
-//!   hook is the last of all, so it runs after every hook that the caller has added before the spawn: at a
-//!   second spawn of the same command too. A caller's hook that changes the user ID would otherwise clear the
-//!   parent-death signal.
-//! - A caller's hook runs in the same process before, and may have closed or replaced our descriptors. So the
-//!   hook compares device and inode, and writes to no other file.
+//! - The orders belong to one spawn. They are in a variable of the spawning thread, which the fork copies, and which a guard
+//!   clears when the spawn returns or unwinds.
+//! - Every spawn adds a hook with a number of its own, and only the hook with the spawn's number works. It is the last hook,
+//!   so it runs after all hooks that the caller has added before, at a second spawn of the command too. Otherwise a
+//!   caller's hook that changes the user ID would clear the parent-death signal.
+//! - A caller's hook runs before it in the same process, and may have closed or replaced its descriptors. So the hook
+//!   compares device and inode, and writes to no other file.
 //!
 //! The hook makes async-signal-safe calls only, allocates nothing, and takes no lock.
 
@@ -27,7 +26,7 @@ use std::process::{Child, Command, id};
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What the child does for one spawn, beside opening its own pidfd.
+/// The work of the child for one spawn, besides opening its own pidfd.
 #[derive(Default)]
 pub(super) struct Orders {
     /// Enter the cgroup whose `cgroup.procs` this is, open for writing.
@@ -38,16 +37,16 @@ pub(super) struct Orders {
 
 #[derive(Clone, Copy)]
 pub(super) struct Parent {
-    /// The process. If it is not the parent of the child any more, the child dies at once.
+    /// The process ID. If the child finds another parent, it fails with ESRCH.
     pub(super) id: u32,
-    /// The signals that the child starts with blocked, rather than those of the thread that spawns.
+    /// The signal mask of the child, instead of that of the spawning thread.
     pub(super) blocked: libc::sigset_t,
 }
 
 pub(super) enum Error {
-    /// The child could not do what it was to do.
+    /// The child could not carry out its orders.
     Orders(io::Error),
-    /// The spawn failed otherwise.
+    /// The spawn failed in another way.
     Spawn(io::Error),
 }
 
@@ -66,24 +65,23 @@ pub(crate) fn spawn_with_pidfd(command: &mut Command) -> io::Result<(Child, Opti
 
 /// Spawns the command. Returns the child, and the child's own pidfd if the child has sent one.
 ///
-/// A pidfd that the parent opens by the child's ID may come too late: beside a thread in `waitpid(-1)` the
-/// child may have been reaped, and its status lost, or its ID be another's. The child's own pidfd has no such
-/// moment. It is an extra: where it cannot be had (descriptors, sandboxes), the caller opens one by the ID.
+/// A pidfd that the parent opens by the child's ID may come too late: a thread in `waitpid(-1)` may have reaped the child,
+/// and its ID may have a new owner. The child's own pidfd has no such gap. If the child cannot open it (descriptors,
+/// sandboxes), the caller opens one by the ID.
 pub(super) fn spawn(
     command: &mut Command,
     orders: &Orders,
 ) -> Result<(Child, Option<OwnedFd>), Error> {
-    // Unique, but for a wrap-around of 32 bits, which takes as many hooks on one command.
+    // A number repeats after 2^32 hooks.
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    // SAFETY: `obey` makes async-signal-safe calls only, and reads a variable of its thread that needs no
+    // SAFETY: `run_hook` makes async-signal-safe calls only, and reads a variable of its thread that needs no
     // initialisation: it neither allocates nor takes a lock.
-    unsafe { command.pre_exec(move || obey(number)) };
+    unsafe { command.pre_exec(move || run_hook(number)) };
     let channel = Channel::open().ok();
     let (spawned, received) = attempt(command, number, orders, channel.as_ref());
     let (spawned, received) = match spawned {
-        // Perhaps for want of the two descriptors of the channel. No child has run the hook, so there is
-        // nothing that would happen twice.
+        // The channel may have taken the last two descriptors. No child has run the hook, so nothing happens twice.
         Err(Error::Spawn(error)) if channel.is_some() && is_full(&error) && received.pid == 0 => {
             drop(channel);
             attempt(command, number, orders, None)
@@ -91,8 +89,8 @@ pub(super) fn spawn(
         spawned => (spawned, received),
     };
     let child = spawned?;
-    // It is another process if a hook has forked, and goes on in the fork. (In another PID namespace, the child
-    // knows itself by another ID: there it is opened by the ID that this process knows.)
+    // The IDs differ if a caller's hook has forked and the fork goes on. (They also differ if the child is in another PID
+    // namespace. The caller opens a pidfd by the ID of this namespace then.)
     let pidfd = received.pidfd.filter(|_| received.pid == child.id());
     Ok((child, pidfd))
 }
@@ -103,7 +101,7 @@ fn attempt(
     orders: &Orders,
     channel: Option<&Channel>,
 ) -> (Result<Child, Error>, Received) {
-    /// Also if the spawn unwinds.
+    /// Clears the orders even if the spawn unwinds.
     struct Reset;
     impl Drop for Reset {
         fn drop(&mut self) {
@@ -131,7 +129,7 @@ fn is_full(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
-/// The signals that this thread has blocked.
+/// Returns the signal mask of this thread.
 pub(super) fn blocked_signals() -> libc::sigset_t {
     let mut blocked = MaybeUninit::<libc::sigset_t>::zeroed();
     // SAFETY: without a new set, this only writes the current one.
@@ -141,7 +139,7 @@ pub(super) fn blocked_signals() -> libc::sigset_t {
     }
 }
 
-/// What the hook with this number is to do.
+/// The orders for the hook with this number.
 #[derive(Clone, Copy)]
 struct Given {
     number: usize,
@@ -154,7 +152,7 @@ thread_local! {
     static GIVEN: Cell<Option<Given>> = const { Cell::new(None) };
 }
 
-/// A descriptor as the child inherits it: by its number.
+/// A descriptor that the child inherits under the same number.
 #[derive(Clone, Copy)]
 struct Passed {
     fd: RawFd,
@@ -166,10 +164,10 @@ impl Passed {
         Ok(Self { fd: fd.as_raw_fd(), file: file(fd.as_fd())? })
     }
 
-    /// The descriptor, if it still means the same file.
+    /// Returns the descriptor if it still refers to the same file.
     fn get(&self) -> io::Result<BorrowedFd<'_>> {
-        // SAFETY: not -1, since it was open. It may be closed by now, or mean another file, which is what is
-        // found out here; between here and its use, this process has one thread.
+        // SAFETY: not -1, since it was open. If it is closed by now or refers to another file, it is not returned; and this
+        // process has one thread, so nothing closes it before its use.
         let fd = unsafe { BorrowedFd::borrow_raw(self.fd) };
         match file(fd) {
             Ok(file) if file == self.file => Ok(fd),
@@ -185,7 +183,7 @@ fn file(fd: BorrowedFd<'_>) -> rustix::io::Result<(u64, u64)> {
 }
 
 /// The hook.
-fn obey(number: usize) -> io::Result<()> {
+fn run_hook(number: usize) -> io::Result<()> {
     let Some(given) = GIVEN.get().filter(|given| given.number == number) else { return Ok(()) };
     let report = given.report.as_ref().and_then(|report| report.get().ok());
     if let Some(report) = report {
@@ -195,7 +193,7 @@ fn obey(number: usize) -> io::Result<()> {
         .enter
         .map_or(Ok(()), |procs| procs.get().and_then(enter))
         .and_then(|()| given.die_with.map_or(Ok(()), |parent| die_with(&parent)));
-    // The error of a hook is like one of exec. This tells them apart.
+    // std does not distinguish an error of the hook from one of exec, so the hook reports its own.
     if let (Some(report), Err(error)) = (report, &done) {
         send(report, error.raw_os_error().unwrap_or(libc::EINVAL), None);
     }
@@ -203,7 +201,7 @@ fn obey(number: usize) -> io::Result<()> {
 }
 
 fn enter(procs: BorrowedFd<'_>) -> io::Result<()> {
-    // The process that writes this.
+    // 0 is the process that writes it.
     let myself = b"0";
     // SAFETY: the byte outlives the call.
     let written = unsafe { libc::write(procs.as_raw_fd(), myself.as_ptr().cast(), myself.len()) };
@@ -218,13 +216,12 @@ fn die_with(parent: &Parent) -> io::Result<()> {
             return Err(io::Error::last_os_error());
         }
     }
-    // The parent may have died before: then no signal will be sent.
+    // If the parent has died before this, no signal will come.
     if parent_id() == parent.id { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
 }
 
 fn send_own_pidfd(report: BorrowedFd<'_>) {
-    // SAFETY: integers. The descriptor is new, is closed on exec by the kernel's own doing (pidfd_open(2)), and is
-    // this function's.
+    // SAFETY: integers. The descriptor is new, close-on-exec (pidfd_open(2)), and owned by this function.
     let pidfd = unsafe {
         let fd = libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0);
         RawFd::try_from(fd).ok().filter(|fd| *fd >= 0).map(|fd| OwnedFd::from_raw_fd(fd))
@@ -232,20 +229,20 @@ fn send_own_pidfd(report: BorrowedFd<'_>) {
     send(report, 0, pidfd.as_ref().map(AsFd::as_fd));
 }
 
-/// The message of a child: its process ID, and an error number if it failed.
+/// The message of a child: its process ID, and an error number or 0.
 type Message = [u32; 2];
 
-/// Room for a control message with one descriptor, or with more than one that this asks for.
+/// Room for a control message with one descriptor.
 #[repr(C, align(8))]
 struct Control([u8; 64]);
 
-/// A message header over these. The buffers must outlive its use.
+/// Returns a message header for these buffers.
 ///
 /// # Safety
 ///
 /// The pointers must be valid for as long as the header is used.
 unsafe fn header(message: *mut libc::iovec, control: *mut Control, length: usize) -> libc::msghdr {
-    // SAFETY: a header of zeroes is valid, and has no name and no buffers. (It has private fields on musl.)
+    // SAFETY: a header of zeroes is valid, without a name and buffers. (musl's has private fields.)
     let mut header: libc::msghdr = unsafe { zeroed() };
     header.msg_iov = message;
     header.msg_iovlen = 1;
@@ -256,7 +253,7 @@ unsafe fn header(message: *mut libc::iovec, control: *mut Control, length: usize
     header
 }
 
-/// Never blocks, and raises no signal. If it fails, the parent goes without.
+/// Sends a message. Never blocks, and raises no signal. The parent does without a message that is not sent.
 fn send(report: BorrowedFd<'_>, errno: c_int, pidfd: Option<BorrowedFd<'_>>) {
     let mut message: Message = [id(), errno.unsigned_abs()];
     let mut control = Control([0; 64]);
@@ -283,7 +280,7 @@ fn send(report: BorrowedFd<'_>, errno: c_int, pidfd: Option<BorrowedFd<'_>>) {
     }
 }
 
-/// What a child has sent. Zero is no process and no error.
+/// The messages of a child. Zero is no process and no error.
 #[derive(Default)]
 struct Received {
     pid: u32,
@@ -291,7 +288,7 @@ struct Received {
     pidfd: Option<OwnedFd>,
 }
 
-/// A pair of sockets: this process receives, the child sends.
+/// A pair of sockets: the child sends, this process receives.
 struct Channel {
     parent: OwnedFd,
     child: OwnedFd,
@@ -311,7 +308,7 @@ impl Channel {
         Ok(Self { parent, child: above_standard_streams(child)? })
     }
 
-    /// What the child has sent, once the spawn has returned. Never blocks.
+    /// Receives what the child has sent. The spawn has returned. Never blocks.
     fn receive(&self) -> Received {
         let mut received = Received::default();
         while let Some((message, pidfd)) = receive(self.parent.as_fd()) {
@@ -323,7 +320,7 @@ impl Channel {
     }
 }
 
-/// The descriptor, or a copy that is not 0, 1 or 2, which std overwrites in the child.
+/// Returns the descriptor, or a copy of it above 2. (In the child, std overwrites 0, 1 and 2.)
 pub(super) fn above_standard_streams(fd: OwnedFd) -> io::Result<OwnedFd> {
     if fd.as_raw_fd() > 2 { Ok(fd) } else { Ok(fcntl_dupfd_cloexec(&fd, 3)?) }
 }
@@ -333,8 +330,8 @@ fn receive(socket: BorrowedFd<'_>) -> Option<(Message, Option<OwnedFd>)> {
     let mut control = Control([0; 64]);
     let mut buffer =
         libc::iovec { iov_base: (&raw mut message).cast(), iov_len: size_of::<Message>() };
-    // SAFETY: all that the header points to outlives the calls. The kernel has written a control message of this
-    // kind only with descriptors in it, which are new and ours. There is one, since one is sent.
+    // SAFETY: all that the header points to outlives the calls. A control message of this kind from the kernel contains
+    // new descriptors that this process owns: one, since one is sent.
     unsafe {
         let mut header = header(&raw mut buffer, &raw mut control, size_of::<Control>());
         let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
@@ -348,7 +345,7 @@ fn receive(socket: BorrowedFd<'_>) -> Option<(Message, Option<OwnedFd>)> {
             return None;
         }
         let first = libc::CMSG_FIRSTHDR(&raw const header);
-        // Without a descriptor to spare for it, there is none in the message.
+        // If this process had no free descriptor, the message contains none.
         let pidfd = (!first.is_null()
             && (*first).cmsg_level == libc::SOL_SOCKET
             && (*first).cmsg_type == libc::SCM_RIGHTS
