@@ -1,16 +1,15 @@
-//! Pauses for where there is nothing to block on.
+//! Pauses for polls, where no system call blocks until the event.
 
 use std::time::{Duration, Instant};
 
 const FIRST: Duration = Duration::from_micros(50);
 pub(crate) const LONGEST: Duration = Duration::from_millis(20);
 
-/// Sleeps that double from 50 µs to 20 ms.
+/// Pauses that double from 50 µs to 20 ms.
 ///
-/// A wait needs them in three cases, all of them rare: an exit that is noticed before the child can be reaped (a
-/// zombie that is still held by its tracer, or a process in its last steps on a BSD), a reap by somebody else that
-/// the kernel has not finished, and a helper thread that could not be started. Others need them as well, for what
-/// nobody could be had to tell of: each says so where it does.
+/// A wait needs them in three cases, all of them rare: the exit is reported before the child can be reaped (a tracer holds
+/// the zombie, or on a BSD the process is still exiting); another part of the program reaps the child, and the kernel has
+/// not finished; a helper thread cannot be started. Other users state why they poll.
 #[derive(Debug)]
 pub(crate) struct Backoff(Duration);
 
@@ -19,14 +18,14 @@ impl Backoff {
         Self(FIRST)
     }
 
-    /// The next pause, for those who sleep in a system call of their own.
+    /// Returns the next pause.
     pub(crate) fn next(&mut self) -> Duration {
         let pause = self.0;
         self.0 = (pause * 2).min(LONGEST);
         pause
     }
 
-    /// Sleeps, but not past the deadline. Says `false`, at once, if that has passed already.
+    /// Sleeps, but not past the deadline. Returns `false` at once if the deadline has passed.
     pub(crate) fn sleep(&mut self, deadline: Option<Instant>) -> bool {
         let mut pause = self.next();
         if let Some(deadline) = deadline {

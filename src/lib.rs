@@ -1,11 +1,9 @@
 //! A child-process handle that any number of threads can share: it **cannot race, cannot hang and
 //! cannot leak**.
 //!
-//! [`std::process::Child`] takes `&mut self` to wait and to kill, because on Unix a process ID may
-//! be given to a stranger the moment a wait returns, and a signal sent then hits the stranger. So
-//! with the standard library nobody can kill a child while another thread waits for it.
-//! [`SharedChild`] takes `&self` everywhere: put it in an [`Arc`](std::sync::Arc), wait for it, with
-//! or without a deadline, on as many threads as you like, and kill it from any other.
+//! [`std::process::Child`] takes `&mut self` to wait and to kill, because on Unix another process may get the process ID as
+//! soon as a wait returns. So a thread cannot kill a child while another thread waits for it. [`SharedChild`] takes `&self`
+//! everywhere: any number of threads can wait for it, with or without a deadline, and any other thread can kill it.
 //!
 //! ```
 //! use shared_child::SharedChild;
@@ -28,7 +26,7 @@
 //! # }
 //! ```
 //!
-//! A capture bounds the time and the memory that a command takes, and ends the processes that it has started:
+//! A capture runs a command within bounds of time and memory, and ends the processes that it started:
 //!
 //! ```
 //! use shared_child::{CaptureOptions, Limit, SpawnOptions};
@@ -37,12 +35,12 @@
 //! # fn main() -> std::io::Result<()> {
 //! let captured = SpawnOptions::new()
 //!     .tree(true) // the processes that it starts belong to it
-//!     .kill_on_drop(true) // all are killed when the handle is dropped,
-//!     .kill_with_parent(true) // and when this process ends, by whatever cause
+//!     .kill_on_drop(true) // all are killed when the handle is dropped
+//!     .kill_with_parent(true) // and when this process ends, whatever the cause
 //!     .capture(
 //!         Command::new("rustc").arg("--version"),
 //!         CaptureOptions::new()
-//!             .timeout(Duration::from_secs(600)) // then all are stopped:
+//!             .timeout(Duration::from_secs(600)) // then all are stopped
 //!             .grace(Duration::from_secs(5)) // requested to terminate, and killed after that
 //!             .limit(Limit::head_and_tail(32 << 10, 32 << 10)), // of each stream
 //!     )?;
@@ -53,88 +51,81 @@
 //!
 //! # How it works
 //!
-//! Three steps, each of which happens once in a child's life:
+//! Each of these steps happens once in a child's life:
 //!
-//! 1. **Notice.** Waiters learn that the child has exited from a mechanism that does not reap it: a
-//!    pidfd on Linux, a kqueue on macOS and the BSDs, the process handle on Windows, and otherwise a
-//!    helper thread in `waitid` with `WNOWAIT`. No lock is held meanwhile, and no waiter depends on
-//!    another.
-//! 2. **Reap.** Under a lock, and once, the zombie is reaped. Signals are sent under the same lock and only before the
-//!    reap, so they cannot reach the next owner of the process ID.
-//! 3. **Remember.** Every later call answers from memory.
+//! 1. **Notice.** A mechanism that does not reap the child reports its exit: a pidfd on Linux, a kqueue on macOS and the
+//!    BSDs, the process handle on Windows, and otherwise a helper thread in `waitid` with `WNOWAIT`. No lock is held
+//!    meanwhile, and no waiter depends on another.
+//! 2. **Reap.** The zombie is reaped under a lock. Signals are sent under the same lock, and only before the reap, so they
+//!    cannot reach the next process with that ID.
+//! 3. **Remember.** Every later call returns the stored status.
 //!
 //! # What is promised
 //!
-//! - **Cannot race.** Any thread may wait, poll, signal, kill or take a pipe at any time; all get the same status.
-//!   No signal, wait or reap reaches another process, even if another part of the program has reaped the child.
+//! - **Cannot race.** Any thread may wait, poll, signal, kill or take a pipe at any time, and all threads get the same
+//!   status. No signal, wait or reap reaches another process, even if another part of the program has reaped the child.
 //!
-//!   *Not covered*: the [moments](guide::guarantees) in which the process ID counts. Other code that reaps the child in
-//!   such a moment (`waitpid(-1)`, or SIGCHLD ignored) may take the status; and if the ID gets a new owner in the same
-//!   moment, that process may be meant. On Windows, and for a program that alone reaps its children, there are none for
-//!   the child itself.
-//! - **Cannot hang.** A deadline is kept, however large or small. Dropping a handle does not wait for the child. A
-//!   capture with a [timeout](CaptureOptions::timeout) ends in time, whatever the child does and whichever processes have its
-//!   pipes.
+//!   *Not covered*: the [moments](guide::guarantees) in which the library uses the process ID. In such a moment, other code
+//!   that reaps the child (`waitpid(-1)`, or SIGCHLD ignored) can take the status, and if the ID gets a new owner in the same
+//!   moment, that process can be reached. For the child itself, there are no such moments on Windows, and none in a program in
+//!   which no other code reaps its children.
+//! - **Cannot hang.** A deadline is kept, however large or small. A drop does not wait for the child. A capture with a
+//!   [timeout](CaptureOptions::timeout) ends in time, whatever the child does and whichever processes hold its pipes.
 //!
-//!   *Not covered*: a capture without a timeout, which takes as long as the child; your callbacks, readers and wakers,
-//!   while they block; and, if no thread can be started, the drop of a tree that is to be killed, which takes as long
-//!   as [`Tree::kill`]. A capture may also take [some seconds more](CaptureOptions#how-long-a-capture-takes) in the cases that
-//!   it lists.
-//! - **Cannot leak.** A child whose handle is dropped is reaped: at once if it has exited, else by a background thread
-//!   when it exits. It is killed only with [`kill_on_drop`](SpawnOptions::kill_on_drop). A failed spawn leaves no
-//!   process, descriptor or cgroup behind. The kill of a tree leaves no survivor where containment is *complete*.
+//!   *Not covered*: a capture without a timeout, which takes as long as the child; your callbacks, readers and wakers while
+//!   they block; if no thread can be started, the drop of a tree that is to be killed, which takes as long as
+//!   [`Tree::kill`]; and the cases in which a capture takes
+//!   [some seconds more](CaptureOptions#how-long-a-capture-takes).
+//! - **Cannot leak.** A child whose handle is dropped is reaped: at once if it has exited, else by a background thread when
+//!   it exits. It is killed only with [`kill_on_drop`](SpawnOptions::kill_on_drop). A failed spawn leaves no process,
+//!   descriptor or cgroup behind. The kill of a tree leaves no survivor where containment is *complete*.
 //!
 //!   *Not covered*: the processes that [escape](Tree#which-processes-escape) from a tree.
-//! - **Honest.** A status is what the kernel reported. If another part of the program has taken it, and the kernel has
-//!   not kept it, the error says so.
+//! - **Honest.** A status is what the kernel reported. If another part of the program has taken it, and the kernel has not
+//!   kept it, the error says so.
 //!
-//! There is no signal handler, no signal mask is left changed, and no process-wide setting is touched. A program can
-//! notice one descriptor per live child, helper threads while they are needed, the guardian of
-//! [`kill_with_parent`](SpawnOptions::kill_with_parent) with its socket, the variable `SHARED_CHILD_TREE` in the
-//! environment of a tree, and the zombie of a tree's leader: the
-//! [whole list](guide::guarantees#what-a-program-can-notice).
-//!
-//! The guide has the mechanisms behind each promise, platform by platform: [guarantees](guide::guarantees).
+//! There is no signal handler, no signal mask is left changed, and no process-wide setting is changed. A program can notice
+//! one descriptor per live child, helper threads while they are needed, the guardian of
+//! [`kill_with_parent`](SpawnOptions::kill_with_parent) with its socket, the variable `SHARED_CHILD_TREE` in the environment
+//! of a tree, and the zombie of a tree's leader: the [whole list](guide::guarantees#what-a-program-can-notice).
 //!
 //! # Where to go next
 //!
-//! | you want | it is in | and a recipe |
+//! | task | item | recipe |
 //! |---|---|---|
-//! | to wait, with a deadline or without, to poll and to kill | [`SharedChild`] | [timeout](guide::cookbook#a-timeout) |
-//! | one unit of a child and all that it starts | [`SpawnOptions::tree`], [`Tree`] | [Ctrl-C](guide::cookbook#kill-the-tree-on-ctrl-c) |
-//! | to request it to terminate before it is killed | [`SharedChild::stop`] | [stop](guide::cookbook#a-graceful-stop) |
-//! | no survivors | [`SpawnOptions::kill_on_drop`], [`kill_with_parent`](SpawnOptions::kill_with_parent) | [outliving](guide::cookbook#children-that-must-not-outlive-us) |
-//! | all output, within bounds, or as it comes | [`CaptureOptions`], [`Captured`] | [bounds](guide::cookbook#all-output-within-bounds), [live](guide::cookbook#live-output-line-by-line) |
-//! | whichever of many children exits next | [`ChildSet`] | [many](guide::cookbook#many-so-many-at-a-time) |
-//! | to wait in a task, on any executor | [`wait_async`], [`stop_async`] | [tasks](guide::cookbook#wait-in-a-task-and-kill) |
-//! | to wait in a loop of your own | [`ExitNotice`] | [loops](guide::cookbook#your-own-event-loop) |
-//! | CPU time and peak memory | [`SharedChild::usage`] | [cost](guide::cookbook#what-a-child-has-cost) |
+//! | wait, with or without a deadline, poll and kill | [`SharedChild`] | [timeout](guide::cookbook#a-timeout) |
+//! | treat a child and all that it starts as one unit | [`SpawnOptions::tree`], [`Tree`] | [Ctrl-C](guide::cookbook#kill-the-tree-on-ctrl-c) |
+//! | request the child to terminate, and kill it after a grace | [`SharedChild::stop`] | [stop](guide::cookbook#a-graceful-stop) |
+//! | leave no survivors | [`SpawnOptions::kill_on_drop`], [`kill_with_parent`](SpawnOptions::kill_with_parent) | [outliving](guide::cookbook#children-that-must-not-outlive-us) |
+//! | capture output within bounds, or as it arrives | [`CaptureOptions`], [`Captured`] | [bounds](guide::cookbook#all-output-within-bounds), [live](guide::cookbook#live-output-line-by-line) |
+//! | wait for the next exit among many children | [`ChildSet`] | [many](guide::cookbook#many-so-many-at-a-time) |
+//! | wait in a task, on any executor | [`wait_async`], [`stop_async`] | [tasks](guide::cookbook#wait-in-a-task-and-kill) |
+//! | wait in an event loop of your own | [`ExitNotice`] | [loops](guide::cookbook#your-own-event-loop) |
+//! | measure CPU time and peak memory | [`SharedChild::usage`] | [cost](guide::cookbook#what-a-child-has-cost) |
 //!
 //! The guide has five pages: the [cookbook](guide::cookbook); [migration](guide::migration) from shared_child 1.1, std,
 //! duct, wait-timeout, process-wrap and tokio; the [traps](guide::traps) around child processes; the
-//! [costs](guide::costs); and the [guarantees](guide::guarantees), platform by platform.
+//! [costs](guide::costs); and the [guarantees](guide::guarantees) with the mechanisms behind them, platform by platform.
 //!
 //! # Features
 //!
-//! There is nothing to choose. The feature `timeout`, on by default, has no effect and stays for manifests that name it.
+//! Every build has everything. The feature `timeout`, on by default, has no effect; it remains for manifests that name it.
 //!
 //! # Platforms
 //!
-//! The same interface everywhere: Linux and Windows, on which the tests run (the latter under wine); macOS, iOS, the
-//! BSDs, illumos, Solaris, Haiku and Android, for which it is type-checked. More is in the modules `unix`, `linux` and
-//! `windows`.
+//! The interface is the same everywhere. The tests run on Linux, and on Windows under wine. For macOS, iOS, the BSDs,
+//! illumos, Solaris, Haiku and Android the crate is type-checked. The modules `unix`, `linux` and `windows` have extensions.
 //!
 //! # Forking
 //!
-//! The child of a fork that does not exec may drop the handles that it has copied, and spawn its own.
-//! It must do nothing else with the copies, which are about processes that are not its children: a
-//! wait fails at best, and if another thread was using the handle at the moment of the fork, it never
-//! ends.
+//! The child of a fork that does not exec may drop the handles that it has copied, and spawn children of its own. It must
+//! not use the copies otherwise, because their processes are not its children: a wait fails, or, if another thread was using
+//! the handle at the moment of the fork, never ends.
 //!
 //! [`stop_async`]: SharedChild::stop_async
 //! [`wait_async`]: SharedChild::wait_async
 #![cfg_attr(docsrs, feature(doc_cfg))]
-// Without this feature, `seam` and what it exports are private.
+// Without this feature, `seam` and its exports are private.
 #![cfg_attr(not(feature = "_seam"), allow(unreachable_pub))]
 
 mod backoff;
@@ -149,7 +140,7 @@ mod lifecycle;
 #[cfg(feature = "_seam")]
 #[doc(hidden)]
 pub mod seam;
-// Private, and unused, in what dependants build: so both builds compile the same items.
+// Private and unused for dependants, so that both builds compile the same items.
 #[cfg(not(feature = "_seam"))]
 mod seam;
 mod set;

@@ -1,4 +1,4 @@
-//! Lets this repository's tests and benchmarks force a backend. Public only with the private feature `_seam`.
+//! Forces backends for this repository's tests and benchmarks. Public only with the private feature `_seam`.
 
 #![cfg_attr(not(feature = "_seam"), allow(dead_code, unused_imports))]
 #![allow(missing_docs)]
@@ -9,20 +9,20 @@ use crate::{CaptureOptions, Captured, SharedChild, SpawnOptions};
 use std::io;
 use std::process::{Child, Command};
 
-/// Runs this while the background reaper seems to be at work, for as long as that takes. In there, no
-/// handle must be dropped and no child spawned, except in the child of a fork.
+/// Calls `run` in the state of a thread that works as the background reaper. `run` must not drop a handle or spawn a child,
+/// except in the child of a fork.
 #[cfg(unix)]
 pub fn while_the_reaper_works<T>(run: impl FnOnce() -> T) -> T {
     crate::watcher::busy(run)
 }
 
-/// Has a single child be tied to this process as on systems that send no signal at a parent's death.
+/// Makes `kill_with_parent` of a single child work as on systems without a parent-death signal.
 #[cfg(unix)]
 pub fn tie_by_guardian(options: &mut SpawnOptions) {
     options.wanted.system.no_parent_death_signal = true;
 }
 
-/// Spawns a tree as on systems that show no environments: its members outside the group are known by their parents alone.
+/// Makes a tree find its members by their parents alone, as on systems where environments cannot be read.
 #[cfg(unix)]
 pub fn without_marker(options: &mut SpawnOptions) {
     options.wanted.system.no_marker = true;
@@ -35,7 +35,7 @@ pub fn set_guardian_tick(milliseconds: u16) {
     tick.store(milliseconds.into(), std::sync::atomic::Ordering::Relaxed);
 }
 
-/// How often this process has read the whole process table.
+/// Returns how often this process has read the whole process table.
 #[cfg(unix)]
 pub fn process_table_passes() -> usize {
     crate::tree::processes::passes()

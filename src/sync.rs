@@ -1,4 +1,4 @@
-//! The primitives under [`lifecycle`](crate::lifecycle): std's, or loom's when it is model-checked.
+//! The synchronization primitives of std, or of loom when [`lifecycle`](crate::lifecycle) is model-checked.
 
 #[cfg(not(all(test, loom)))]
 pub(crate) use std::sync as imp;
@@ -8,10 +8,7 @@ pub(crate) use loom::sync as imp;
 
 pub(crate) use imp::{Arc, MutexGuard};
 
-/// A mutex that has no notion of poison.
-///
-/// Nothing that this crate does under a lock can panic half-way through a change, so a poisoned lock
-/// tells us only that a thread of the caller died. The others must not suffer for it.
+/// A mutex without poisoning: no code under a lock can panic in the middle of a change.
 pub(crate) struct Mutex<T>(imp::Mutex<T>);
 
 impl<T> Mutex<T> {
@@ -40,7 +37,7 @@ impl<T: Default> Default for Mutex<T> {
     }
 }
 
-/// Sleeps; under the model there is no time, and another thread runs.
+/// Sleeps. The model has no time: another thread runs.
 #[cfg(not(all(test, loom)))]
 pub(crate) use std::thread::sleep;
 

@@ -1,8 +1,8 @@
-//! What a child has used.
+//! The resources that a child used.
 
 use std::time::Duration;
 
-/// What a child has used: from [`SharedChild::usage`](crate::SharedChild::usage), which says what is counted.
+/// The resources that a child used, as counted by [`SharedChild::usage`](crate::SharedChild::usage).
 ///
 /// # Examples
 ///
@@ -23,16 +23,16 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Usage {
-    /// The CPU time spent in programs.
+    /// The CPU time spent in user mode.
     pub user: Duration,
-    /// The CPU time spent in the kernel on their behalf.
+    /// The CPU time spent in the kernel.
     pub system: Duration,
-    /// The most memory that was in use at once, in bytes. `None` where the system does not tell.
+    /// The most memory that was in use at once, in bytes. `None` if the system does not report it.
     pub peak_memory: Option<u64>,
 }
 
 impl Usage {
-    /// All CPU time: [`user`](Self::user) and [`system`](Self::system).
+    /// Returns the total CPU time: [`user`](Self::user) and [`system`](Self::system).
     ///
     /// # Examples
     ///
