@@ -1,22 +1,24 @@
-//! Runs shell commands, so many at a time: `parallel -j 4 <commands`, or `parallel 'make a' 'make b'`. What each
-//! writes stays together, nothing is left behind by any, and `--help` lists the options.
+//! Runs shell commands, N at a time: `parallel -j 4 <commands`, or `parallel 'make a' 'make b'`. The output of each command
+//! stays together, and no command leaves a process behind. `--help` lists the options.
 //!
-//! A capture takes the thread that calls it until the last word has been said, which may be long after the exit, as
-//! when a tree is being stopped; so there are as many threads as commands at a time. The main thread is blocked in
-//! [`ChildSet::wait_next`] and hears whose shell has ended: it kills what that has left running, whereupon the
-//! capture is complete; were there no captures it would be the only thread.
+//! A capture blocks its thread until the output ends, which may be long after the exit, as when a tree is being stopped. So
+//! each running command has a thread. The main thread blocks in [`ChildSet::wait_next`]: when a shell exits, it kills the
+//! processes that the shell left running, which completes the capture.
 //!
-//! - Whoever is to be stopped is in a second set, until nothing is left of the tree: so [`ChildSet::stop_all`] has
-//!   them all end within one grace, those included whose shell is the first to go.
-//! - A command is started and entered under one lock, so either it is found by who stops all, or the order to stop
-//!   is found before it starts.
-//! - Memory is bounded: of each stream that much is kept, and no command starts before one is written out.
-//! - `kill_with_parent` is for the end that no program can handle: SIGKILL, or a crash.
+//! - A second set holds the trees that have members left, so [`ChildSet::stop_all`] ends all of them within one grace, even
+//!   those whose shell ends first.
+//! - A child is spawned and registered under one lock, so either a shutdown finds the child, or the spawn finds the shutdown.
+//! - Memory is bounded: a limited amount of each stream is kept, and a thread starts a command only after it has written out
+//!   the last one.
+//! - `kill_with_parent` covers the ends that no program can handle: SIGKILL, or a crash.
 //!
-//! What is started gets no input, and on Unix is in the terminal's background. Signals that this was started with
-//! ignored stay so, as with `nohup`. On Windows Ctrl-C is not caught, which would take another crate: it ends
-//! this program as a kill does, and all trees with it.
+//! The commands have no input, and on Unix run in the terminal's background. A signal that was ignored when this program
+//! started stays ignored, as after `nohup`. On Windows this program does not catch Ctrl-C, which would require another
+//! crate: Ctrl-C ends it like a kill, with all trees.
 
+mod common;
+
+use common::{duration, outcome, size};
 use indicatif::{ProgressBar, ProgressStyle};
 use lexopt::{Arg, Parser, ValueExt};
 use shared_child::{
@@ -34,37 +36,37 @@ use std::{fmt, thread};
 
 const HELP: &str = "\
 Usage: parallel [OPTION]... [--] [COMMAND]...
-Run each COMMAND, an argument each, as the shell would (sh -c, on Windows
-cmd /C). Without any, standard input has them, one a line, and is read to its
-end first; empty lines and those that begin with # do not count.
+Run each COMMAND, which is one argument, with the shell (sh -c, on Windows
+cmd /C). Without a COMMAND, read them from standard input, one per line, to its
+end; empty lines and lines that begin with # are ignored.
 
-  -j, --jobs=N             so many at a time (default: one for each processor)
-  -t, --timeout=DURATION   stop a command that runs for longer: it has failed
-  -g, --grace=DURATION     who is stopped is asked first, and killed after this
-                           (default 5s)
-  -l, --limit=SIZE         keep so much of each stream of a command, half of it
+  -j, --jobs=N             run N at a time (default: one per processor)
+  -t, --timeout=DURATION   stop a command that runs longer: it has failed
+  -g, --grace=DURATION     when stopping a command, request it to terminate, and
+                           kill it after DURATION (default 5s)
+  -l, --limit=SIZE         keep SIZE bytes of each stream of a command, half
                            from the beginning and half from the end (default 1m)
   -f, --fail-fast          once a command fails, stop the others and start none
   -h, --help               show this help
 
-What a command writes comes in one piece when it has ended, output to standard
-output and errors to standard error. Where something is missing, since it was
-beyond the limit, a line says so. What a command leaves running is killed.
+The output of a command is written when it has ended, standard output to
+standard output and standard error to standard error. A line marks the place of
+omitted bytes. The processes that a command leaves running are killed.
 
-Ctrl-C or SIGTERM stops all at the same time; a second one kills them at once,
-and a third one does not wait for whoever reads the output either.
+Ctrl-C or SIGTERM stops all commands at the same time. A second signal kills
+them at once. A third ends this program even if its output is not read.
 
 DURATION is a decimal number with an optional unit: ms, s (the default), m or h.
 SIZE is a number of bytes with an optional unit: k, m or g.
 
-Exit status: 0 if all have succeeded, 1 if one has failed or its output cannot
-be written, 2 if an option or the input is wrong, 128 and its number after a
-signal.";
+Exit status: 0 if all commands succeeded, 1 if one failed or its output cannot
+be written, 2 if an option or the input is wrong, 128 plus the number of the
+signal that stopped it.";
 
 fn main() {
     process::exit(match parse(Parser::from_env()) {
         Ok(Some((options, lines))) => run(options, lines).unwrap_or_else(|error| {
-            say(format_args!("cannot do its work: {error}"));
+            say(format_args!("cannot run the commands: {error}"));
             1
         }),
         Ok(None) => i32::from(writeln!(io::stdout(), "{HELP}").is_err()),
@@ -83,7 +85,7 @@ struct Options {
     fail_fast: bool,
 }
 
-/// `None` if help is wanted.
+/// Returns `None` for `--help`.
 fn parse(mut parser: Parser) -> Result<Option<(Options, Vec<OsString>)>, lexopt::Error> {
     let jobs = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let grace = Duration::from_secs(5);
@@ -113,10 +115,10 @@ fn parse(mut parser: Parser) -> Result<Option<(Options, Vec<OsString>)>, lexopt:
     Ok(Some((options, lines)))
 }
 
-/// Before any signal is caught: whoever wants to leave while this waits for more does.
+/// Runs before any signal is caught, so that Ctrl-C ends a program that waits for input.
 fn read_lines() -> io::Result<Vec<OsString>> {
     if io::stdin().is_terminal() {
-        say(format_args!("reading commands, one a line"));
+        say(format_args!("reading commands, one per line"));
     }
     let mut text = Vec::new();
     io::stdin().lock().read_to_end(&mut text)?;
@@ -124,28 +126,9 @@ fn read_lines() -> io::Result<Vec<OsString>> {
     lines.filter(|line| !line.is_empty() && line[0] != b'#').map(platform::line).collect()
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
-    let number = with_unit(text, &[("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0)]);
-    let duration = number.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    duration.ok_or_else(|| format!("'{text}' is no duration"))
-}
-
-fn size(text: &str) -> Result<usize, String> {
-    let units = [("k", 1024.0), ("m", 1024.0 * 1024.0), ("g", 1024.0 * 1024.0 * 1024.0)];
-    let size = with_unit(&text.to_ascii_lowercase(), &units);
-    let fits = |size: &f64| (0.0..9e15).contains(size);
-    size.filter(fits).map(|size| size as usize).ok_or_else(|| format!("'{text}' is no size"))
-}
-
-fn with_unit(text: &str, units: &[(&str, f64)]) -> Option<f64> {
-    let split = |(name, unit): &(&str, f64)| Some((text.strip_suffix(name)?, *unit));
-    let (number, unit) = units.iter().find_map(split).unwrap_or((text, 1.0));
-    number.parse::<f64>().ok().map(|number| number * unit)
-}
-
 fn run(options: Options, lines: Vec<OsString>) -> io::Result<i32> {
     let pool = Arc::new(Pool::new(options, lines));
-    // Before anything starts, so that no signal comes too soon.
+    // Catch signals before the first command starts.
     platform::on_signals(Arc::clone(&pool))?;
     thread::scope(|scope| {
         let (started, starts) = mpsc::channel();
@@ -153,13 +136,13 @@ fn run(options: Options, lines: Vec<OsString>) -> io::Result<i32> {
             let (pool, started) = (&pool, started.clone());
             match thread::Builder::new().spawn_scoped(scope, move || pool.work(&started)) {
                 Err(error) if n == 0 => return Err(error),
-                // With fewer it takes longer.
+                // Fewer threads suffice.
                 Err(_) => break,
                 Ok(_) => {}
             }
         }
         drop(started);
-        // For each start there is one exit to be heard of, unless the worker was faster.
+        // Each start has one exit, unless the worker has removed the child already.
         for () in starts {
             pool.running.wait_next().into_iter().for_each(|finished| pool.shell_ended(finished));
         }
@@ -172,9 +155,9 @@ struct Pool {
     options: Options,
     lines: Vec<OsString>,
     began: Instant,
-    /// Whose shell has yet to end.
+    /// The children whose shell still runs.
     running: ChildSet<Job>,
-    /// Of whom something may be left.
+    /// The trees that may have members left.
     trees: ChildSet<usize>,
     state: Mutex<State>,
     report: Mutex<Report>,
@@ -183,7 +166,7 @@ struct Pool {
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Job {
-    /// Which of the lines.
+    /// The index of the line.
     number: usize,
     deadline: Option<Instant>,
 }
@@ -192,17 +175,18 @@ struct Job {
 struct State {
     next: usize,
     stopping: bool,
-    /// By how many signals, and the number of the first.
+    /// The number of signals received.
     signals: usize,
+    /// The first of them.
     signal: i32,
-    /// By their numbers.
+    /// The indices of the commands that run.
     at_work: BTreeSet<usize>,
 }
 
 #[derive(Default)]
 struct Report {
     /// The output cannot be written.
-    mute: bool,
+    write_failed: bool,
     succeeded: usize,
     stopped: usize,
     failed: Vec<(usize, String)>,
@@ -214,7 +198,7 @@ type Started = (Job, io::Result<Arc<SharedChild>>, CaptureOptions<'static>);
 
 impl Pool {
     fn new(options: Options, lines: Vec<OsString>) -> Self {
-        // It is shown only if standard error is a terminal.
+        // The bar is shown only if standard error is a terminal.
         let progress = ProgressBar::new(lines.len() as u64);
         let style = ProgressStyle::with_template("{pos}/{len} done, {elapsed} {wide_msg}");
         progress.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
@@ -231,12 +215,12 @@ impl Pool {
         }
     }
 
-    /// Runs one command after the other, as long as there are any.
+    /// Runs one command after the other.
     fn work(self: &Arc<Self>, started: &Sender<()>) {
         while let Some((job, child, mut capture)) = self.start() {
             self.show_progress();
             let captured = child.and_then(|child| {
-                // (Who receives this is there for longer.)
+                // The receiver outlives the workers.
                 let _ = started.send(());
                 let captured = child.capture(&mut capture);
                 self.end_the_rest(&child, captured.as_ref().ok());
@@ -248,7 +232,7 @@ impl Pool {
         }
     }
 
-    /// `None` if there is nothing more to do.
+    /// Spawns and registers a child. Returns `None` if no command is left, or after a shutdown.
     fn start(&self) -> Option<Started> {
         let Options { timeout, grace, limit, .. } = self.options;
         let mut state = lock(&self.state);
@@ -259,7 +243,7 @@ impl Pool {
         let job = Job { number, deadline };
         let mut capture = CaptureOptions::new();
         capture.limit(Limit::head_and_tail(limit / 2, limit.div_ceil(2))).grace(grace);
-        // If all are stopped the shell may end first. The others have that long, and somebody who reads.
+        // In a shutdown the shell may end first. The others then have the grace, and their output is read.
         capture.drain(grace);
         if let Some(deadline) = job.deadline {
             capture.deadline(deadline);
@@ -275,32 +259,35 @@ impl Pool {
         Some((job, child, capture))
     }
 
-    /// What it has left running is killed; but if it was stopped, that has its grace as well.
+    /// Kills the processes that a shell left running, unless they are being stopped and have a grace.
     fn shell_ended(&self, Finished { key, child, .. }: Finished<Job>) {
         let timed_out = key.deadline.is_some_and(|deadline| deadline <= Instant::now());
         if !timed_out && !lock(&self.state).stopping {
-            // (An error is met again when the capture is complete.)
+            // `end_the_rest` reports errors.
             child.tree().map(|tree| tree.kill());
         }
     }
 
-    /// Also of what has closed its output.
+    /// Ends the processes that have closed their output.
     fn end_the_rest(&self, child: &SharedChild, captured: Option<&Captured>) {
         if captured.is_some_and(|captured| captured.status.is_none()) {
-            // It does not die, so there is no point in waiting for it.
+            // The child was killed and has not ended.
             return;
         }
         let stopping = lock(&self.state).stopping;
         let grace = if stopping { self.options.grace } else { Duration::ZERO };
         if let Err(error) = child.stop(grace) {
-            self.say(format_args!("process {} may have left some running: {error}", child.id()));
+            self.say(format_args!(
+                "process {} may have left processes running: {error}",
+                child.id()
+            ));
         }
     }
 
-    /// Writes out what came of it, and remembers the rest for the summary.
+    /// Writes the output, and stores the outcome for the summary.
     fn ended(self: &Arc<Self>, number: usize, captured: io::Result<Captured>) {
         let success = captured.as_ref().is_ok_and(Captured::success);
-        let how = captured.as_ref().map_or_else(|e| format!("cannot be run: {e}"), how_it_ended);
+        let how = captured.as_ref().map_or_else(|e| format!("cannot be run: {e}"), outcome);
         let mut state = lock(&self.state);
         state.at_work.remove(&number);
         let was_stopped = state.stopping && !success;
@@ -313,8 +300,8 @@ impl Pool {
         let mut report = lock(&self.report);
         if let Ok(captured) = &captured {
             if let Err(error) = self.progress.suspend(|| write_out(captured)) {
-                // If nobody reads it, there is no point in going on.
-                if !std::mem::replace(&mut report.mute, true) {
+                // Without a reader, the commands run for nothing.
+                if !std::mem::replace(&mut report.write_failed, true) {
                     self.say(format_args!("the output cannot be written: {error}"));
                     self.stop();
                 }
@@ -338,19 +325,19 @@ impl Pool {
         self.show_progress();
     }
 
-    /// The order to stop. Does not wait until it is carried out: the workers do.
+    /// Begins the shutdown. The workers wait for its end.
     fn stop(self: &Arc<Self>) {
         lock(&self.state).stopping = true;
         let pool = Arc::clone(self);
-        // (Errors are met again by the workers.)
+        // The workers stop the children as well, and report errors.
         let stop_all = move || drop(pool.trees.stop_all(pool.options.grace));
         if thread::Builder::new().spawn(stop_all).is_err() {
             let _ = self.trees.kill_all();
         }
     }
 
-    /// Never waits for whoever reads the output, who may not do so any more.
-    #[cfg_attr(windows, expect(dead_code, reason = "there is no signal"))]
+    /// Handles a signal. Does not wait for a reader of the output.
+    #[cfg_attr(windows, expect(dead_code, reason = "no signal is caught"))]
     fn interrupt(self: &Arc<Self>, signal: i32) {
         let mut state = lock(&self.state);
         state.signals += 1;
@@ -368,7 +355,7 @@ impl Pool {
         }
     }
 
-    /// How many have failed, and who has been at it for longest.
+    /// Shows how many commands run, and the oldest of them.
     fn show_progress(&self) {
         let state = lock(&self.state);
         let oldest = state.at_work.first().copied();
@@ -379,7 +366,7 @@ impl Pool {
         self.progress.set_message(format!("{what} {count}: {oldest}"));
     }
 
-    /// Says how it went. Returns the exit status.
+    /// Reports the results. Returns the exit status.
     fn summary(&self) -> i32 {
         self.progress.finish_and_clear();
         let report = lock(&self.report);
@@ -403,7 +390,7 @@ impl Pool {
             say(format_args!("biggest: {}: {mib:.1} MiB", self.name(number)));
         }
         match signals {
-            0 => i32::from(failed > 0 || report.mute),
+            0 => i32::from(failed > 0 || report.write_failed),
             _ => 128 + signal,
         }
     }
@@ -424,20 +411,6 @@ impl Pool {
     }
 }
 
-fn how_it_ended(captured: &Captured) -> String {
-    let mut text = match captured.status {
-        Some(status) => status.to_string(),
-        None => "no status".to_owned(),
-    };
-    if let Some(why) = captured.stopped_by {
-        text = format!("stopped, since {why}: {text}");
-    }
-    if let Some(error) = &captured.error {
-        text = format!("{text} ({error})");
-    }
-    text
-}
-
 fn write_out(captured: &Captured) -> io::Result<()> {
     write_stream(&mut io::stdout().lock(), &captured.stdout)?;
     write_stream(&mut io::stderr().lock(), &captured.stderr)
@@ -454,22 +427,22 @@ fn write_stream(to: &mut impl Write, stream: &CapturedStream) -> io::Result<()> 
     to.flush()
 }
 
-/// Whoever panics under the lock leaves nothing half done.
+/// A panic under the lock cannot leave an incomplete change.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn say(message: fmt::Arguments) {
-    // One write, so that it stays one line. Nothing can be done about errors.
+    // One write keeps the line whole. There is no place to report an error.
     let _ = io::stderr().write_all(format!("parallel: {message}\n").as_bytes());
 }
 
 #[cfg(unix)]
 mod platform {
     use super::{Arc, Command, OsStr, OsString, Pool, io, thread};
+    use crate::common::is_ignored;
     use signal_hook::iterator::Signals;
     use std::os::unix::ffi::OsStrExt;
-    use std::{ffi::c_int, mem, ptr};
 
     pub(super) fn on_signals(pool: Arc<Pool>) -> io::Result<()> {
         let mut caught = vec![libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
@@ -479,22 +452,13 @@ mod platform {
         thread::Builder::new().spawn(interrupt).map(drop)
     }
 
-    fn is_ignored(signal: c_int) -> bool {
-        // SAFETY: an all-zero sigaction is a valid one (SIG_DFL, no flags, no signals).
-        let mut current: libc::sigaction = unsafe { mem::zeroed() };
-        // SAFETY: with no new action this only writes the current one into `current`, which is
-        // exclusively borrowed for the call.
-        let known = unsafe { libc::sigaction(signal, ptr::null(), &mut current) } == 0;
-        known && current.sa_sigaction == libc::SIG_IGN
-    }
-
     pub(super) fn line(bytes: &[u8]) -> io::Result<OsString> {
         Ok(OsStr::from_bytes(bytes).to_owned())
     }
 
     pub(super) fn shell(line: &OsStr) -> Command {
         let mut command = Command::new("sh");
-        // (Without the --, a line that begins with - would be an option.)
+        // Without `--`, a line that begins with `-` would be an option.
         command.args(["-c", "--"]).arg(line);
         command
     }
@@ -515,7 +479,7 @@ mod platform {
         line.map(OsString::from)
     }
 
-    /// `cmd` takes off the outer quotes, and has rules of its own for what is between them.
+    /// `cmd /S` removes the outer quotes, and parses the rest by its own rules.
     pub(super) fn shell(line: &OsStr) -> Command {
         let mut command = Command::new("cmd");
         let mut rest = OsString::from("/S /C \"");

@@ -1,9 +1,12 @@
-//! Runs a command within bounds, as an agent or a CI system wants it of its shell tool: it cannot hang, cannot flood,
-//! and leaves nobody behind.
+//! Runs a command within bounds, as the shell tool of an agent or a CI system: it does not hang, keeps a bounded amount of
+//! output, and leaves no process behind.
 //!
-//! The command is a tree, so all that it starts ends with it. What it writes is passed on as it comes, and kept up
-//! to a limit. A report says how it ended. (Whoever is passed the output is waited for: a pager, say, that stands still.)
+//! The command leads a tree, so the processes that it starts end with it. Output is passed on as it arrives, and kept up to a
+//! limit. A report says how the command ended. (If the reader of this program's output blocks, this program blocks.)
 
+mod common;
+
+use common::{duration, outcome, size};
 use lexopt::{Arg, Parser, ValueExt};
 use serde_json::{Value, json};
 use shared_child::{
@@ -27,27 +30,26 @@ const HELP: &str = "\
 Usage: run [OPTION]... [--] COMMAND [ARG]...
 Run COMMAND within bounds, and report how it ended.
 
-  --timeout DURATION   stop it if it still runs after this
-  --grace DURATION     when it is stopped, ask first, and kill after this
-                       (default 1s)
-  --drain DURATION     when it has ended, wait this long for others who hold
-                       its output open (default 200ms)
-  --limit SIZE         keep so much of each stream, half of it from the
-                       beginning and half from the end (default 64k)
-  --stop-at-limit      stop it when it has written more than that
-  --stdin FILE         feed it with this file (default: nothing)
-  --merge              one stream for output and errors, in their order
-  --json               report one JSON object on standard output, which has
-                       the output in it; what is passed on as it comes goes to
-                       standard error
+  --timeout DURATION   stop COMMAND if it still runs after DURATION
+  --grace DURATION     when stopping COMMAND, request it to terminate, and kill
+                       it after DURATION (default 1s)
+  --drain DURATION     after COMMAND has ended, wait at most DURATION for other
+                       processes that hold its output open (default 200ms)
+  --limit SIZE         keep SIZE bytes of each stream, half from the beginning
+                       and half from the end (default 64k)
+  --stop-at-limit      stop COMMAND when it has written more than the limit
+  --stdin FILE         use FILE as the standard input (default: none)
+  --merge              merge standard error into standard output
+  --json               report one JSON object, with the output, on standard
+                       output; all output of COMMAND goes to standard error
   -h, --help           show this help
 
 DURATION is a number with an optional unit: ms, s (the default), m or h.
 SIZE is a number of bytes with an optional unit: k, m or g.
 
-Exit status: that of COMMAND, or 128 and the signal that has killed it; 124 if
-it was stopped, 125 if run itself failed, 126 if COMMAND cannot be invoked, 127
-if it is not found.";
+Exit status: that of COMMAND, or 128 plus the signal that killed it; 124 if it
+was stopped, 125 if run itself failed, 126 if COMMAND cannot be invoked, 127 if
+it is not found.";
 
 fn main() {
     process::exit(match parse(Parser::from_env()) {
@@ -83,9 +85,9 @@ fn parse(mut parser: Parser) -> Result<Option<Options>, lexopt::Error> {
     let (mut timeout, mut grace, mut drain) = (None, Duration::from_secs(1), None);
     let (mut limit, mut stop_at_limit, mut stdin) = (64 << 10, false, None);
     let (mut merge, mut json) = (false, false);
-    // Our own options end at the command: all that follows it belongs to it.
+    // The arguments after the command belong to the command.
     let command = loop {
-        match parser.next()?.ok_or("no COMMAND is given")? {
+        match parser.next()?.ok_or("COMMAND is missing")? {
             Arg::Long("timeout") => timeout = Some(parser.value()?.parse_with(duration)?),
             Arg::Long("grace") => grace = parser.value()?.parse_with(duration)?,
             Arg::Long("drain") => drain = Some(parser.value()?.parse_with(duration)?),
@@ -112,25 +114,6 @@ fn parse(mut parser: Parser) -> Result<Option<Options>, lexopt::Error> {
         command,
         args,
     }))
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let number = with_unit(text, &[("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0)]);
-    let duration = number.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    duration.ok_or_else(|| format!("'{text}' is no duration"))
-}
-
-fn size(text: &str) -> Result<usize, String> {
-    let units = [("k", 1024.0), ("m", 1024.0 * 1024.0), ("g", 1024.0 * 1024.0 * 1024.0)];
-    let size = with_unit(&text.to_ascii_lowercase(), &units);
-    let fits = |size: &f64| (0.0..9e15).contains(size);
-    size.filter(fits).map(|size| size as usize).ok_or_else(|| format!("'{text}' is no size"))
-}
-
-fn with_unit(text: &str, units: &[(&str, f64)]) -> Option<f64> {
-    let split = |(name, unit): &(&str, f64)| Some((text.strip_suffix(name)?, *unit));
-    let (number, unit) = units.iter().find_map(split).unwrap_or((text, 1.0));
-    number.parse::<f64>().ok().map(|number| number * unit)
 }
 
 struct Error {
@@ -184,7 +167,7 @@ fn run(options: &Options) -> Result<i32, Error> {
     Ok(exit_status(&captured))
 }
 
-/// If nobody reads what we write, there is no point in going on.
+/// Writes output of the command. If that fails, the command is stopped.
 fn pass_on(stream: Stream, bytes: &[u8], all_to_stderr: bool) -> ControlFlow<()> {
     let written = match stream {
         Stream::Stdout if !all_to_stderr => {
@@ -208,17 +191,17 @@ impl fmt::Display for Survivor {
     }
 }
 
-/// What Linux calls the process.
+/// Returns the name of a process on Linux.
 fn name(id: u32) -> Option<String> {
     let name = std::fs::read_to_string(format!("/proc/{id}/comm")).ok()?;
     Some(name.trim_end().to_owned())
 }
 
 fn kill_the_survivors(child: &SharedChild) -> io::Result<Vec<Survivor>> {
-    let tree = child.tree().expect("it was spawned as one");
+    let tree = child.tree().expect("a tree");
     let survivors = match tree.processes() {
         Ok(ids) => ids.into_iter().map(|id| Survivor { id, name: name(id) }).collect(),
-        // Where the system does not tell who is in a tree, it can still be killed.
+        // A tree can be killed even if the system cannot list its members.
         Err(error) if error.kind() == ErrorKind::Unsupported => Vec::new(),
         Err(error) => return Err(error),
     };
@@ -231,7 +214,7 @@ fn kill_the_survivors(child: &SharedChild) -> io::Result<Vec<Survivor>> {
 }
 
 fn report(captured: &Captured, survivors: &[Survivor]) {
-    say(format_args!("{}", how_it_ended(captured)));
+    say(format_args!("{}", outcome(captured)));
     say(format_args!("took {:.3} s", captured.elapsed.as_secs_f64()));
     if let Some(Usage { user, system, peak_memory, .. }) = captured.usage {
         let (user, system) = (user.as_secs_f64(), system.as_secs_f64());
@@ -246,7 +229,7 @@ fn report(captured: &Captured, survivors: &[Survivor]) {
             let omitted =
                 if *omitted > 0 { format!(", {omitted} not kept") } else { String::new() };
             let held = match end {
-                StreamEnd::HeldOpen => ", held open by somebody after the end",
+                StreamEnd::HeldOpen => ", held open by another process",
                 _ => "",
             };
             say(format_args!("{stream}: {total} bytes{omitted}{held}"));
@@ -276,7 +259,7 @@ fn report_json(captured: &Captured, survivors: &[Survivor]) -> Value {
     });
     let (status, usage) = (captured.status, captured.usage);
     json!({
-        "ended": how_it_ended(captured),
+        "ended": outcome(captured),
         "success": captured.success(),
         "code": status.and_then(|status| status.code()),
         "signal": status.and_then(signal),
@@ -295,20 +278,6 @@ fn report_json(captured: &Captured, survivors: &[Survivor]) -> Value {
     })
 }
 
-fn how_it_ended(captured: &Captured) -> String {
-    let mut text = match captured.status {
-        Some(status) => status.to_string(),
-        None => "no status".to_owned(),
-    };
-    if let Some(why) = captured.stopped_by {
-        text = format!("stopped, since {why}: {text}");
-    }
-    if let Some(error) = &captured.error {
-        text = format!("{text} ({error})");
-    }
-    text
-}
-
 fn exit_status(captured: &Captured) -> i32 {
     let own = |status: ExitStatus| status.code().or(signal(status).map(|n| 128 + n));
     match (captured.stopped_by, captured.status.and_then(own)) {
@@ -319,7 +288,7 @@ fn exit_status(captured: &Captured) -> i32 {
 }
 
 fn say(line: fmt::Arguments<'_>) {
-    // If there is nobody to be told, it cannot be helped.
+    // There is no place to report an error of standard error.
     let _ = writeln!(io::stderr(), "run: {line}");
 }
 

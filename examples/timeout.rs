@@ -1,41 +1,41 @@
-//! `timeout(1)`: runs a command, and signals it and all that it has started if it still runs after a given
-//! time. Options, exit statuses and the treatment of signals are those of GNU coreutils; `--help` lists them.
+//! `timeout(1)`: runs a command, and signals it and the processes that it started if it still runs after a given time.
+//! Options, exit statuses and the treatment of signals are those of GNU coreutils; `--help` lists them.
 //!
-//! What makes such a program hard is that three things happen at any moment, in any order: the
-//! command exits, the time is up, somebody signals us. Here each has its place, and nothing polls:
+//! Three events can happen at any moment and in any order: the command exits, the time is over, a signal arrives. Nothing
+//! polls:
 //!
-//! - a waiting thread is blocked in [`SharedChild::wait`] and reports the exit;
+//! - a waiting thread blocks in [`SharedChild::wait`], and reports the exit;
 //! - a signal thread reports the signals that are meant for the command;
-//! - the main thread waits for either, or for the deadline, and is the only one that decides. It
-//!   signals the command through the same [`SharedChild`] that the other thread waits for. That is
-//!   safe at any time: a signal that comes too late for the command reaches nobody at all,
-//!   whereas with a bare process ID it could reach a stranger.
+//! - the main thread waits for a report or for the deadline, and alone decides. It signals the command through the
+//!   [`SharedChild`] that the other thread waits for. That is safe at any time: a signal after the exit reaches no process,
+//!   while with a bare process ID it could reach another one.
 //!
-//! The command is spawned as a tree, so a signal finds all that it has started, daemons included. It
-//! leads a process group of its own, and we stay in that of whoever has started us. So what a terminal sends
-//! (Ctrl-C, Ctrl-Z) reaches us, and we pass it on. With `--foreground` there is no tree: the command is
-//! in our group, and is signalled alone.
+//! The command leads a tree, so a signal reaches all processes that it started, even daemons. The tree has its own process
+//! group, and this program stays in the group of its parent. So the terminal's signals (Ctrl-C, Ctrl-Z) reach this program,
+//! which passes them on. With `--foreground` there is no tree: the command runs in this program's group, and is signalled
+//! alone.
 //!
 //! # Known differences from GNU
 //!
 //! With a tree:
 //!
-//! - Signals also reach those who have left the process group.
-//! - With `-k`, if the command ends after the signal but leaves somebody behind, this stays until they
-//!   have ended as well, and kills them at the deadline. The exit status is still that of the command's end.
-//! - After KILL this waits for the command's end before it dies of KILL itself; GNU's does so at once.
-//! - The command is never in the terminal's foreground, so it is stopped if it reads from there, also if it
-//!   was started from a shell's prompt; use `--foreground`. But Ctrl-C reaches it also in a script.
-//! - It finds the variable `SHARED_CHILD_TREE` in its environment.
+//! - Signals also reach members that have left the process group.
+//! - With `-k`, if the command ends after the signal but leaves processes running, this program waits for them as well, and
+//!   kills them at the deadline. The exit status is still that of the command.
+//! - After KILL this program waits for the command's end before it dies of KILL itself; GNU's does so at once.
+//! - The command is never in the terminal's foreground, so it is stopped if it reads from the terminal, even if it was
+//!   started from a shell's prompt; use `--foreground`. But Ctrl-C reaches it even in a script.
+//! - The variable `SHARED_CHILD_TREE` is in its environment.
 //!
-//! And always: no hexadecimal durations; the command starts with SIGPIPE at
-//! its default and no signal blocked, and with `/dev/null` for a standard stream that was closed
-//! (all three are what the standard library does); a script without `#!` runs only if it is named
-//! by a path. Unlike coreutils 9.1, this leaves alone signals that it was started with ignored
-//! (`nohup timeout …`), and passes on SIGUSR1 and SIGUSR2 as well.
+//! Always: there are no hexadecimal durations. The command starts with SIGPIPE at its default, with no signal blocked, and
+//! with `/dev/null` for a standard stream that was closed, as the standard library arranges. A script without `#!` runs only
+//! if it is named by a path. Unlike coreutils 9.1, this program leaves signals alone that were ignored when it started
+//! (`nohup timeout …`), and passes on SIGUSR1 and SIGUSR2.
 //!
-//! On Windows there are no signals: the tree is terminated, or with `--foreground` the command. If this
-//! ends, by Ctrl-C for example, so does what is left of the tree.
+//! Windows has no signals: the tree is terminated, or with `--foreground` the command. If this program ends, by Ctrl-C for
+//! example, the rest of the tree ends as well.
+
+mod common;
 
 use lexopt::{Arg, Parser};
 use platform::Signal;
@@ -56,14 +56,13 @@ const NOT_FOUND: i32 = 127;
 
 const HELP: &str = "\
 Usage: timeout [OPTION]... DURATION COMMAND [ARG]...
-Run COMMAND, and signal it if it is still running after DURATION.
+Run COMMAND, and signal it if it still runs after DURATION.
 
   -f, --foreground           leave COMMAND in the terminal's foreground and
-                             signal it alone, not what it has started
-  -k, --kill-after=DURATION  send KILL as well if COMMAND, or something that it
-                             has started, is still running this long after the
-                             first signal
-  -p, --preserve-status      exit with COMMAND's status also after a timeout
+                             signal it alone, not the processes it started
+  -k, --kill-after=DURATION  send KILL if COMMAND, or a process that it started,
+                             still runs this long after the first signal
+  -p, --preserve-status      exit with COMMAND's status even after a timeout
   -s, --signal=SIGNAL        the signal to send on timeout, by name or number
                              (default TERM)
   -v, --verbose              report every signal sent on standard error
@@ -104,7 +103,7 @@ struct Options {
 fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
     let (mut signal, mut kill_after) = (Signal::TERM, Duration::ZERO);
     let (mut preserve_status, mut foreground, mut verbose) = (false, false, false);
-    // Our own options end at the first operand: all that follows it belongs to the command.
+    // The arguments after the duration belong to the command.
     let duration = loop {
         let option = match parser.next()?.ok_or("missing operand")? {
             Arg::Value(operand) => break duration(&operand)?,
@@ -142,7 +141,7 @@ fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
     }))
 }
 
-/// The letter of a long option, which may be cut short as long as it is unambiguous.
+/// Returns the letter of a long option. An unambiguous prefix suffices.
 fn short_form(name: &str) -> Result<char, String> {
     const LONG: [(&str, char); 7] = [
         ("foreground", 'f'),
@@ -188,26 +187,26 @@ fn parse_duration(text: &str) -> Option<Duration> {
     if value == 0.0 && !mantissa.contains(|digit| matches!(digit, '1'..='9')) {
         return Some(Duration::ZERO);
     }
-    // Only a zero that was written as such disables the timeout, not what is rounded to zero.
+    // Only a literal zero disables the timeout, not a number that rounds to zero.
     let rounded = Duration::try_from_secs_f64(value * unit).unwrap_or(Duration::MAX);
     Some(rounded.max(Duration::from_nanos(1)))
 }
 
 enum Event {
-    /// The command, or all of its tree.
+    /// The command has ended, or its whole tree.
     Ended,
     TimeIsUp,
-    /// Meant for the command.
+    /// A signal for the command arrived.
     #[allow(dead_code)] // on Windows
     Received(Signal),
-    /// The job that we are is stopped, or goes on.
+    /// This program's job is to stop or to continue.
     #[allow(dead_code)] // on Windows
     JobControl(Signal),
 }
 
 fn run(options: Options) -> i32 {
     let (sender, events) = mpsc::channel();
-    // Before the command starts: a signal that comes while it does is kept for it in the channel.
+    // Catch signals before the command starts: the channel keeps a signal that arrives meanwhile.
     if let Err(error) = platform::prepare(&options, sender.clone()) {
         return fail(format_args!("cannot handle signals: {error}"));
     }
@@ -218,7 +217,7 @@ fn run(options: Options) -> i32 {
     let waiter = thread::Builder::new().spawn({
         let child = Arc::clone(&child);
         move || {
-            // What went wrong, if anything, does so again where it is asked for.
+            // The main thread meets an error again.
             let _ = child.wait();
             let _ = sender.send(Event::Ended);
             if child.tree().is_some_and(|tree| tree.wait_empty(None).is_ok()) {
@@ -227,7 +226,7 @@ fn run(options: Options) -> i32 {
         }
     });
     if let Err(error) = waiter {
-        // Nobody would notice its end, so it must not go on without a limit.
+        // No thread would notice its end or the deadline.
         let _ = platform::send(&child, Signal::KILL);
         return fail(format_args!("cannot wait for the command: {error}"));
     }
@@ -250,7 +249,7 @@ fn cannot_run(command: &OsStr, error: &io::Error) -> i32 {
     fail(format_args!("failed to run command '{}': {error}", command.to_string_lossy()));
     match error.kind() {
         io::ErrorKind::NotFound => NOT_FOUND,
-        // There was no process to be had in which to try.
+        // The system could not create a process.
         io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory => FAILED,
         _ => CANNOT_INVOKE,
     }
@@ -260,12 +259,12 @@ struct Monitor {
     child: Arc<SharedChild>,
     events: Receiver<Event>,
     options: Options,
-    /// What to send at the deadline: the signal asked for, then KILL.
+    /// The signal for the deadline: the chosen one, then KILL.
     signal: Signal,
-    /// Zero if KILL is not wanted, or if its deadline has been set.
+    /// Zero without `-k`, or once the deadline of KILL is set.
     kill_after: Duration,
     deadline: Option<Instant>,
-    /// The deadline is that for KILL.
+    /// The deadline is that of KILL.
     kill_is_due: bool,
     timed_out: bool,
 }
@@ -278,7 +277,7 @@ impl Monitor {
                 Event::Received(signal) => self.send(signal),
                 Event::JobControl(signal) => platform::job_control(&self.child, signal),
                 Event::TimeIsUp => {
-                    // Not if it has ended and only others are left, who are to be killed.
+                    // A command that has ended has not timed out, even if members of its tree are killed now.
                     self.timed_out |= matches!(self.child.try_wait(), Ok(None));
                     self.deadline = None;
                     self.kill_is_due = false;
@@ -292,11 +291,11 @@ impl Monitor {
         }
     }
 
-    /// The command has ended; and so has all that it has started, as long as KILL is due for that. (If the
-    /// system cannot tell, the command decides.)
+    /// Returns whether the command has ended and, if KILL is due, its whole tree. If the system cannot list the members of
+    /// a tree, only the command counts.
     fn is_over(&self) -> bool {
-        let nobody_left = || self.child.tree().is_none_or(|tree| tree.is_empty().unwrap_or(true));
-        !matches!(self.child.try_wait(), Ok(None)) && (!self.kill_is_due || nobody_left())
+        let is_empty = || self.child.tree().is_none_or(|tree| tree.is_empty().unwrap_or(true));
+        !matches!(self.child.try_wait(), Ok(None)) && (!self.kill_is_due || is_empty())
     }
 
     fn next_event(&self) -> Event {
@@ -304,13 +303,11 @@ impl Monitor {
             Some(at) => self.events.recv_timeout(at.saturating_duration_since(Instant::now())).ok(),
             None => self.events.recv().ok(),
         };
-        // A command that is done has not timed out, even if on a busy machine the waiting thread
-        // has not come round to saying so.
+        // A command that has ended has not timed out, even if the waiting thread has not reported it yet.
         event.unwrap_or_else(|| if self.is_over() { Event::Ended } else { Event::TimeIsUp })
     }
 
-    /// Signals the command. The first signal, whether it is ours or was passed on, starts the
-    /// countdown to KILL, which replaces the one that was running.
+    /// Signals the command. The first signal, whether from here or passed on, sets the deadline of KILL.
     fn send(&mut self, signal: Signal) {
         if !self.kill_after.is_zero() {
             self.deadline = deadline_after(std::mem::take(&mut self.kill_after));
@@ -330,7 +327,8 @@ impl Monitor {
         let killer = platform::cause_of_death(status);
         let killed = killer == Some(Signal::KILL);
         match killer {
-            // So that our parent sees what ours did. And GNU's timeout is in the group that it kills.
+            // The parent sees the same cause of death. With KILL this is what GNU's timeout does, being in the group that
+            // it kills.
             Some(signal) if !self.timed_out || (killed && !self.options.foreground) => {
                 platform::die_of(signal);
             }
@@ -343,7 +341,7 @@ impl Monitor {
     }
 }
 
-/// `None`, which is never, for zero and for what is beyond the end of the clock.
+/// Returns `None`, for no deadline, if the duration is zero or exceeds the clock.
 fn deadline_after(duration: Duration) -> Option<Instant> {
     if duration.is_zero() { None } else { Instant::now().checked_add(duration) }
 }
@@ -361,14 +359,14 @@ fn fail(message: fmt::Arguments) -> i32 {
 }
 
 fn say(message: fmt::Arguments) {
-    // One write, so that it stays one line among the command's own output. If standard error is
-    // closed or full, there is nobody left to tell; the exit status is what counts.
+    // One write keeps the line whole among the command's output. There is no place to report an error.
     let _ = io::stderr().write_all(format!("timeout: {message}\n").as_bytes());
 }
 
 #[cfg(unix)]
 mod platform {
     use super::{Event, Options};
+    use crate::common::is_ignored;
     use libc::c_int;
     #[cfg(not(target_os = "haiku"))]
     use rustix::process::{Resource, Rlimit, setrlimit};
@@ -377,7 +375,7 @@ mod platform {
     use std::os::unix::{ffi::OsStrExt, process::ExitStatusExt};
     use std::process::ExitStatus;
     use std::sync::mpsc::Sender;
-    use std::{fmt, io, mem, ops::RangeInclusive, process::Command, ptr, thread};
+    use std::{fmt, io, ops::RangeInclusive, process::Command, thread};
 
     #[derive(Clone, Copy, PartialEq, Eq)]
     pub(super) struct Signal(c_int);
@@ -398,7 +396,7 @@ mod platform {
         ("IO", libc::SIGIO),
     ];
 
-    /// Sent to us, these are meant for the command.
+    /// The signals that this program passes on to the command.
     const PASSED_ON: [c_int; 6] =
         [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGUSR1, libc::SIGUSR2];
 
@@ -408,7 +406,7 @@ mod platform {
 
         pub(super) fn parse(text: &str) -> Option<Self> {
             if text.starts_with(|c: char| c.is_ascii_digit()) {
-                // A shell's $? of a process that was signalled stands for the signal.
+                // A shell's $? after a death by signal stands for the signal.
                 let number = text.parse().ok().map(|n: c_int| if n < 255 { n & 127 } else { n })?;
                 return (number < 32 || real_time().contains(&number)).then_some(Self(number));
             }
@@ -449,21 +447,20 @@ mod platform {
     }
 
     pub(super) fn prepare(options: &Options, sender: Sender<Event>) -> io::Result<()> {
-        // Ignored, these would be so in the command too: the first takes the status of its own children
-        // away, and the others make an error of what else waits until it is in the foreground.
+        // The command would inherit an ignored signal. Without SIGCHLD it loses the statuses of its children. Without the
+        // others, its use of the terminal from the background fails instead of stopping it.
         for signal in [libc::SIGCHLD, libc::SIGTTIN, libc::SIGTTOU] {
             set_action(signal, libc::SIG_DFL);
         }
-        // Signals that somebody has had ignored (nohup, a shell's background job) stay so, for us
-        // and for the command. All the others are caught, not ignored: exec makes caught signals
-        // default again, so that the command starts with clean ones.
+        // Signals that are ignored (nohup, a shell's background job) stay ignored, here and in the command. The others are
+        // caught, not ignored, since exec resets caught signals to their default.
         let mut caught: Vec<c_int> = PASSED_ON.to_vec();
         caught.extend([libc::SIGALRM, options.signal.0]);
         let has_tree = !options.foreground;
         if has_tree {
             caught.extend([libc::SIGTSTP, libc::SIGCONT]);
         }
-        // SIGCHLD also means that the command has stopped: to pass it on would wake the command up.
+        // SIGCHLD is also sent when the command stops: passing it on would continue the command.
         caught.retain(|signal| {
             ![FORBIDDEN, &[0, libc::SIGCHLD]].concat().contains(signal) && !is_ignored(*signal)
         });
@@ -482,13 +479,12 @@ mod platform {
 
     pub(super) fn spawn(options: &Options) -> io::Result<SharedChild> {
         let Options { command, args, .. } = options;
-        // Not `kill_with_parent`: that is a shell for each command. And what a command that ends in time
-        // has left running is to outlive us.
+        // Without `kill_with_parent`, the processes that a command leaves running outlive this program, as with GNU.
         let mut how = SpawnOptions::new();
         how.tree(!options.foreground);
         let spawned = match how.spawn(Command::new(command).args(args)) {
-            // As execvp(3) does for scripts without `#!`. Not for those found by PATH, since the
-            // shell could find another one.
+            // Like execvp(3), runs a script without `#!`. A command without a slash is not tried, since the shell could
+            // find another file.
             Err(error)
                 if error.raw_os_error() == Some(libc::ENOEXEC)
                     && command.as_bytes().contains(&b'/') =>
@@ -497,8 +493,8 @@ mod platform {
             }
             spawned => spawned,
         };
-        // Our clock goes on though we, or others in our group, use the terminal from the background. Not
-        // sooner, since the command would inherit it.
+        // Using the terminal from the background must not stop this program. The command must not inherit this, so it is
+        // set after the spawn.
         for signal in [libc::SIGTTIN, libc::SIGTTOU] {
             set_action(signal, libc::SIG_IGN);
         }
@@ -508,7 +504,7 @@ mod platform {
     pub(super) fn send(child: &SharedChild, signal: Signal) -> io::Result<()> {
         let Some(tree) = child.tree() else { return child.send_signal(signal.0) };
         if signal == Signal::KILL {
-            return tree.kill(); // also those who are born meanwhile
+            return tree.kill(); // reaches even processes that are forked meanwhile
         }
         let sent = tree.send_signal(signal.0);
         if signal.0 != libc::SIGCONT {
@@ -518,7 +514,7 @@ mod platform {
         sent
     }
 
-    /// Has the tree do as we are told, and then does so.
+    /// Passes on a stop or a continuation to the tree, and then stops as well.
     pub(super) fn job_control(child: &SharedChild, signal: Signal) {
         let _ = child.tree().map(|tree| tree.send_signal(signal.0));
         if signal.0 == libc::SIGTSTP {
@@ -526,21 +522,11 @@ mod platform {
         }
     }
 
-    /// Does nothing for what cannot be set, such as SIGKILL.
+    /// Does nothing for a signal whose action cannot be set, such as SIGKILL.
     fn set_action(signal: c_int, action: libc::sighandler_t) {
         debug_assert!([libc::SIG_DFL, libc::SIG_IGN].contains(&action));
-        // SAFETY: neither default nor ignored is a function, so nothing of ours comes to run inside
-        // a signal handler. An invalid signal is refused with EINVAL.
+        // SAFETY: neither action is a function, so no code runs in a signal handler. An invalid signal fails with EINVAL.
         unsafe { libc::signal(signal, action) };
-    }
-
-    fn is_ignored(signal: c_int) -> bool {
-        // SAFETY: an all-zero sigaction is a valid one (SIG_DFL, no flags, no signals).
-        let mut current: libc::sigaction = unsafe { mem::zeroed() };
-        // SAFETY: with no new action this only writes the current one into `current`, which is
-        // exclusively borrowed for the call.
-        let known = unsafe { libc::sigaction(signal, ptr::null(), &mut current) } == 0;
-        known && current.sa_sigaction == libc::SIG_IGN
     }
 
     pub(super) fn cause_of_death(status: ExitStatus) -> Option<Signal> {
@@ -550,21 +536,21 @@ mod platform {
         status.signal().map(Signal)
     }
 
-    /// What a shell makes of it.
+    /// Returns the exit code that a shell would report.
     pub(super) fn exit_code(status: ExitStatus) -> i32 {
         status.code().or_else(|| Some(128 + status.signal()?)).unwrap_or(super::FAILED)
     }
 
-    /// Returns only if it cannot be done.
+    /// Returns only if it fails.
     pub(super) fn die_of(signal: Signal) {
-        // One core dump is enough, and ours would replace the one that is of interest.
+        // A core dump of this program would replace that of the command.
         #[cfg(not(target_os = "haiku"))]
         if setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).is_err() {
             return;
         }
         #[cfg(target_os = "linux")]
         {
-            // The limit does not stop a core_pattern that is a pipe; this does.
+            // The limit does not prevent a dump to a core_pattern that is a pipe. This does.
             use rustix::process::{DumpableBehavior, set_dumpable_behavior};
             let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
         }
@@ -605,8 +591,7 @@ mod platform {
         Ok(())
     }
 
-    /// Ctrl-C reaches only a command that shares our console group. A tree has one of its own, so it is to
-    /// end with us.
+    /// Ctrl-C does not reach a tree, which has its own console group. So the tree ends with this program.
     pub(super) fn spawn(options: &Options) -> io::Result<SharedChild> {
         SpawnOptions::new()
             .tree(!options.foreground)

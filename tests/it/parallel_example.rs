@@ -422,9 +422,9 @@ fn what_is_wrong_is_said() {
         (&["-j", "-1", "echo no"], "\"-1\""),
         (&["-jmany", "echo no"], "\"many\""),
         (&["echo no", "--timeout"], "--timeout"),
-        (&["-t", "soon", "echo no"], "'soon' is no duration"),
-        (&["--grace=-1", "echo no"], "'-1' is no duration"),
-        (&["--limit", "much", "echo no"], "'much' is no size"),
+        (&["-t", "soon", "echo no"], "'soon' is not a duration"),
+        (&["--grace=-1", "echo no"], "'-1' is not a duration"),
+        (&["--limit", "much", "echo no"], "'much' is not a size"),
         (&["-f=yes", "echo no"], "\"yes\""),
     ];
     for (arguments, message) in cases {

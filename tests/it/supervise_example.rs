@@ -311,13 +311,13 @@ fn what_is_wrong_is_said() {
     let desk = Desk::new("# nothing\n\n   \n  # at all\n");
     let empty = desk.commands();
     let cases: [(&[&str], &str); 9] = [
-        (&[], "no FILE is given"),
+        (&[], "FILE is missing"),
         (&["/no/such/file"], "/no/such/file: No such file or directory"),
         (&["/"], "/: Is a directory"),
-        (&[&empty], "no command"),
+        (&[&empty], "has no command"),
         (&["--bogus", &empty], "--bogus"),
-        (&["--grace", "soon", &empty], "'soon' is no duration"),
-        (&["-p-1", &empty], "'-1' is no duration"),
+        (&["--grace", "soon", &empty], "'soon' is not a duration"),
+        (&["-p-1", &empty], "'-1' is not a duration"),
         (&["-m"], "-m"),
         (&[&empty, "another"], "another"),
     ];
