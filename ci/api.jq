@@ -1,5 +1,6 @@
-# Lists the public items of a library, one a line, from rustdoc's JSON: the name, and what those who use it rely
-# on. Other libraries' types are written in full; where this one's are does not matter, nor what parameters are called.
+# Prints the public items of a library from rustdoc's JSON, one per line: the name, and the properties on which users
+# rely. Types of other libraries have their full paths. The paths of this library's own types and the names of parameters
+# are left out.
 . as $doc
 | def item: $doc.index[tostring] // empty;
   def canonical:
@@ -32,7 +33,7 @@
                 line($path; {trait, for, generics, items: [.items[] | item | .inner | select(has("assoc_type"))]})
               end)
       elif has("trait") then
-        # Whoever implements it relies on what is not asked for, too.
+        # An implementation also relies on the set of required methods.
         line($path; .trait | {generics, bounds, is_unsafe, is_dyn_compatible,
           required: [.items[] | item | select(.inner.function.has_body | not) | .name]}),
         (.trait.items[] | item | list("\($path)::\(.name)"))
