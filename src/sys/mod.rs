@@ -8,7 +8,13 @@ use crate::sync::Arc;
 use crate::usage::Usage;
 use std::io;
 use std::process::{Child, ExitStatus};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+#[cfg(unix)]
+use {
+    std::os::fd::BorrowedFd,
+    unix::by_pid::{Identity, Pid},
+    unix::notice::ProcessDescriptor,
+};
 
 #[cfg(unix)]
 mod own;
@@ -18,8 +24,6 @@ mod port;
 mod registration;
 #[cfg(unix)]
 pub(crate) mod thread;
-#[cfg(unix)]
-mod usage;
 
 pub(crate) use per_process::PerProcess;
 pub(crate) use port::Port;
@@ -30,9 +34,16 @@ pub(crate) use port::Port;
 pub(crate) mod unix {
     pub(crate) mod by_pid;
     pub(crate) mod exit_descriptor;
-    pub(crate) mod identity;
     pub(crate) mod notice;
     pub(crate) mod pipe;
+    pub(crate) mod poll;
+    #[cfg(any(
+        target_os = "linux",
+        target_os = "android",
+        target_os = "freebsd",
+        target_os = "netbsd"
+    ))]
+    pub(crate) mod rusage;
     pub(crate) mod siginfo;
     pub(crate) mod sigpipe;
     pub(crate) mod system;
@@ -44,13 +55,60 @@ pub(crate) use {
     crate::watcher::sweep,
     own::Own,
     registration::Registration,
+    std::os::fd::OwnedFd as FromChild,
     unix::exit_descriptor::ExitDescriptor,
     unix::notice::{
         ASKS_ANYBODY, Ask, Notice, ask, is_signal, reaped_elsewhere, spawn_helper, spawn_thread,
-        time_left,
     },
     unix::pipe::pipe,
+    unix::poll::time_left,
 };
+
+/// What a Unix offers beyond POSIX. What it lacks is `None`.
+#[cfg(unix)]
+pub(crate) struct Platform {
+    /// The kernel, where its facts matter: not on Linux and Android, and not on systems that are never checked.
+    pub(crate) system: Option<unix::system::System>,
+    /// The layout of `siginfo_t` is part of the kernel's interface.
+    pub(crate) has_stable_siginfo: bool,
+    /// A descriptor for the exit of a child.
+    pub(crate) descriptor: Option<OpenDescriptor>,
+    /// The same of a descriptor that the child has sent. An error, with the status that the kernel kept, if another part
+    /// of the program has reaped the child.
+    pub(crate) sent_descriptor: Option<AcceptDescriptor>,
+    /// The exits of many children.
+    kernel_queue: Option<OpenKernelQueue>,
+    /// What tells a process from the next owner of its ID.
+    pub(crate) identity: Option<Identify>,
+    /// The status of a zombie, without reaping it, other than by `waitid`.
+    pub(crate) status_of_zombie: Option<fn(Pid) -> Option<ExitStatus>>,
+    /// The usage of a zombie, without reaping it.
+    pub(crate) usage_of_zombie: Option<fn(Pid) -> Option<Usage>>,
+}
+
+#[cfg(unix)]
+type OpenDescriptor = fn(Pid) -> Option<Box<dyn ProcessDescriptor>>;
+#[cfg(unix)]
+type OpenKernelQueue = fn() -> io::Result<Box<dyn KernelQueue>>;
+#[cfg(unix)]
+type Identify = fn(Pid) -> Option<Box<dyn Identity>>;
+#[cfg(unix)]
+type AcceptDescriptor =
+    fn(FromChild, Pid) -> Option<Result<Box<dyn ProcessDescriptor>, Option<ExitStatus>>>;
+
+#[cfg(unix)]
+impl Platform {
+    const POSIX: Self = Self {
+        system: None,
+        has_stable_siginfo: false,
+        descriptor: None,
+        sent_descriptor: None,
+        kernel_queue: None,
+        identity: None,
+        status_of_zombie: None,
+        usage_of_zombie: None,
+    };
+}
 
 // Linux and Android.
 
@@ -60,14 +118,31 @@ pub(crate) mod linux {
     pub(crate) mod epoll;
     #[cfg(target_os = "linux")]
     pub(crate) mod pidfd;
+    pub(crate) mod procfs;
     pub(crate) mod waitid;
 }
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) use unix::notice::try_poll;
+pub(crate) use unix::poll::try_poll;
 #[cfg(target_os = "linux")]
-pub(crate) use {
-    linux::epoll::Epoll as Watch, linux::pidfd::Pidfd as Descriptor,
-    linux::pidfd::send as send_by_pidfd, unix::notice::poll_until,
+pub(crate) use {linux::pidfd::send as send_by_pidfd, unix::poll::poll_until};
+
+#[cfg(target_os = "android")]
+pub(crate) const PLATFORM: Platform = Platform {
+    has_stable_siginfo: true,
+    identity: Some(linux::procfs::identity_of),
+    usage_of_zombie: Some(linux::waitid::usage_of),
+    ..Platform::POSIX
+};
+
+#[cfg(target_os = "linux")]
+pub(crate) const PLATFORM: Platform = Platform {
+    has_stable_siginfo: true,
+    descriptor: Some(linux::pidfd::open),
+    sent_descriptor: Some(linux::pidfd::accept),
+    kernel_queue: Some(linux::epoll::open),
+    identity: Some(linux::procfs::identity_of),
+    usage_of_zombie: Some(linux::waitid::usage_of),
+    ..Platform::POSIX
 };
 
 // macOS, iOS and the BSDs.
@@ -84,8 +159,6 @@ pub(crate) mod bsd {
     pub(crate) mod kqueue_watch;
     #[cfg(target_os = "macos")]
     pub(crate) mod libproc;
-    #[cfg(target_os = "macos")]
-    pub(crate) mod proc_pid_rusage;
     #[cfg(any(
         target_os = "macos",
         target_os = "freebsd",
@@ -98,14 +171,10 @@ pub(crate) mod bsd {
     #[cfg(any(target_os = "freebsd", target_os = "netbsd"))]
     pub(crate) mod wait6;
 }
-#[cfg(any(
-    target_vendor = "apple",
-    target_os = "freebsd",
-    target_os = "netbsd",
-    target_os = "openbsd",
-    target_os = "dragonfly"
-))]
-pub(crate) use bsd::{kqueue::Kqueue as Descriptor, kqueue_watch::KqueueWatch as Watch};
+#[cfg(target_os = "macos")]
+pub(crate) use bsd::libproc as process_records;
+#[cfg(any(target_os = "freebsd", target_os = "dragonfly", target_os = "netbsd"))]
+pub(crate) use bsd::sysctl as process_records;
 #[cfg(any(
     target_os = "macos",
     target_os = "freebsd",
@@ -114,7 +183,66 @@ pub(crate) use bsd::{kqueue::Kqueue as Descriptor, kqueue_watch::KqueueWatch as 
 ))]
 pub(crate) use bsd::{kqueue::exit_of, process_table};
 
-// Systems that list their processes.
+#[cfg(any(
+    target_vendor = "apple",
+    target_os = "freebsd",
+    target_os = "netbsd",
+    target_os = "openbsd",
+    target_os = "dragonfly"
+))]
+impl Platform {
+    const BSD: Self = Self {
+        descriptor: Some(bsd::kqueue::open),
+        kernel_queue: Some(bsd::kqueue_watch::open),
+        ..Self::POSIX
+    };
+}
+
+#[cfg(target_vendor = "apple")]
+impl Platform {
+    const APPLE: Self = Self { system: Some(unix::system::System::Apple), ..Self::BSD };
+}
+
+#[cfg(all(target_vendor = "apple", not(target_os = "macos")))]
+pub(crate) const PLATFORM: Platform = Platform::APPLE;
+
+#[cfg(target_os = "macos")]
+pub(crate) const PLATFORM: Platform = Platform {
+    identity: Some(process_table::identity_of),
+    status_of_zombie: Some(bsd::libproc::status_of_zombie),
+    usage_of_zombie: Some(bsd::libproc::usage_of),
+    ..Platform::APPLE
+};
+
+#[cfg(target_os = "freebsd")]
+pub(crate) const PLATFORM: Platform = Platform {
+    system: Some(unix::system::System::FreeBsd),
+    identity: Some(process_table::identity_of),
+    usage_of_zombie: Some(bsd::wait6::usage_of),
+    ..Platform::BSD
+};
+
+#[cfg(target_os = "netbsd")]
+pub(crate) const PLATFORM: Platform = Platform {
+    system: Some(unix::system::System::NetBsd),
+    identity: Some(process_table::identity_of),
+    usage_of_zombie: Some(bsd::wait6::usage_of),
+    ..Platform::BSD
+};
+
+#[cfg(target_os = "dragonfly")]
+pub(crate) const PLATFORM: Platform = Platform {
+    system: Some(unix::system::System::DragonFly),
+    identity: Some(process_table::identity_of),
+    ..Platform::BSD
+};
+
+// OpenBSD's sysctl(2) would kill a program that has pledged no `ps`, which nothing else here requires.
+#[cfg(target_os = "openbsd")]
+pub(crate) const PLATFORM: Platform =
+    Platform { system: Some(unix::system::System::OpenBsd), ..Platform::BSD };
+
+// Systems with a process table.
 
 #[cfg(any(
     target_os = "linux",
@@ -124,55 +252,93 @@ pub(crate) use bsd::{kqueue::exit_of, process_table};
     target_os = "dragonfly",
     target_os = "netbsd"
 ))]
-pub(crate) use unix::{
-    by_pid::{Pid, signal as signal_by_pid},
-    notice::poll_readable,
-};
+pub(crate) use unix::{by_pid::signal as signal_by_pid, poll::poll_readable};
 
-// Systems without a descriptor for an exit.
+// Systems with POSIX alone.
 
-#[cfg(not(any(
-    windows,
-    target_os = "linux",
-    target_vendor = "apple",
-    target_os = "freebsd",
-    target_os = "netbsd",
-    target_os = "openbsd",
-    target_os = "dragonfly"
-)))]
-mod no_descriptor;
-#[cfg(not(any(
-    windows,
-    target_os = "linux",
-    target_vendor = "apple",
-    target_os = "freebsd",
-    target_os = "netbsd",
-    target_os = "openbsd",
-    target_os = "dragonfly"
-)))]
-pub(crate) use no_descriptor::{NoDescriptor as Descriptor, NoWatch as Watch};
+#[cfg(any(target_os = "illumos", target_os = "solaris"))]
+pub(crate) const PLATFORM: Platform =
+    Platform { system: Some(unix::system::System::Solarish), ..Platform::POSIX };
+
+#[cfg(target_os = "haiku")]
+pub(crate) const PLATFORM: Platform =
+    Platform { system: Some(unix::system::System::Haiku), ..Platform::POSIX };
+
+#[cfg(all(
+    unix,
+    not(any(
+        target_os = "linux",
+        target_os = "android",
+        target_vendor = "apple",
+        target_os = "freebsd",
+        target_os = "netbsd",
+        target_os = "openbsd",
+        target_os = "dragonfly",
+        target_os = "illumos",
+        target_os = "solaris",
+        target_os = "haiku"
+    ))
+))]
+pub(crate) const PLATFORM: Platform = Platform::POSIX;
 
 // Windows.
 
 #[cfg(windows)]
-mod no_watch;
-#[cfg(windows)]
 pub(crate) mod windows {
     pub(crate) mod process;
     pub(crate) mod registered_wait;
-    pub(crate) mod usage;
 }
 #[cfg(windows)]
 pub use windows::process::Backend;
 #[cfg(windows)]
 pub(crate) use {
-    no_watch::NoWatch as Watch,
     windows::process::{
         ASKS_ANYBODY, Ask, ExitDescriptor, Notice, ask, is_signalled, reaped_elsewhere,
         spawn_helper, spawn_thread, sweep, wait_for_any,
     },
     windows::registered_wait::Registration,
 };
+
+/// A descriptor of the child that the child itself has sent: a Windows child sends none.
+#[cfg(windows)]
+pub(crate) type FromChild = std::convert::Infallible;
+
+/// A queue of the kernel that reports the exits of many children.
+pub(crate) trait KernelQueue: Send + Sync {
+    /// Whether the queue has an exit no later than any other part of the program can observe it.
+    #[cfg(unix)]
+    fn is_prompt(&self) -> bool;
+
+    /// Reports `key`, once, when the descriptor becomes readable. Fails if the descriptor is in the queue already.
+    #[cfg(unix)]
+    fn add(&self, descriptor: BorrowedFd<'_>, key: u64) -> io::Result<()>;
+
+    /// Removes the descriptor. Must be called before it is closed.
+    #[cfg(unix)]
+    fn remove(&self, descriptor: BorrowedFd<'_>);
+
+    /// Wakes all waiters, now and later, until `clear_wake`. Never blocks. The caller calls the two in turns.
+    fn wake(&self);
+
+    fn clear_wake(&self);
+
+    /// Blocks, and adds the keys of descriptors that became readable. Returns whether a wake-up is set.
+    fn wait(
+        &self,
+        keys: &mut Vec<u64>,
+        at_most: usize,
+        timeout: Option<Duration>,
+    ) -> io::Result<bool>;
+}
+
+/// Opens a kernel queue. Fails where the system has none, and without a spare descriptor.
+pub(crate) fn kernel_queue() -> io::Result<Box<dyn KernelQueue>> {
+    #[cfg(unix)]
+    if let Some(open) = PLATFORM.kernel_queue {
+        return open();
+    }
+    Err(io::ErrorKind::Unsupported.into())
+}
 
 /// How the exit of one child is noticed, without reaping it.
 ///
@@ -209,13 +375,6 @@ pub(crate) trait Exit: Send + Sync + Sized + 'static {
     /// The handle is gone and the child unreaped: reap it, now or when it exits. Never blocks.
     fn abandon(this: &Arc<Self>);
 }
-
-/// What a child may send of itself while it is spawned: a descriptor that means the child, and that no parent has
-/// opened by an ID. On Linux that is its own pidfd.
-#[cfg(target_os = "linux")]
-pub(crate) type FromChild = std::os::fd::OwnedFd;
-#[cfg(not(target_os = "linux"))]
-pub(crate) type FromChild = std::convert::Infallible;
 
 /// What opening a notice for a child finds, if that was not reaped by us.
 #[derive(Debug)]

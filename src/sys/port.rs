@@ -8,7 +8,7 @@
 //! A token is told to one thread, once. That it is told does not promise that an exit will be seen, and a token may
 //! be about a child that is not there any more: whoever hears it looks.
 
-use super::Watch;
+use super::{KernelQueue, kernel_queue};
 use crate::sync::{Mutex, MutexGuard, imp::Condvar};
 use std::collections::VecDeque;
 use std::io;
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) struct Port {
     /// Set under the lock of what is posted. None yet, if there was no descriptor to spare so far.
-    watch: OnceLock<Watch>,
+    watch: OnceLock<Box<dyn KernelQueue>>,
     /// Never held over anything that blocks. The bell rings if and only if there is something in it.
     posted: Mutex<VecDeque<u64>>,
     /// The bell where there is no watch.
@@ -27,23 +27,23 @@ pub(crate) struct Port {
 impl Port {
     /// Never fails: without a descriptor to spare there is no watch, for now.
     pub(crate) fn new() -> Self {
-        let watch = Watch::new().map_or_else(|_| OnceLock::new(), OnceLock::from);
+        let watch = kernel_queue().map_or_else(|_| OnceLock::new(), OnceLock::from);
         Self { watch, posted: Mutex::default(), changed: Condvar::new() }
     }
 
     /// What children with descriptors are put into. Tries anew whether there is a descriptor to spare.
     #[cfg(unix)]
-    pub(super) fn watch(&self) -> Option<&Watch> {
+    pub(super) fn watch(&self) -> Option<&dyn KernelQueue> {
         if self.watch.get().is_none() {
-            let watch = Watch::new().ok()?;
+            let watch = kernel_queue().ok()?;
             // The bell rings for what is there, and who sleeps without it goes over to it.
             let posted = self.posted.lock();
             if self.watch.set(watch).is_ok() {
-                self.watch.get().filter(|_| !posted.is_empty()).inspect(|watch| watch.ring());
+                self.watch.get().filter(|_| !posted.is_empty()).inspect(|watch| watch.wake());
                 self.changed.notify_all();
             }
         }
-        self.watch.get()
+        self.watch.get().map(|watch| &**watch)
     }
 
     /// Reports `token`, once, when the descriptor becomes readable. It must be [removed](Self::remove) before it is closed.
@@ -65,7 +65,7 @@ impl Port {
         let mut posted = self.posted.lock();
         posted.push_back(token);
         match self.watch.get() {
-            Some(watch) if posted.len() == 1 => watch.ring(),
+            Some(watch) if posted.len() == 1 => watch.wake(),
             Some(_) => {}
             None => self.changed.notify_one(),
         }
@@ -121,7 +121,7 @@ impl Port {
 
     fn hush_if_emptied(&self, before: usize, posted: &VecDeque<u64>) {
         if let Some(watch) = self.watch.get().filter(|_| before > 0 && posted.is_empty()) {
-            watch.hush();
+            watch.clear_wake();
         }
     }
 

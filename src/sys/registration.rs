@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, OwnedFd};
 pub(crate) struct Registration {
     notice: Arc<Notice>,
     how: How,
+    is_prompt: bool,
 }
 
 enum How {
@@ -26,9 +27,11 @@ enum How {
 impl Registration {
     /// Has the port told `token`, once, when there is reason to look at the child; at once, if there is already.
     pub(crate) fn new(notice: &Arc<Notice>, port: &Arc<Port>, token: u64) -> Option<Self> {
+        let mut is_prompt = false;
         let how = match &**notice {
             Notice::Descriptor(descriptor) => {
                 let (watch, descriptor) = (port.watch()?, descriptor.as_fd());
+                is_prompt = watch.is_prompt();
                 match watch.add(descriptor, token) {
                     Ok(()) => How::Watched,
                     Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
@@ -44,15 +47,12 @@ impl Registration {
                 How::Listening(thread.listen(Box::new(move || port.post(token)))?)
             }
         };
-        Some(Self { notice: Arc::clone(notice), how })
+        Some(Self { notice: Arc::clone(notice), how, is_prompt })
     }
 
     /// Whether the port hears of an exit no later than anybody else.
     pub(crate) fn is_prompt(&self) -> bool {
-        match self.how {
-            How::Watched | How::WatchedAsCopy(_) => super::Watch::PROMPT,
-            How::Listening(_) => false,
-        }
+        self.is_prompt
     }
 
     /// Takes it out of its port. What the port was told before, it tells.

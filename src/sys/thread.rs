@@ -25,10 +25,9 @@
 //!
 //! The process is a parameter, so that `model.rs` can check every interleaving.
 
-use super::unix::by_pid::{self, Pid};
-use super::unix::identity::{self, Identity};
+use super::unix::by_pid::{self, ChildById, Pid};
 use super::unix::notice as unix;
-use super::{Look, port, usage};
+use super::{Look, port};
 use crate::sync::{Arc, Mutex, imp::Condvar};
 use crate::usage::Usage;
 use std::ffi::c_int;
@@ -55,16 +54,9 @@ pub(crate) trait ById: Send + Sync + 'static {
     }
 }
 
-/// A real one.
-#[derive(Debug)]
-pub(crate) struct Process {
-    pid: Pid,
-    identity: Option<Identity>,
-}
-
-impl ById for Process {
+impl ById for ChildById {
     fn look(&self) -> io::Result<Look> {
-        identity::look(self.identity.as_ref(), self.pid)
+        self.look()
     }
 
     fn block(&self) {
@@ -84,7 +76,7 @@ impl ById for Process {
     }
 }
 
-pub(crate) struct Thread<P = Process> {
+pub(crate) struct Thread<P = ChildById> {
     shared: Arc<Shared<P>>,
     /// The one whose child it is.
     parent: u32,
@@ -119,26 +111,20 @@ pub(crate) type Listener = Box<dyn FnOnce() + Send>;
 
 impl Thread {
     pub(crate) fn new(pid: Pid) -> Self {
-        Self::of(Process { pid, identity: Identity::of(pid) })
+        Self::of(ChildById::new(pid))
     }
 
     pub(crate) fn look_with_usage(&self) -> io::Result<(Look, Option<Usage>)> {
         let look = self.look()?;
-        let process = &self.shared()?.process;
-        Ok(usage::with_usage(look, process.identity.as_ref(), process.pid))
+        Ok(self.shared()?.process.with_usage(look))
     }
 
     pub(crate) fn signal(&self, signal: c_int) -> io::Result<()> {
-        let shared = self.shared()?;
-        match shared.process.look() {
-            Ok(Look::Running) | Err(_) => by_pid::signal(shared.process.pid, signal),
-            Ok(Look::Exited(_) | Look::Held(_) | Look::ReapedElsewhere) => Ok(()),
-        }
+        self.shared()?.process.signal(signal)
     }
 
     pub(crate) fn signal_group(&self, signal: c_int) -> io::Result<()> {
-        let process = &self.shared()?.process;
-        by_pid::signal_group(process.look(), process.pid, signal)
+        self.shared()?.process.signal_group(signal)
     }
 }
 

@@ -1,38 +1,36 @@
 //! macOS, iOS and the BSDs: a kqueue that holds one event, the child's exit.
 //!
-//! `EVFILT_PROC` with `NOTE_EXIT` is bound to the process, not to its ID: once registered it cannot
-//! fire for a stranger. The event is *left in the queue*. So the descriptor stays readable, and any
-//! number of threads can `poll` it, before and after the exit, without taking the event from each
-//! other.
+//! `EVFILT_PROC` with `NOTE_EXIT` is bound to the process, not to its ID: once registered, it cannot fire for another
+//! process. The event is *left in the queue*, so the descriptor stays readable, and any number of threads can `poll` it,
+//! before and after the exit, without taking the event from each other.
 //!
-//! The states of the child, and what is seen of them:
+//! The states of the child, and what this mechanism observes in each:
 //!
 //! | child | registering | the descriptor | reaping by ID |
 //! |---|---|---|---|
 //! | runs | succeeds | not readable | not yet |
 //! | runs, hidden by a policy (FreeBSD) | ESRCH | none: the helper thread serves it | not yet |
-//! | in its last steps | FreeBSD and DragonFly fire at once; others: ESRCH | readable | not yet, then a zombie: the caller looks again |
+//! | exiting | FreeBSD and DragonFly fire at once; others: ESRCH | readable | not yet, then a zombie: the caller polls again |
 //! | zombie | the same | readable | its status |
-//! | zombie that a debugger holds | the same | readable | ECHILD, and yet there by its [`Identity`]: the caller looks again |
-//! | reaped elsewhere, ID free | ESRCH | readable | ECHILD: [`Kqueue::recover`] |
-//! | zombie, reparented since SIGCHLD is ignored (FreeBSD) | fires at once | readable | ECHILD, and its [`Identity`] says so: [`Kqueue::recover`] |
-//! | reaped elsewhere, ID taken | not registered any more | readable | not tried: [`Identity`] says that it is another |
+//! | zombie that a debugger holds | the same | readable | ECHILD, and yet there by its identity: the caller polls again |
+//! | reaped elsewhere, ID free | ESRCH | readable | ECHILD: the status of the event |
+//! | zombie, reparented because SIGCHLD is ignored (FreeBSD) | fires at once | readable | ECHILD, and reparented by its identity: the status of the event |
+//! | reaped elsewhere, ID taken | not registered any more | readable | not tried: another process by its identity |
 //!
-//! Where ESRCH means that the child is exiting or gone ([`System::kevent_misses_exiting`]) there is no event to wait
-//! for. So that the descriptor tells that as well, to a poll and to the reaper's watch, a timer is put in the event's
-//! place.
+//! Where ESRCH means that the child is exiting or reaped ([`System::kevent_misses_exiting`]) there is no event to wait for.
+//! A timer takes its place, so that the descriptor becomes readable for a poll and for the queue of many.
 //!
-//! A kqueue is closed by `exec` and *not inherited by a fork's child*: there the number may mean
-//! anything. So a [`Queue`] is neither used nor closed there. Type-checked, not run.
+//! A kqueue is closed by `exec` and *not inherited by a fork's child*: there the number may mean another descriptor. So a
+//! [`Queue`] is neither used nor closed there. Type-checked, not run.
 //!
 //! Sources: kqueue(2) of macOS, FreeBSD, NetBSD, OpenBSD and DragonFly.
 
-use crate::sys::own::Own;
-use crate::sys::unix::by_pid::{self, Pid};
-use crate::sys::unix::identity::{self, Identity};
-use crate::sys::unix::notice as unix;
+use crate::sys::Look;
+use crate::sys::Own;
+use crate::sys::unix::by_pid::{self, ChildById, Pid};
+use crate::sys::unix::notice::ProcessDescriptor;
+use crate::sys::unix::poll::poll_readable;
 use crate::sys::unix::system::System;
-use crate::sys::{Look, usage};
 use crate::usage::Usage;
 use rustix::event::kqueue::{Event, EventFilter, EventFlags, ProcessEvents, kevent, kqueue};
 use std::ffi::c_int;
@@ -44,71 +42,75 @@ use std::process::ExitStatus;
 use std::ptr::null_mut;
 use std::time::{Duration, Instant};
 
-const SYSTEM: System = System::THIS.expect("it has kqueues");
+const SYSTEM: System = crate::sys::PLATFORM.system.expect("it has kqueues");
 
 #[derive(Debug)]
-pub(crate) struct Kqueue {
+struct Kqueue {
     queue: Queue,
-    pid: Pid,
-    identity: Option<Identity>,
-    /// It was exiting, or gone, before it could be registered.
+    child: ChildById,
+    /// The child was exiting, or reaped, before it could be registered.
     late: bool,
 }
 
-impl Kqueue {
-    /// The exit event of a child of this process. `None` without a descriptor to spare, if the child
-    /// has been reaped already, or if the system does not let this process watch it.
-    pub(crate) fn open(pid: Pid) -> Option<Self> {
-        let queue = Queue::new().ok()?;
-        let late = match queue.add_exit(pid, exit_with_status()) {
-            Ok(()) => false,
-            Err(rustix::io::Errno::SRCH) if SYSTEM.kevent_misses_exiting() => {
-                queue.fire_soon()?;
-                true
-            }
-            Err(_) => return None,
-        };
-        let identity = Identity::of(pid);
-        // Registered with a stranger? Only if somebody else has reaped the child already.
-        match by_pid::look(pid) {
-            Ok(Look::ReapedElsewhere) | Err(_) => None,
-            Ok(_) => Some(Self { queue, pid, identity, late }),
+/// The exit event of a child of this process. `None` without a spare descriptor, if the child has been reaped, or if the
+/// system does not let this process watch it.
+pub(crate) fn open(pid: Pid) -> Option<Box<dyn ProcessDescriptor>> {
+    let queue = Queue::new().ok()?;
+    let late = match queue.add_exit(pid, exit_with_status()) {
+        Ok(()) => false,
+        Err(rustix::io::Errno::SRCH) if SYSTEM.kevent_misses_exiting() => {
+            queue.fire_soon()?;
+            true
         }
+        Err(_) => return None,
+    };
+    let child = ChildById::new(pid);
+    // The event may be bound to another process, but only if another part of the program has reaped the child by now.
+    match by_pid::look(pid) {
+        Ok(Look::ReapedElsewhere) | Err(_) => None,
+        Ok(_) => Some(Box::new(Kqueue { queue, child, late })),
     }
+}
 
-    pub(crate) fn wait(&self, deadline: Option<Instant>) -> bool {
-        // In a fork there is nothing to wait for: the look says so. And to one that was late it is said at
-        // once, since not every system fires a timer when one would like it to.
-        self.queue.inherited() || self.late || unix::poll_readable(self.as_fd(), deadline)
-    }
-
-    pub(crate) fn look(&self) -> io::Result<Look> {
+impl Kqueue {
+    fn state(&self) -> io::Result<Look> {
         if self.queue.inherited() {
             return Err(by_pid::no_child());
         }
-        if !self.late && !unix::poll_readable(self.as_fd(), Some(Instant::now())) {
+        if !self.late && !poll_readable(self.as_fd(), Some(Instant::now())) {
             return Ok(Look::Running);
         }
-        // Without `waitid`, std's reap tells.
-        Ok(identity::look(self.identity.as_ref(), self.pid).unwrap_or(Look::Exited(None)))
+        // Without `waitid` only std's reap reports the status.
+        Ok(self.child.look().unwrap_or(Look::Exited(None)))
+    }
+}
+
+impl ProcessDescriptor for Kqueue {
+    fn wait(&self, deadline: Option<Instant>) -> bool {
+        // In a fork there is nothing to wait for: the look reports it. A late child is reported at once: not every system
+        // fires the timer in time.
+        self.queue.inherited() || self.late || poll_readable(self.as_fd(), deadline)
     }
 
-    /// The status that came with the event. Takes the event out of the queue, so a waiter that is
-    /// about to poll could sleep for ever: hence the timer, which makes the queue readable again, and
-    /// for good since nobody takes it out.
-    pub(crate) fn recover(&self) -> Option<ExitStatus> {
+    fn look(&self) -> io::Result<(Look, Option<Usage>)> {
+        Ok(self.child.with_usage(self.state()?))
+    }
+
+    /// The status that came with the event. This takes the event out of the queue, so a waiter that is about to poll could
+    /// sleep for ever. Hence the timer: it makes the queue readable again, and for good, since no call takes it out.
+    fn recover(&self) -> Option<ExitStatus> {
         if self.queue.inherited() {
             return None;
         }
-        // Before the event goes: a waiter that comes in between must not find nothing and stay.
+        // Before the event is taken: a waiter must not find an empty queue in between.
         self.queue.fire_soon()?;
-        // One, and not the timer's.
+        // One event, and not the timer.
         let mut room = [MaybeUninit::uninit()];
         // SAFETY: no changes are made, so no descriptor is registered here.
         let taken = unsafe { kevent(&self.queue, &[], &mut room, Some(Duration::ZERO)) };
         let event = taken.ok()?.0.first()?;
         match event.filter() {
-            // macOS says by a flag whether there is a status.
+            // macOS reports by a flag whether there is a status.
             EventFilter::Proc { flags, .. } if flags.contains(exit_with_status()) => {
                 Some(ExitStatus::from_raw(event.data() as c_int))
             }
@@ -116,25 +118,21 @@ impl Kqueue {
         }
     }
 
-    pub(crate) fn look_with_usage(&self) -> io::Result<(Look, Option<Usage>)> {
-        Ok(usage::with_usage(self.look()?, self.identity.as_ref(), self.pid))
-    }
-
-    pub(crate) fn signal(&self, signal: c_int) -> io::Result<()> {
-        match self.look()? {
-            Look::Running => by_pid::signal(self.pid, signal),
+    fn signal(&self, signal: c_int) -> io::Result<()> {
+        match self.state()? {
+            Look::Running => by_pid::signal(self.child.pid, signal),
             Look::Exited(_) | Look::Held(_) | Look::ReapedElsewhere => Ok(()),
         }
     }
 
-    pub(crate) fn signal_group(&self, signal: c_int) -> io::Result<()> {
-        by_pid::signal_group(self.look(), self.pid, signal)
+    fn signal_group(&self, signal: c_int) -> io::Result<()> {
+        by_pid::signal_group(self.state(), self.child.pid, signal)
     }
 
-    pub(crate) fn reap(&self) -> bool {
-        match self.look() {
+    fn reap(&self) -> bool {
+        match self.state() {
             Ok(Look::Running) => false,
-            Ok(Look::Exited(_) | Look::Held(_)) => by_pid::reap(self.pid),
+            Ok(Look::Exited(_) | Look::Held(_)) => by_pid::reap(self.child.pid),
             Ok(Look::ReapedElsewhere) | Err(_) => true,
         }
     }
@@ -146,36 +144,30 @@ impl AsFd for Kqueue {
     }
 }
 
-/// The exit event of any process, by whoever has the ID just now: a descriptor that becomes readable when that
-/// exits, and stays so. `None` without a descriptor to spare, if the process may not be watched, and if it is
-/// as good as gone.
-#[cfg(any(
-    target_os = "macos",
-    target_os = "freebsd",
-    target_os = "dragonfly",
-    target_os = "netbsd"
-))]
-pub(crate) fn exit_of(pid: Pid) -> Option<impl AsFd> {
+/// The exit event of the process that has this ID now, a child or not: a descriptor that becomes readable when the process
+/// exits, and stays readable. `None` without a spare descriptor, if this process may not watch it, and if it is exiting.
+#[allow(dead_code, reason = "only for systems with a process table")]
+pub(crate) fn exit_of(pid: Pid) -> Option<Box<dyn AsFd + Send>> {
     let queue = Queue::new().ok()?;
-    // Without the status, which macOS tells to parents only.
+    // Without the status, which macOS reports to parents only.
     queue.add_exit(pid, ProcessEvents::EXIT).ok()?;
-    Some(queue)
+    Some(Box::new(queue))
 }
 
-/// A kqueue, in the process that has it.
+/// A kqueue, used and closed only by the process that made it.
 #[derive(Debug)]
 pub(super) struct Queue(Own<OwnedFd>);
 
 impl Queue {
-    /// rustix's `kqueue` sets no close-on-exec flag where the system call takes none, and std's
-    /// children are made by `posix_spawn`, which closes what has it.
+    /// rustix's `kqueue` sets no close-on-exec flag where the system call takes none, and `posix_spawn`, by which std spawns,
+    /// closes only descriptors with the flag.
     pub(super) fn new() -> rustix::io::Result<Self> {
         let queue = kqueue()?;
         rustix::io::fcntl_setfd(&queue, rustix::io::FdFlags::CLOEXEC)?;
         Ok(Self(Own::new(queue)))
     }
 
-    /// This is a fork's child, and the descriptor is not ours.
+    /// Whether this is the child of a fork, which has no such descriptor.
     fn inherited(&self) -> bool {
         self.0.is_copied()
     }
@@ -192,9 +184,9 @@ impl Queue {
         unsafe { kevent(self, &[event], &mut none[..], Some(Duration::ZERO)) }.map(drop)
     }
 
-    /// Has an event come at once, as good as, and stay since nobody takes it out: a timer of 1 ms. (Events
-    /// that one can trigger oneself are not everywhere.) In plain C, since milliseconds are what all
-    /// systems mean if no unit is named, and rustix names one, which NetBSD before 10 would not heed.
+    /// Makes the queue readable in a millisecond, and for good, since no call takes the event out: a timer. (Not every
+    /// system has user events.) By libc, because all systems use milliseconds where no unit is named, and rustix names a
+    /// unit, which NetBSD ignores before version 10.
     fn fire_soon(&self) -> Option<()> {
         // SAFETY: integers and pointers, for which zeroes are valid.
         let mut timer: libc::kevent = unsafe { std::mem::zeroed() };
@@ -203,7 +195,7 @@ impl Queue {
         timer.flags = libc::EV_ADD | libc::EV_ONESHOT;
         timer.data = 1;
         let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: one change is given, no event is asked for, and both structs outlive the call.
+        // SAFETY: one change is given, no event is requested, and both structs outlive the call.
         let result = unsafe {
             libc::kevent(self.0.as_raw_fd(), &raw const timer, 1, null_mut(), 0, &raw const now)
         };
@@ -217,10 +209,11 @@ impl AsFd for Queue {
     }
 }
 
-/// macOS tells the status only to those who ask for it.
+/// macOS reports the status only if this flag requests it.
 fn exit_with_status() -> ProcessEvents {
-    #[cfg(target_vendor = "apple")]
-    return ProcessEvents::EXIT | ProcessEvents::from_bits_retain(libc::NOTE_EXITSTATUS);
-    #[cfg(not(target_vendor = "apple"))]
-    return ProcessEvents::EXIT;
+    const NOTE_EXITSTATUS: u32 = 0x0400_0000;
+    match SYSTEM {
+        System::Apple => ProcessEvents::EXIT | ProcessEvents::from_bits_retain(NOTE_EXITSTATUS),
+        _ => ProcessEvents::EXIT,
+    }
 }

@@ -1,11 +1,11 @@
-//! macOS and the BSDs: one kqueue in which those of many children are, and whatever else becomes readable; for a kqueue
-//! is itself something to wait for. Type-checked, not run.
+//! macOS and the BSDs: one kqueue that waits for the kqueues of many children, since a kqueue is itself a descriptor to
+//! wait for. Type-checked, not run.
 //!
 //! Sources: kqueue(2) of macOS, FreeBSD, NetBSD, OpenBSD and DragonFly.
 
 use super::kqueue::Queue;
 use crate::sync::Mutex;
-use bell::Bell;
+use crate::sys::KernelQueue;
 use rustix::event::kqueue::{Event, EventFilter, EventFlags, kevent};
 use std::collections::HashSet;
 use std::io;
@@ -13,31 +13,31 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::ptr::{null_mut, without_provenance_mut};
 use std::time::Duration;
+use wake_event::WakeEvent;
 
-/// Many descriptors in one queue.
-pub(crate) struct KqueueWatch {
+struct QueueOfMany {
     queue: Queue,
-    bell: Bell,
-    /// What is in the queue. To add it again would put another key in the place of its own.
+    wake: WakeEvent,
+    /// The descriptors in the queue. To add one again would replace its key.
     watched: Mutex<HashSet<RawFd>>,
 }
 
-impl KqueueWatch {
-    /// Whether it has what is in it no later than anybody else hears of that. FreeBSD and OpenBSD tell a kqueue of what
-    /// is in another by a task, which runs later (`sys/kern/kern_event.c` of both), and of a child that was late it is a
-    /// timer that tells.
-    pub(crate) const PROMPT: bool = false;
+pub(crate) fn open() -> io::Result<Box<dyn KernelQueue>> {
+    let queue = Queue::new()?;
+    let wake = WakeEvent::new(&queue)?;
+    Ok(Box::new(QueueOfMany { queue, wake, watched: Mutex::default() }))
+}
 
-    pub(crate) fn new() -> io::Result<Self> {
-        let queue = Queue::new()?;
-        let bell = Bell::new(&queue)?;
-        Ok(Self { queue, bell, watched: Mutex::default() })
+impl KernelQueue for QueueOfMany {
+    /// FreeBSD and OpenBSD notify a kqueue of an event in another by a task, which runs later (`sys/kern/kern_event.c` of
+    /// both). For a child that was exiting when it was registered, a timer fires.
+    fn is_prompt(&self) -> bool {
+        false
     }
 
-    /// Reports `key`, once, when the descriptor becomes readable. Fails if it is here already.
-    pub(crate) fn add(&self, fd: BorrowedFd<'_>, key: u64) -> io::Result<()> {
-        // (On a system of 32 bits some day one does not fit. What is not added is looked at.)
-        let key = usize::try_from(key).ok().filter(|key| *key != BELL);
+    fn add(&self, fd: BorrowedFd<'_>, key: u64) -> io::Result<()> {
+        // On a 32-bit system a key may not fit. A child that is not added is polled.
+        let key = usize::try_from(key).ok().filter(|key| *key != WAKE);
         let key = without_provenance_mut(key.ok_or(io::ErrorKind::Unsupported)?);
         let fd = fd.as_raw_fd();
         let mut watched = self.watched.lock();
@@ -52,29 +52,27 @@ impl KqueueWatch {
         Ok(added?)
     }
 
-    /// Must come before the descriptor is closed, whose number may then be another's.
-    pub(crate) fn remove(&self, fd: BorrowedFd<'_>) {
+    /// Must come before the descriptor is closed: after that its number may belong to another descriptor.
+    fn remove(&self, fd: BorrowedFd<'_>) {
         let fd = fd.as_raw_fd();
-        // Until the event is gone too (nothing here blocks), or it might be that of another who adds the descriptor
-        // meanwhile.
+        // Hold the lock until the event is deleted (this does not block), or it might delete the event of another thread
+        // that adds the same descriptor.
         let mut watched = self.watched.lock();
         watched.remove(&fd);
-        // It fails for what was reported, which is gone by itself.
+        // It fails if the event was reported, because then the kernel has deleted it.
         let _ =
             self.queue.change(Event::new(EventFilter::Read(fd), EventFlags::DELETE, null_mut()));
     }
 
-    /// The bell rings from here on. Neither this nor `hush` blocks. The caller sees to it that the two take turns.
-    pub(crate) fn ring(&self) {
-        self.bell.ring(&self.queue);
+    fn wake(&self) {
+        self.wake.set(&self.queue);
     }
 
-    pub(crate) fn hush(&self) {
-        self.bell.hush(&self.queue);
+    fn clear_wake(&self) {
+        self.wake.clear(&self.queue);
     }
 
-    /// Blocks, and adds the keys of those that became readable. Says whether the bell rings.
-    pub(crate) fn wait(
+    fn wait(
         &self,
         keys: &mut Vec<u64>,
         at_most: usize,
@@ -82,94 +80,93 @@ impl KqueueWatch {
     ) -> io::Result<bool> {
         let mut events = [MaybeUninit::uninit(); EVENTS];
         let room = &mut events[..at_most.clamp(1, EVENTS)];
-        let mut rung = false;
+        let mut woken = false;
         // SAFETY: no changes are made, so no descriptor is registered here.
         match unsafe { kevent(&self.queue, &[], room, timeout) } {
             Ok((events, _)) => {
                 let events = events.iter().map(|event| event.udata().addr());
                 keys.extend(events.filter_map(|key| {
-                    rung |= key == BELL;
-                    (key != BELL).then_some(key as u64)
+                    woken |= key == WAKE;
+                    (key != WAKE).then_some(key as u64)
                 }));
             }
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        Ok(rung)
+        Ok(woken)
     }
 }
 
-/// The key of the bell. Other keys count from below.
-const BELL: usize = usize::MAX;
+/// The key of the wake-up event. The other keys count from 1.
+const WAKE: usize = usize::MAX;
 
-/// How many events are taken at once, at most.
+/// The most events that one call takes.
 const EVENTS: usize = 64;
 
-/// The bell is an event in the queue, which is reported to every waiter for as long as the bell rings: a user event. It
-/// has no descriptor, so no child can inherit one.
+/// A user event in the queue, reported to every waiter while it is set. It has no descriptor, so no child can inherit one.
 #[cfg(any(target_vendor = "apple", target_os = "freebsd", target_os = "dragonfly"))]
-mod bell {
-    use super::{BELL, Queue};
+mod wake_event {
+    use super::{Queue, WAKE};
     use rustix::event::kqueue::{Event, EventFilter, EventFlags, UserDefinedFlags, UserFlags};
     use std::io;
     use std::ptr::without_provenance_mut;
 
-    pub(super) struct Bell;
+    pub(super) struct WakeEvent;
 
-    impl Bell {
+    impl WakeEvent {
         pub(super) fn new(queue: &Queue) -> io::Result<Self> {
             Ok(queue.change(event(EventFlags::ADD, UserFlags::empty())).map(|()| Self)?)
         }
 
-        pub(super) fn ring(&self, queue: &Queue) {
+        pub(super) fn set(&self, queue: &Queue) {
             let _ = queue.change(event(EventFlags::empty(), UserFlags::TRIGGER));
         }
 
-        /// Systems differ in how a user event is made silent. All forget what is deleted, and a new one is silent.
-        pub(super) fn hush(&self, queue: &Queue) {
+        /// Systems differ in how a user event is cleared. All forget a deleted event, and a new event is not set.
+        pub(super) fn clear(&self, queue: &Queue) {
             let _ = queue.change(event(EventFlags::DELETE, UserFlags::empty()));
             let _ = queue.change(event(EventFlags::ADD, UserFlags::empty()));
         }
     }
 
-    /// Without `EventFlags::CLEAR`, so that the event stays for the next waiter.
+    /// Without `EventFlags::CLEAR`: the event stays for the next waiter.
     fn event(flags: EventFlags, user: UserFlags) -> Event {
         let filter =
             EventFilter::User { ident: 0, flags: user, user_flags: UserDefinedFlags::new(0) };
-        Event::new(filter, flags, without_provenance_mut(BELL))
+        Event::new(filter, flags, without_provenance_mut(WAKE))
     }
 }
 
-/// NetBSD has user events since version 10, OpenBSD since late. Here the bell is a pipe with a byte in it, made by
-/// `pipe2`: no child that another thread spawns meanwhile can inherit it.
+/// A pipe with a byte in it: only recent versions of NetBSD (10) and OpenBSD have user events. `pipe2` makes the pipe, so
+/// no child that another thread spawns at the same time can inherit it.
 #[cfg(any(target_os = "netbsd", target_os = "openbsd"))]
-mod bell {
-    use super::{BELL, Queue};
+mod wake_event {
+    use super::{Queue, WAKE};
     use rustix::event::kqueue::{Event, EventFilter, EventFlags};
     use rustix::pipe::{PipeFlags, pipe_with};
     use std::io;
     use std::os::fd::{AsRawFd, OwnedFd};
     use std::ptr::without_provenance_mut;
 
-    pub(super) struct Bell {
+    pub(super) struct WakeEvent {
         read: OwnedFd,
         write: OwnedFd,
     }
 
-    impl Bell {
+    impl WakeEvent {
         pub(super) fn new(queue: &Queue) -> io::Result<Self> {
             let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
             let filter = EventFilter::Read(read.as_raw_fd());
-            queue.change(Event::new(filter, EventFlags::ADD, without_provenance_mut(BELL)))?;
+            queue.change(Event::new(filter, EventFlags::ADD, without_provenance_mut(WAKE)))?;
             Ok(Self { read, write })
         }
 
-        /// A byte always fits: there is one at most.
-        pub(super) fn ring(&self, _: &Queue) {
+        /// A byte always fits: the caller sets and clears in turns.
+        pub(super) fn set(&self, _: &Queue) {
             let _ = rustix::io::write(&self.write, &[0]);
         }
 
-        pub(super) fn hush(&self, _: &Queue) {
+        pub(super) fn clear(&self, _: &Queue) {
             let _ = rustix::io::read(&self.read, &mut [0]);
         }
     }

@@ -1,16 +1,21 @@
 //! macOS: libproc.
 //!
-//! Sources: `libproc.h` and `sys/proc_info.h`, and `bsd/kern/proc_info.c` of XNU for what they leave open: a
+//! Type-checked, not run.
+//!
+//! Sources: `libproc.h`, `sys/proc_info.h` and `sys/resource.h`; `kern_resource.c`, `kern_exit.c` and `proc_info.c` of XNU: a
 //! list without a buffer tells its length with 20 to spare, a list that is too long is cut off in silence
 //! (for the buffer, or for the kernel's own, which has 20 to spare as well), and libproc makes 0 of an error.
 
 use super::process_table::{ATTEMPTS, Record, Time, micros};
+use crate::sys::unix::by_pid::Pid;
+use crate::usage::Usage;
 use std::ffi::c_int;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::ptr::null_mut;
+use std::time::Duration;
 
 // From `sys/proc_info.h`; libc lacks them, or has them since late.
 const PROC_ALL_PIDS: u32 = 1;
@@ -68,7 +73,8 @@ pub(crate) fn one(id: i32) -> Option<Record> {
 
 /// The status of a zombie of this user, without reaping it. `None` for a process that is no zombie, and for one of another
 /// user (a program with the set-user-ID bit).
-pub(crate) fn status_of_zombie(id: i32) -> Option<ExitStatus> {
+pub(crate) fn status_of_zombie(pid: Pid) -> Option<ExitStatus> {
+    let id = pid.as_raw_nonzero().get();
     // SAFETY: this flavor writes this struct.
     let info = unsafe { info::<libc::proc_bsdinfo>(id, libc::PROC_PIDTBSDINFO) }?;
     // `p_xstat`, which is what `wait4` returns as the status.
@@ -114,4 +120,56 @@ fn list(ids: &mut [i32]) -> io::Result<usize> {
     } else {
         Err(io::Error::last_os_error())
     }
+}
+
+/// `struct mach_timebase_info`: by how much a tick of the machine's clock is to be multiplied, and divided, to make
+/// nanoseconds of it. (libc has it, for the time being.)
+#[repr(C)]
+#[derive(Default)]
+struct Timebase {
+    numerator: u32,
+    denominator: u32,
+}
+
+unsafe extern "C" {
+    fn mach_timebase_info(info: *mut Timebase) -> c_int;
+}
+
+impl Timebase {
+    fn get() -> Option<Self> {
+        let mut timebase = Self::default();
+        // SAFETY: the struct is the one that is written, and outlives the call.
+        let result = unsafe { mach_timebase_info(&raw mut timebase) };
+        (result == 0 && timebase.denominator != 0).then_some(timebase)
+    }
+
+    fn time(&self, ticks: u64) -> Duration {
+        let nanos = u128::from(ticks) * u128::from(self.numerator) / u128::from(self.denominator);
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+}
+
+/// The usage of a zombie, which the kernel recorded at the exit. `None` if the process is no zombie.
+///
+/// The CPU times include those of the children that it waited for. The peak is that of the footprint, which the system's
+/// own tools show as a process's memory: it includes compressed memory, and excludes memory shared with other processes.
+/// The largest resident size is reported to a reaper alone.
+pub(crate) fn usage_of(pid: Pid) -> Option<Usage> {
+    let mut info = MaybeUninit::<libc::rusage_info_v4>::zeroed();
+    let pid = pid.as_raw_nonzero().get();
+    // SAFETY: this flavor writes this struct, which is writable for the whole call.
+    let result =
+        unsafe { libc::proc_pid_rusage(pid, libc::RUSAGE_INFO_V4, info.as_mut_ptr().cast()) };
+    // SAFETY: it was zeroed, and any bytes are valid integers.
+    let info = unsafe { info.assume_init() };
+    // Zero: the process runs.
+    if result != 0 || info.ri_proc_exit_abstime == 0 {
+        return None;
+    }
+    let timebase = Timebase::get()?;
+    Some(Usage {
+        user: timebase.time(info.ri_user_time.saturating_add(info.ri_child_user_time)),
+        system: timebase.time(info.ri_system_time.saturating_add(info.ri_child_system_time)),
+        peak_memory: Some(info.ri_lifetime_max_phys_footprint).filter(|peak| *peak > 0),
+    })
 }

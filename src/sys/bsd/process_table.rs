@@ -1,9 +1,9 @@
 //! macOS and most BSDs: what the system tells of a process that is known by its ID.
 
-#[cfg(target_os = "macos")]
-pub(crate) use super::libproc::{all, one, status_of_zombie, usable};
-#[cfg(any(target_os = "freebsd", target_os = "dragonfly", target_os = "netbsd"))]
-pub(crate) use super::sysctl::{all, one, usable};
+use crate::sys::PLATFORM;
+use crate::sys::process_records::one;
+use crate::sys::unix::by_pid::{Identity, Pid, Same};
+use crate::sys::unix::system::System;
 
 /// Attempts at what other processes can spoil, by coming into being or by setting the clock.
 pub(super) const ATTEMPTS: usize = 10;
@@ -40,21 +40,45 @@ impl Time {
     }
 }
 
-/// CLOCK_MONOTONIC is the time since the boot there, by which `fork` notes the start (`microuptime`).
-#[cfg(target_os = "freebsd")]
+/// On FreeBSD `fork` records the start by CLOCK_MONOTONIC, the time since the boot (`microuptime`).
 fn clock() -> i64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    micros(now.tv_sec, now.tv_nsec / 1000)
-}
-
-#[cfg(not(target_os = "freebsd"))]
-fn clock() -> i64 {
+    if PLATFORM.system == Some(System::FreeBsd) {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        return micros(now.tv_sec, now.tv_nsec / 1000);
+    }
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     i64::try_from(now.unwrap_or_default().as_micros()).unwrap_or(i64::MAX)
 }
 
 pub(super) fn micros(seconds: impl Into<i64>, rest: impl Into<i64>) -> i64 {
     seconds.into() * 1_000_000 + rest.into()
+}
+
+/// The time when the process started, which stays the same when the clock is set.
+#[derive(Debug)]
+struct StartTime {
+    pid: Pid,
+    started: Time,
+}
+
+/// `None` if the process is reaped, if this program lacks permission, or if the system does not report the start: of a
+/// zombie on NetBSD and DragonFly.
+pub(crate) fn identity_of(pid: Pid) -> Option<Box<dyn Identity>> {
+    let (started, _) = started(pid)?;
+    Some(Box::new(StartTime { pid, started }))
+}
+
+impl Identity for StartTime {
+    fn check(&self) -> Same {
+        let system = PLATFORM.system.expect("a system with a process table is known");
+        system.compare(std::process::id() as i32, &self.started, started(self.pid))
+    }
+}
+
+/// When the process with this ID started, and its parent.
+fn started(pid: Pid) -> Option<(Time, i32)> {
+    let record = one(pid.as_raw_nonzero().get())?;
+    Some((record.started?, record.parent))
 }
 
 #[cfg(test)]

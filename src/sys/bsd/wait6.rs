@@ -21,7 +21,7 @@
 //! Sources: wait6(2) of both, and the `kern_exit.c` and `kern_resource.c` of each.
 
 use crate::sys::unix::by_pid::Pid;
-use crate::sys::usage::{kibibytes, time};
+use crate::sys::unix::rusage::{kibibytes, time};
 use crate::usage::Usage;
 use std::ffi::c_int;
 use std::mem::MaybeUninit;
@@ -45,7 +45,7 @@ unsafe extern "C" {
     ) -> libc::pid_t;
 }
 
-pub(crate) fn of(pid: Pid) -> Option<Usage> {
+pub(crate) fn usage_of(pid: Pid) -> Option<Usage> {
     let pid = pid.as_raw_nonzero().get();
     let mut status = 0;
     let mut usage = MaybeUninit::<Both>::zeroed();

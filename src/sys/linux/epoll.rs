@@ -1,84 +1,83 @@
-//! Linux: many pidfds in one epoll. Adding one and hearing of one cost the same however many there
-//! are. (epoll(7), eventfd(2).)
+//! Linux: many pidfds in one epoll. To add a pidfd, and to report one, cost the same however many there are.
+//!
+//! Sources: epoll(7), eventfd(2).
 
+use crate::sys::KernelQueue;
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-#[derive(Debug)]
-pub(crate) struct Epoll {
+struct Epoll {
     epoll: OwnedFd,
-    /// Readable while it rings.
-    bell: OwnedFd,
+    /// Readable while the queue is to wake its waiters.
+    wake: OwnedFd,
 }
 
-/// Of the bell. Other keys count from below.
-const BELL: u64 = u64::MAX;
+/// The key of the wake-up event. The other keys count from 1.
+const WAKE: u64 = u64::MAX;
 
-/// How many events are taken at once, at most.
+/// The most events that one call takes.
 const EVENTS: usize = 64;
 
-impl Epoll {
-    /// Whether it has what is in it no later than anybody else hears of that: a pidfd wakes its waiters, an epoll among
-    /// them, under a lock that whoever reaps the child must take after that.
-    pub(crate) const PROMPT: bool = true;
+pub(crate) fn open() -> io::Result<Box<dyn KernelQueue>> {
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+    // Level-triggered: it wakes every waiter until it is cleared.
+    epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
+    Ok(Box::new(Epoll { epoll, wake }))
+}
 
-    pub(crate) fn new() -> io::Result<Self> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        // For as long as it rings, to whoever asks.
-        epoll::add(&epoll, &bell, epoll::EventData::new_u64(BELL), epoll::EventFlags::IN)?;
-        Ok(Self { epoll, bell })
+impl KernelQueue for Epoll {
+    /// A pidfd wakes its waiters, an epoll among them, under a lock that a reaper of the child takes after that.
+    fn is_prompt(&self) -> bool {
+        true
     }
 
-    /// Reports `key`, once, when the descriptor becomes readable. Fails if it is here already.
-    pub(crate) fn add(&self, fd: BorrowedFd<'_>, key: u64) -> io::Result<()> {
+    fn add(&self, fd: BorrowedFd<'_>, key: u64) -> io::Result<()> {
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
         Ok(epoll::add(&self.epoll, fd, epoll::EventData::new_u64(key), flags)?)
     }
 
-    /// Must come before the descriptor is closed: if a fork has copied it, closing alone would leave
-    /// it registered.
-    pub(crate) fn remove(&self, fd: BorrowedFd<'_>) {
-        // It fails only for what is not registered, which is what was wanted.
+    /// Must come before the descriptor is closed: if a fork has copied the descriptor, closing it would leave it
+    /// registered.
+    fn remove(&self, fd: BorrowedFd<'_>) {
+        // It fails only if the descriptor is not registered.
         let _ = epoll::delete(&self.epoll, fd);
     }
 
-    /// The bell rings from here on. (Neither this nor the next fails, or blocks: nobody rings it more often than a
-    /// counter of 64 bits can tell.)
-    pub(crate) fn ring(&self) {
-        let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+    // Neither fails: the counter has 64 bits, and does not block.
+    fn wake(&self) {
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
     }
 
-    pub(crate) fn hush(&self) {
-        let _ = rustix::io::read(&self.bell, &mut [0; 8]);
+    fn clear_wake(&self) {
+        let _ = rustix::io::read(&self.wake, &mut [0; 8]);
     }
 
-    /// Blocks, and adds the keys of those that became readable. Says whether the bell rings.
-    pub(crate) fn wait(
+    fn wait(
         &self,
         keys: &mut Vec<u64>,
         at_most: usize,
         timeout: Option<Duration>,
     ) -> io::Result<bool> {
-        // A time too long for the kernel is as good as none.
+        // A timeout that is too long for the kernel becomes none.
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         let mut events = [MaybeUninit::uninit(); EVENTS];
         let room = &mut events[..at_most.clamp(1, EVENTS)];
-        let mut rung = false;
+        let mut woken = false;
         match epoll::wait(&self.epoll, room, timeout.as_ref()) {
             Ok((events, _)) => {
                 let events = events.iter().map(|event| event.data.u64());
                 keys.extend(events.filter(|key| {
-                    rung |= *key == BELL;
-                    *key != BELL
+                    woken |= *key == WAKE;
+                    *key != WAKE
                 }));
             }
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        Ok(rung)
+        Ok(woken)
     }
 }

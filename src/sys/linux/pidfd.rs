@@ -9,17 +9,17 @@
 //! | `PIDFD_SIGNAL_PROCESS_GROUP` | 6.9 | EINVAL |
 //! | `PIDFD_GET_INFO` with `PIDFD_INFO_EXIT` | 6.15 | ENOTTY, EINVAL; ESRCH once reaped before 6.15 |
 //!
-//! Versions say little under seccomp, gVisor or a full descriptor table, so each is tried. Where
-//! `pidfd_open` or `waitid` fails for any reason, [`Pidfd::open`] answers `None`; where only the signal
-//! does, signals go by the process ID, or the group's; where only the ioctl does, a status that somebody
-//! else has taken is lost.
+//! Versions say little under seccomp, gVisor or a full descriptor table, so each call is tried. If `pidfd_open` or `waitid`
+//! fails for any reason, [`open`] returns `None`. If only the signal fails, signals go to the process ID, or to the
+//! group's. If only the ioctl fails, a status that another part of the program has taken is lost.
 //!
 //! Sources: pidfd_open(2), pidfd_send_signal(2), waitid(2), and `fs/pidfs.c` for the ioctl.
 
-use super::waitid::look_by_pidfd;
+use super::waitid;
 use crate::sys::Look;
 use crate::sys::unix::by_pid::{self, Pid};
-use crate::sys::unix::notice as unix;
+use crate::sys::unix::notice::ProcessDescriptor;
+use crate::sys::unix::poll::poll_readable;
 use crate::usage::Usage;
 use std::ffi::c_int;
 use std::io;
@@ -29,72 +29,54 @@ use std::process::ExitStatus;
 use std::time::Instant;
 
 #[derive(Debug)]
-pub(crate) struct Pidfd {
+struct Pidfd {
     fd: OwnedFd,
     pid: Pid,
 }
 
+/// The pidfd of a child of this process. `None` if pidfds do not serve here, or if the child has been reaped: then the ID
+/// is free (ESRCH), or means a process that is no child of this process (ECHILD).
+pub(crate) fn open(pid: Pid) -> Option<Box<dyn ProcessDescriptor>> {
+    let fd = open_any(pid).ok()?;
+    match poll_pidfd(fd.as_fd()) {
+        Ok((Look::ReapedElsewhere, _)) | Err(_) => None,
+        Ok(_) => Some(Box::new(Pidfd { fd, pid })),
+    }
+}
+
+/// The pidfd that a child has opened itself, and sent. `None` if `waitid` does not serve here. An error if another part of
+/// the program has reaped the child: with its status, if the kernel kept that.
+pub(crate) fn accept(
+    fd: OwnedFd,
+    pid: Pid,
+) -> Option<Result<Box<dyn ProcessDescriptor>, Option<ExitStatus>>> {
+    let pidfd = Pidfd { fd, pid };
+    let is_reaped = match poll_pidfd(pidfd.as_fd()).ok()?.0 {
+        Look::ReapedElsewhere => matches!(pidfd.poll_reap(), Ok(Look::ReapedElsewhere)),
+        _ => false,
+    };
+    Some(if is_reaped { Err(pidfd.recover()) } else { Ok(Box::new(pidfd)) })
+}
+
+/// The pidfd of any process (pidfd_open(2)).
+pub(crate) fn open_any(pid: Pid) -> rustix::io::Result<OwnedFd> {
+    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
+}
+
 impl Pidfd {
-    /// The pidfd of a child of this process. `None` if pidfds do not serve here, or if the child has
-    /// been reaped already: then the ID is free (ESRCH), or it means a process that is no child of ours
-    /// (ECHILD).
-    pub(crate) fn open(pid: Pid) -> Option<Self> {
-        use rustix::process::{PidfdFlags, pidfd_open};
-        let fd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-        let pidfd = Self { fd, pid };
-        match look_by_pidfd(pidfd.as_fd()) {
-            Ok((Look::ReapedElsewhere, _)) | Err(_) => None,
-            Ok(_) => Some(pidfd),
-        }
-    }
-
-    /// The pidfd that a child has opened itself, and sent. `None` if `waitid` does not serve here. An error if another
-    /// part of the program has reaped the child already: with its status, if the kernel kept that.
-    pub(crate) fn of_child(fd: OwnedFd, pid: Pid) -> Option<Result<Self, Option<ExitStatus>>> {
-        let pidfd = Self { fd, pid };
-        let is_reaped = match look_by_pidfd(pidfd.as_fd()).ok()?.0 {
-            Look::ReapedElsewhere => matches!(pidfd.look_for_reap(), Ok(Look::ReapedElsewhere)),
-            _ => false,
-        };
-        Some(if is_reaped { Err(pidfd.recover()) } else { Ok(pidfd) })
-    }
-
-    /// Blocks until the process is a zombie, or reaped, or until the deadline. Any number of threads
-    /// may do so at once; the kernel wakes those of this process only.
-    pub(crate) fn wait(&self, deadline: Option<Instant>) -> bool {
-        unix::poll_readable(self.fd.as_fd(), deadline)
-    }
-
-    pub(crate) fn look(&self) -> io::Result<Look> {
-        self.look_with_usage().map(|(look, _)| look)
-    }
-
-    pub(crate) fn look_with_usage(&self) -> io::Result<(Look, Option<Usage>)> {
-        let look = match look_by_pidfd(self.fd.as_fd()) {
-            Ok((Look::ReapedElsewhere, _)) => self.look_for_reap()?,
-            Ok(look_and_usage) => return Ok(look_and_usage),
-            // `waitid` worked when the pidfd was opened: a sandbox has closed since then.
-            Err(_) if !self.has_ended() => Look::Running,
-            Err(_) if self.recover().is_some() => Look::ReapedElsewhere,
-            Err(_) => Look::Exited(None),
-        };
-        Ok((look, None))
-    }
-
     /// A zombie, or reaped.
     fn has_ended(&self) -> bool {
-        unix::poll_readable(self.fd.as_fd(), Some(Instant::now()))
+        poll_readable(self.fd.as_fd(), Some(Instant::now()))
     }
 
-    /// `waitid` has answered ECHILD. The states that it answers so in:
-    /// - It never was a child of *this* process, as in the child of a fork that copied the handle.
-    ///   Then it may well be running, and nothing is final.
-    /// - Another thread has decided to reap it and is not through yet. The exit status is not kept so
-    ///   far, and the task still exists: the ioctl succeeds, and does not set `PIDFD_INFO_EXIT`. That
-    ///   is over in microseconds unless the thread is preempted in the kernel. So ask for as long as
-    ///   that usually takes, and then let the caller come back: there is a lock that others wait for.
+    /// The state of a process for which `waitid` has returned ECHILD, which is one of these:
+    /// - It never was a child of *this* process, as in the child of a fork that copied the handle. It may be running, and
+    ///   nothing is final.
+    /// - Another thread is reaping it. The status is not kept yet, and the task exists: the ioctl succeeds, and does not set
+    ///   `PIDFD_INFO_EXIT`. That is over in microseconds unless the kernel preempts that thread. So repeat the ioctl for as
+    ///   long as that usually takes, and then let the caller come back: other threads wait for the caller's lock.
     /// - It has been reaped.
-    fn look_for_reap(&self) -> io::Result<Look> {
+    fn poll_reap(&self) -> io::Result<Look> {
         if !self.has_ended() {
             return Err(by_pid::no_child());
         }
@@ -107,22 +89,60 @@ impl Pidfd {
         Ok(Look::Running)
     }
 
-    /// What the kernel keeps of a process that was reaped while a pidfd to it was open.
-    pub(crate) fn recover(&self) -> Option<ExitStatus> {
+    /// The exit status, once the process has been reaped (`Ok(None)` before).
+    ///
+    /// The kernel reads the status first and finds the task second. If the process is reaped in between, the call fails
+    /// with ESRCH as if nothing were kept. By the second call the status is there.
+    fn info(&self) -> rustix::io::Result<Option<ExitStatus>> {
+        self.info_once().or_else(|_| self.info_once())
+    }
+
+    fn info_once(&self) -> rustix::io::Result<Option<ExitStatus>> {
+        use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
+        const GET_INFO: Opcode = opcode::read_write::<Info>(0xff, 11);
+        let mut info = Info { mask: INFO_EXIT, ..Info::default() };
+        // SAFETY: PIDFD_GET_INFO reads and writes a `struct pidfd_info` of the size in its opcode; `Info` is the first
+        // version of it, which later kernels still accept.
+        unsafe { ioctl(&self.fd, Updater::<GET_INFO, Info>::new(&mut info)) }?;
+        let known = info.mask & INFO_EXIT != 0;
+        Ok(known.then(|| ExitStatus::from_raw(info.exit_code)))
+    }
+}
+
+impl ProcessDescriptor for Pidfd {
+    /// The kernel wakes the waiters of this process alone.
+    fn wait(&self, deadline: Option<Instant>) -> bool {
+        poll_readable(self.fd.as_fd(), deadline)
+    }
+
+    fn look(&self) -> io::Result<(Look, Option<Usage>)> {
+        let look = match poll_pidfd(self.fd.as_fd()) {
+            Ok((Look::ReapedElsewhere, _)) => self.poll_reap()?,
+            Ok(look_and_usage) => return Ok(look_and_usage),
+            // `waitid` worked when the pidfd was opened: a sandbox has closed since then.
+            Err(_) if !self.has_ended() => Look::Running,
+            Err(_) if self.recover().is_some() => Look::ReapedElsewhere,
+            Err(_) => Look::Exited(None),
+        };
+        Ok((look, None))
+    }
+
+    /// The status that the kernel keeps of a process that was reaped while a pidfd to it was open.
+    fn recover(&self) -> Option<ExitStatus> {
         self.info().ok().flatten()
     }
 
-    pub(crate) fn signal(&self, signal: c_int) -> io::Result<()> {
+    fn signal(&self, signal: c_int) -> io::Result<()> {
         let error = match send(self.fd.as_raw_fd(), signal, 0) {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
-        // Too late for any error to matter? (A zombie of another user answers EPERM as well.)
-        if self.look()? != Look::Running {
+        // After the exit no error matters. (A zombie of another user answers EPERM as well.)
+        if self.look()?.0 != Look::Running {
             return Ok(());
         }
-        // EPERM may be the truth (a child that has changed its user) or a sandbox that does not know
-        // the call. On a descriptor that cannot exist, only the sandbox says EPERM.
+        // EPERM may be true (a child that has changed its user), or come from a sandbox that does not know the call. For a
+        // descriptor that cannot exist, only a sandbox returns EPERM.
         let blocked = match error.raw_os_error() {
             Some(libc::ENOSYS) => true,
             Some(libc::EPERM) => {
@@ -130,24 +150,22 @@ impl Pidfd {
             }
             _ => false,
         };
-        if blocked { by_pid::signal(self.pid, signal) } else { by_pid::gone_is_fine(error) }
+        if blocked { by_pid::signal(self.pid, signal) } else { by_pid::ignore_missing(error) }
     }
 
-    /// Through the descriptor, this means the group that the process had the ID of, whoever has reaped
-    /// the process since. Any error may just mean that the kernel does not know how; the other way then
-    /// meets it again.
-    pub(crate) fn signal_group(&self, signal: c_int) -> io::Result<()> {
+    /// The pidfd means the group that had the ID of the process, even if the process has been reaped. Any error may mean
+    /// that the kernel lacks the flag; `kill` then meets the error again.
+    fn signal_group(&self, signal: c_int) -> io::Result<()> {
         const PROCESS_GROUP: u32 = 1 << 2;
         match send(self.fd.as_raw_fd(), signal, PROCESS_GROUP) {
             Ok(()) => Ok(()),
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
-            Err(_) => by_pid::signal_group(self.look(), self.pid, signal),
+            Err(_) => by_pid::signal_group(self.look().map(|(look, _)| look), self.pid, signal),
         }
     }
 
-    /// Reaps it, and forgets its status. Says whether it is gone. Through the descriptor if possible, so
-    /// that no other process can be meant.
-    pub(crate) fn reap(&self) -> bool {
+    /// Through the pidfd if possible, so that no other process can be meant.
+    fn reap(&self) -> bool {
         use rustix::process::{WaitId, WaitIdOptions, waitid};
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
         match waitid(WaitId::PidFd(self.fd.as_fd()), options) {
@@ -157,25 +175,6 @@ impl Pidfd {
             Err(_) => self.recover().is_some() || by_pid::reap(self.pid),
         }
     }
-
-    /// The exit status, once the process has been reaped (`Ok(None)` before).
-    ///
-    /// The kernel looks for the status first and for the task second. If the process is reaped in between, the
-    /// call finds neither, and fails with ESRCH as if nothing were kept. By the second call the status is there.
-    fn info(&self) -> rustix::io::Result<Option<ExitStatus>> {
-        self.info_once().or_else(|_| self.info_once())
-    }
-
-    fn info_once(&self) -> rustix::io::Result<Option<ExitStatus>> {
-        use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
-        const GET_INFO: Opcode = opcode::read_write::<Info>(0xff, 11);
-        let mut info = Info { mask: INFO_EXIT, ..Info::default() };
-        // SAFETY: PIDFD_GET_INFO reads and writes a `struct pidfd_info` of the size that its opcode
-        // tells; `Info` is the first version of it, which later kernels still take.
-        unsafe { ioctl(&self.fd, Updater::<GET_INFO, Info>::new(&mut info)) }?;
-        let known = info.mask & INFO_EXIT != 0;
-        Ok(known.then(|| ExitStatus::from_raw(info.exit_code)))
-    }
 }
 
 impl AsFd for Pidfd {
@@ -184,7 +183,12 @@ impl AsFd for Pidfd {
     }
 }
 
-/// pidfd_send_signal(2). rustix's takes named signals only: no 0, no real-time ones.
+/// No other process can be meant.
+fn poll_pidfd(fd: BorrowedFd<'_>) -> io::Result<(Look, Option<Usage>)> {
+    waitid::poll(libc::P_PIDFD, fd.as_raw_fd().unsigned_abs())
+}
+
+/// pidfd_send_signal(2). (rustix has it for named signals only: not for 0, nor for real-time signals.)
 pub(crate) fn send(fd: c_int, signal: c_int, flags: u32) -> io::Result<()> {
     let info = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: a null `info` means the one that `kill` would make; nothing else is pointed to.

@@ -1,23 +1,20 @@
-//! Linux: the system call `waitid`, which has one argument more than the function: where to put what `wait4` tells
-//! of a child's usage. With `WNOWAIT` it puts it there as well, and the zombie stays.
+//! Linux and Android: the system call `waitid`, which has one argument more than the function: a buffer for the usage. With
+//! `WNOWAIT` the kernel fills the buffer as well, and the zombie stays.
 //!
-//! What is told is `RUSAGE_BOTH`: the child, and those of its descendants that were waited for. The peak is the
-//! larger of the two, and includes that of the memory which the child had before its exec: ours, if it was
-//! spawned without a copy.
+//! The usage is `RUSAGE_BOTH`: the child and the descendants that were waited for. The peak is the larger of the two, and
+//! includes the memory that the child had before its exec: this process's, if it was spawned without a copy.
 //!
 //! Sources: waitid(2), "C library/kernel differences"; `kernel/exit.c`, `kernel/sys.c` and `fs/exec.c`.
 
 use crate::sys::Look;
 use crate::sys::unix::by_pid::{self, Pid};
-use crate::sys::usage::{kibibytes, time};
+use crate::sys::unix::rusage;
 use crate::usage::Usage;
 use std::ffi::c_int;
 use std::io;
 use std::mem::MaybeUninit;
-#[cfg(target_os = "linux")]
-use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// What the kernel takes for a `long`, whatever the C library has made of its own struct.
+/// The kernel's `long`, which the C library's struct may not have.
 #[cfg(not(all(target_arch = "x86_64", target_pointer_width = "32")))]
 type Long = std::ffi::c_long;
 #[cfg(all(target_arch = "x86_64", target_pointer_width = "32"))]
@@ -58,17 +55,13 @@ impl Default for Rest {
 
 const _: () = assert!(size_of::<Rusage>() == 18 * size_of::<Long>());
 
-/// Where the child stands, and what it has used if it is a zombie. No other process can be meant.
-#[cfg(target_os = "linux")]
-pub(crate) fn look_by_pidfd(fd: BorrowedFd<'_>) -> io::Result<(Look, Option<Usage>)> {
-    waitid(libc::P_PIDFD, fd.as_raw_fd().unsigned_abs())
+/// The usage of the zombie with this ID. `None` if it is no zombie.
+pub(crate) fn usage_of(pid: Pid) -> Option<Usage> {
+    poll(libc::P_PID, pid.as_raw_nonzero().get().unsigned_abs()).ok()?.1
 }
 
-pub(crate) fn of(pid: Pid) -> Option<Usage> {
-    waitid(libc::P_PID, pid.as_raw_nonzero().get().unsigned_abs()).ok()?.1
-}
-
-fn waitid(kind: libc::idtype_t, id: u32) -> io::Result<(Look, Option<Usage>)> {
+/// The state of a child, and the usage of a zombie.
+pub(crate) fn poll(kind: libc::idtype_t, id: u32) -> io::Result<(Look, Option<Usage>)> {
     let mut usage = Rusage::default();
     let to = &raw mut usage;
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
@@ -78,12 +71,12 @@ fn waitid(kind: libc::idtype_t, id: u32) -> io::Result<(Look, Option<Usage>)> {
         let result = unsafe { libc::syscall(libc::SYS_waitid, kind, id, info, options, to) };
         result as c_int
     })?;
-    // Without a zombie the kernel tells nothing.
+    // The kernel fills the buffer for a zombie only.
     let Look::Exited(_) = look else { return Ok((look, None)) };
     let usage = Usage {
-        user: time(usage.user.seconds, usage.user.micros),
-        system: time(usage.system.seconds, usage.system.micros),
-        peak_memory: kibibytes(usage.peak),
+        user: rusage::time(usage.user.seconds, usage.user.micros),
+        system: rusage::time(usage.system.seconds, usage.system.micros),
+        peak_memory: rusage::kibibytes(usage.peak),
     };
     Ok((look, Some(usage)))
 }

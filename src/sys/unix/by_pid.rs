@@ -1,89 +1,179 @@
-//! Asking about a child, signalling it and reaping it by its process ID.
+//! A child that is known by its process ID.
 //!
-//! A process ID is the child's own until the child is reaped. Everything here is therefore called before
-//! our own reap. And because somebody else may have reaped the child, its
-//! [`Identity`](super::identity::Identity) is asked: after what only looks, since who has the ID still, had
-//! it then; and before a signal or a reap. What is left there is the moment between that question and the
-//! system call: a foreign reaper, and a new process on the same ID, both within it. Only a pidfd closes it,
-//! which is why Linux prefers that.
+//! A process ID is the child's own until the child is reaped. So everything here is called before this library reaps it.
+//! Another part of the program may have reaped the child. So the child's [`Identity`] is checked after every call that only
+//! reads (if the ID is the child's now, it was the child's during the call), and before every signal and reap. That leaves
+//! the moment between the check and the system call: a foreign reap *and* a new process on the same ID within it are
+//! missed. Only a pidfd has no such moment.
 
 use super::siginfo;
 use crate::backoff::Backoff;
-use crate::sys::Look;
+use crate::sys::unix::system::System;
+use crate::sys::{Look, PLATFORM};
+use crate::usage::Usage;
 use std::ffi::c_int;
+use std::fmt::Debug;
 use std::io;
+use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
-/// A process ID: positive, so it never means a group or "any".
+/// A process ID: positive, so it never means a group or every process.
 pub(crate) type Pid = rustix::process::Pid;
 
-/// The ID as system calls want it. `None` for what cannot be a process ID.
+/// The ID as system calls take it. `None` if it cannot be a process ID.
 pub(crate) fn pid(id: u32) -> Option<Pid> {
     i32::try_from(id).ok().filter(|id| *id > 0).and_then(Pid::from_raw)
 }
 
-/// What the child of a fork gets for a handle that it has copied.
+/// The error in the child of a fork for a handle that it has copied.
 pub(crate) fn no_child() -> io::Error {
     io::Error::from_raw_os_error(libc::ECHILD)
 }
 
-/// Sends a signal (kill(2)). To a process that has gone it does nothing, and that is fine.
+/// Tells a child from the next owner of its process ID, without reaping it.
+pub(crate) trait Identity: Debug + Send + Sync {
+    fn check(&self) -> Same;
+}
+
+/// What [`Identity::check`] finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(dead_code, reason = "no system reports all of them")]
+pub(crate) enum Same {
+    /// The ID means the child, living or zombie.
+    Yes,
+    /// The ID means the child, and the child has another parent for good: this process cannot wait for it any more.
+    Reparented,
+    /// The child was reaped, and another process has its ID.
+    No,
+    /// The ID may be free, or the system does not report it.
+    Unknown,
+}
+
+#[derive(Debug)]
+pub(crate) struct ChildById {
+    pub(crate) pid: Pid,
+    identity: Option<Box<dyn Identity>>,
+}
+
+impl ChildById {
+    pub(crate) fn new(pid: Pid) -> Self {
+        Self { pid, identity: PLATFORM.identity.and_then(|of| of(pid)) }
+    }
+
+    /// The child's state. An error means that `waitid` is not available (a sandbox), and that no other reaper is known to
+    /// have reaped the child.
+    pub(crate) fn look(&self) -> io::Result<Look> {
+        let of_zombie = || PLATFORM.status_of_zombie.and_then(|of| of(self.pid));
+        let seen = look(self.pid).map(|look| with_status(look, of_zombie));
+        judge(seen, self.check())
+    }
+
+    /// Adds the usage to the child's state. `None` if the child is no zombie, if another part of the program has reaped
+    /// it, or if the system reports the usage to a reaper alone.
+    pub(crate) fn with_usage(&self, look: Look) -> (Look, Option<Usage>) {
+        let usage = if look.is_zombie() {
+            PLATFORM.usage_of_zombie.and_then(|of| of(self.pid))
+        } else {
+            None
+        };
+        (look, usage.filter(|_| self.check() != Some(Same::No)))
+    }
+
+    fn check(&self) -> Option<Same> {
+        self.identity.as_ref().map(|identity| identity.check())
+    }
+
+    /// Sends a signal to the child if it is not known to have ended.
+    pub(crate) fn signal(&self, number: c_int) -> io::Result<()> {
+        match self.look() {
+            Ok(Look::Running) | Err(_) => signal(self.pid, number),
+            Ok(Look::Exited(_) | Look::Held(_) | Look::ReapedElsewhere) => Ok(()),
+        }
+    }
+
+    /// Sends a signal to the group that the child leads, unless another part of the program has reaped the child: then
+    /// the ID of the group may belong to another group.
+    pub(crate) fn signal_group(&self, number: c_int) -> io::Result<()> {
+        signal_group(self.look(), self.pid, number)
+    }
+}
+
+/// macOS 10.12 to 10.15 do not write into a `siginfo_t` which signal ended a child. The process table has the status.
+/// Without it only a reap reports the status, and a leader that is pinned would be reaped (`lifecycle.rs`).
+fn with_status(look: Look, of_zombie: impl FnOnce() -> Option<ExitStatus>) -> Look {
+    match look {
+        Look::Exited(None) => Look::Exited(of_zombie()),
+        look => look,
+    }
+}
+
+/// The state of the child, from what `waitid` reports of the ID and from the check of the identity after that.
+fn judge(seen: io::Result<Look>, same: Option<Same>) -> io::Result<Look> {
+    match (same, &seen) {
+        (Some(Same::No), _) => Ok(Look::ReapedElsewhere),
+        // The child is there, and `waitid` does not find it: on some systems an attached debugger is its parent until it
+        // detaches. Or a foreign reaper is in the middle of its reap.
+        (Some(Same::Yes), Ok(Look::ReapedElsewhere)) => Ok(Look::Running),
+        _ => seen,
+    }
+}
+
+/// Sends a signal (kill(2)). Succeeds without effect if there is no such process.
 pub(crate) fn signal(pid: Pid, signal: c_int) -> io::Result<()> {
     // SAFETY: `kill` takes two integers and touches no memory of ours.
     if unsafe { libc::kill(pid.as_raw_nonzero().get(), signal) } == 0 {
         return Ok(());
     }
-    gone_is_fine(io::Error::last_os_error())
+    ignore_missing(io::Error::last_os_error())
 }
 
-/// Sends a signal to the group that the child leads, unless somebody else has reaped the child: then the
-/// group's ID may be anybody's. (kill(2).)
+/// Sends a signal to the group of a leader in this state (kill(2)).
 pub(crate) fn signal_group(leader: io::Result<Look>, pid: Pid, signal: c_int) -> io::Result<()> {
     if let Ok(Look::ReapedElsewhere) = leader {
         return Err(no_child());
     }
-    // SAFETY: `kill` takes two integers and touches no memory of ours. A `Pid` is positive, and its
-    // negative means a group; 1, whose negative means everybody, is no child of ours.
+    // SAFETY: `kill` takes two integers and touches no memory of ours. A `Pid` is positive, and its negative means a
+    // group; 1, whose negative means every process, is no child of ours.
     if unsafe { libc::kill(-pid.as_raw_nonzero().get(), signal) } == 0 {
         return Ok(());
     }
     let error = io::Error::last_os_error();
-    // macOS says so of a group of zombies, as the leader is one. It does not tell them from those who may not be
-    // signalled.
-    let only_zombies = cfg!(target_vendor = "apple")
+    // XNU answers EPERM for a group of zombies, and also for a group whose members may not be signalled. The leader is a
+    // zombie, so take the group for the former.
+    let only_zombies = PLATFORM.system == Some(System::Apple)
         && error.raw_os_error() == Some(libc::EPERM)
-        && matches!(leader, Ok(Look::Exited(_) | Look::Held(_)));
-    if only_zombies { Ok(()) } else { gone_is_fine(error) }
+        && leader.is_ok_and(Look::is_zombie);
+    if only_zombies { Ok(()) } else { ignore_missing(error) }
 }
 
-/// A signal to a process that has gone does nothing, as `kill` and `send_signal` promise.
-pub(crate) fn gone_is_fine(error: io::Error) -> io::Result<()> {
+/// A signal to a process that was reaped succeeds without effect, as `kill` and `send_signal` promise.
+pub(crate) fn ignore_missing(error: io::Error) -> io::Result<()> {
     if error.raw_os_error() == Some(libc::ESRCH) { Ok(()) } else { Err(error) }
 }
 
-/// Reaps the child if it is a zombie, and forgets its status. Says whether it is gone. (waitpid(2).)
+/// Reaps the child if it is a zombie, and discards its status. Returns whether it is reaped (waitpid(2)).
 pub(crate) fn reap(pid: Pid) -> bool {
     use rustix::process::{WaitOptions, waitpid};
-    // ECHILD means gone. Any other error is undocumented for these arguments, and trying again would
-    // gain nothing.
+    // ECHILD means that it is reaped. No other error is documented for these arguments, and another attempt would gain
+    // nothing.
     !matches!(waitpid(Some(pid), WaitOptions::NOHANG), Ok(None))
 }
 
-/// Where the child stands, without reaping it.
+/// The state of the process with this ID, as far as it is a child of this process. Does not reap.
 pub(crate) fn look(pid: Pid) -> io::Result<Look> {
     waitid(pid, libc::WNOHANG)
 }
 
-/// Blocks until the process has exited or is none of our children any more, without reaping it.
+/// Blocks until the process has exited or is no child of this process any more. Does not reap.
 pub(crate) fn block(pid: Pid) {
     let mut pause = Backoff::new();
-    // `Running` is macOS's stopped child (see below).
+    // `Running`: macOS returns for a stopped child as well (`siginfo.rs`).
     while let Ok(Look::Running) = waitid(pid, 0) {
         pause.sleep(None);
     }
 }
 
-/// waitid(2) with `WEXITED | WNOWAIT`: an exit is seen, and stays to be seen.
+/// waitid(2) with `WEXITED | WNOWAIT`, which leaves the zombie for later calls.
 fn waitid(pid: Pid, options: c_int) -> io::Result<Look> {
     let id = pid.as_raw_nonzero().get().unsigned_abs() as libc::id_t;
     let options = options | libc::WEXITED | libc::WNOWAIT;
@@ -91,9 +181,8 @@ fn waitid(pid: Pid, options: c_int) -> io::Result<Look> {
     look_by(|info| unsafe { libc::waitid(libc::P_PID, id, info, options) })
 }
 
-/// Where a child stands, according to `wait`: a call that writes as waitid(2) does, or returns another number than zero.
+/// The state of a child according to `wait`, which writes as waitid(2) does, or returns a number other than zero.
 pub(crate) fn look_by(mut wait: impl FnMut(*mut libc::siginfo_t) -> c_int) -> io::Result<Look> {
-    use std::os::unix::process::ExitStatusExt;
     let mut room = siginfo::Room::new();
     while wait(room.as_mut_ptr()) != 0 {
         let error = io::Error::last_os_error();
@@ -107,4 +196,35 @@ pub(crate) fn look_by(mut wait: impl FnMut(*mut libc::siginfo_t) -> c_int) -> io
         siginfo::Report::NoExit => Look::Running,
         siginfo::Report::Exit(status) => Look::Exited(status.map(ExitStatus::from_raw)),
     })
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::{Look, Same, judge, with_status};
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+
+    /// What `waitid` answers with ECHILD about is judged by the identity.
+    #[test]
+    fn child_that_waitid_does_not_find_runs_unless_it_is_reparented() {
+        let judged = |same| judge(Ok(Look::ReapedElsewhere), Some(same)).expect("no error went in");
+        assert_eq!(judged(Same::Yes), Look::Running);
+        assert_eq!(judged(Same::Reparented), Look::ReapedElsewhere);
+        assert_eq!(judged(Same::Unknown), Look::ReapedElsewhere);
+    }
+
+    #[test]
+    fn child_with_recycled_id_counts_as_reaped_elsewhere() {
+        let seen = judge(Ok(Look::Running), Some(Same::No)).expect("no error went in");
+        assert_eq!(seen, Look::ReapedElsewhere);
+    }
+
+    #[test]
+    fn death_by_signal_without_its_number_has_the_status_of_the_process_table() {
+        let killed = ExitStatus::from_raw(9);
+        assert_eq!(with_status(Look::Exited(None), || Some(killed)), Look::Exited(Some(killed)));
+        let known = Look::Exited(Some(ExitStatus::from_raw(0)));
+        assert_eq!(with_status(known, || panic!("the status is known")), known);
+        assert_eq!(with_status(Look::Running, || panic!("it runs")), Look::Running);
+    }
 }

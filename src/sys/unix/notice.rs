@@ -1,35 +1,58 @@
-//! Unix: which mechanism serves a child, and what they share.
+//! Unix: which mechanism serves a child.
 
 use super::by_pid::{self, Pid};
 use crate::backoff::Backoff;
 use crate::lifecycle::Lifecycle;
 use crate::sync::Arc;
-use crate::sys::port::left;
 use crate::sys::thread::Thread;
-use crate::sys::{Descriptor, Exit, FromChild, Look, Opened};
+use crate::sys::{Exit, FromChild, Look, Opened, PLATFORM};
 use crate::unix::ReapedElsewhere;
 use crate::usage::Usage;
 use crate::watcher;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::ffi::c_int;
+use std::fmt::Debug;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::{Child, ExitStatus};
 use std::time::Instant;
 
-/// Which mechanism a child is to be served by.
+/// Which mechanism is to serve a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
-    /// A descriptor if there is one to be had, else the helper thread.
+    /// A descriptor if one can be opened, else the helper thread.
     Best,
     /// The helper thread.
     Thread,
 }
 
 impl Backend {
-    /// All that this system has, the one that is used by default first.
+    /// All that every Unix has, the default first.
     #[cfg_attr(not(feature = "_seam"), allow(dead_code))]
     pub const ALL: &[Self] = &[Self::Best, Self::Thread];
+}
+
+/// A descriptor that means one child of this process, becomes readable when the child exits, and stays readable.
+///
+/// A trait object: one allocation per child, which costs nothing next to a spawn, and no system needs a stand-in for what
+/// it lacks.
+pub(crate) trait ProcessDescriptor: AsFd + Debug + Send + Sync {
+    /// As [`Exit::wait`].
+    fn wait(&self, deadline: Option<Instant>) -> bool;
+
+    /// As [`Exit::look`].
+    fn look(&self) -> io::Result<(Look, Option<Usage>)>;
+
+    /// As [`Exit::recover`].
+    fn recover(&self) -> Option<ExitStatus>;
+
+    /// Sends a signal to the child.
+    fn signal(&self, signal: c_int) -> io::Result<()>;
+
+    /// Sends a signal to the group that the child leads.
+    fn signal_group(&self, signal: c_int) -> io::Result<()>;
+
+    /// Reaps the child if it is a zombie, and discards its status. Returns whether it is reaped.
+    fn reap(&self) -> bool;
 }
 
 /// How to ask a process to end: by this signal, and SIGCONT after it, since a stopped process does
@@ -67,47 +90,40 @@ pub(crate) fn ask(child: &Lifecycle<Child, Notice>, ask: Ask) -> io::Result<bool
     Ok(true)
 }
 
-/// How the exit of a child is noticed: by a descriptor that means the process, or failing that by a
-/// helper thread.
+/// How the exit of a child is noticed: by a descriptor if one can be opened, else by a helper thread.
 #[derive(Debug)]
 pub(crate) enum Notice {
-    Descriptor(Descriptor),
+    Descriptor(Box<dyn ProcessDescriptor>),
     Thread(Thread),
 }
 
 impl Notice {
-    /// The notice for a child that was not reaped by us.
+    /// The notice for a child that this library has not reaped.
     ///
-    /// Decided child by child, by trying: what works may change while the program runs (a full
-    /// descriptor table, a sandbox that closes).
+    /// Each child's mechanism is found by trying: what works may change while the program runs (a full descriptor table,
+    /// a sandbox that closes).
     ///
-    /// The child's own descriptor, if it has sent one, means the child and never another process. If another part of
-    /// the program has reaped the child by now, the descriptor still has the status (Linux 6.15).
+    /// A descriptor that the child itself has sent means the child and never another process. If another part of the
+    /// program has reaped the child, the descriptor still has the status (Linux 6.15).
     ///
-    /// Without one, the child is known by its ID so far. Another part of the program may reap the child before this
-    /// function is through, and then the ID may be another's. So whatever is opened by ID is opened *first*, and
-    /// `waitid` reports *after* that whether the ID means a child of ours: if it does, and no other process had the
-    /// ID meanwhile, then what was opened means the child. If it does not, the child is lost, at once: nothing may
-    /// ever be done to that ID.
+    /// Without one, the child is known by its ID. Another part of the program may reap the child during this call, and then
+    /// the ID may mean another process. So the descriptor is opened *first*, and `waitid` reports *after* that whether the
+    /// ID means a child of this process: if it does, and no other process had the ID meanwhile, the descriptor means the
+    /// child. If it does not, the child is lost, and nothing may ever be done to that ID.
     ///
-    /// What that does not tell apart is another child of ours on the same ID. IDs are handed out in
-    /// turn (on some BSDs at random), and this one was just handed out, so it takes a whole round of the
-    /// ID space (or a great coincidence) between two adjacent calls of this thread, *and* a foreign
-    /// reaper.
+    /// Another child of this process on the same ID is not told apart. IDs are handed out in turn (on some BSDs at random),
+    /// and this ID was just handed out. So that takes a whole round of the ID space, or a great coincidence, between two
+    /// adjacent calls of this thread, *and* a foreign reaper.
     pub(crate) fn open(child: &Child, from_child: Option<FromChild>, backend: Backend) -> Opened {
-        // What cannot be a process ID cannot be a child.
+        // A number that cannot be a process ID cannot be a child's.
         let Some(pid) = by_pid::pid(child.id()) else { return Opened::ReapedElsewhere(None) };
-        let descriptor = match (backend, from_child) {
-            (Backend::Thread, _) => None,
-            (Backend::Best, None) => Descriptor::open(pid),
-            #[cfg(target_os = "linux")]
-            (Backend::Best, Some(from_child)) => match Descriptor::of_child(from_child, pid) {
-                Some(Ok(descriptor)) => Some(descriptor),
+        let descriptor = match (backend, from_child, PLATFORM.sent_descriptor) {
+            (Backend::Thread, ..) => None,
+            (Backend::Best, Some(fd), Some(accept)) => match accept(fd, pid) {
                 Some(Err(status)) => return Opened::ReapedElsewhere(status),
-                None => None,
+                accepted => accepted.and_then(Result::ok),
             },
-            #[cfg(not(target_os = "linux"))]
-            (Backend::Best, Some(never)) => match never {},
+            (Backend::Best, ..) => PLATFORM.descriptor.and_then(|open| open(pid)),
         };
         match descriptor {
             Some(descriptor) => Opened::Unreaped(Self::Descriptor(descriptor)),
@@ -132,9 +148,8 @@ impl Notice {
         }
     }
 
-    /// Sends any signal to the process group that the child leads, while it is unreaped: for so long
-    /// the group's ID is its own, also when the child is a zombie. To a group without members this does
-    /// nothing.
+    /// Sends any signal to the process group that the child leads. The child must be unreaped: until then the ID of the
+    /// group is its own, even if the child is a zombie. Succeeds without effect if the group has no members.
     pub(crate) fn signal_group(&self, signal: c_int) -> io::Result<()> {
         match self {
             Self::Descriptor(descriptor) => descriptor.signal_group(signal),
@@ -142,16 +157,12 @@ impl Notice {
         }
     }
 
-    /// Whether the child's ID is its own. The caller sees to it that it is not reaped by us.
+    /// Whether the child's ID is its own. This library must not have reaped the child.
     pub(crate) fn has_its_id(&self) -> bool {
-        let look = match self {
-            Self::Descriptor(descriptor) => descriptor.look(),
-            Self::Thread(thread) => thread.look(),
-        };
-        !matches!(look, Ok(Look::ReapedElsewhere))
+        !matches!(self.look(), Ok((Look::ReapedElsewhere, _)))
     }
 
-    /// Reaps a child whose handle is gone, if it has exited. Says whether it is gone.
+    /// Reaps the child if it is a zombie, and discards its status. Returns whether it is reaped.
     pub(crate) fn reap(&self) -> bool {
         match self {
             Self::Descriptor(descriptor) => descriptor.reap(),
@@ -159,7 +170,7 @@ impl Notice {
         }
     }
 
-    /// What becomes readable by the exit, and stays so, if there is something.
+    /// The descriptor that becomes readable when the child exits, if the mechanism has one.
     pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Descriptor(descriptor) => Some(descriptor.as_fd()),
@@ -167,7 +178,7 @@ impl Notice {
         }
     }
 
-    /// Where it cannot be watched: has a thread of its own reap the child. Says whether one will.
+    /// Reaps the child on a thread of its own when it exits. Returns whether a thread will.
     pub(crate) fn reap_by_helper(this: &Arc<Self>) -> bool {
         match &**this {
             Self::Descriptor(_) => {
@@ -181,12 +192,12 @@ impl Notice {
     fn wait_and_reap(&self) {
         let mut pause = Backoff::new();
         loop {
-            // On Unix this does not fail.
+            // Never fails on Unix.
             let _ = self.wait(None);
             if self.reap() {
                 return;
             }
-            // Noticed before it can be reaped.
+            // Readable before the child can be reaped.
             pause.sleep(None);
         }
     }
@@ -202,7 +213,7 @@ impl Exit for Notice {
 
     fn look(&self) -> io::Result<(Look, Option<Usage>)> {
         match self {
-            Self::Descriptor(descriptor) => descriptor.look_with_usage(),
+            Self::Descriptor(descriptor) => descriptor.look(),
             Self::Thread(thread) => thread.look_with_usage(),
         }
     }
@@ -214,20 +225,19 @@ impl Exit for Notice {
         }
     }
 
-    /// One of two things has happened. A foreign reaper came between the look and the reap, and by then the ID belonged
-    /// to another child of this program, a zombie: `reaped` is the status of that one. Or the look misread what `waitid`
-    /// wrote, which each system lays out in its own way (`siginfo.rs`): `seen` is no status at all. `reaped` is an `int`,
-    /// which cannot be misread.
+    /// Either a foreign reaper reaped the child between the look and the reap, and the ID belonged to another child of
+    /// this program, a zombie, by then: `reaped` is that child's status. Or the look misread what `waitid` wrote, which
+    /// each system lays out in its own way (`siginfo.rs`): `seen` is no status at all. `reaped` is an `int`, which cannot
+    /// be misread.
     ///
-    /// - A kqueue event and, from Linux 6.15, a pidfd keep the status of the very process after any reap: they decide.
-    /// - On Linux and Android the layout is part of the kernel's interface, and every test run reads statuses by it. So
-    ///   the look is right: it was a foreign reaper.
-    /// - Elsewhere nothing can tell. For `reaped` to be wrong, a foreign reaper has to come between two adjacent system
-    ///   calls, and in the same time the ID has to come round to another child of this program, and that child has to
-    ///   exit. A misread layout spoils every status, on a system on which this library has not run. So the reap is right.
+    /// - A kqueue event and, from Linux 6.15, a pidfd keep the status of the process after any reap: they decide.
+    /// - On Linux and Android the layout is part of the kernel's interface, and every test run reads statuses by it. So it
+    ///   was a foreign reaper, and `seen` is right.
+    /// - Elsewhere nothing decides. For `reaped` to be wrong, a foreign reaper has to come between two adjacent system
+    ///   calls, and in the same time another child of this program has to get the ID, and exit. A misread layout spoils
+    ///   every status, on a system on which this library has not run. So `reaped` is right.
     fn arbitrate(&self, seen: ExitStatus, reaped: ExitStatus) -> ExitStatus {
-        let reads_are_sound = cfg!(any(target_os = "linux", target_os = "android"));
-        self.recover().unwrap_or(if reads_are_sound { seen } else { reaped })
+        self.recover().unwrap_or(if PLATFORM.has_stable_siginfo { seen } else { reaped })
     }
 
     fn kill(&self) -> io::Result<()> {
@@ -249,49 +259,10 @@ impl Exit for Notice {
     }
 }
 
-/// The error for a child whose status somebody else has taken.
+/// The error for a child whose status another part of the program has taken.
 pub(crate) fn reaped_elsewhere(id: u32) -> io::Error {
     let error = io::Error::from_raw_os_error(libc::ECHILD);
     io::Error::new(error.kind(), ReapedElsewhere::new(id, error))
-}
-
-/// For how long to `poll`, which takes no timeout if there is no deadline.
-pub(crate) fn time_left(deadline: Option<Instant>) -> Option<Timespec> {
-    // The conversion cannot fail for a day or less.
-    deadline.and_then(|deadline| Timespec::try_from(left(deadline)).ok())
-}
-
-/// Blocks until the descriptor is readable, or until the deadline (`false`). Asks at least once.
-///
-/// Where `poll` is refused (EINVAL where RLIMIT_NOFILE is 0, as some sandboxes set it; ENOMEM), this
-/// says `true`: the caller looks, and pauses. So do errors that belong to the descriptor, which the
-/// look then meets.
-pub(crate) fn poll_readable(fd: BorrowedFd<'_>, deadline: Option<Instant>) -> bool {
-    poll_until(fd, PollFlags::IN, deadline)
-}
-
-/// The same, until the descriptor is ready in another way.
-pub(crate) fn poll_until(fd: BorrowedFd<'_>, flags: PollFlags, deadline: Option<Instant>) -> bool {
-    try_poll(fd, flags, deadline).unwrap_or(true)
-}
-
-/// The same for those who must know that `poll` is refused.
-pub(crate) fn try_poll(
-    fd: BorrowedFd<'_>,
-    flags: PollFlags,
-    deadline: Option<Instant>,
-) -> rustix::io::Result<bool> {
-    let mut fds = [PollFd::from_borrowed_fd(fd, flags)];
-    loop {
-        match poll(&mut fds, time_left(deadline).as_ref()) {
-            // (For a day, at most.)
-            Ok(0) if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
-                return Ok(false);
-            }
-            Ok(0) | Err(rustix::io::Errno::INTR) => {}
-            ready => return ready.map(|_| true),
-        }
-    }
 }
 
 /// Starts one of our own threads, which makes system calls, and little more.

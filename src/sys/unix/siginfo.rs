@@ -12,7 +12,9 @@
 //! and illumos, `posix/signal.h` of Haiku; `sys/wait.h` of each for the `wait` status.
 
 use super::system::System;
+use crate::sys::PLATFORM;
 use std::ffi::c_int;
+use std::mem::offset_of;
 
 /// Where in a `siginfo_t` the fields are, in bytes, and its size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,7 +137,6 @@ struct Fields {
 
 impl Layout {
     /// Panics if the bytes are fewer than a `siginfo_t` has here.
-    #[allow(dead_code, reason = "as above")]
     fn fields(self, bytes: &[u8]) -> Fields {
         let int = |offset: usize| {
             let bytes = bytes[..self.size][offset..].first_chunk().expect("a field lies within");
@@ -175,79 +176,48 @@ impl Room {
     }
 }
 
-#[cfg(any(
-    target_vendor = "apple",
-    target_os = "freebsd",
-    target_os = "dragonfly",
-    target_os = "netbsd",
-    target_os = "openbsd",
-    target_os = "illumos",
-    target_os = "solaris",
-    target_os = "haiku"
-))]
-mod imp {
-    use super::{Fields, Layout, Numbers, Room};
-    use crate::sys::unix::system::System;
-    use std::mem::offset_of;
+/// `None` on Linux, Android, and systems on which this library is not checked: there the `libc` crate decides.
+const SYSTEM: Option<System> = PLATFORM.system;
 
-    const SYSTEM: System = System::THIS.expect("its layout is known");
-    pub(super) const NUMBERS: Numbers = SYSTEM.numbers();
-    const LAYOUT: Layout = SYSTEM.layout(size_of::<usize>(), align_of::<u64>());
-
-    // `libc` agrees in what it names, and in the size. (On 32-bit systems it takes every union for one that is aligned
-    // to 4 bytes, which is not so where 64-bit integers are aligned to 8.)
-    const _: () = assert!(LAYOUT.size <= size_of::<Room>());
-    const _: () = assert!(LAYOUT.status + 4 <= LAYOUT.size);
-    const _: () = assert!(size_of::<usize>() < 8 || LAYOUT.size == size_of::<libc::siginfo_t>());
-    const _: () = assert!(offset_of!(libc::siginfo_t, si_signo) == 0);
-    const _: () = assert!(offset_of!(libc::siginfo_t, si_code) == LAYOUT.code);
-    const _: () = assert!(NUMBERS.child_signal == libc::SIGCHLD);
-    const _: () = assert!(NUMBERS.exited == libc::CLD_EXITED);
-    const _: () = assert!(NUMBERS.killed == libc::CLD_KILLED);
-    const _: () = assert!(NUMBERS.dumped == libc::CLD_DUMPED);
-
-    impl Room {
-        pub(super) fn fields(&self) -> Fields {
-            LAYOUT.fields(&self.0)
-        }
-    }
-}
-
-/// Linux, Android, and systems on which this library is not checked: as the `libc` crate has it.
-#[cfg(not(any(
-    target_vendor = "apple",
-    target_os = "freebsd",
-    target_os = "dragonfly",
-    target_os = "netbsd",
-    target_os = "openbsd",
-    target_os = "illumos",
-    target_os = "solaris",
-    target_os = "haiku"
-)))]
-mod imp {
-    use super::{Fields, Numbers, Room};
-
-    pub(super) const NUMBERS: Numbers = Numbers {
+const NUMBERS: Numbers = match SYSTEM {
+    Some(system) => system.numbers(),
+    None => Numbers {
         child_signal: libc::SIGCHLD,
         exited: libc::CLD_EXITED,
         killed: libc::CLD_KILLED,
         dumped: libc::CLD_DUMPED,
         ..Numbers::USUAL
-    };
+    },
+};
 
-    impl Room {
-        pub(super) fn fields(&self) -> Fields {
-            // SAFETY: the room is large enough and aligned (asserted above). It was zeroed, and a `siginfo_t` consists
-            // of integers and pointers, for which any bytes are valid.
-            let info = unsafe { self.0.as_ptr().cast::<libc::siginfo_t>().read() };
-            // SAFETY: the room is initialised, so the field is; it is used only if the others say that it was written.
-            let status = unsafe { info.si_status() };
-            Fields { signal: info.si_signo, code: info.si_code, status }
+// `libc` agrees in its constants, in the offset of `si_code`, and in the size. (On 32-bit systems it aligns every union to 4
+// bytes, which is wrong where 64-bit integers are aligned to 8.)
+const _: () = if let Some(system) = SYSTEM {
+    let layout = system.layout(size_of::<usize>(), align_of::<u64>());
+    assert!(layout.size <= size_of::<Room>());
+    assert!(layout.status + 4 <= layout.size);
+    assert!(size_of::<usize>() < 8 || layout.size == size_of::<libc::siginfo_t>());
+    assert!(offset_of!(libc::siginfo_t, si_signo) == 0);
+    assert!(offset_of!(libc::siginfo_t, si_code) == layout.code);
+    assert!(NUMBERS.child_signal == libc::SIGCHLD);
+    assert!(NUMBERS.exited == libc::CLD_EXITED);
+    assert!(NUMBERS.killed == libc::CLD_KILLED);
+    assert!(NUMBERS.dumped == libc::CLD_DUMPED);
+};
+
+impl Room {
+    fn fields(&self) -> Fields {
+        if let Some(system) = SYSTEM {
+            return system.layout(size_of::<usize>(), align_of::<u64>()).fields(&self.0);
         }
+        // SAFETY: the room is large enough and aligned (asserted above). It was zeroed, and a `siginfo_t` consists of
+        // integers and pointers, for which any bytes are valid.
+        let info = unsafe { self.0.as_ptr().cast::<libc::siginfo_t>().read() };
+        // SAFETY: the room is initialised, so the field is; it is used only if the other fields show that it was written.
+        let status = unsafe { info.si_status() };
+        Fields { signal: info.si_signo, code: info.si_code, status }
     }
 }
-
-use imp::NUMBERS;
 
 /// Each system's `siginfo_t` is transcribed from its header, apart from the offsets above, and written as its kernel
 /// does. The transcriptions are laid out as C lays them out where the tests run: 64-bit pointers and `long`s.

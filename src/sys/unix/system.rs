@@ -5,6 +5,8 @@
 
 #![allow(dead_code, reason = "a system is built for itself, the tests for all")]
 
+use super::by_pid::Same;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum System {
     /// macOS, iOS and others.
@@ -19,25 +21,6 @@ pub(crate) enum System {
 }
 
 impl System {
-    /// The system that this is built for. `None` for Linux, Android, and systems that are not checked.
-    pub(crate) const THIS: Option<Self> = if cfg!(target_vendor = "apple") {
-        Some(Self::Apple)
-    } else if cfg!(target_os = "freebsd") {
-        Some(Self::FreeBsd)
-    } else if cfg!(target_os = "dragonfly") {
-        Some(Self::DragonFly)
-    } else if cfg!(target_os = "netbsd") {
-        Some(Self::NetBsd)
-    } else if cfg!(target_os = "openbsd") {
-        Some(Self::OpenBsd)
-    } else if cfg!(any(target_os = "illumos", target_os = "solaris")) {
-        Some(Self::Solarish)
-    } else if cfg!(target_os = "haiku") {
-        Some(Self::Haiku)
-    } else {
-        None
-    };
-
     /// Whether `kevent` answers ESRCH for a child that is exiting, or is a zombie.
     ///
     /// FreeBSD and DragonFly find such a child, and the event fires at once. There ESRCH means that the process is
@@ -51,21 +34,60 @@ impl System {
     ///
     /// FreeBSD does. The others name the debugger, or a former parent. XNU takes the mark that a process is traced from
     /// a zombie, so the mark does not help there.
-    pub(crate) const fn tells_real_parent(self) -> bool {
+    pub(crate) const fn reports_real_parent(self) -> bool {
         matches!(self, Self::FreeBsd)
+    }
+
+    /// Compares a child with the process that has its ID now: `None` if there is none, or if the system does not report
+    /// it. A process is known by its start, and has a parent; `me` is this process.
+    ///
+    /// FreeBSD reparents a zombie whose parent ignores SIGCHLD, and the process table shows it until its new parent reaps
+    /// it. `waitid` does not find it from then on, which counts as a foreign reap. Where the table names a debugger as the
+    /// parent, a parent other than this process means nothing: the debugger returns the child when it detaches.
+    pub(crate) fn compare<T: PartialEq>(self, me: i32, then: &T, now: Option<(T, i32)>) -> Same {
+        match now {
+            Some((start, _)) if start != *then => Same::No,
+            Some((_, parent)) if parent != me && self.reports_real_parent() => Same::Reparented,
+            Some(_) => Same::Yes,
+            None => Same::Unknown,
+        }
     }
 }
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use super::System;
+    use super::{Same, System};
+
+    const ME: i32 = 100;
+    const INIT: i32 = 1;
 
     #[test]
-    fn esrch_where_zombies_are_found_does_not_mean_an_exit() {
+    fn esrch_means_an_exit_only_where_kevent_misses_zombies() {
         assert!(!System::FreeBsd.kevent_misses_exiting());
         assert!(!System::DragonFly.kevent_misses_exiting());
         assert!(System::Apple.kevent_misses_exiting());
         assert!(System::NetBsd.kevent_misses_exiting());
         assert!(System::OpenBsd.kevent_misses_exiting());
+    }
+
+    #[test]
+    fn zombie_that_freebsd_has_given_to_init_is_reparented() {
+        assert_eq!(System::FreeBsd.compare(ME, &7, Some((7, INIT))), Same::Reparented);
+        assert_eq!(System::FreeBsd.compare(ME, &7, Some((7, ME))), Same::Yes);
+    }
+
+    #[test]
+    fn child_whose_parent_is_a_debugger_stays_the_child() {
+        for system in [System::Apple, System::NetBsd, System::DragonFly] {
+            assert_eq!(system.compare(ME, &7, Some((7, INIT))), Same::Yes, "{system:?}");
+        }
+    }
+
+    #[test]
+    fn another_start_means_another_process_with_any_parent() {
+        for parent in [ME, INIT] {
+            assert_eq!(System::FreeBsd.compare(ME, &7, Some((8, parent))), Same::No);
+        }
+        assert_eq!(System::FreeBsd.compare(ME, &7, None), Same::Unknown);
     }
 }

@@ -5,10 +5,9 @@
 //! nothing is to be done when the handle is dropped. The exit code alone does not tell whether a
 //! process has exited (259, `STILL_ACTIVE`, is a legal one); waiting for no time does.
 //!
-//! Sources: WaitForMultipleObjects, TerminateProcess, GenerateConsoleCtrlEvent and Process Creation Flags of the
-//! Win32 documentation.
+//! Sources: WaitForMultipleObjects, TerminateProcess, GenerateConsoleCtrlEvent, Process Creation Flags,
+//! GetProcessTimes, GetProcessMemoryInfo and PROCESS_MEMORY_COUNTERS of the Win32 documentation.
 
-use super::usage;
 use crate::lifecycle::Lifecycle;
 use crate::sync::Arc;
 use crate::sys::{Exit, FromChild, Look, Opened};
@@ -16,12 +15,15 @@ use crate::usage::Usage;
 use std::io;
 use std::os::windows::io::{AsHandle, AsRawHandle, BorrowedHandle};
 use std::process::{Child, ExitStatus};
-use std::time::Instant;
-use windows_sys::Win32::Foundation::{ERROR_ACCESS_DENIED, HANDLE, WAIT_FAILED, WAIT_TIMEOUT};
+use std::time::{Duration, Instant};
+use windows_sys::Win32::Foundation::{
+    ERROR_ACCESS_DENIED, FILETIME, HANDLE, WAIT_FAILED, WAIT_TIMEOUT,
+};
 use windows_sys::Win32::System::Console::{CTRL_BREAK_EVENT, GenerateConsoleCtrlEvent};
+use windows_sys::Win32::System::ProcessStatus::{K32GetProcessMemoryInfo, PROCESS_MEMORY_COUNTERS};
 use windows_sys::Win32::System::Threading::{
-    CREATE_NEW_CONSOLE, CREATE_NEW_PROCESS_GROUP, CREATE_NO_WINDOW, DETACHED_PROCESS, INFINITE,
-    TerminateProcess, WaitForMultipleObjects,
+    CREATE_NEW_CONSOLE, CREATE_NEW_PROCESS_GROUP, CREATE_NO_WINDOW, DETACHED_PROCESS,
+    GetProcessTimes, INFINITE, TerminateProcess, WaitForMultipleObjects,
 };
 
 /// How a child is to be served.
@@ -184,7 +186,7 @@ impl Exit for Notice {
     fn look(&self) -> io::Result<(Look, Option<Usage>)> {
         // The exit code itself is read by std's `Child`, which remembers it.
         Ok(match is_signalled(self.process())? {
-            true => (Look::Exited(None), usage::of(self.process())),
+            true => (Look::Exited(None), usage_of(self.process())),
             false => (Look::Running, None),
         })
     }
@@ -236,4 +238,39 @@ pub(crate) fn spawn_thread(
     let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(stack);
     thread.spawn(run)?;
     Ok(())
+}
+
+/// The handle keeps the usage after the exit.
+fn usage_of(process: BorrowedHandle<'_>) -> Option<Usage> {
+    let [mut created, mut exited, mut kernel, mut user] = [FILETIME::default(); 4];
+    // SAFETY: the handle is open for as long as it is borrowed, and all four outlive the call.
+    let read = unsafe {
+        GetProcessTimes(
+            process.as_raw_handle(),
+            &raw mut created,
+            &raw mut exited,
+            &raw mut kernel,
+            &raw mut user,
+        )
+    };
+    (read != 0).then(|| Usage {
+        user: time(user),
+        system: time(kernel),
+        peak_memory: peak_memory(process),
+    })
+}
+
+/// From units of 100 ns.
+fn time(time: FILETIME) -> Duration {
+    let units = u64::from(time.dwHighDateTime) << 32 | u64::from(time.dwLowDateTime);
+    Duration::from_nanos(units.saturating_mul(100))
+}
+
+/// Zero means that the system does not count it, as under wine.
+fn peak_memory(process: BorrowedHandle<'_>) -> Option<u64> {
+    let mut counters = PROCESS_MEMORY_COUNTERS::default();
+    let size = size_of_val(&counters) as u32;
+    // SAFETY: the handle is open for as long as it is borrowed. The struct is of this size, and outlives the call.
+    let read = unsafe { K32GetProcessMemoryInfo(process.as_raw_handle(), &raw mut counters, size) };
+    (read != 0).then_some(counters.PeakWorkingSetSize as u64).filter(|peak| *peak > 0)
 }

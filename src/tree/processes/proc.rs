@@ -8,7 +8,8 @@
 
 use super::{Census, Environment, Groups, count_pass, group_of, not_told};
 use crate::backoff::Backoff;
-use crate::sys::{self, Pid};
+use crate::sys;
+use crate::sys::unix::by_pid::Pid;
 use rustix::event::PollFlags;
 use rustix::fs::{CWD, Dir, Mode, OFlags, openat, readlinkat};
 use rustix::io::Errno;

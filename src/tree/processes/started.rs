@@ -9,8 +9,10 @@
 
 use super::{Census, Groups, count_pass, not_told};
 use crate::backoff::Backoff;
-use crate::sys::process_table::{self as record, Record, Time};
-use crate::sys::{self, Pid};
+use crate::sys;
+use crate::sys::process_records as record;
+use crate::sys::process_table::{Record, Time};
+use crate::sys::unix::by_pid::Pid;
 use std::ffi::c_int;
 use std::io;
 use std::os::fd::AsFd;
@@ -19,7 +21,7 @@ use std::time::Instant;
 /// They could be read, on some systems and of some processes.
 pub(in super::super) const READS_ENVIRONMENTS: bool = false;
 
-pub(in super::super) use crate::sys::process_table::usable;
+pub(in super::super) use crate::sys::process_records::usable;
 
 /// On the clock by which the system reports when a process started.
 ///

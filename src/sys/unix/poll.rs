@@ -1,0 +1,46 @@
+//! Unix: waits for one descriptor, with any deadline.
+
+#![allow(dead_code, reason = "not every system polls single descriptors")]
+
+use crate::sys::port::left;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::os::fd::BorrowedFd;
+use std::time::Instant;
+
+/// The timeout of a `poll` until the deadline: `None` without a deadline.
+pub(crate) fn time_left(deadline: Option<Instant>) -> Option<Timespec> {
+    // The conversion cannot fail: `left` is a day or less.
+    deadline.and_then(|deadline| Timespec::try_from(left(deadline)).ok())
+}
+
+/// Blocks until the descriptor is readable, or until the deadline (`false`). Polls at least once.
+///
+/// Returns `true` where `poll` is refused (EINVAL where RLIMIT_NOFILE is 0, as some sandboxes set it; ENOMEM): the caller
+/// inspects the process, and pauses. The same holds for errors of the descriptor itself.
+pub(crate) fn poll_readable(fd: BorrowedFd<'_>, deadline: Option<Instant>) -> bool {
+    poll_until(fd, PollFlags::IN, deadline)
+}
+
+/// The same for any event.
+pub(crate) fn poll_until(fd: BorrowedFd<'_>, flags: PollFlags, deadline: Option<Instant>) -> bool {
+    try_poll(fd, flags, deadline).unwrap_or(true)
+}
+
+/// The same, with the error where `poll` is refused.
+pub(crate) fn try_poll(
+    fd: BorrowedFd<'_>,
+    flags: PollFlags,
+    deadline: Option<Instant>,
+) -> rustix::io::Result<bool> {
+    let mut fds = [PollFd::from_borrowed_fd(fd, flags)];
+    loop {
+        match poll(&mut fds, time_left(deadline).as_ref()) {
+            // One timeout is at most a day, so it may end before the deadline.
+            Ok(0) if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
+                return Ok(false);
+            }
+            Ok(0) | Err(rustix::io::Errno::INTR) => {}
+            ready => return ready.map(|_| true),
+        }
+    }
+}
