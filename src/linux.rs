@@ -1,10 +1,10 @@
 //! Linux-only extensions.
 
 use crate::SpawnOptions;
-use crate::sync::Arc;
 use crate::tree::cgroup::Place;
 use crate::tree::{self, pre_exec};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Ways to spawn that only Linux has.
 pub trait SpawnOptionsExt {

@@ -29,7 +29,7 @@ use std::time::Instant;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct System {
     /// Where to create a cgroup for the tree.
-    pub(crate) cgroup: Option<Arc<dyn CreateCgroup>>,
+    pub(crate) cgroup: Option<std::sync::Arc<dyn CreateCgroup>>,
     /// Spawns a child that sends its own pidfd.
     pub(crate) spawn_with_pidfd: Option<SpawnChild>,
     /// For the tests: as if the system sent no signal at the death of a parent.
