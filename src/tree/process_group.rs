@@ -11,7 +11,7 @@ use super::processes::{self, Process, Since};
 use super::scan::{self, Membership, Target};
 use super::{Container, Containment, Leader, Mechanism, One, Spawned, Wanted};
 use crate::command;
-use crate::sync::{Arc, Mutex};
+use crate::sync::Mutex;
 use crate::sys::{Ask, FromChild};
 use crate::usage::Usage;
 use std::any::Any;
