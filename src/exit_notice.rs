@@ -1,20 +1,20 @@
-//! What tells of an exit, for those who have a loop of their own to wait in.
+//! A descriptor or handle that reports an exit to an event loop.
 
 use crate::SharedChild;
 use crate::sys::Notice;
 use std::io;
 
-/// Becomes ready when the child exits, and stays so: for epoll, mio, tokio's `AsyncFd` and other reactors.
+/// Becomes ready when the child exits, and stays ready: for epoll, mio, tokio's `AsyncFd` and other reactors.
 ///
-/// From [`SharedChild::exit_notice`]. On Unix it has a descriptor (`AsFd`, `AsRawFd`) that becomes readable, on
-/// Windows a handle (`AsHandle`, `AsRawHandle`) that becomes signalled. It never reaps: once it is ready, ask
-/// [`try_wait`](SharedChild::try_wait), which then has the status. (A BSD may tell of an exit an instant before the
-/// status can be had, and Linux when a debugger still holds it; then that says `None`, and is to be asked again after a
-/// moment: a reactor that is told of changes alone may not be told a second time.)
+/// [`SharedChild::exit_notice`] returns it. On Unix it has a descriptor (`AsFd`, `AsRawFd`) that becomes readable, on
+/// Windows a handle (`AsHandle`, `AsRawHandle`) that becomes signalled. It never reaps: once it is ready, call
+/// [`try_wait`](SharedChild::try_wait), which then returns the status. (A BSD may report an exit an instant before the
+/// status is available, and so may Linux while a debugger holds the child. `try_wait` then returns `None`: call it again
+/// after a moment, since a reactor that reports changes alone does not report the exit twice.)
 ///
-/// It is independent of the handle that it came from, and of others, with a descriptor or handle of its own. Do no more
-/// with the descriptor than wait until it is readable: to read from it, or to reap by it, may take the exit from others.
-/// Nor is it for the child of a fork, which may do no more than drop it; its copy of the descriptor stays open.
+/// It has a descriptor or handle of its own, independent of the child's handle and of other notices. Only wait until the
+/// descriptor is readable: a read from it, or a reap through it, may take the exit from other waiters. In the child of a
+/// fork it may only be dropped; the copy of the descriptor then stays open.
 ///
 /// # Examples
 ///
@@ -42,15 +42,15 @@ use std::io;
 pub struct ExitNotice(imp::Source);
 
 impl SharedChild {
-    /// What becomes ready when the child exits, for those who wait in a loop of their own.
+    /// Returns a descriptor or handle that becomes ready when the child exits, for an event loop of your own.
     ///
-    /// Any number can be had, also of a child that has exited.
+    /// A child can have any number of them, even after its exit.
     ///
     /// # Errors
     ///
-    /// [`Unsupported`](io::ErrorKind::Unsupported) if nothing of the kind tells of this child's exit, as on illumos,
-    /// on Linux without pidfds, and if there was no descriptor to spare when it was spawned: wait for it on a thread
-    /// then. Otherwise those of the operating system that has no descriptor or handle to spare.
+    /// [`Unsupported`](io::ErrorKind::Unsupported) if no descriptor reports this child's exit: on illumos, on Linux without
+    /// pidfds, or if this process had no free descriptor at the spawn. Wait on a thread then. Otherwise an error of the
+    /// system, if it has no free descriptor or handle.
     ///
     /// # Examples
     ///
@@ -58,7 +58,7 @@ impl SharedChild {
     pub fn exit_notice(&self) -> io::Result<ExitNotice> {
         match self.notice() {
             Some(notice) => imp::of(&notice, self.id()),
-            None => imp::of_one_that_has_ended(),
+            None => imp::ready(),
         }
         .map(ExitNotice)
     }
@@ -71,21 +71,22 @@ mod imp {
     use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
     use std::os::unix::net::UnixStream;
 
-    /// Not the child's descriptor, but a copy: a reactor takes each number but once.
+    /// A copy of the child's descriptor: a reactor accepts each descriptor number only once.
     pub(super) type Source = Own<OwnedFd>;
 
     pub(super) fn of(notice: &Notice, id: u32) -> io::Result<Source> {
         let Some(descriptor) = notice.descriptor() else {
-            let message =
-                format!("no descriptor tells of the exit of process {id}: wait on a thread");
+            let message = format!(
+                "cannot create an exit notice for process {id}: no descriptor reports its exit; wait on a thread"
+            );
             return Err(io::Error::new(io::ErrorKind::Unsupported, message));
         };
         descriptor.try_clone_to_owned().map(Own::new)
     }
 
-    pub(super) fn of_one_that_has_ended() -> io::Result<Source> {
+    pub(super) fn ready() -> io::Result<Source> {
         let (ours, mut other) = UnixStream::pair()?;
-        // Not only at its end, which not everybody calls readable.
+        // A byte is readable for every reactor. The end of the stream is not.
         io::Write::write_all(&mut other, &[0])?;
         Ok(Own::new(ours.into()))
     }
@@ -119,14 +120,14 @@ mod imp {
         process.try_clone_to_owned()
     }
 
-    /// An event that is signalled for good.
-    pub(super) fn of_one_that_has_ended() -> io::Result<Source> {
-        // SAFETY: neither security attributes nor a name are given.
+    /// Creates an event that stays signalled.
+    pub(super) fn ready() -> io::Result<Source> {
+        // SAFETY: the pointers are null: no security attributes and no name.
         let event = unsafe { CreateEventW(null(), 1, 1, null()) };
         if event.is_null() {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: it is new, and belongs to nobody else.
+        // SAFETY: the handle is new, and has no other owner.
         Ok(unsafe { OwnedHandle::from_raw_handle(event) })
     }
 

@@ -1,7 +1,7 @@
 //! The graceful stop of a child, a tree, or a batch: request, wait, kill, wait.
 //!
 //! [`Stop`] is a state machine that never blocks. A driver waits for what [`Stop::pending`] returns, then calls
-//! [`Stop::advance`]: a thread ([`Stop::run`]), a task (`future.rs`), a capture (`capture/run.rs`).
+//! [`Stop::advance`]: a thread ([`Stop::run`]), a task (`future.rs`), a capture (`capture/engine.rs`).
 //!
 //! Several stops of a child share one deadline, which only moves closer. Each driver waits until then and kills by itself,
 //! so none depends on another, and the shortest grace counts for all.

@@ -6,7 +6,7 @@
 //! | phase | ends when |
 //! |---|---|
 //! | running | the child has exited, and the outputs have ended or the drain time is over; or something stops the child |
-//! | terminating | the same, but the whole tree must have ended; or the grace is over |
+//! | grace | the same, but the whole tree must have ended; or the grace is over |
 //! | killed | the same as running; or the child has not ended in time |
 //!
 //! Output is read in every phase, since a child may have to write before it can exit.
