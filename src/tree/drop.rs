@@ -12,8 +12,8 @@ use crate::sys::{PerProcess, Port, Registration, spawn_helper};
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::process;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 pub(super) struct Owned {
@@ -87,8 +87,18 @@ struct Queue {
 /// Never held over anything that blocks.
 static QUEUE: PerProcess<Mutex<Queue>> = PerProcess::new();
 
-/// Tries again what could not be done at its time.
+/// Set when a tree is stranded. Every spawn reaches [`sweep`], so a direct call would link the code of trees into every
+/// program.
+static RETRY: PerProcess<OnceLock<fn()>> = PerProcess::new();
+
+/// Tries again to watch the stranded trees.
 pub(crate) fn sweep() {
+    if let Some(retry) = RETRY.get().get() {
+        retry();
+    }
+}
+
+fn retry() {
     let stranded = std::mem::take(&mut QUEUE.get().lock().stranded);
     stranded.into_iter().for_each(leave);
 }
@@ -117,6 +127,7 @@ fn leave(dropped: Dropped) {
     if tree.container.outlives_the_handle() && !has_ended(&tree) {
         // If the tree is tied to this process, it stays so: the leader is not reaped before the guardian is notified.
         QUEUE.get().lock().stranded.push(Dropped { tree, kill: false });
+        RETRY.get().get_or_init(|| retry);
     }
 }
 
