@@ -278,6 +278,12 @@ pub(crate) fn spawn_thread(
     stack: usize,
     run: impl FnOnce() + Send + 'static,
 ) -> io::Result<()> {
+    start(name, stack, Box::new(run))
+}
+
+/// Boxed, so that std's code for a new thread is compiled once, not for every caller.
+#[cfg(not(all(test, loom)))]
+fn start(name: &str, stack: usize, run: Box<dyn FnOnce() + Send>) -> io::Result<()> {
     let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(stack);
     thread.spawn(move || {
         block_signals();

@@ -236,7 +236,8 @@ pub(crate) fn spawn_thread(
     run: impl FnOnce() + Send + 'static,
 ) -> io::Result<()> {
     let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(stack);
-    thread.spawn(run)?;
+    // Boxed, so that std's code for a new thread is compiled once, not for every caller.
+    thread.spawn(Box::new(run) as Box<dyn FnOnce() + Send>)?;
     Ok(())
 }
 
