@@ -14,9 +14,10 @@ mod descriptors;
 mod drop_in;
 mod dropping;
 mod exhausted;
-mod exited;
+
 mod extremes;
 mod foreign;
+mod future;
 mod guardian;
 mod kill_on_drop;
 mod parallel_example;

@@ -10,6 +10,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 pub(crate) mod captures;
+pub(crate) mod executor;
 #[cfg(target_os = "linux")]
 pub(crate) mod linux;
 #[cfg(unix)]
