@@ -1,12 +1,12 @@
 //! Killing all members of a batch of trees.
 
-use super::pass::{Among, Batch, Pass, Sighting, Unread};
+use super::pass::{Among, Batch, Found, Pass, Unread};
 use super::{Target, copy, put};
 use crate::backoff::Backoff;
 use crate::sync::Mutex;
 use crate::sys::PerProcess;
 use crate::tree::processes::{
-    self, AT_ONCE, Environment, Other, PASSES, Process, Since, signal_each, signal_processes,
+    self, AT_ONCE, Environment, Held, Other, PASSES, Process, signal_each, signal_processes,
 };
 use std::collections::HashSet;
 use std::io;
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 /// disk, or for its turn on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Kills all members of these trees: those that there are, and those that they start meanwhile.
+/// Kills all members of these trees, and the processes that they start meanwhile.
 pub(in crate::tree) fn kill(targets: &[Target<'_>]) -> Vec<io::Result<()>> {
     if !processes::usable() {
         return targets.iter().map(|target| target.signal_group(libc::SIGKILL)).collect();
@@ -29,19 +29,19 @@ pub(in crate::tree) fn kill(targets: &[Target<'_>]) -> Vec<io::Result<()>> {
     Batch::of(targets).kill()
 }
 
-/// Processes that were waited for in vain: they show no environment, though they run. No operation waits for them again.
+/// Processes that run and show no environment, though a kill has waited for it. No operation waits for them again.
 static GIVEN_UP: PerProcess<Mutex<HashSet<(i32, u64)>>> = PerProcess::new();
 
 fn give_up(processes: &[Other]) {
     let mut given_up = GIVEN_UP.get().lock();
-    // Entries of processes that have ended are harmless, but must not pile up.
+    // Entries of processes that have ended are harmless, but must not accumulate.
     if given_up.len() > 10_000 {
         given_up.clear();
     }
     given_up.extend(processes.iter().map(Other::key));
 }
 
-/// The processes that are worth waiting for: those that are in the middle of an exec, as far as is known.
+/// Returns the processes that may be in the middle of an exec, for which to wait.
 pub(super) fn unsettled(unread: &[Unread]) -> Vec<Other> {
     let given_up = GIVEN_UP.get().lock();
     let unread = unread.iter().filter(|unread| unread.why == Environment::Unsettled);
@@ -50,9 +50,9 @@ pub(super) fn unsettled(unread: &[Unread]) -> Vec<Other> {
 
 impl Batch<'_> {
     fn kill(&self) -> Vec<io::Result<()>> {
-        // Before the list is read.
+        // Must precede the pass.
         let newest = processes::newest();
-        let found = self.find(Among::All, self.nothing_known());
+        let found = self.find(Among::All);
         let mut results = self.signal_groups(libc::SIGKILL);
         match found.and_then(|first| self.kill_the_rest(first, newest, &mut results)) {
             Ok(()) => results,
@@ -66,89 +66,78 @@ impl Batch<'_> {
         newest: Option<i32>,
         results: &mut [io::Result<()>],
     ) -> io::Result<()> {
-        let mut chase = Chase::new(self.targets.len());
+        let mut chase = Chase::new();
         for (i, target) in self.targets.iter().enumerate() {
-            let sighting = &mut first.trees[i];
-            if let Some(error) = sighting.error.take() {
+            let found = &mut first.trees[i];
+            if let Some(error) = found.error.take() {
                 put(&mut results[i], Err(error));
             }
-            sighting.known = 0;
-            chase.kill(target, i, sighting, first.began)?;
+            found.known = 0;
+            chase.kill(target, found)?;
         }
         chase.unsettled = unsettled(&first.unread);
-        let strayed: Vec<bool> = first.trees.iter().map(|tree| !tree.outside.is_empty()).collect();
-        match newest {
-            Some(newest) => {
-                self.chase(&mut chase, newest, results)?;
-                // Some containers have a `/proc` in which the newest ID is not what it should be. So where a process has
-                // left the group before, all processes are read once more.
-                self.repeat(&mut chase, |i| strayed[i], results)?;
-            }
-            None => self.repeat(&mut chase, |_| true, results)?,
+        let all: Vec<usize> = (0..self.targets.len()).collect();
+        self.chase(&mut chase, &all, newest, results)?;
+        if newest.is_some() {
+            // Some containers have a `/proc` whose newest ID is wrong. So for trees of which a process has left the group,
+            // all processes are read once more.
+            let left_the_group = |i: &usize| !first.trees[*i].outside.is_empty();
+            let strayed: Vec<usize> = all.into_iter().filter(left_the_group).collect();
+            self.chase(&mut chase, &strayed, None, results)?;
         }
-        for (i, target) in self.targets.iter().enumerate() {
-            let refused = target.refused(&first.trees[i].inside, first.began);
-            let outside = signal_processes(&chase.outside[i], libc::SIGKILL);
-            put(&mut results[i], outside.and(refused));
+        for ((target, found), result) in self.targets.iter().zip(&first.trees).zip(results) {
+            let refused = target.refused(found);
+            let outside = signal_processes(&target.membership.strays(), libc::SIGKILL);
+            put(result, outside.and(refused));
         }
         Ok(())
     }
 
-    /// Kills the members among the processes whose IDs were handed out after this one, until a pass finds none.
+    /// Kills the members of these trees of the batch until a pass finds no new one. With `after`, the passes read only the
+    /// processes whose IDs were handed out after it.
     fn chase(
         &self,
         chase: &mut Chase,
-        mut after: i32,
+        trees: &[usize],
+        mut after: Option<i32>,
         results: &mut [io::Result<()>],
     ) -> io::Result<()> {
-        for _ in 0..PASSES {
-            // The dead have no children any more.
-            chase.forget_the_dead();
-            let newest = processes::newest().unwrap_or(after);
-            let mut pass = self.find(Among::New(after, newest), chase.outside.clone())?;
-            chase.ended.clear();
-            let mut found = false;
-            for (i, target) in self.targets.iter().enumerate() {
-                found |= chase.kill(target, i, &mut pass.trees[i], pass.began)?;
-            }
-            chase.unsettled.extend(unsettled(&pass.unread));
-            found |= chase.kill_settled(self)?;
-            if found {
-                // Before they were killed they may have forked, and this pass may have come too early for the child.
-                continue;
-            }
-            // The child of a process that has ended was handed its ID after that. IDs wrap around.
-            let ended = chase.ended.iter().copied().min_by_key(|id| (*id <= after, *id));
-            if ended.is_none() && !pass.gone && !chase.waits_for_an_exec() {
-                return Ok(());
-            }
-            after = ended.unwrap_or(newest);
-        }
-        self.all_too_fast(results);
-        Ok(())
-    }
-
-    /// Kills members in passes over all processes, until a pass finds no new one. Only of the trees that are chosen.
-    fn repeat(
-        &self,
-        chase: &mut Chase,
-        chosen: impl Fn(usize) -> bool,
-        results: &mut [io::Result<()>],
-    ) -> io::Result<()> {
-        let chosen: Vec<usize> = (0..self.targets.len()).filter(|i| chosen(*i)).collect();
-        if chosen.is_empty() {
+        if trees.is_empty() {
             return Ok(());
         }
-        let targets: Vec<Target<'_>> = chosen.iter().map(|i| self.targets[*i]).collect();
+        let targets: Vec<Target<'_>> = trees.iter().map(|i| self.targets[*i]).collect();
         let batch = Batch::of(&targets);
         for _ in 0..PASSES {
-            let mut pass = batch.find(Among::All, batch.nothing_known())?;
-            let mut found = false;
-            for (sighting, i) in pass.trees.iter_mut().zip(&chosen) {
-                found |= chase.kill(&self.targets[*i], *i, sighting, pass.began)?;
+            let newest = after.map(|after| processes::newest().unwrap_or(after));
+            let mut pass = batch.find(match (after, newest) {
+                (Some(after), Some(newest)) => Among::New(after, newest),
+                _ => Among::All,
+            })?;
+            chase.ended.clear();
+            let mut killed = false;
+            for (target, found) in targets.iter().zip(&mut pass.trees) {
+                killed |= chase.kill(target, found)?;
             }
-            chase.unsettled = unsettled(&pass.unread);
-            if !found && !chase.waits_for_an_exec() {
+            match after {
+                // This pass has read all unsettled processes.
+                None => chase.unsettled = unsettled(&pass.unread),
+                Some(_) => {
+                    chase.unsettled.extend(unsettled(&pass.unread));
+                    killed |= chase.kill_settled(&batch)?;
+                }
+            }
+            if killed {
+                // They may have forked before, and this pass may have come too early for the child.
+                continue;
+            }
+            let mut is_complete = true;
+            if let Some(start) = after {
+                // The child of a process that has ended was handed its ID after that. IDs wrap around.
+                let ended = chase.ended.iter().copied().min_by_key(|id| (*id <= start, *id));
+                is_complete = ended.is_none() && !pass.missed;
+                after = ended.or(newest);
+            }
+            if is_complete && !chase.waits_for_an_exec() {
                 return Ok(());
             }
         }
@@ -166,14 +155,14 @@ impl Batch<'_> {
     fn freeze(&self) {
         let mut stopped: HashSet<i32> = HashSet::new();
         for _ in 0..PASSES {
-            let Ok(pass) = self.find(Among::All, self.nothing_known()) else { return };
+            let Ok(pass) = self.find(Among::All) else { return };
             drop(self.signal_groups(libc::SIGSTOP));
-            for (target, sighting) in self.targets.iter().zip(&pass.trees) {
-                let _ = signal_processes(&sighting.outside, libc::SIGSTOP);
-                sighting.outside.iter().for_each(|process| target.membership.remember(process));
+            for (target, found) in self.targets.iter().zip(&pass.trees) {
+                let _ = signal_processes(&found.outside, libc::SIGSTOP);
+                found.outside.iter().for_each(|process| target.membership.remember(process));
             }
             let before = stopped.len();
-            stopped.extend(pass.trees.iter().flat_map(Sighting::ids));
+            stopped.extend(pass.trees.iter().flat_map(Found::ids));
             if stopped.len() == before {
                 return;
             }
@@ -181,24 +170,21 @@ impl Batch<'_> {
     }
 }
 
-/// The state of a kill that goes on.
+/// The state of a kill.
 struct Chase {
-    /// The members of each tree outside its group.
-    outside: Vec<Vec<Process>>,
-    /// Members that were killed, and may take a while to die.
+    /// Members that were killed and may take a while to die.
     killed: HashSet<i32>,
     /// Processes of the groups that had ended when they were opened, and can have forked before.
     ended: Vec<i32>,
-    /// Processes that are in the middle of an exec, and may be members.
+    /// Processes in the middle of an exec, which may be members.
     unsettled: Vec<Other>,
     patience: Instant,
     pause: Backoff,
 }
 
 impl Chase {
-    fn new(trees: usize) -> Self {
+    fn new() -> Self {
         Self {
-            outside: vec![Vec::new(); trees],
             killed: HashSet::new(),
             ended: Vec::new(),
             unsettled: Vec::new(),
@@ -207,50 +193,33 @@ impl Chase {
         }
     }
 
-    /// Kills what a pass found of one tree. Returns whether there was a new member. Members that lack the permission to be
-    /// killed are reported at the end.
-    fn kill(
-        &mut self,
-        target: &Target<'_>,
-        tree: usize,
-        sighting: &mut Sighting,
-        began: Since,
-    ) -> io::Result<bool> {
-        let new = &sighting.outside[sighting.known..];
-        let mut found = !new.is_empty();
+    /// Kills what a pass found of one tree. Returns whether there was a new member. Errors of members that this process
+    /// lacks permission to kill are reported at the end of the kill.
+    fn kill(&mut self, target: &Target<'_>, found: &mut Found) -> io::Result<bool> {
+        let new = &found.outside[found.known..];
+        let mut is_new = !new.is_empty();
         let _ = signal_processes(new, libc::SIGKILL);
         for process in new {
-            self.add(target, tree, process);
+            self.remember(target, process);
         }
-        for ids in sighting.inside.chunks(AT_ONCE) {
-            let opened = target.open_seen(ids, began)?;
+        for ids in found.inside.chunks(AT_ONCE) {
+            let opened = target.open_seen(ids, found.began)?;
             let _ = signal_each(&opened.inside, libc::SIGKILL);
             let _ = signal_each(&opened.left, libc::SIGKILL);
-            for held in &opened.inside {
-                found |= self.killed.insert(held.id());
+            let left = opened.left_processes.iter().map(Process::id);
+            for id in opened.inside.iter().map(Held::id).chain(left) {
+                is_new |= self.killed.insert(id);
             }
-            for process in &opened.left_processes {
-                found |= self.killed.insert(process.id());
-                self.add(target, tree, process);
-            }
-            sighting.outside.extend(opened.left_processes);
+            found.outside.extend(opened.left_processes);
             let ended = ids.iter().copied().filter(|id| self.killed.insert(*id));
             self.ended.extend(ended);
         }
-        Ok(found)
+        Ok(is_new)
     }
 
-    fn forget_the_dead(&mut self) {
-        for outside in &mut self.outside {
-            let mut ids = HashSet::new();
-            outside.retain(|process| ids.insert(process.id()) && process.lives());
-        }
-    }
-
-    /// An exiting process shows no environment, so it is remembered.
-    fn add(&mut self, target: &Target<'_>, tree: usize, process: &Process) {
+    /// Remembers a killed member: an exiting process shows no environment, so a later pass may not recognize it.
+    fn remember(&mut self, target: &Target<'_>, process: &Process) {
         target.membership.remember(process);
-        self.outside[tree].push(process.clone());
         self.killed.insert(process.id());
     }
 
@@ -260,7 +229,7 @@ impl Chase {
         for (process, trees) in batch.settle(&mut self.unsettled)? {
             let _ = signal_processes(std::slice::from_ref(&process), libc::SIGKILL);
             for tree in trees {
-                self.add(&batch.targets[tree], tree, &process);
+                self.remember(&batch.targets[tree], &process);
             }
             found = true;
         }

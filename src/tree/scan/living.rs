@@ -1,13 +1,13 @@
-//! Finding out whether members of a batch of trees live, and waiting for their end.
+//! Finds the living members of a batch of trees, and waits for their end.
 
-use super::pass::{Among, Batch, Sighting, Unread};
+use super::pass::{Among, Batch, Found, Unread};
 use super::{Target, copy};
-use crate::tree::processes::{self, AT_ONCE, Environment, Held, Other, PASSES, Process, Since};
+use crate::tree::processes::{self, AT_ONCE, Environment, Held, Other, PASSES, Process};
 use std::collections::HashSet;
 use std::io;
 use std::time::{Duration, Instant};
 
-/// Blocks until no member of a tree is left (`true`), or until the deadline. Every tree is looked at once at least.
+/// Blocks until no member of a tree is left (`true`), or until the deadline. Checks every tree at least once.
 pub(in crate::tree) fn wait_empty(
     targets: &[Target<'_>],
     deadline: Option<Instant>,
@@ -32,8 +32,10 @@ pub(in crate::tree) fn wait_empty(
         {
             results[i] = match living {
                 Err(error) => Some(Err(error)),
-                Ok(living) if living.is_empty() && living.possible.is_empty() => Some(Ok(true)),
-                Ok(living) if living.is_empty() => {
+                Ok(living) if living.found.is_empty() && living.possible.is_empty() => {
+                    Some(Ok(true))
+                }
+                Ok(living) if living.found.is_empty() => {
                     uncertain = living.possible.into_iter().next().or(uncertain);
                     has_passed(deadline).then_some(Ok(false))
                 }
@@ -48,7 +50,7 @@ pub(in crate::tree) fn wait_empty(
                 },
             };
         }
-        // Nothing is left that can be waited for but processes that may be strangers, or may turn out to be.
+        // Only processes are left that may be strangers. Each wait is short, because a later pass may settle it.
         if let (false, Some(process)) = (ended, uncertain) {
             let until = Instant::now() + pause.next();
             process.wait(Some(deadline.map_or(until, |deadline| deadline.min(until))));
@@ -57,24 +59,23 @@ pub(in crate::tree) fn wait_empty(
     results.into_iter().map(|result| result.unwrap_or(Ok(false))).collect()
 }
 
-/// A living member of each tree, if there is one: while it lives, the tree is not empty. A process that may be a member
-/// counts. The leader has exited.
+/// Returns a living member of each tree, or a process that may be one. While it lives, the tree is not empty. The leaders
+/// have exited.
 pub(in crate::tree) fn survivors(targets: &[Target<'_>]) -> Vec<io::Result<Option<Process>>> {
     Batch::of(targets)
         .living()
         .into_iter()
         .map(|living| {
-            let Living { witness, outside, possible, .. } = living?;
-            Ok(witness.or(outside.into_iter().next()).or(possible.into_iter().next()))
+            let Living { found, witness, possible } = living?;
+            Ok(witness.or(found.outside.into_iter().next()).or(possible.into_iter().next()))
         })
         .collect()
 }
 
-/// The process IDs of the members that live.
+/// Returns the process IDs of the living members.
 pub(in crate::tree) fn processes(target: Target<'_>) -> io::Result<Vec<i32>> {
     let living = Batch::of(&[target]).living().pop().unwrap_or_else(|| Ok(Living::nothing()))?;
-    let mut all: Vec<i32> =
-        living.outside.iter().map(Process::id).chain(living.inside.iter().copied()).collect();
+    let mut all: Vec<i32> = living.found.ids().collect();
     // The leader may have left its group.
     if !all.contains(&target.membership.group) && matches!(target.leader.try_wait(), Ok(None)) {
         all.push(target.membership.group);
@@ -86,7 +87,7 @@ fn has_passed(deadline: Option<Instant>) -> bool {
     deadline.is_some_and(|deadline| deadline <= Instant::now())
 }
 
-/// Pauses between passes that cannot be told when to come: from 1 ms, doubling, to half a second.
+/// Pauses between passes that no notice can trigger: from 1 ms, doubling, to 500 ms.
 struct Pause(Duration);
 
 impl Pause {
@@ -101,51 +102,43 @@ impl Pause {
     }
 }
 
-/// So many IDs are read faster than the list of all processes.
+/// This many IDs are read faster than the list of all processes.
 const FEW: i32 = 1000;
 
-/// The members of one tree that live.
+/// The living members of one tree.
 struct Living {
-    inside: Vec<i32>,
-    /// One of those in the group.
+    /// Without zombies.
+    found: Found,
+    /// A member of the group.
     witness: Option<Process>,
-    outside: Vec<Process>,
-    /// Processes that cannot be read and may be members. Looked for only if there is no other.
+    /// Processes that cannot be read and may be members. Searched only if no member is found.
     possible: Vec<Process>,
-    began: Since,
 }
 
 impl Living {
     fn nothing() -> Self {
-        let began = Since::now();
-        let (inside, outside, possible) = (Vec::new(), Vec::new(), Vec::new());
-        Self { inside, witness: None, outside, possible, began }
-    }
-
-    /// Whether no member is known to live.
-    fn is_empty(&self) -> bool {
-        self.inside.is_empty() && self.outside.is_empty()
+        Self { found: Found::nothing(), witness: None, possible: Vec::new() }
     }
 
     /// Blocks until all of these have ended (`true`), or until the deadline.
     fn wait(&self, target: &Target<'_>, deadline: Option<Instant>) -> io::Result<bool> {
-        for ids in self.inside.chunks(AT_ONCE) {
-            let opened = target.open_seen(ids, self.began)?;
+        for ids in self.found.inside.chunks(AT_ONCE) {
+            let opened = target.open_seen(ids, self.found.began)?;
             if !opened.inside.iter().chain(&opened.left).all(|held| held.wait(deadline)) {
                 return Ok(false);
             }
         }
-        Ok(self.outside.iter().all(|process| process.wait(deadline)))
+        Ok(self.found.outside.iter().all(|process| process.wait(deadline)))
     }
 }
 
 impl Batch<'_> {
-    /// All members that live, but for a leader that has left its group. Of a tree that forks meanwhile some may be missing,
-    /// but not all.
+    /// Returns the living members of each tree, except for a leader that has left its group. For a tree that forks in the
+    /// meantime some members may be missing, but never all.
     ///
-    /// A pass is repeated for the trees that seem to be empty if it found what can hide a member of them: a process that
-    /// had ended when it was opened, and can have forked before; or a member of another tree, since a process in the group
-    /// of one tree is not read for the others.
+    /// A pass is repeated for the trees that seem to be empty if it found something that can hide their members: a process
+    /// that had ended when it was opened, and can have forked before; or a member of another tree, because a process in the
+    /// group of one tree is not read for the others.
     fn living(&self) -> Vec<io::Result<Living>> {
         let mut living: Vec<io::Result<Living>> =
             self.targets.iter().map(|_| Ok(Living::nothing())).collect();
@@ -157,22 +150,21 @@ impl Batch<'_> {
         let mut among = Among::All;
         for passes in 1.. {
             let is_empty =
-                |living: &io::Result<Living>| living.as_ref().is_ok_and(|living| living.is_empty());
+                |living: &io::Result<Living>| living.as_ref().is_ok_and(|one| one.found.is_empty());
             let empty: Vec<usize> = (0..living.len()).filter(|i| is_empty(&living[*i])).collect();
             if empty.is_empty() {
                 return living;
             }
             let targets: Vec<Target<'_>> = empty.iter().map(|i| self.targets[*i]).collect();
             let batch = Batch::of(&targets);
-            let pass = match batch.find(among, batch.nothing_known()) {
+            let pass = match batch.find(among) {
                 Ok(pass) => pass,
                 Err(error) => return self.targets.iter().map(|_| Err(copy(&error))).collect(),
             };
-            let (mut found, mut newly_ended) = (false, Vec::new());
-            for ((target, sighting), i) in targets.iter().zip(pass.trees).zip(empty) {
-                living[i] =
-                    living_of(target, sighting, pass.began, &mut ended[i], &mut newly_ended);
-                found |= !is_empty(&living[i]);
+            let (mut is_found, mut newly_ended) = (false, Vec::new());
+            for ((target, found), i) in targets.iter().zip(pass.trees).zip(empty) {
+                living[i] = living_of(target, found, &mut ended[i], &mut newly_ended);
+                is_found |= !is_empty(&living[i]);
             }
             match among {
                 Among::All => unread = pass.unread,
@@ -186,15 +178,15 @@ impl Batch<'_> {
                 }
             };
             let from = match (among, oldest, after) {
-                (Among::All, Some(oldest), Some(after)) if !found && after - oldest < FEW => {
+                (Among::All, Some(oldest), Some(after)) if !is_found && after - oldest < FEW => {
                     Some(oldest.min(after))
                 }
                 (Among::All, Some(_), _) => None,
-                (Among::All, None, after) if !found => after,
+                (Among::All, None, after) if !is_found => after,
                 (Among::All, None, _) => None,
-                (Among::New(first, _), ..) if found => Some(first),
+                (Among::New(first, _), ..) if is_found => Some(first),
                 (Among::New(..), Some(oldest), _) => Some(oldest),
-                (Among::New(..), None, after) if pass.gone => after,
+                (Among::New(..), None, after) if pass.missed => after,
                 (Among::New(..), None, _) => break,
             };
             among = match from {
@@ -203,7 +195,7 @@ impl Batch<'_> {
                     after = Some(newest);
                     Among::New(from, newest)
                 }
-                None if found || oldest.is_some() => {
+                None if is_found || oldest.is_some() => {
                     after = processes::newest();
                     Among::All
                 }
@@ -218,7 +210,7 @@ impl Batch<'_> {
         living
     }
 
-    /// Of trees without a known living member: finds the processes that cannot be read and may be orphaned members.
+    /// Finds the processes that cannot be read and may be orphaned members, for trees without a known living member.
     ///
     /// The parent of an orphan is an ancestor of this process, or the init process. A process with another parent is a
     /// member only if its parent is one, or is unread as well. A process in another control group or audit session than
@@ -238,13 +230,13 @@ impl Batch<'_> {
             .collect();
         for (target, living) in self.targets.iter().zip(living) {
             let Ok(living) = living else { continue };
-            if !target.membership.is_marked() || !living.is_empty() {
+            if !target.membership.is_marked() || !living.found.is_empty() {
                 continue;
             }
             let (leader, since) = (target.membership.group, target.membership.since);
             let candidates = orphans.iter().filter(|Unread { process, why }| {
                 process.may_belong(since)
-                    // The kernel does not show the control groups of an exiting process. It will be gone soon.
+                    // The kernel does not show the control groups of an exiting process. It ends soon.
                     && (*why == Environment::Exiting
                         || processes::may_descend_from(process.id, leader))
             });
@@ -259,27 +251,26 @@ impl Batch<'_> {
     }
 }
 
-/// Adds the processes of the group that had ended when they were opened to `ended`, and to `newly` unless they were there.
+/// Retains the living members. Adds the processes of the group that had ended when they were opened to `ended`, and the new
+/// ones among them to `newly`.
 fn living_of(
     target: &Target<'_>,
-    sighting: Sighting,
-    began: Since,
+    mut found: Found,
     ended: &mut HashSet<i32>,
     newly: &mut Vec<i32>,
 ) -> io::Result<Living> {
-    let Sighting { inside: seen, mut outside, error, .. } = sighting;
-    if let Some(error) = error {
+    if let Some(error) = found.error {
         return Err(error);
     }
-    let (mut inside, mut witness) = (Vec::new(), None);
-    for ids in seen.chunks(AT_ONCE) {
-        let opened = target.open_seen(ids, began)?;
+    let mut witness = None;
+    for ids in std::mem::take(&mut found.inside).chunks(AT_ONCE) {
+        let opened = target.open_seen(ids, found.began)?;
         for held in &opened.inside {
             if witness.is_none() {
                 witness = held.process()?;
             }
         }
-        // Without a witness, they have all ended since they were opened.
+        // Without a witness, all have ended since they were opened.
         let opened_ids: Vec<i32> = match witness {
             Some(_) => opened.inside.iter().map(Held::id).collect(),
             None => Vec::new(),
@@ -289,8 +280,8 @@ fn living_of(
                 newly.push(*id);
             }
         }
-        inside.extend(opened_ids);
-        outside.extend(opened.left_processes);
+        found.inside.extend(opened_ids);
+        found.outside.extend(opened.left_processes);
     }
-    Ok(Living { inside, witness, outside, possible: Vec::new(), began })
+    Ok(Living { found, witness, possible: Vec::new() })
 }

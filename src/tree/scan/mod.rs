@@ -52,6 +52,8 @@ pub(super) use kill::kill;
 pub(super) use living::{processes, survivors, wait_empty};
 pub(super) use signal::{signal, signal_unlisted};
 
+use pass::Found;
+
 use super::environment_marker::EnvironmentMarker;
 use super::processes::{self, AT_ONCE, Environment, Held, Process, Since, signal_each};
 use super::{Leader, process_group};
@@ -118,7 +120,7 @@ impl Target<'_> {
         process_group::has_its_id(self.leader)
     }
 
-    /// Opens processes that were seen in the group, wherever they are now. Only those that live are returned.
+    /// Opens processes that a pass found in the group, wherever they are now. Returns those that live.
     fn open_seen(&self, ids: &[i32], began: Since) -> io::Result<Opened> {
         let mut opened = Opened::default();
         let mut buffer = Vec::new();
@@ -143,7 +145,7 @@ impl Target<'_> {
             opened.inside.clear();
         }
         for held in &opened.left {
-            // Nothing else may lead to these any more.
+            // A later pass may not find these.
             if let Some(process) = held.process()? {
                 self.membership.remember(&process);
                 opened.left_processes.push(process);
@@ -152,15 +154,15 @@ impl Target<'_> {
         Ok(opened)
     }
 
-    /// The error of members of the group that lack the permission to be signalled. A signal to the group passes over them
-    /// without an error if there are other members.
-    fn refused(&self, inside: &[i32], began: Since) -> io::Result<()> {
-        // By the ID, which may have a new owner: nothing is sent here, and the process is opened next.
+    /// Returns the error for members of the group that this process lacks permission to signal. A signal to the group skips
+    /// them without an error if there are other members.
+    fn refused(&self, found: &Found) -> io::Result<()> {
+        // This check sends nothing, so it may go by an ID that has a new owner. The process is opened after it.
         let refusing: Vec<i32> =
-            inside.iter().copied().filter(|id| processes::refuses(*id)).collect();
+            found.inside.iter().copied().filter(|id| processes::refuses(*id)).collect();
         let mut refused = Ok(());
         for ids in refusing.chunks(AT_ONCE) {
-            let opened = self.open_seen(ids, began)?;
+            let opened = self.open_seen(ids, found.began)?;
             refused = signal_each(&opened.inside, 0).and(signal_each(&opened.left, 0)).and(refused);
         }
         refused
@@ -197,7 +199,7 @@ fn carries_soon(id: i32, marker: &EnvironmentMarker, buffer: &mut Vec<u8>) -> io
 
 fn reaped_elsewhere(leader: i32) -> io::Error {
     io::Error::other(format!(
-        "process {leader} was reaped by another part of this program, so its process group can no longer be told from others"
+        "process {leader} was reaped by another part of this program, so its process group cannot be signalled safely"
     ))
 }
 

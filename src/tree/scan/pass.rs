@@ -16,17 +16,34 @@ pub(super) enum Among {
 }
 
 /// What one pass found of one tree.
-pub(super) struct Sighting {
-    /// Members of the group, zombies among them. Empty if the group's ID may belong to another group.
+pub(super) struct Found {
+    /// Members of the group, including zombies. Empty if the group's ID may belong to another group.
     pub(super) inside: Vec<i32>,
     /// The other members. All lived.
     pub(super) outside: Vec<Process>,
-    /// How many of these were known before the pass.
+    /// How many of `outside` were remembered from earlier passes.
     pub(super) known: usize,
+    /// A process with an ID of `inside` that is older than this is the process that was found.
+    pub(super) began: Since,
     pub(super) error: Option<io::Error>,
 }
 
-impl Sighting {
+impl Found {
+    pub(super) fn nothing() -> Self {
+        let (inside, outside) = (Vec::new(), Vec::new());
+        Self { inside, outside, known: 0, began: Since::now(), error: None }
+    }
+
+    fn before_a_pass(target: &Target<'_>) -> Self {
+        let outside = target.membership.strays();
+        Self { known: outside.len(), outside, ..Self::nothing() }
+    }
+
+    /// Whether there is no member.
+    pub(super) fn is_empty(&self) -> bool {
+        self.inside.is_empty() && self.outside.is_empty()
+    }
+
     pub(super) fn ids(&self) -> impl Iterator<Item = i32> {
         self.inside.iter().copied().chain(self.outside.iter().map(Process::id))
     }
@@ -34,12 +51,10 @@ impl Sighting {
 
 /// What one pass found.
 pub(super) struct Pass {
-    /// A process with an ID that was seen in a group, and older than this, is the process that was seen.
-    pub(super) began: Since,
-    pub(super) trees: Vec<Sighting>,
-    /// A process was gone when it was read, and may have had children.
-    pub(super) gone: bool,
-    /// Processes whose environments could not be read, and that are not known to be members.
+    pub(super) trees: Vec<Found>,
+    /// A process had ended when it was read, and may have had children.
+    pub(super) missed: bool,
+    /// Processes whose environments could not be read, and which are not known to be members.
     pub(super) unread: Vec<Unread>,
 }
 
@@ -49,12 +64,12 @@ pub(super) struct Unread {
     pub(super) why: Environment,
 }
 
-/// What the environment or the parent of a process says.
+/// What the environment or the parent of a process proves.
 enum Verdict {
     /// A member of these trees of the batch.
     Member(Process, Vec<usize>),
     Stranger,
-    Gone,
+    Ended,
     Unread(Environment),
 }
 
@@ -62,7 +77,7 @@ enum Verdict {
 #[derive(Clone, Copy)]
 enum Place {
     Group,
-    /// At this position of [`Sighting::outside`].
+    /// At this position of [`Found::outside`].
     Outside(usize),
 }
 
@@ -89,20 +104,9 @@ impl<'a> Batch<'a> {
         Self { targets, markers, since: since.unwrap_or_else(Since::now) }
     }
 
-    pub(super) fn nothing_known(&self) -> Vec<Vec<Process>> {
-        self.targets.iter().map(|_| Vec::new()).collect()
-    }
-
-    /// One pass. `known` has the members of each tree outside its group that are known to the caller.
-    pub(super) fn find(&self, among: Among, known: Vec<Vec<Process>>) -> io::Result<Pass> {
-        let sighting = |(target, mut outside): (&Target<'_>, Vec<Process>)| {
-            let ids: HashSet<i32> = outside.iter().map(Process::id).collect();
-            let mut strays = target.membership.strays();
-            strays.retain(|stray| !ids.contains(&stray.id()));
-            outside.append(&mut strays);
-            Sighting { inside: Vec::new(), known: outside.len(), outside, error: None }
-        };
-        let mut trees: Vec<Sighting> = self.targets.iter().zip(known).map(sighting).collect();
+    /// Makes one pass.
+    pub(super) fn find(&self, among: Among) -> io::Result<Pass> {
+        let mut trees: Vec<Found> = self.targets.iter().map(Found::before_a_pass).collect();
         loop {
             let pinned: Vec<bool> = self.targets.iter().map(Target::has_its_id).collect();
             let mut groups = Groups::new();
@@ -114,23 +118,24 @@ impl<'a> Batch<'a> {
                 }
             }
             let began = Since::now();
+            trees.iter_mut().for_each(|found| found.began = began);
             let census = match among {
                 Among::All => processes::census(&groups, self.since)?,
                 Among::New(after, newest) => {
                     processes::census_of_new(&groups, self.since, after, newest)?
                 }
             };
-            let mut pass = Pass { began, trees, gone: census.gone, unread: Vec::new() };
+            let mut pass = Pass { trees, missed: census.gone, unread: Vec::new() };
             self.find_outside(&census, &pinned, &mut pass)?;
-            // What was read of a group is worth nothing if its ID was free meanwhile.
+            // If a group's ID was free in the meantime, what was read of the group is discarded.
             if self.targets.iter().zip(&pinned).all(|(target, was)| *was == target.has_its_id()) {
                 for (id, tree) in census.grouped {
                     pass.trees[tree].inside.push(id);
                 }
-                for sighting in &mut pass.trees {
-                    // A known member that has come back to its group is known already.
-                    let known: HashSet<i32> = sighting.outside.iter().map(Process::id).collect();
-                    sighting.inside.retain(|id| !known.contains(id));
+                for found in &mut pass.trees {
+                    // A known member that has returned to its group is in one list only.
+                    let known: HashSet<i32> = found.outside.iter().map(Process::id).collect();
+                    found.inside.retain(|id| !known.contains(id));
                 }
                 return Ok(pass);
             }
@@ -166,7 +171,7 @@ impl<'a> Batch<'a> {
                         add(pass, &mut members, &process, &trees);
                     }
                     Verdict::Stranger => unmarked.push(other),
-                    Verdict::Gone => pass.gone = true,
+                    Verdict::Ended => pass.missed = true,
                     Verdict::Unread(why) => {
                         pass.unread.push(Unread { process: other, why });
                         unmarked.push(other);
@@ -188,7 +193,7 @@ impl<'a> Batch<'a> {
                         add(pass, &mut members, &process, &trees);
                         found = true;
                     }
-                    Verdict::Gone => pass.gone = true,
+                    Verdict::Ended => pass.missed = true,
                     Verdict::Stranger | Verdict::Unread(_) => undecided.push(other),
                 }
             }
@@ -202,27 +207,27 @@ impl<'a> Batch<'a> {
     }
 
     fn judge_by_marker(&self, other: Other, buffer: &mut Vec<u8>) -> io::Result<Verdict> {
-        // Most processes are strangers, and need not be opened to find that out.
+        // Most processes are strangers. They are not opened.
         match processes::environment(other.id, buffer)? {
             Environment::Shown if self.carried(other, buffer).is_empty() => {
                 return Ok(Verdict::Stranger);
             }
             Environment::Shown => {}
             Environment::Empty => return Ok(Verdict::Stranger),
-            Environment::Gone => return Ok(Verdict::Gone),
+            Environment::Gone => return Ok(Verdict::Ended),
             why => return Ok(Verdict::Unread(why)),
         }
-        let Some(held) = Held::open(other.id)? else { return Ok(Verdict::Gone) };
+        let Some(held) = Held::open(other.id)? else { return Ok(Verdict::Ended) };
         let trees = match processes::environment(other.id, buffer)? {
             Environment::Shown => self.carried(other, buffer),
             Environment::Empty => Vec::new(),
-            Environment::Gone => return Ok(Verdict::Gone),
+            Environment::Gone => return Ok(Verdict::Ended),
             why => return Ok(Verdict::Unread(why)),
         };
         Ok(match held.process()? {
             Some(process) if held.lives() && !trees.is_empty() => Verdict::Member(process, trees),
             Some(_) if held.lives() => Verdict::Stranger,
-            _ => Verdict::Gone,
+            _ => Verdict::Ended,
         })
     }
 
@@ -240,7 +245,7 @@ impl<'a> Batch<'a> {
         &self,
         other: Other,
         members: &Members,
-        trees: &[Sighting],
+        trees: &[Found],
     ) -> io::Result<Verdict> {
         let known = members.get(&other.id).map_or(&[][..], Vec::as_slice);
         let mut by_parent = members.get(&other.parent).cloned().unwrap_or_default();
@@ -251,7 +256,7 @@ impl<'a> Batch<'a> {
         if by_parent.is_empty() {
             return Ok(Verdict::Stranger);
         }
-        let Some(held) = Held::open(other.id)? else { return Ok(Verdict::Gone) };
+        let Some(held) = Held::open(other.id)? else { return Ok(Verdict::Ended) };
         if held.parent()? != Some(other.parent) {
             by_parent.clear();
         }
@@ -271,12 +276,12 @@ impl<'a> Batch<'a> {
                 Verdict::Member(process, by_parent.into_iter().map(|(tree, _)| tree).collect())
             }
             Some(_) if held.lives() => Verdict::Stranger,
-            _ => Verdict::Gone,
+            _ => Verdict::Ended,
         })
     }
 
-    /// Reads processes again that were in the middle of an exec. Returns those that turned out to be members, and leaves
-    /// those that are still unsettled.
+    /// Reads processes again that were in the middle of an exec. Returns the members among them, and leaves the processes
+    /// that are still unsettled.
     pub(super) fn settle(
         &self,
         waiting: &mut Vec<Other>,
@@ -287,7 +292,7 @@ impl<'a> Batch<'a> {
             match self.judge_by_marker(other, &mut buffer)? {
                 Verdict::Member(process, trees) => members.push((process, trees)),
                 Verdict::Unread(Environment::Unsettled) => waiting.push(other),
-                Verdict::Unread(_) | Verdict::Stranger | Verdict::Gone => {}
+                Verdict::Unread(_) | Verdict::Stranger | Verdict::Ended => {}
             }
         }
         Ok(members)

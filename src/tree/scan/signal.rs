@@ -32,25 +32,21 @@ pub(in crate::tree) fn signal_unlisted(
     let group = target.membership.group;
     let targets = [target];
     let batch = Batch::of(&targets);
-    let pass = batch.find(Among::All, batch.nothing_known())?;
+    let pass = batch.find(Among::All)?;
     let mut result = Ok(());
     let mut leader = listed.contains(&group);
-    for sighting in pass.trees {
-        leader |= sighting.inside.contains(&group);
-        let inside: Vec<i32> =
-            sighting.inside.into_iter().filter(|id| !listed.contains(id)).collect();
+    for found in pass.trees {
+        leader |= found.inside.contains(&group);
+        let inside: Vec<i32> = found.inside.into_iter().filter(|id| !listed.contains(id)).collect();
         for ids in inside.chunks(AT_ONCE) {
-            let opened = target.open_seen(ids, pass.began)?;
+            let opened = target.open_seen(ids, found.began)?;
             for number in numbers {
                 let left = signal_each(&opened.left, *number);
                 put(&mut result, signal_each(&opened.inside, *number).and(left));
             }
         }
-        let outside: Vec<Process> = sighting
-            .outside
-            .into_iter()
-            .filter(|process| !listed.contains(&process.id()))
-            .collect();
+        let outside: Vec<Process> =
+            found.outside.into_iter().filter(|process| !listed.contains(&process.id())).collect();
         put(&mut result, send(&outside, numbers));
     }
     if !leader {
@@ -63,7 +59,7 @@ pub(in crate::tree) fn signal_unlisted(
 
 impl Batch<'_> {
     fn signal(&self, numbers: &[c_int]) -> Vec<io::Result<()>> {
-        let found = self.find(Among::All, self.nothing_known());
+        let found = self.find(Among::All);
         let mut results: Vec<io::Result<()>> = self.targets.iter().map(|_| Ok(())).collect();
         for number in numbers {
             for (result, sent) in results.iter_mut().zip(self.signal_groups(*number)) {
@@ -71,11 +67,11 @@ impl Batch<'_> {
             }
         }
         let signalled = found.and_then(|pass| {
-            for (i, (target, sighting)) in self.targets.iter().zip(pass.trees).enumerate() {
-                let outside = send(&sighting.outside, numbers);
-                let refused = target.refused(&sighting.inside, pass.began);
+            for (i, (target, found)) in self.targets.iter().zip(pass.trees).enumerate() {
+                let outside = send(&found.outside, numbers);
+                let refused = target.refused(&found);
                 put(&mut results[i], refused.and(outside));
-                put(&mut results[i], sighting.error.map_or(Ok(()), Err));
+                put(&mut results[i], found.error.map_or(Ok(()), Err));
             }
             let mut waiting = unsettled(&pass.unread);
             let (until, mut pause) = (Instant::now() + BRIEF_PATIENCE, Backoff::new());
