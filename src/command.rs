@@ -1,21 +1,20 @@
 //! Spawns by std, and returns an error where std panics.
 //!
-//! On Unix, std forks for some commands: those with a hook, a user or a group, or another `PATH`. If the exec
-//! then fails, std waits for the process that it has forked, by its ID. If another part of the program has
-//! reaped that process (SIGCHLD is ignored, or a thread is in `waitpid(-1)`), the wait fails, and std panics:
-//! "wait() should either return Ok or panic". A missing program is an ordinary failure, so it must not unwind
-//! through the program, and it must not end a thread of ours that others rely on.
+//! On Unix, std forks for a command with a hook, a user or a group, or another `PATH`. If the exec then fails, std waits for
+//! the forked process by its ID. If another part of the program has reaped that process (SIGCHLD is ignored, or a thread is
+//! in `waitpid(-1)`), the wait fails, and std panics: "wait() should either return Ok or panic". A missing program is an
+//! ordinary failure, so it must not unwind through the program, nor end a thread of this library that serves all spawns.
 
 use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Child, Command};
 
-/// Spawns the command. A panic of std becomes an error. The program's panic hook has run by then, and a
-/// program that aborts on panic has been aborted.
+/// Spawns the command, and turns a panic of std into an error. The program's panic hook has run by then, and a program that
+/// aborts on panic has aborted.
 pub(crate) fn spawn(command: &mut Command) -> io::Result<Child> {
-    // The command is not broken by unwinding: std panics after the fork, when it reads what became of the exec.
-    // What std has made for this spawn is dropped, and the process has been reaped.
+    // The unwinding does not break the command: std panics after the fork, when it reads the result of the exec. It drops
+    // what it has made for this spawn, and the process has been reaped.
     catch_unwind(AssertUnwindSafe(|| command.spawn()))
         .unwrap_or_else(|panic| Err(explain(command, &*panic)))
 }

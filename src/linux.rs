@@ -95,7 +95,7 @@ pub trait SpawnOptionsExt {
     /// this way, then and in all later spawns of the same command, which is slower than its usual way the more memory
     /// this process has (27 ms rather than 0.07 ms beside 2 GB).
     ///
-    /// Where the pidfd cannot be had, the spawn does not fail, and this process opens the pidfd by the ID, with the gap
+    /// If the child cannot open its pidfd, the spawn does not fail; this process opens the pidfd by the ID, with the gap
     /// that that has. These are the cases: no descriptor is to spare; a sandbox; a [`pre_exec`] hook closes
     /// descriptors, or forks and runs the program in the fork; the child is the first process of a new PID namespace.
     ///

@@ -1,4 +1,4 @@
-//! How to spawn.
+//! The options of a spawn.
 
 use crate::SharedChild;
 use crate::command;
@@ -7,9 +7,9 @@ use crate::tree::{self, Spawned, Wanted};
 use std::io;
 use std::process::Command;
 
-/// How to spawn a child, in the manner of [`std::fs::OpenOptions`].
+/// Options of a spawn, in the manner of [`std::fs::OpenOptions`].
 ///
-/// What to run, and with which arguments, environment, directory and streams, is up to the [`Command`].
+/// The [`Command`] has the program, its arguments, environment, directory and streams.
 ///
 /// # What is changed on the command
 ///
@@ -17,18 +17,18 @@ use std::process::Command;
 ///   ([`CommandExt::process_group(0)`](https://doc.rust-lang.org/std/os/unix/process/trait.CommandExt.html#tymethod.process_group)).
 ///   So does `linux::SpawnOptionsExt::cgroup`, and, on Unix other than Linux,
 ///   [`kill_with_parent`](Self::kill_with_parent). The setting stays on the command: children of later spawns lead
-///   groups too, those of plain spawns included. A hook of your own that calls setsid(2) fails in such a child.
+///   groups too, even of plain spawns. A hook of your own that calls setsid(2) fails in such a child.
 /// - **A variable.** On Linux and Android, a tree has `SHARED_CHILD_TREE` in its environment. After the spawn the
 ///   command's environment gives a child what it gave before: the command's own value, else that of this process.
 /// - **A hook.** On Linux, `SpawnOptionsExt::cgroup`, `pidfd_from_child` and `kill_with_parent` of a single child add a
 ///   hook at each spawn. It runs before exec, after all hooks that the command has. std cannot remove a hook. In later
 ///   spawns it does nothing, but std forks for a command that has a hook, which is slower the more memory this process
 ///   has. Each hook also takes a few words of memory on the command: make a new command where there are thousands of
-///   spawns. A seccomp filter that another hook installs applies to this hook. It must not kill for `fstat`, `getpid`,
-///   `pidfd_open`, `sendmsg` and `close`, and must allow, for a cgroup, `fstat` and `write`, and for `kill_with_parent`
-///   `rt_sigprocmask`, `prctl` and `getppid`.
-/// - **Creation flags.** On Windows they are set for the spawn. std does not return the flags that were set on the
-///   command before, so those are lost: set them by `windows::SpawnOptionsExt::creation_flags`.
+///   spawns. A seccomp filter that another hook installs applies to this hook. The filter must not kill for `fstat`,
+///   `getpid`, `pidfd_open`, `sendmsg` and `close`. It must allow, for a cgroup, `fstat` and `write`, and for
+///   `kill_with_parent` `rt_sigprocmask`, `prctl` and `getppid`.
+/// - **Creation flags.** On Windows the spawn sets them. std does not return the flags that the command had before, so
+///   those are lost: set them by `windows::SpawnOptionsExt::creation_flags`.
 ///
 /// # Examples
 ///
@@ -38,8 +38,8 @@ use std::process::Command;
 ///
 /// # fn main() -> std::io::Result<()> {
 /// let child = SpawnOptions::new()
-///     .tree(true) // the processes that it starts belong to it
-///     .kill_on_drop(true) // all of them are killed when the handle is dropped
+///     .tree(true) // its descendants belong to it
+///     .kill_on_drop(true) // dropping the handle kills all of them
 ///     .spawn(Command::new("rustc").arg("--version"))?;
 /// assert!(child.wait()?.success());
 /// # Ok(())
@@ -52,7 +52,7 @@ pub struct SpawnOptions {
 }
 
 impl SpawnOptions {
-    /// Options that change nothing: [`spawn`](Self::spawn) does what [`SharedChild::spawn`] does.
+    /// Returns options that change nothing: [`spawn`](Self::spawn) is [`SharedChild::spawn`].
     ///
     /// # Examples
     ///
@@ -70,8 +70,8 @@ impl SpawnOptions {
         Self::default()
     }
 
-    /// Makes one unit of the child and the processes that it starts. [`Tree`](crate::Tree) describes what holds it
-    /// together, and which processes escape.
+    /// Makes the child and its descendants one unit. [`Tree`](crate::Tree) describes what holds it together, and which
+    /// processes escape.
     ///
     /// # Examples
     ///
@@ -80,7 +80,7 @@ impl SpawnOptions {
     /// # fn main() -> std::io::Result<()> {
     /// let child = SpawnOptions::new().tree(true).spawn(Command::new("rustc").arg("--version"))?;
     /// child.wait()?;
-    /// child.tree().expect("it was spawned as a tree").kill()?; // the processes that it has left running
+    /// child.tree().expect("it was spawned as a tree").kill()?; // processes that it has left running
     /// # Ok(())
     /// # }
     /// ```
@@ -113,7 +113,7 @@ impl SpawnOptions {
     /// let child = SpawnOptions::new().kill_on_drop(true).spawn(&mut command)?;
     /// let (stdin, stderr) = (child.take_stdin(), child.take_stderr().unwrap());
     /// drop(child);
-    /// assert_eq!(std::io::read_to_string(stderr)?, ""); // the end, though its input is still open
+    /// assert_eq!(std::io::read_to_string(stderr)?, ""); // it has ended, though its input is still open
     /// # drop(stdin);
     /// # Ok(())
     /// # }
@@ -123,39 +123,37 @@ impl SpawnOptions {
         self
     }
 
-    /// Kills the child, or its whole tree, when this process ends, by whatever cause: an exit, SIGKILL, a crash; and on
-    /// Unix an exec, after which the program no longer knows the child.
+    /// Kills the child, or its whole tree, when this process ends for any reason: an exit, SIGKILL, a crash; and on Unix an
+    /// exec.
     ///
-    /// It is in force for as long as the child or the tree lives, even after the handle was dropped. (A background thread
-    /// watches dropped trees.) [`into_inner`](SharedChild::into_inner) ends it, except for a single child on Linux: there
-    /// the kernel cannot be made to forget the signal.
+    /// This stays in force while the child or the tree lives, even after the handle was dropped. (A background thread
+    /// watches dropped trees.) [`into_inner`](SharedChild::into_inner) ends it, except for a single child on Linux, where
+    /// the kernel's signal cannot be disarmed.
     ///
     /// # Platforms
     ///
     /// - **Linux, a single child**: the kernel sends SIGKILL (`PR_SET_PDEATHSIG`, prctl(2)). It does so at the death of
-    ///   the *thread* that has spawned the child, so a thread that lives as long as this process spawns it. What is
-    ///   particular to a thread (its CPU affinity, its namespaces) comes from that thread. There is one such thread;
-    ///   another is started if all are held up in a spawn, as by a `pre_exec` hook that blocks, for 20 ms. The hook
-    ///   that sets the signal runs after all hooks that the command has, so they may change the user ID, which clears
-    ///   it.
+    ///   the *thread* that has spawned the child, so a thread that lives as long as this process spawns it. The child
+    ///   inherits attributes of that thread (its CPU affinity, its namespaces). There is one such thread; another is
+    ///   started if all are blocked in a spawn for 20 ms, as by a `pre_exec` hook. The hook that sets the signal runs
+    ///   after all hooks that the command has, because a change of the user ID clears the signal.
     ///
     ///   *Not covered*: a child that executes a program with set-user-ID or file capabilities, or clears the signal
     ///   itself; and the processes that the child starts. After `unshare(CLONE_NEWPID)` such a spawn fails with ESRCH.
-    /// - **Linux, a tree; other Unix**: a *guardian* kills. It is one process for this process, which makes system calls
-    ///   alone. It is started when it is first needed, replaced if it is killed, and ends when nothing has been left to
-    ///   guard for a few seconds. It is a fork of this process, so a spawn that starts it takes longer the more memory
-    ///   this process has (60 ms beside 2 GB); later spawns do not. Outside Linux, code that waits for any child
-    ///   (`waitpid(-1)`) may reap it; it is replaced then.
+    /// - **Linux, a tree; other Unix**: one *guardian* process kills. It only makes system calls. It is started when it is
+    ///   first needed, replaced if it is killed, and ends a few seconds after the last tree has ended. It is a fork of this
+    ///   process, so a spawn that starts it takes longer the more memory this process has (60 ms with 2 GB); later spawns
+    ///   do not. Outside Linux, code that waits for any child (`waitpid(-1)`) may reap it; it is replaced then.
     ///
     ///   After `unshare(CLONE_NEWPID)` such a spawn fails with [`Unsupported`](io::ErrorKind::Unsupported), since the
     ///   guardian would be in the new namespace.
     ///
-    ///   On Linux it kills the group, the cgroup, and the members that have left them. Outside Linux it kills process
-    ///   groups alone, and a single child leads a process group of its own for this.
+    ///   On Linux it kills the group, the cgroup, and the members that have left them. Outside Linux it kills only process
+    ///   groups, and a single child leads a process group of its own for this.
     ///
-    ///   *Not covered*: processes that [escape](crate::Tree#which-processes-escape), outside Linux every process that has
-    ///   left the group; and all of them if the guardian is killed in the same instant as this process.
-    /// - **Windows**: a job object that kills when its last handle is closed, which the system does.
+    ///   *Not covered*: processes that [escape](crate::Tree#which-processes-escape); outside Linux every process that has
+    ///   left the group; and all processes if the guardian is killed in the same instant as this process.
+    /// - **Windows**: a job object that kills when its last handle is closed. The system closes it.
     ///
     ///   *Not covered*: if this process ends between creating the child and putting it into the job, a suspended child is
     ///   left.
@@ -183,15 +181,14 @@ impl SpawnOptions {
     ///
     /// # Errors
     ///
-    /// Those of [`Command::spawn`]; and if an option cannot be had, an error that names what is missing
-    /// ([`Unsupported`](io::ErrorKind::Unsupported) if the system lacks it). A failed spawn leaves no process,
-    /// descriptor or cgroup behind. A helper thread and the guardian, if this spawn has started them, may stay.
-    /// The command is as it was, but for what is [changed on it](Self#what-is-changed-on-the-command).
+    /// Those of [`Command::spawn`]; and an error that names what an option lacks
+    /// ([`Unsupported`](io::ErrorKind::Unsupported) if the system does not have it). A failed spawn leaves no process,
+    /// descriptor or cgroup behind. A helper thread and the guardian may stay. The command is unchanged, except as
+    /// [described above](Self#what-is-changed-on-the-command).
     ///
-    /// Where [`Command::spawn`] panics, this returns an error. On Unix it panics if the program cannot be executed and
-    /// another part of this program has reaped the child: SIGCHLD is ignored, or a thread is in `waitpid(-1)`. The
-    /// reason of the failed exec is lost then, and the panic hook has run. A program that is built with
-    /// `panic = "abort"` is aborted, as by std.
+    /// Where [`Command::spawn`] panics, this returns an error. On Unix that is if the program cannot be executed and
+    /// another part of this program has reaped the child: SIGCHLD is ignored, or a thread is in `waitpid(-1)`. The reason
+    /// of the failed exec is lost then, and the panic hook has run. A program with `panic = "abort"` aborts.
     ///
     /// # Examples
     ///
@@ -202,7 +199,7 @@ impl SpawnOptions {
     /// command.arg("--version");
     /// let options = SpawnOptions::new().tree(true).clone();
     /// for _ in 0..2 {
-    ///     let child = options.spawn(&mut command)?; // two trees, which do not touch each other
+    ///     let child = options.spawn(&mut command)?; // two independent trees
     ///     assert!(child.wait()?.success());
     /// }
     /// # Ok(())

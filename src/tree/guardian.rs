@@ -1,58 +1,58 @@
-//! Unix: a process that outlives this one just long enough to kill what dies with it.
+//! Unix: a process that kills trees and children when this process dies.
 //!
-//! There is one guardian per process, and it exists while there are *charges*: trees, or single children, that are
-//! to be killed with this process. It is a `fork` of this process that runs none of the program's code: it makes
-//! system calls and nothing else (`after_fork.rs`), from its first instruction to its last.
+//! There is one guardian per process. It exists while there are *charges*: trees, or single children, that are to be killed
+//! with this process. It is a `fork` of this process that runs none of the program's code: it makes only system calls
+//! (`after_fork.rs`), from its first instruction to its last.
 //!
-//! # What was weighed
+//! # Alternatives
 //!
 //! | candidate | no PATH, shell or fork when killing | reads an environment exactly | start, beside a 2 GB heap | where |
 //! |---|---|---|---|---|
 //! | a shell script | no: `grep`, `find`, `rmdir`, and `kill` on some systems | no | 1 ms | where there is a shell |
 //! | this program, executed again | yes | yes | 1 ms | programs that opt in at their start |
 //! | a process that shares our memory (`CLONE_VM`) | yes | yes | 0.1 ms | Linux; the OOM killer kills it with us, and so does a core dump before 5.16 |
-//! | **a `fork` that makes system calls alone** | yes | yes | 60 ms | every Unix |
+//! | **a `fork` that makes only system calls** | yes | yes | 60 ms | every Unix |
 //!
-//! The fork is made once, not per tree. What it costs: beside 2 GB of pages of 4 KiB, 60 ms of CPU time; beside 1 MB,
-//! 0.4 ms; the spawn of a later tree costs what one costs that is not guarded. The first write to each page afterwards is a
-//! page fault of this process (0.75 us). The guardian unmaps what it has copied of the heap, so no page is kept
-//! twice: it has 0.2 MB of its own.
+//! The fork is made once, not per tree. It costs 60 ms of CPU time in a process with 2 GB of pages of 4 KiB, and 0.4 ms with
+//! 1 MB. The spawn of a later tree costs the same as without a guardian. The first write to each page after the fork is a
+//! page fault of this process (0.75 us). The guardian unmaps its copy of the heap, so no page exists twice: it has 0.2 MB of
+//! its own.
 //!
 //! # How it learns what to kill
 //!
-//! From memory that both processes share ([`table`]): no message can be lost, garbled by a stray write to a descriptor,
-//! or delayed by a guardian that is stopped; and the next guardian inherits all charges.
+//! From memory that both processes share ([`table`]). So no message can be lost, garbled by a stray write to a descriptor,
+//! or delayed by a stopped guardian; and the next guardian inherits all charges.
 //!
-//! - *A process group*, from the spawn until the leader can be reaped by this process, or is found to have been
-//!   reaped by other code. With this process's death the leader is reaped by init. If no other process is in the group, its
-//!   ID is free from then on, and could be handed out again before the guardian has killed it.
+//! - *A process group*: from the spawn until this process may reap the leader, or finds that other code has reaped it. After
+//!   this process's death init reaps the leader. If the group is empty then, its ID is free, and could have a new owner
+//!   before the guardian kills it.
 //! - *A marker* (Linux) and *a cgroup*: both are charged before the spawn, so no member lives unguarded.
 //!
-//! Elsewhere than on Linux the guardian kills process groups alone.
+//! Outside Linux the guardian kills only process groups.
 //!
 //! # How it learns of the death
 //!
-//! By a pidfd of this process (Linux), else by a change of its parent, for which it looks once a second; and by the end of
-//! a socket that is closed on exec: to what dies with this process, an exec is a death. A copy of the socket
-//! that another process has (the child of a fork; or of a spawn in another thread, where a socket cannot be made
-//! close-on-exec at once) delays the notice of an exec alone. If the program closes descriptors that are not its own, the
-//! socket among them, the guardian finds the shared memory still mapped in this process (Linux), and goes on.
+//! By a pidfd of this process (Linux); otherwise by a change of its parent, which it polls once a second. And by the end of
+//! a socket that is closed on exec, because an exec counts as a death. A copy of the socket in another process (the child of
+//! a fork; or of a spawn in another thread, where a socket cannot be created close-on-exec) delays only the notice of an
+//! exec. If the program closes foreign descriptors, including the socket, the guardian finds the shared memory still mapped
+//! in this process (Linux), and continues.
 //!
-//! # What can become of it
+//! # Its life
 //!
 //! It is in a session of its own, blocks all signals, and holds no directory and no descriptor of the program. If it is
-//! killed, a thread of ours (the *keeper*) notices at once and starts another; if it is stopped, the keeper resumes it.
-//! It ends, and the keeper with it, when there has been no charge for five to ten seconds, so that a program that spawns
-//! one tree after the other forks once.
+//! killed, a thread of this library (the *keeper*) notices at once and starts another; if it is stopped, the keeper resumes
+//! it. Both end when there has been no charge for five to ten seconds, so a program that spawns one tree after the other
+//! forks once.
 //!
-//! On Linux its exit signal is 0: no `waitpid(-1)` reaps it, and no SIGCHLD is sent. The price: after an exec of this
-//! process it stays a zombie until the new program ends, which does not know of it. Debuggers do not follow it; a
-//! breakpoint in a function that it calls ends it, and the keeper starts another.
+//! On Linux its exit signal is 0: no `waitpid(-1)` reaps it, and no SIGCHLD is sent. In return, after an exec of this process
+//! it stays a zombie until the new program ends. Debuggers do not follow it; a breakpoint in a function that it calls ends
+//! it, and the keeper starts another.
 //!
-//! The child of a fork has a guardian of its own once it spawns what needs one.
+//! The child of a fork gets a guardian of its own when it first needs one.
 //!
-//! If this process is in a tree of another one, and that tree is killed, the guardian may be killed as a descendant before
-//! it has killed anything. What it guards is in the other tree as well, and carries that one's marker.
+//! If this process is a member of another process's tree, and that tree is killed, the guardian may be killed as a
+//! descendant before it has killed anything. Its charges are in the other tree too, and carry that tree's marker.
 
 mod after_fork;
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -90,13 +90,13 @@ static POST: PerProcess<Post> = PerProcess::new();
 struct Post {
     /// Held while a guardian is started. Locked before `table`.
     guardian: Mutex<Option<Guardian>>,
-    /// Never held over anything that takes time.
+    /// Never held across anything that blocks.
     table: Mutex<Option<Table>>,
 }
 
 struct Guardian {
     process: Arc<Process>,
-    /// Whether a thread waits for its end.
+    /// Whether a thread waits for its exit.
     has_keeper: bool,
 }
 
@@ -104,21 +104,21 @@ struct Process {
     id: libc::pid_t,
     #[cfg_attr(
         any(target_os = "linux", target_os = "android"),
-        expect(dead_code, reason = "it is held to be closed with the rest")
+        expect(dead_code, reason = "it is closed when this is dropped")
     )]
     socket: Socket,
     started: Instant,
 }
 
-/// What the guardian kills, until this is dropped.
+/// A charge, until this is dropped.
 pub(super) struct Bond {
     number: u32,
     group: Option<u32>,
-    /// A bond that a fork has copied is not the copy's own.
+    /// The child of a fork must not end the charge.
     process: u32,
 }
 
-/// Has the guardian kill the processes that carry the marker, or are in the cgroup, when this process dies.
+/// Charges the guardian with the processes that carry the marker or are in the cgroup.
 pub(super) fn watch(marker: Option<&EnvironmentMarker>, cgroup: Option<&Path>) -> io::Result<Bond> {
     let post = POST.get();
     let mut guardian = post.guardian.lock();
@@ -142,7 +142,7 @@ pub(super) fn watch(marker: Option<&EnvironmentMarker>, cgroup: Option<&Path>) -
         *guardian = Some(Guardian { process: Arc::new(process), has_keeper: false });
     }
     if let Some(guardian) = guardian.as_mut().filter(|guardian| !guardian.has_keeper) {
-        // Without a thread each charge does what it can.
+        // Without a keeper, each new charge resumes the guardian.
         guardian.process.resume();
         let process = Arc::clone(&guardian.process);
         guardian.has_keeper = spawn_helper("guardian-watch", || keep(post, process)).is_ok();
@@ -151,7 +151,7 @@ pub(super) fn watch(marker: Option<&EnvironmentMarker>, cgroup: Option<&Path>) -
 }
 
 impl Bond {
-    /// Has the guardian kill this process group as well, or no group any more.
+    /// Adds a process group to the charge, or removes it.
     pub(super) fn set_group(&mut self, group: Option<u32>) {
         if self.group != group && self.process == process::id() {
             self.group = group;
@@ -175,25 +175,25 @@ impl Drop for Bond {
 }
 
 impl Post {
-    /// The memory with the charges, if there are any.
+    /// Returns the shared memory if there are charges.
     fn charges(&self) -> Option<Shared> {
         self.table.lock().as_ref().filter(|table| !table.is_empty()).map(Table::shared)
     }
 }
 
-/// Sees to it that there is a guardian while there are charges. Returns when there are none, or another thread does it.
+/// Keeps a guardian running while there are charges. Returns when there are none, or another thread is the keeper.
 fn keep(post: &'static Post, mut process: Arc<Process>) {
     let mut pause = Duration::ZERO;
     loop {
         if !process.wait_for_its_end() {
-            // From here on each charge checks by itself.
+            // From here on each new charge checks whether there is a guardian.
             let mut guardian = post.guardian.lock();
             if let Some(now) = guardian.as_mut().filter(|now| Arc::ptr_eq(&now.process, &process)) {
                 now.has_keeper = false;
             }
             return;
         }
-        // The next is started at once, unless this one ended right after its start.
+        // Start the next at once, unless this one ended right after its start.
         let lived = process.started.elapsed();
         pause = if lived < Duration::from_secs(1) { longer(pause) } else { Duration::ZERO };
         process = loop {
@@ -229,13 +229,13 @@ fn explain(error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), message)
 }
 
-/// The time that no member of a tree has started before, where processes have such times.
+/// Returns a time before which no member of a tree has started, where the system reports such times.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn now_in_ticks() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the struct outlives the call.
     unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) };
-    // The kernel rounds in its own way, so this is the second before.
+    // This is the second before, because the kernel may round differently.
     #[allow(clippy::unnecessary_cast, reason = "the type differs between systems")]
     (now.tv_sec as u64).saturating_sub(1).saturating_mul(rustix::param::clock_ticks_per_second())
 }
@@ -245,12 +245,12 @@ fn now_in_ticks() -> u64 {
     0
 }
 
-/// What a wait for the guardian reports.
+/// The result of a wait for the guardian.
 enum Change {
     None,
     Stopped,
     Ended,
-    /// The system does not say: a sandbox, perhaps.
+    /// The system does not report it, as in a sandbox.
     Unknown,
 }
 
@@ -272,7 +272,7 @@ impl Process {
         let started = Instant::now();
         let id = {
             let _blocked = Blocked::all();
-            // SAFETY: the child calls `run` alone, which is made for it, and never returns.
+            // SAFETY: the child only calls `run`, which is async-signal-safe and never returns.
             unsafe {
                 let id = fork();
                 if id == 0 {
@@ -286,7 +286,8 @@ impl Process {
         if id < 0 { Err(error) } else { Ok(Self { id, socket: Socket::new(ours), started }) }
     }
 
-    /// Blocks until the guardian has ended, and resumes it whenever it is stopped. Returns whether it has ended.
+    /// Blocks until the guardian has ended, and resumes it whenever it is stopped. `false` if the system does not report its
+    /// end.
     fn wait_for_its_end(&self) -> bool {
         loop {
             match self.wait(0) {
@@ -298,18 +299,18 @@ impl Process {
         }
     }
 
-    /// Reaps the guardian if it has ended and there is no thread that does.
+    /// Reaps the guardian if it has ended. There is no keeper.
     fn reap(&self) {
         self.wait(libc::WNOHANG);
     }
 
     fn resume(&self) {
-        // SAFETY: integers. The callers are the keeper, which reaps the guardian, or know that there is no keeper: so the ID
-        // is the guardian's, unless other code has reaped it; and SIGCONT does nothing to a process that runs.
+        // SAFETY: integers. Only the keeper reaps the guardian, and the callers are the keeper or know that there is none. So
+        // the ID is the guardian's unless other code has reaped it, and SIGCONT does nothing to a running process.
         unsafe { libc::kill(self.id, libc::SIGCONT) };
     }
 
-    /// Waits for the guardian alone, and reaps it if it has ended.
+    /// Waits for the guardian, and reaps it if it has ended.
     fn wait(&self, options: c_int) -> Change {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         let options = options | libc::__WALL;
@@ -330,7 +331,7 @@ impl Process {
         }
     }
 
-    /// Whether it has ended. Leaves it to the keeper to reap it.
+    /// Returns whether the guardian has ended. The keeper reaps it.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     fn has_ended(&self) -> bool {
         let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
@@ -339,7 +340,7 @@ impl Process {
             let mut info = std::mem::zeroed::<libc::siginfo_t>();
             (libc::waitid(libc::P_PID, self.id as libc::id_t, &raw mut info, options), info)
         };
-        // 0 is none that has ended.
+        // 0 means that it has not ended.
         if result == 0 {
             return info.si_signo != 0;
         }
@@ -348,7 +349,7 @@ impl Process {
 
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     fn has_ended(&self) -> bool {
-        // The end of the socket is reported without being requested.
+        // poll(2) reports the end of the socket without a request.
         let mut poll = libc::pollfd { fd: self.socket.fd, events: 0, revents: 0 };
         // SAFETY: one struct, which outlives the call.
         let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
@@ -356,8 +357,8 @@ impl Process {
     }
 }
 
-/// The end of the socket that this process has. It may have been closed by a program that closes every descriptor, and its
-/// number be another file's by now.
+/// This process's end of the socket. A program that closes every descriptor may have closed it, and another file may have its
+/// number.
 struct Socket {
     fd: c_int,
     file: Option<(u64, u64)>,
@@ -373,13 +374,13 @@ impl Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         if self.file.is_some() && file(self.fd) == self.file {
-            // SAFETY: it is the socket that this has.
+            // SAFETY: the descriptor still refers to this socket.
             unsafe { libc::close(self.fd) };
         }
     }
 }
 
-/// What tells an open file from others.
+/// Returns the identity of an open file.
 fn file(fd: c_int) -> Option<(u64, u64)> {
     // SAFETY: the struct is one of integers, and outlives the call.
     let (result, stat) = unsafe {
@@ -390,7 +391,7 @@ fn file(fd: c_int) -> Option<(u64, u64)> {
     (result == 0).then_some((stat.st_dev as u64, stat.st_ino as u64))
 }
 
-/// Keeps a descriptor of ours from being the program's standard input, output or error, which it may have closed.
+/// Returns a descriptor above 2: the program may have closed its standard streams, and may open them again.
 fn above_streams(fd: OwnedFd) -> io::Result<OwnedFd> {
     if fd.as_raw_fd() > libc::STDERR_FILENO {
         return Ok(fd);
@@ -409,27 +410,27 @@ fn own_pidfd() -> Option<OwnedFd> {
     None
 }
 
-/// After `unshare(CLONE_NEWPID)` the next child is the first process of the new namespace. That is not to be the guardian,
-/// whose end would be the end of all in there, and which could not name the processes of this one.
+/// After `unshare(CLONE_NEWPID)` the next child is the first process of the new namespace. The guardian must not be that: its
+/// end would kill all processes of the namespace, and it could not name the processes of this one.
 #[cfg(target_os = "linux")]
 fn check_namespace() -> io::Result<()> {
     let link = |name| {
         let path = format!("/proc/thread-self/ns/{name}");
-        // There is a link to nothing before the namespace has its first process.
+        // The link exists but cannot be read before the namespace has its first process.
         let entry = std::fs::symlink_metadata(&path).ok();
         entry.map(|_| std::fs::read_link(path).ok())
     };
     match (link("pid"), link("pid_for_children")) {
         (Some(own), Some(childrens)) if own != childrens => Err(io::Error::new(
             io::ErrorKind::Unsupported,
-            "the children of this process are in another PID namespace than itself; spawn a tree that is killed with \
-             this process before unshare(CLONE_NEWPID)",
+            "cannot start the guardian: the children of this process are in another PID namespace; spawn a tree that is \
+             killed with this process before unshare(CLONE_NEWPID)",
         )),
         _ => Ok(()),
     }
 }
 
-/// All signals are blocked in this thread, until this is dropped. The child never unblocks them.
+/// Blocks all signals in this thread until it is dropped. The child never unblocks them.
 struct Blocked(libc::sigset_t);
 
 impl Blocked {
@@ -447,19 +448,19 @@ impl Blocked {
 
 impl Drop for Blocked {
     fn drop(&mut self) {
-        // SAFETY: the set is what the mask was before.
+        // SAFETY: the set is the mask from before.
         unsafe {
             libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, std::ptr::null_mut());
         }
     }
 }
 
-/// Forks without the program's handlers (pthread_atfork(3)) and without waiting for the allocator's locks, neither of which
-/// the child has a use for. Its exit signal is 0: only a wait with `__WALL` or `__WCLONE` reaps it.
+/// Forks without running the program's handlers (pthread_atfork(3)) and without waiting for the allocator's locks, because
+/// the child uses neither. Its exit signal is 0: only a wait with `__WALL` or `__WCLONE` reaps it.
 ///
 /// # Safety
 ///
-/// The child must make system calls alone.
+/// The child must make only system calls.
 #[cfg(all(
     target_os = "linux",
     any(
@@ -476,7 +477,7 @@ impl Drop for Blocked {
 ))]
 unsafe fn fork() -> libc::pid_t {
     let none = std::ptr::null_mut::<c_int>();
-    // A debugger takes a fork with another exit signal for a thread.
+    // Without this, a debugger treats a fork with another exit signal as a thread.
     let flags = libc::CLONE_UNTRACED as libc::c_long;
     // SAFETY: the child has a copy of this stack.
     let id = unsafe {
@@ -491,8 +492,8 @@ unsafe fn fork() -> libc::pid_t {
         matches!(error, Some(libc::EINVAL | libc::ENOSYS | libc::EPERM))
     };
     if id < 0 && refused() {
-        // An emulator or a sandbox that knows the usual fork alone.
-        // SAFETY: the caller's.
+        // An emulator or a sandbox may only know the usual fork.
+        // SAFETY: that of this function.
         return unsafe { libc::fork() };
     }
     id as libc::pid_t
@@ -500,7 +501,7 @@ unsafe fn fork() -> libc::pid_t {
 
 /// # Safety
 ///
-/// The child must make system calls alone.
+/// The child must make only system calls.
 #[cfg(not(all(
     target_os = "linux",
     any(
@@ -516,6 +517,6 @@ unsafe fn fork() -> libc::pid_t {
     )
 )))]
 unsafe fn fork() -> libc::pid_t {
-    // SAFETY: the caller's.
+    // SAFETY: that of this function.
     unsafe { libc::fork() }
 }

@@ -63,7 +63,7 @@ pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawne
     let is_tree = wanted.tree;
     let own_flags = wanted.system.creation_flags;
     if !is_tree && !wanted.kill_with_parent {
-        // Without flags of the caller's, those that the command may have stay.
+        // Without flags of the caller's, the flags of the command stay.
         if own_flags != 0 {
             command.creation_flags(own_flags);
         }

@@ -176,8 +176,8 @@ pub(crate) trait Container: Send + Sync + UnwindSafe + RefUnwindSafe + 'static {
 /// - **Windows**: a job object, which the child joins before its first instruction. No process of the job can leave it:
 ///   *complete*.
 /// - **Linux with a cgroup** of its own (`linux::SpawnOptionsExt::cgroup`): the kernel kills all processes of the
-///   cgroup as one. A process can leave if it may write `cgroup.procs` of a cgroup above. So containment is *complete*
-///   only if the child may not, with the credentials that it has when it executes its program: it is not root, has no
+///   cgroup as one. A process can leave if it can write `cgroup.procs` of a cgroup above. So containment is *complete*
+///   only if the child cannot, with the credentials that it has when it executes its program: it is not root, has no
 ///   capabilities, and neither owns one of these files nor has write permission by their group or mode. Usually that
 ///   takes a command with another user ID. In all other cases it is *best effort*: processes that have left the cgroup
 ///   are found like those of other trees on Linux.

@@ -1,11 +1,11 @@
-//! The guardian itself: what runs in the child of the fork.
+//! The code of the guardian, which runs in the child of the fork.
 //!
-//! The fork has copied one thread of a program that may have many: any lock may be held for ever. So everything below
-//! [`run`] makes system calls, through the thinnest functions of the C library, and touches memory that was mapped for
-//! it. It does not allocate, lock, format, or panic: slices are taken by `get`, and numbers wrap. (`run` is `extern
-//! "C"`, so that a panic that there is not would end the process here.)
+//! The fork has copied one thread of a program that may have many, so any lock may be held for ever. Everything below
+//! [`run`] only makes system calls, through thin functions of the C library, and touches memory that was mapped for it. It
+//! does not allocate, lock, format, or panic: slices are taken by `get`, and numbers wrap. (`run` is `extern "C"`, so a panic
+//! would end the process here.)
 //!
-//! Where processes cannot be listed without allocation (other than on Linux), the guardian kills process groups alone.
+//! Where processes cannot be listed without allocation (outside Linux), the guardian kills only process groups.
 
 use super::table::Shared;
 use std::ffi::c_int;
@@ -17,14 +17,14 @@ pub(super) const TICK_MS: c_int = 5_000;
 /// How often it checks where it must also poll for the death of the parent.
 const SHORT_TICK_MS: c_int = 1_000;
 
-/// What the guardian knows from the start. The copy of the child is on its stack.
+/// The parameters of the guardian, on its stack.
 pub(super) struct Orders {
     pub(super) shared: Shared,
     pub(super) scratch: Scratch,
     pub(super) parent: libc::pid_t,
-    /// Of the parent; or -1.
+    /// The pidfd of the parent, or -1.
     pub(super) pidfd: c_int,
-    /// The end of the child.
+    /// The child's end of the socket.
     pub(super) socket: c_int,
     pub(super) tick_ms: c_int,
 }
@@ -40,7 +40,7 @@ impl Scratch {
         map(Self::SIZE).map(Self).ok_or_else(io::Error::last_os_error)
     }
 
-    /// In the parent, which has no use for it.
+    /// Called in the parent, which does not use it.
     pub(super) fn unmap(self) {
         unmap(self.0 as usize, Self::SIZE);
     }
@@ -56,7 +56,7 @@ impl Scratch {
     }
 }
 
-/// New memory of this process alone; zero.
+/// Maps new private memory, filled with zeroes.
 pub(super) fn map(size: usize) -> Option<*mut u8> {
     let access = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANON;
@@ -66,11 +66,11 @@ pub(super) fn map(size: usize) -> Option<*mut u8> {
 }
 
 pub(super) fn unmap(start: usize, size: usize) {
-    // SAFETY: the callers unmap what they have mapped, or what nothing in this process uses any more.
+    // SAFETY: the callers unmap memory that they have mapped, or that nothing in this process uses any more.
     unsafe { libc::munmap(start as *mut _, size) };
 }
 
-/// Waits for the death of the parent, kills what is charged, and exits. All signals are blocked.
+/// Waits for the death of the parent, kills the charges, and exits. All signals are blocked.
 pub(super) extern "C" fn run(orders: &Orders) -> ! {
     let scratch = orders.scratch.bytes();
     settle(orders, scratch);
@@ -80,17 +80,17 @@ pub(super) extern "C" fn run(orders: &Orders) -> ! {
 }
 
 fn exit() -> ! {
-    // SAFETY: it runs nothing of the program.
+    // SAFETY: it runs no code of the program.
     unsafe { libc::_exit(0) }
 }
 
-/// Lets go of everything that is the program's.
+/// Releases everything that belongs to the program.
 fn settle(orders: &Orders, scratch: &mut [u8]) {
     // SAFETY: system calls with integers, and strings and a struct that outlive them.
     unsafe {
         libc::setsid();
         libc::chdir(c"/".as_ptr());
-        // The program may leave itself none. This is the limit of this process alone.
+        // The program's soft limit may be 0. This changes the limit of this process alone.
         let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
             limit.rlim_cur = limit.rlim_max;
@@ -155,11 +155,11 @@ fn wait_for_death(orders: &Orders, scratch: &mut [u8]) {
         ];
         let is_notified = orders.pidfd >= 0 && socket >= 0;
         let tick = if is_notified { orders.tick_ms } else { SHORT_TICK_MS };
-        // SAFETY: two structs, which outlive the call. A negative descriptor is passed over.
+        // SAFETY: two structs, which outlive the call. poll(2) skips a negative descriptor.
         let ready = unsafe { libc::poll(polled.as_mut_ptr(), 2, tick) };
         let [pidfd, end] = polled;
         if ready < 0 {
-            // Signals are blocked, so this does not come to pass. If it did, for want of memory, say:
+            // Signals are blocked, so only a lack of kernel memory leads here.
             pause(100);
         }
         if ready > 0 && pidfd.revents != 0 {
@@ -174,7 +174,7 @@ fn wait_for_death(orders: &Orders, scratch: &mut [u8]) {
             return;
         }
         if ready == 0 {
-            // Twice without a charge, and none in between.
+            // The guardian ends at the second tick without a charge, if there was none in between.
             let generation = orders.shared.generation();
             if orders.shared.is_empty(last == Some(generation)) {
                 if last == Some(generation) {
@@ -188,7 +188,7 @@ fn wait_for_death(orders: &Orders, scratch: &mut [u8]) {
     }
 }
 
-/// Discards what the program may have written by mistake.
+/// Returns whether the socket is at its end. Discards bytes that the program may have written by mistake.
 fn is_at_its_end(socket: c_int, scratch: &mut [u8]) -> bool {
     // SAFETY: the buffer outlives the call.
     let received = unsafe {
@@ -198,11 +198,11 @@ fn is_at_its_end(socket: c_int, scratch: &mut [u8]) -> bool {
 }
 
 fn errno() -> c_int {
-    // This reads the thread's `errno`, and makes a plain value of it.
+    // This reads the thread's `errno` and does not allocate.
     io::Error::last_os_error().raw_os_error().unwrap_or(0)
 }
 
-/// Whether the parent still runs the program that has made the charges. An exec unmaps them.
+/// Returns whether the parent still runs the program that has made the charges. An exec unmaps them.
 #[cfg(target_os = "linux")]
 fn has_the_charges(orders: &Orders, scratch: &mut [u8]) -> bool {
     super::memory::is_mapped_in(orders.parent, orders.shared.range(), scratch)

@@ -1,8 +1,8 @@
-//! Linux: killing and removing cgroups in the child of a fork (see [`after_fork`](super::after_fork)).
+//! Linux: kills and removes cgroups in the child of a fork (see [`after_fork`](super::after_fork)).
 
 use super::after_fork::pause;
 use super::list::{kill_one, now, pidfd};
-use super::proc::{close, each_line, each_name, is_a, number, open, rewind};
+use super::proc::{Text, close, each_line, each_name, is_a, number, open, rewind};
 use super::table::Shared;
 use std::ffi::{CStr, c_int};
 
@@ -10,10 +10,10 @@ use std::ffi::{CStr, c_int};
 const CGROUP2: u32 = 0x6367_7270;
 /// How long a cgroup may take to become empty, in milliseconds.
 const LONGEST: u64 = 30_000;
-/// How many cgroups may be within each other.
+/// The deepest nesting of cgroups that is removed.
 const DEPTH: u32 = 12;
 
-/// Calls this with the path of each cgroup that is charged.
+/// Calls this with the path of each charged cgroup.
 pub(super) fn each(shared: Shared, buffer: &mut [u8], mut call: impl FnMut(&CStr)) {
     for (number, slot) in shared.charges() {
         let Some(charge) = shared.read(number, slot, buffer) else { continue };
@@ -40,7 +40,7 @@ fn open_cgroup(path: &CStr) -> Option<c_int> {
     None
 }
 
-/// Kills all in the cgroup and below. The kernel passes over a process whose first thread has ended.
+/// Kills all processes in the cgroup and below. The kernel skips a process whose first thread has ended.
 pub(super) fn kill(path: &CStr) {
     let Some(cgroup) = open_cgroup(path) else { return };
     kill_all_in(cgroup);
@@ -58,7 +58,7 @@ fn kill_all_in(cgroup: c_int) {
     close(file);
 }
 
-/// Removes what is charged, as soon as it is empty, and kills what is still in it until then.
+/// Kills the members of each charged cgroup until it is empty, then removes it.
 pub(super) fn remove_all(shared: Shared, path: &mut [u8], buffer: &mut [u8]) {
     let start = now();
     let mut wait: c_int = 1;
@@ -80,14 +80,13 @@ pub(super) fn remove_all(shared: Shared, path: &mut [u8], buffer: &mut [u8]) {
     }
 }
 
-/// Kills what is listed, and removes the cgroups below.
+/// Kills the listed processes, and removes the cgroups below.
 fn clear(cgroup: c_int, buffer: &mut [u8], depth: u32) {
     kill_listed(cgroup, buffer);
     let Some(depth) = depth.checked_sub(1) else { return };
     rewind(cgroup);
     each_name(cgroup, buffer, |name, buffer| {
-        // The name is followed by a zero in the kernel's list, but this does not rely on it.
-        let path = super::proc::Text::<256>::new().push(name);
+        let path = Text::<256>::new().push(name);
         if name == b"." || name == b".." {
             return;
         }
@@ -106,7 +105,7 @@ fn kill_listed(cgroup: c_int, buffer: &mut [u8]) {
     let Some((buffer, check)) = buffer.split_at_mut_checked(4096) else { return };
     each_listed(cgroup, buffer, |id| {
         let pidfd = pidfd(id);
-        // Listed still, it is the process that the descriptor means.
+        // A process that is listed after it was opened is the opened one.
         let mut is_listed = false;
         each_listed(cgroup, check, |listed| {
             is_listed |= listed == id;

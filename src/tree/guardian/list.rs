@@ -1,15 +1,15 @@
-//! Linux: killing what is charged, in the child of a fork (see [`after_fork`](super::after_fork)).
+//! Linux: kills the charges, in the child of a fork (see [`after_fork`](super::after_fork)).
 //!
-//! 1. Members are found by their group, and their descendants by their parents, while those live.
-//! 2. The groups are killed, and the cgroups.
-//! 3. The descendants outside the groups are killed.
-//! 4. Members are found by their marker, and their descendants by their parents; all are killed. Some may be forking, or in
-//!    the middle of an exec, when a process shows no environment; so this is repeated until several passes find none.
-//! 5. The cgroups are removed.
+//! 1. Find members by their group, and descendants by their parents, while the parents live.
+//! 2. Kill the groups and the cgroups.
+//! 3. Kill the descendants outside the groups.
+//! 4. Find members by their marker, and descendants by their parents, and kill all. A member may be forking, or in the middle
+//!    of an exec, when it shows no environment. So repeat this until several passes find none.
+//! 5. Remove the cgroups.
 //!
-//! **No other process is killed.** A process is known by its ID and the time when it started. Before it is killed, it is
-//! opened (pidfd_open(2)), and then shown by its start to be the one that was found. Without pidfds, only the instant
-//! between that and the kill is left.
+//! **No other process is killed.** A process is identified by its ID and its start time. Before it is killed, it is opened
+//! (pidfd_open(2)), and its start time is read after that. Without pidfds, only the instant between that and the kill is a
+//! gap.
 
 use super::after_fork::{kill_groups, map, pause, unmap};
 use super::cgroup;
@@ -17,12 +17,12 @@ use super::proc::{self, Environment, Stat, Text};
 use super::table::{Charge, Shared, Slot};
 use std::ffi::c_int;
 
-/// How long members are looked for at most, in milliseconds.
+/// The longest search for members, in milliseconds.
 const LONGEST: u64 = 30_000;
-/// When this many passes in a row have found none, and for this long, it is over.
+/// The search ends after this many passes without a member, and this much time.
 const QUIET_PASSES: u32 = 5;
 const QUIET: u64 = 20;
-/// How long an exec is waited for that does not come to its end.
+/// The longest wait for processes in the middle of an exec.
 const PATIENCE: u64 = 2_000;
 
 pub(super) fn kill(shared: Shared, scratch: &mut [u8]) {
@@ -48,7 +48,7 @@ pub(super) fn kill(shared: Shared, scratch: &mut [u8]) {
     cgroup::remove_all(shared, path, buffer);
 }
 
-/// Milliseconds.
+/// Returns the time in milliseconds.
 pub(super) fn now() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the struct outlives the call.
@@ -56,18 +56,18 @@ pub(super) fn now() -> u64 {
     (now.tv_sec as u64).wrapping_mul(1000).wrapping_add(now.tv_nsec as u64 / 1_000_000)
 }
 
-/// What members of the trees are known by.
+/// What identifies the members of the trees.
 struct Trees {
     shared: Shared,
     count: u32,
-    /// No member is older.
+    /// No member has started before this.
     since: u64,
     groups: Table,
     markers: Table,
 }
 
 impl Trees {
-    /// Single children have neither a marker nor a cgroup: what they have started is not theirs.
+    /// A single child has neither a marker nor a cgroup. Its descendants are not killed.
     fn of(shared: Shared, buffer: &mut [u8]) -> Self {
         let mut count: u32 = 0;
         let mut since = u64::MAX;
@@ -124,7 +124,8 @@ impl Trees {
             if list.kill(proc) {
                 last_found = time;
                 quiet = 0;
-                // The first time at once again, since there may be more by now. Some take their time to end.
+                // The first repetition comes at once, since a member may have forked. Later ones come slower, since members
+                // may take time to end.
                 busy = 10.min(c_int::wrapping_add(busy, 1));
             } else {
                 quiet = quiet.wrapping_add(1);
@@ -148,7 +149,7 @@ impl Trees {
         if is_shown || threads <= 1 {
             return found;
         }
-        // The first thread has ended, and shows nothing.
+        // The first thread has ended, and shows no environment. The others do.
         let path = Text::<32>::new().number(id).push(b"/task");
         let tasks = proc::open(proc, path.path(), libc::O_DIRECTORY);
         let mut found = Environment::Empty;
@@ -178,13 +179,13 @@ struct Process {
 }
 
 impl Process {
-    /// Whether the ID still means it; and what is known of it now.
+    /// Returns the present state if the ID still belongs to this process.
     fn now(&self, proc: c_int) -> Option<Stat> {
         proc::stat(proc, self.id).filter(|stat| stat.start == self.start)
     }
 }
 
-/// The processes that can be members, in memory that grows as it must.
+/// The processes that can be members, in mapped memory that grows.
 struct List {
     start: *mut Process,
     length: usize,
@@ -201,11 +202,11 @@ impl List {
         if self.start.is_null() {
             return &mut [];
         }
-        // SAFETY: so many have been written, to memory that only this has.
+        // SAFETY: this many have been written, and nothing else refers to the memory.
         unsafe { std::slice::from_raw_parts_mut(self.start, self.length) }
     }
 
-    /// Without memory it is left out.
+    /// Adds a process, unless there is no memory for it.
     fn push(&mut self, process: Process) {
         const SIZE: usize = size_of::<Process>();
         if self.length == self.room {
@@ -213,7 +214,7 @@ impl List {
             let Some(new) = map(room.wrapping_mul(SIZE)) else { return };
             let new = new.cast::<Process>();
             for (at, old) in self.all().iter().enumerate() {
-                // SAFETY: there is room for more than these.
+                // SAFETY: the new memory has room for more than the old.
                 unsafe { new.wrapping_add(at).write(*old) };
             }
             if self.room > 0 {
@@ -222,12 +223,12 @@ impl List {
             (self.start, self.room) = (new, room);
         }
         self.is_sorted &= self.all().last().is_none_or(|last| last.id < process.id);
-        // SAFETY: there is room for it.
+        // SAFETY: there is room for one more.
         unsafe { self.start.wrapping_add(self.length).write(process) };
         self.length = self.length.wrapping_add(1);
     }
 
-    /// With all processes that are not older.
+    /// Lists all living processes that are young enough.
     fn fill(&mut self, proc: c_int, since: u64, buffer: &mut [u8]) {
         self.length = 0;
         self.is_sorted = true;
@@ -265,7 +266,7 @@ impl List {
         }
     }
 
-    /// Makes members of the children of members, and of theirs.
+    /// Makes all descendants of members members.
     fn adopt(&mut self, proc: c_int) {
         let mut is_changed = true;
         while is_changed {
@@ -278,8 +279,8 @@ impl List {
                 else {
                     continue;
                 };
-                // The two were read one after the other. If the parent is its parent now, and is the one that was found,
-                // it was so all the time.
+                // The two were read one after the other. If the parent is the same process now and still the parent, it was
+                // the parent all the time.
                 let is_child = parent.start <= process.start
                     && process.now(proc).is_some_and(|now| now.parent == parent.id)
                     && parent.now(proc).is_some();
@@ -301,14 +302,14 @@ impl List {
         all.iter().find(|process| process.id == id).copied()
     }
 
-    /// Kills the members. Returns whether there was one that was not ending already.
+    /// Kills the members. Returns whether one of them was not exiting already.
     fn kill(&mut self, proc: c_int) -> bool {
         let mut found = false;
         for process in self.all().iter().filter(|process| process.is_member) {
             let pidfd = pidfd(process.id);
             if process.now(proc).is_some() {
                 let is_killed = kill_one(process.id, pidfd);
-                // One that may not be killed is not tried for ever.
+                // A member that this process lacks permission to kill must not prolong the search.
                 found |= is_killed && !(process.is_exiting && process.threads <= 1);
             }
             proc::close(pidfd);
@@ -317,20 +318,20 @@ impl List {
     }
 }
 
-/// A descriptor, or a negative number.
+/// Returns a descriptor, or a negative number.
 #[cfg(target_os = "linux")]
 pub(super) fn pidfd(id: i32) -> c_int {
     // SAFETY: integers.
     unsafe { libc::syscall(libc::SYS_pidfd_open, id, 0) as c_int }
 }
 
-/// An app may be ended for a system call that its sandbox does not know.
+/// The sandbox of an app may kill it for an unknown system call.
 #[cfg(target_os = "android")]
 pub(super) fn pidfd(_: i32) -> c_int {
     -1
 }
 
-/// Whether the signal is sent.
+/// Returns whether the signal was sent.
 pub(super) fn kill_one(id: i32, pidfd: c_int) -> bool {
     #[cfg(target_os = "linux")]
     if pidfd >= 0 {

@@ -1,10 +1,9 @@
-//! Linux: letting go of the program's memory, and of its name, in the child of a fork.
+//! Linux: releases the program's memory and name in the child of a fork.
 //!
-//! The child has a copy of the program's memory, made page by page: whatever the parent writes from then on is there
-//! twice, for as long as the child has the old page. So the child unmaps what is not needed to make system calls: anonymous
-//! private memory, which is the heap and the stacks of other threads, and shared memory. It keeps the files that are
-//! mapped privately (code, constants, variables), and what lies right behind one, which is its variables as well; its
-//! stack; and the thread's own variables, where `errno` is.
+//! The child shares the program's pages until the parent writes to one. From then on the page exists twice, while the child
+//! has it mapped. So the child unmaps all memory that system calls do not need: anonymous private memory, which is the heap
+//! and the stacks of other threads, and shared memory. It keeps privately mapped files (code, constants, variables) and the
+//! mapping right behind each, which holds variables too; its stack; and the thread's own variables, where `errno` is.
 
 use super::after_fork::{Orders, unmap};
 use super::proc::{Text, close, each_line, fields, in_base, number, open, read_all, words};
@@ -12,12 +11,13 @@ use std::ffi::CStr;
 use std::ptr;
 
 const PAGE: usize = 64 << 10;
-/// A frame of this process, which needs no more below it, and nothing above.
+/// The stack that this process needs below the present frame. It needs nothing above.
 const STACK: usize = 256 << 10;
 /// Smaller memory is not worth a system call.
 const SMALL: usize = 64 << 10;
+
 pub(super) fn settle(orders: &Orders, scratch: &mut [u8]) {
-    // The C library keeps two signals from being blocked by its own functions.
+    // The functions of the C library do not block its two internal signals.
     let all = [!0_u64; 2];
     let size = if cfg!(any(target_arch = "mips", target_arch = "mips64")) { 16 } else { 8 };
     // SAFETY: system calls with integers, and bytes that outlive them.
@@ -96,8 +96,8 @@ fn drop_memory(orders: &Orders, scratch: &mut [u8]) {
         orders.scratch.range(),
         orders.shared.range(),
     ];
-    // A program that is instrumented (by AddressSanitizer and its like) has an eighth of the address space and more for the
-    // instruments, and its code may touch any of it. The stack is near the end of the address space.
+    // An instrumented program (AddressSanitizer, for example) reserves an eighth of the address space or more, and its code
+    // may touch any of it. The stack is near the end of the address space, which gives the size.
     let giant = here / 32;
     let mut is_instrumented = false;
     each_mapping(c"/proc/self/maps", scratch, |mapping, _| {
@@ -107,7 +107,7 @@ fn drop_memory(orders: &Orders, scratch: &mut [u8]) {
     if is_instrumented && cfg!(target_pointer_width = "64") {
         return;
     }
-    // Where the last mapping ends that is no heap: an object file's, which its variables may follow.
+    // The end of the last mapping that is no heap: an object file's. Its variables may follow it.
     let mut object_end = 0;
     each_mapping(c"/proc/self/maps", scratch, |mapping, _| {
         let is_variables = mapping.start == object_end;
@@ -122,7 +122,7 @@ fn drop_memory(orders: &Orders, scratch: &mut [u8]) {
     });
 }
 
-/// Calls this with the start and the size of each part of a range that is not kept.
+/// Calls this with the start and the size of each part of a range outside the kept ranges.
 fn each_piece(range: (usize, usize), kept: &[(usize, usize)], mut call: impl FnMut(usize, usize)) {
     let (mut start, end) = range;
     while start < end {
@@ -135,8 +135,8 @@ fn each_piece(range: (usize, usize), kept: &[(usize, usize)], mut call: impl FnM
     }
 }
 
-/// Puts a name of its own in the place of the program's arguments, and nothing in that of its environment: it has no
-/// business with either, a list of processes shows the one, and a search for members of an outer tree the other.
+/// Overwrites the program's arguments with a name, and clears its environment: a list of processes shows the arguments, and a
+/// search for members of an outer tree reads the environment.
 fn rename(parent: i32, scratch: &mut [u8]) {
     let Some((bytes, rest)) = scratch.split_at_mut_checked(4096) else { return };
     let Some(fields) = fields(read_all(libc::AT_FDCWD, c"/proc/self/stat", bytes)) else { return };
@@ -159,7 +159,7 @@ fn rename(parent: i32, scratch: &mut [u8]) {
     let clear = |(start, end): (usize, usize), text: &[u8]| {
         let text = text.iter().copied().chain(std::iter::repeat(0));
         for (at, byte) in (start..end).zip(text) {
-            // SAFETY: the memory is mapped and writable, and this process has no use for what is in it.
+            // SAFETY: the memory is mapped and writable, and this process does not use its contents.
             unsafe { ptr::without_provenance_mut::<u8>(at).write_volatile(byte) };
         }
     };
@@ -173,7 +173,7 @@ fn rename(parent: i32, scratch: &mut [u8]) {
     }
 }
 
-/// Whether another process has the same shared memory in the same place.
+/// Returns whether another process has the same shared memory at the same address.
 pub(super) fn is_mapped_in(id: i32, (start, _): (usize, usize), scratch: &mut [u8]) -> bool {
     let Some((own, buffer)) = scratch.split_at_mut_checked(256) else { return false };
     let mut length = 0;

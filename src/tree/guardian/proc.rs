@@ -1,4 +1,4 @@
-//! Linux: reading `/proc` in the child of a fork (see [`after_fork`](super::after_fork)): into buffers that are there.
+//! Linux: reads `/proc` in the child of a fork (see [`after_fork`](super::after_fork)), into the buffers of the caller.
 //!
 //! Sources: proc_pid_stat(5), proc_pid_environ(5), proc_pid_maps(5), getdents64(2).
 
@@ -16,18 +16,18 @@ pub(super) fn open(directory: c_int, path: &CStr, flags: c_int) -> c_int {
 
 pub(super) fn close(fd: c_int) {
     if fd >= 0 {
-        // SAFETY: the callers close what they have opened, or what nothing in this process uses.
+        // SAFETY: the callers close a descriptor that they have opened, or that nothing in this process uses.
         unsafe { libc::close(fd) };
     }
 }
 
-/// To the beginning of a list.
+/// Seeks to the beginning of a list.
 pub(super) fn rewind(fd: c_int) {
     // SAFETY: integers.
     unsafe { libc::lseek(fd, 0, libc::SEEK_SET) };
 }
 
-/// As many bytes as there are now, at most the buffer full. None at the end, and after an error.
+/// Reads at most as many bytes as the buffer holds. Returns 0 at the end and after an error.
 pub(super) fn read(fd: c_int, buffer: &mut [u8]) -> usize {
     // SAFETY: the buffer outlives the call.
     let read = unsafe { libc::read(fd, buffer.as_mut_ptr().cast(), buffer.len()) };
@@ -48,7 +48,7 @@ pub(super) fn read_all<'a>(directory: c_int, path: &CStr, buffer: &'a mut [u8]) 
     buffer.get(..length).unwrap_or(&[])
 }
 
-/// A path that is put together.
+/// A text of limited length.
 pub(super) struct Text<const SIZE: usize> {
     bytes: [u8; SIZE],
     length: usize,
@@ -59,7 +59,7 @@ impl<const SIZE: usize> Text<SIZE> {
         Self { bytes: [0; SIZE], length: 0 }
     }
 
-    /// What does not fit is left out; and so is then all that follows.
+    /// Appends a text. After one that does not fit, nothing is appended any more.
     pub(super) fn push(mut self, text: &[u8]) -> Self {
         let end = self.length.wrapping_add(text.len());
         // The last byte stays zero.
@@ -96,14 +96,14 @@ impl<const SIZE: usize> Text<SIZE> {
         self.bytes.get(..self.length).unwrap_or(&[])
     }
 
-    /// Empty, and so the path of nothing, if it did not fit.
+    /// Returns the path, or an empty one if it did not fit.
     pub(super) fn path(&self) -> &CStr {
         let fits = self.length < SIZE;
         CStr::from_bytes_until_nul(&self.bytes).ok().filter(|_| fits).unwrap_or(c"")
     }
 }
 
-/// The number that the text is, if it is one.
+/// Parses a decimal number.
 pub(super) fn number(text: &[u8]) -> Option<u64> {
     in_base(10, text)
 }
@@ -121,9 +121,9 @@ pub(super) fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     line.split(|byte| matches!(byte, b' ' | b'\t' | b'\n')).filter(|word| !word.is_empty())
 }
 
-/// Calls this for each name in a directory, with the part of the buffer that is not in use.
+/// Calls this for each name in a directory, with the unused part of the buffer.
 pub(super) fn each_name(fd: c_int, buffer: &mut [u8], mut call: impl FnMut(&[u8], &mut [u8])) {
-    /// Of `struct linux_dirent64`: where its length is, and its name.
+    /// Offsets in `struct linux_dirent64`: of its length, and of its name.
     const LENGTH: usize = 16;
     const NAME: usize = 19;
     const LIST: usize = 8 << 10;
@@ -150,8 +150,7 @@ pub(super) fn each_name(fd: c_int, buffer: &mut [u8], mut call: impl FnMut(&[u8]
     }
 }
 
-/// Calls this for each line of a file, until it returns `false`. Of a line that is longer than the buffer, the parts
-/// count as lines.
+/// Calls this for each line of a file, until it returns `false`. A line that is longer than the buffer counts as several.
 pub(super) fn each_line(fd: c_int, buffer: &mut [u8], mut call: impl FnMut(&[u8]) -> bool) {
     let mut length: usize = 0;
     loop {
@@ -181,7 +180,7 @@ pub(super) fn each_line(fd: c_int, buffer: &mut [u8], mut call: impl FnMut(&[u8]
     }
 }
 
-/// Opens `/proc` if it is there, and is that of this process's PID namespace: otherwise its numbers mean other processes.
+/// Opens `/proc` if it is that of this process's PID namespace. Otherwise its numbers mean other processes.
 pub(super) fn genuine(buffer: &mut [u8]) -> Option<c_int> {
     let fd = open(libc::AT_FDCWD, c"/proc", libc::O_DIRECTORY);
     let is_genuine = is_a(fd, PROC) && numbers_this_process(fd, buffer);
@@ -203,8 +202,8 @@ fn numbers_this_process(proc: c_int, buffer: &mut [u8]) -> bool {
     if link.and_then(number) != Some(me) {
         return false;
     }
-    // The number may be the same in two namespaces by chance. The line has this process's number in that of `/proc`, and
-    // in each between that and its own.
+    // The number may be the same in two namespaces by chance. This line has one number for each namespace from that of
+    // `/proc` to that of this process.
     let status = read_all(proc, c"self/status", buffer);
     let mut lines = status.split(|byte| *byte == b'\n');
     let Some(line) = lines.find_map(|line| line.strip_prefix(b"NSpid:")) else { return true };
@@ -212,7 +211,7 @@ fn numbers_this_process(proc: c_int, buffer: &mut [u8]) -> bool {
     numbers.next().and_then(number) == Some(me) && numbers.next().is_none()
 }
 
-/// Whether it is on a file system of this type.
+/// Returns whether a descriptor is on a file system of this type.
 pub(super) fn is_a(fd: c_int, magic: u32) -> bool {
     let mut found = MaybeUninit::<libc::statfs>::zeroed();
     // SAFETY: the struct is one of integers, and outlives the call.
@@ -229,13 +228,13 @@ pub(super) fn is_a(fd: c_int, magic: u32) -> bool {
 pub(super) struct Stat {
     /// Neither a zombie, nor a thread of the kernel.
     pub(super) lives: bool,
-    /// It, or its first thread, is ending.
+    /// The process, or its first thread, is exiting.
     pub(super) is_exiting: bool,
     pub(super) threads: u64,
     pub(super) parent: i32,
     pub(super) group: i32,
     pub(super) start: u64,
-    /// In the middle of an exec, when it shows no environment.
+    /// The process is in the middle of an exec, and shows no environment.
     pub(super) is_unsettled: bool,
 }
 
@@ -245,7 +244,7 @@ pub(super) fn stat(proc: c_int, id: i32) -> Option<Stat> {
     parse(read_all(proc, path.path(), &mut buffer))
 }
 
-/// The fields of a `stat` after the name, which may contain anything: the first is the state, number 3 in the manual.
+/// Returns the fields of a `stat` after the name, which may contain anything. The first is the state, number 3 in the manual.
 pub(super) fn fields(stat: &[u8]) -> Option<impl Iterator<Item = &[u8]>> {
     let end = stat.iter().rposition(|byte| *byte == b')')?;
     Some(words(stat.get(end.wrapping_add(1)..)?))
@@ -257,36 +256,35 @@ fn parse(stat: &[u8]) -> Option<Stat> {
     let mut fields = fields(stat)?;
     let state = fields.next()?;
     let parent = i32::try_from(number(fields.next()?)?).ok()?;
-    // A group from outside the namespace is 0; and one of an emulated `/proc` may be anything.
+    // A group from outside the namespace is 0. In an emulated `/proc` it may be anything.
     let group = number(fields.next()?).and_then(|group| i32::try_from(group).ok()).unwrap_or(0);
-    // By their numbers in the manual, of which the next is 6.
+    // By their numbers in the manual. The next is 6.
     let flags = number(fields.nth(9 - 6)?)?;
     let threads = number(fields.nth(20 - 10)?)?;
     let start = number(fields.nth(22 - 21)?)?;
     let code = number(fields.nth(26 - 23)?)?;
     let from = fields.nth(50 - 27)?;
     let to = fields.next()?;
-    let is_gone = matches!(state, b"Z" | b"X") && threads <= 1;
+    let is_dead = matches!(state, b"Z" | b"X") && threads <= 1;
     let is_exiting = flags & PF_EXITING != 0;
-    // An exec sets these in this order: where the environment begins, and ends, for the time being, at the same
-    // place; where it ends; where the code is.
+    // An exec sets the start and the end of the environment to the same place, then the end, then the start of the code.
     let is_unsettled = !is_exiting && (code == 0 || from != to);
-    let lives = !is_gone && flags & PF_KTHREAD == 0;
+    let lives = !is_dead && flags & PF_KTHREAD == 0;
     Some(Stat { lives, is_exiting, threads, parent, group, start, is_unsettled })
 }
 
-/// What an environment that is read shows.
+/// The result of reading an environment.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Environment {
     Marked,
     Unmarked,
-    /// There is none: now, or at all.
+    /// There is no environment, at the moment or at all.
     Empty,
-    /// It is another user's, or the process has gone.
+    /// This process lacks permission, or the process has ended.
     Unreadable,
 }
 
-/// Whether an environment contains an element of the list for which this is true.
+/// Searches an environment for a marker for which `is_marker` is true.
 pub(super) fn environment(
     proc: c_int,
     path: &CStr,

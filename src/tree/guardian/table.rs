@@ -1,13 +1,13 @@
-//! The charges: what the guardian kills. They are in memory that this process and its guardian share.
+//! The charges: what the guardian kills, in memory that this process and its guardian share.
 //!
-//! So charging and discharging take no system call, are in force at once, and survive the guardian: the next one
-//! inherits the same memory. The guardian reads the charges when no thread of this process can write them any more.
+//! So a change requires no system call, is in force at once, and survives the guardian: the next one inherits the same
+//! memory. The guardian reads the charges when no thread of this process can write them any more.
 //!
-//! **A garbled table never widens what is killed.** A charge counts once its state is stored, which comes last. Its
-//! marker and path count only with the right checksum, its group only with the right seal; the two are separate since
-//! the group becomes known after the spawn.
+//! **A garbled table never adds a process to those that are killed.** A charge counts once its state is stored, which comes
+//! last. Its marker and path count only with the right checksum, its group only with the right seal. The two are separate
+//! because the group becomes known after the spawn.
 //!
-//! All fields are atomics, though the lock around [`Table`] orders the writers: another process reads them.
+//! All fields are atomics because another process reads them. The lock around [`Table`] orders the writers.
 
 use std::io;
 use std::ptr;
@@ -21,7 +21,7 @@ const CHARGE: u32 = 0x4348_4745;
 const MORE: u32 = 0x4d4f_5245;
 const FREE: u32 = 0;
 
-/// What stands in the place of the number of charges once the guardian has ended for want of any.
+/// Stored instead of the number of charges once the guardian has ended because there was none.
 const ENDED: u32 = u32::MAX;
 
 const BYTES: usize = 96;
@@ -30,18 +30,18 @@ const BYTES: usize = 96;
 #[repr(C)]
 pub(super) struct Slot {
     state: AtomicU32,
-    /// The number of the slot with more of the path. 0 is none: the header is there.
+    /// The number of the slot with more of the path. 0, the slot of the header, is none.
     next: AtomicU32,
     group: AtomicU32,
     seal: AtomicU32,
     since: [AtomicU32; 2],
     sum: AtomicU32,
-    /// Of the marker, and of the path.
+    /// The lengths of the marker and of the path.
     lengths: AtomicU32,
     bytes: [AtomicU8; BYTES],
 }
 
-/// In the first slot's place.
+/// It is in the place of the first slot.
 #[repr(C)]
 struct Header {
     charges: AtomicU32,
@@ -58,16 +58,16 @@ pub(super) struct Shared {
     slots: &'static [Slot],
 }
 
-/// What is to be killed.
+/// A description of processes to kill.
 #[derive(Clone, Copy)]
 pub(super) struct Charge<'a> {
     pub(super) marker: &'a [u8],
     pub(super) cgroup: &'a [u8],
-    /// No member has started before, in clock ticks since the boot.
+    /// No member has started before this, in clock ticks since the boot.
     pub(super) since: u64,
 }
 
-/// How this process writes the charges.
+/// This process's access to the charges.
 pub(super) struct Table {
     shared: Shared,
     free: Vec<u32>,
@@ -116,7 +116,7 @@ impl Table {
         head.sum.store(self.shared.sum(number, head), Ordering::Relaxed);
         let header = self.shared.header;
         header.generation.fetch_add(1, Ordering::SeqCst);
-        // From here on no guardian ends, since there is a charge. One that has ended before is no guardian.
+        // From here on no guardian ends, because there is a charge.
         let more = |charges| Some(if charges == ENDED { 1 } else { charges + 1 });
         let before = header.charges.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more);
         let ended = before == Ok(ENDED);
@@ -152,7 +152,7 @@ impl Table {
         &self.shared.slots[number as usize]
     }
 
-    /// So many free slots, or none.
+    /// Takes this many free slots, or none.
     fn take(&mut self, count: usize) -> Option<Vec<u32>> {
         let used = &self.shared.header.used;
         let unused = self.shared.slots.len() - used.load(Ordering::Relaxed) as usize;
@@ -184,9 +184,9 @@ fn mix(hash: u32, byte: u8) -> u32 {
     (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
 }
 
-/// What the guardian calls as well. There it runs in the child of a fork: no allocation, no lock, no panic.
+/// The guardian calls this in the child of a fork: no allocation, no lock, no panic.
 impl Shared {
-    /// The longest path that the system takes.
+    /// The longest path of the system.
     pub(super) const LONGEST: usize = 4096;
 
     fn map() -> io::Result<Self> {
@@ -220,9 +220,9 @@ impl Shared {
                 continue;
             }
             let count = size / size_of::<Slot>();
-            // SAFETY: the memory is that large, aligned to a page, and never unmapped. It is zero, which is a value
-            // of all these types, and they are atomics: a write by another process is no undefined behaviour. The first slot is
-            // never used as such, so the header overlaps nothing.
+            // SAFETY: the memory has this size, is aligned to a page, and is never unmapped. It is zero, which is a valid value
+            // of these types, and they are atomics, so a write by another process is no undefined behaviour. The first slot is
+            // never used, so the header overlaps nothing.
             let (header, slots) = unsafe {
                 (&*start.cast::<Header>(), std::slice::from_raw_parts(start.cast::<Slot>(), count))
             };
@@ -231,14 +231,14 @@ impl Shared {
         }
     }
 
-    /// Where it is mapped.
+    /// Returns the addresses where it is mapped.
     #[cfg(any(test, target_os = "linux"))]
     pub(super) fn range(self) -> (usize, usize) {
         let range = self.slots.as_ptr_range();
         (range.start as usize, range.end as usize)
     }
 
-    /// Each charge, with its number.
+    /// Returns each charge, with its number.
     pub(super) fn charges(self) -> impl Iterator<Item = (u32, &'static Slot)> {
         let used = self.header.used.load(Ordering::SeqCst);
         (0..used)
@@ -247,21 +247,21 @@ impl Shared {
             .filter(|(_, slot)| slot.state.load(Ordering::Acquire) == CHARGE)
     }
 
-    /// The charge with this number.
+    /// Returns the charge with this number.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     pub(super) fn charge(self, number: u32) -> Option<&'static Slot> {
         self.slots.get(number as usize).filter(|slot| slot.state.load(Ordering::Acquire) == CHARGE)
     }
 
-    /// The process group of a charge, if it has one that can be killed.
+    /// Returns the process group of a charge, if it has a valid one.
     pub(super) fn group(self, number: u32, slot: &Slot) -> Option<i32> {
         let group = slot.group.load(Ordering::SeqCst);
         let is_sealed = slot.seal.load(Ordering::SeqCst) == seal(number, group);
-        // -1 is everybody, and 0 is the guardian's own group.
+        // kill(2) takes -1 as all processes, and 0 as the guardian's own group.
         i32::try_from(group).ok().filter(|group| is_sealed && *group > 1)
     }
 
-    /// Copies the marker and the path of the cgroup, as far as the charge has them. `None` if it is garbled.
+    /// Copies the marker and the path of the cgroup, each empty if the charge has none. `None` if the charge is garbled.
     #[cfg(any(test, target_os = "linux", target_os = "android"))]
     pub(super) fn read<'a>(
         self,
@@ -287,7 +287,7 @@ impl Shared {
         Some(Charge { marker, cgroup: rest.get(..path)?, since })
     }
 
-    /// Whether the marker of this charge is that one.
+    /// Returns whether this charge has that marker.
     #[cfg(any(test, target_os = "linux", target_os = "android"))]
     pub(super) fn has_marker(slot: &Slot, marker: &[u8]) -> bool {
         let bytes = slot.bytes.iter().map(|byte| byte.load(Ordering::Relaxed));
@@ -309,14 +309,14 @@ impl Shared {
         marker.chain(path).map(|byte| byte.load(Ordering::Relaxed)).fold(hash, mix)
     }
 
-    /// The slots with the path.
+    /// Returns the slots with the path.
     fn chain(self, head: &Slot) -> impl Iterator<Item = &'static Slot> {
         let follow = move |slot: &Slot| {
             let next = slot.next.load(Ordering::Relaxed) as usize;
             let next = self.slots.get(next).filter(|_| next != 0)?;
             (next.state.load(Ordering::Relaxed) == MORE).then_some(next)
         };
-        // Not for ever in a circle.
+        // The limit ends a garbled circle.
         std::iter::successors(follow(head), move |slot| follow(slot))
             .take(Self::LONGEST.div_ceil(BYTES))
     }
@@ -325,7 +325,7 @@ impl Shared {
         self.header.generation.load(Ordering::SeqCst)
     }
 
-    /// Whether there is none. With `end` there is no guardian from then on, and the next charge needs another.
+    /// Returns whether there is no charge. With `end`, the guardian ends then, and the next charge starts another.
     pub(super) fn is_empty(self, end: bool) -> bool {
         let then = if end { ENDED } else { 0 };
         match self.header.charges.compare_exchange(0, then, Ordering::SeqCst, Ordering::SeqCst) {
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn a_charge_is_read_as_it_was_put() {
+    fn charge_is_read_as_it_was_written() {
         let mut table = Table::new().unwrap();
         let shared = table.shared();
         let (first, ended) = table.put(charge(&long())).unwrap();
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_are_used_again() {
+    fn freed_slots_are_reused() {
         let mut table = Table::new().unwrap();
         for _ in 0..10_000 {
             let (number, _) = table.put(charge(&long())).unwrap();
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn a_charge_after_the_guardians_end_says_so() {
+    fn charge_after_the_end_of_the_guardian_returns_that() {
         let mut table = Table::new().unwrap();
         let (number, _) = table.put(charge(b"")).unwrap();
         assert!(!table.shared.is_empty(true), "there is one");
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn a_garbled_charge_kills_nothing() {
+    fn garbled_charge_names_no_other_process() {
         let mut table = Table::new().unwrap();
         let shared = table.shared();
         let (number, _) = table.put(charge(&long())).unwrap();
@@ -442,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn no_group_but_a_real_one_is_killed() {
+    fn invalid_group_is_not_killed() {
         let mut table = Table::new().unwrap();
         let (number, _) = table.put(charge(b"")).unwrap();
         let slot = table.slot(number);
@@ -455,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_table_says_so() {
+    fn full_table_is_an_error() {
         let mut table = Table::new().unwrap();
         let count = table.shared.slots.len() - 1;
         let numbers: Vec<u32> = (0..count).map(|_| table.put(charge(b"")).unwrap().0).collect();

@@ -1,16 +1,16 @@
-//! Unix: finding the members of trees in the process table, inside and outside their process groups.
+//! Unix: finds the members of trees in the process table, inside and outside their process groups.
 //!
-//! Every operation here serves a *batch* of trees: one pass over the process table finds the members of all of them.
+//! Every operation serves a *batch* of trees: one pass over the process table finds the members of all of them.
 //!
-//! **Why no recycled process is hit.** A process that is signalled by itself is first opened (a pidfd), then read anew,
-//! then found to live still. So what was read is true of the process that was opened:
+//! **Why no recycled process is signalled.** A process that is signalled by itself is first opened (a pidfd), then read again,
+//! then found to live still. So what was read is true of the opened process:
 //!
-//! | a process is a member if | why that is so |
+//! | a process is a member if | why that is certain |
 //! |---|---|
 //! | it is in the group | the leader was still unreaped *after* this was read |
-//! | its parent is a member | the parent was still there *after* this was read, so this is not about the next owner of the parent's ID |
+//! | its parent is a member | the parent still lived *after* this was read, so its ID had no new owner |
 //! | it carries the marker | no other tree has the same marker |
-//! | it was seen in the group | it is older than the pass that saw it there, so it is not the next owner of its ID |
+//! | a pass found it in the group | it is older than that pass, so it is not a new owner of its ID |
 //!
 //! A member that is remembered, rather than opened, is a [`Process`]: opening it again fails if the ID has a new owner.
 //! So any number of members can be remembered, and few descriptors are open at a time.
@@ -19,7 +19,7 @@
 //! children is lost. Linux kills a group as one: a process that is being forked just then is killed with it, or not born.
 //! A process that was seen in the group may be elsewhere at the moment of the signal, so all that were seen are killed one
 //! by one as well. Members outside the group can fork until they are hit. So the passes go on until one finds no new
-//! member; and where process IDs are handed out in turn, a pass reads only those that were handed out since the last,
+//! member. Where process IDs are handed out in turn, a pass reads only the IDs that were handed out since the last pass,
 //! which is fast enough to catch up with a process that forks and exits, over and over:
 //!
 //! - A process that lived while the list was read is in the list. Any other process was born since, or has exited, and
@@ -36,9 +36,9 @@
 //! children.
 //!
 //! **What can be missed.** A process that has left the group, whose parent is dead, and whose environment is empty or does
-//! not show the marker, if no pass saw it before. A process whose environment this process may not read (another user's,
-//! or one that is not dumpable) is not killed unless a pass saw it below its parent; but while one lives that could be an
-//! orphaned member, a tree is not called empty. A child that is not visible yet when a pass comes to its ID, which was
+//! not show the marker, if no pass found it before. A process whose environment this process cannot read (another user's,
+//! or one that is not dumpable) is not killed unless a pass found it below its parent; but while one lives that could be an
+//! orphaned member, a tree does not count as empty. A child that is not visible yet when a pass comes to its ID, which was
 //! handed out before the pass, if it leaves the group before the signal: its fork must stall for the whole pass. And the
 //! child of a process that chooses process IDs (`set_tid` of clone3(2), for root alone), since the passes over new IDs do
 //! not come to it. Hence "best effort" ([`Containment`](super::Containment)).
@@ -64,7 +64,7 @@ use std::ffi::c_int;
 use std::io;
 use std::time::{Duration, Instant};
 
-/// The same for any other signal: a member that misses it is killed later.
+/// How long an operation other than a kill waits for processes in the middle of an exec.
 const BRIEF_PATIENCE: Duration = Duration::from_millis(100);
 
 /// What the members of one tree have in common.
@@ -73,8 +73,8 @@ pub(in crate::tree) struct Membership {
     group: i32,
     marker: Option<EnvironmentMarker>,
     since: Since,
-    /// Members outside the group that a later pass could not recognize, remembered for as long as they live: those that
-    /// were found by their parents, and those that were killed, since an exiting process shows no environment.
+    /// Living members outside the group that a later pass may not recognize: members that were found by their parents, and
+    /// killed members, because an exiting process shows no environment.
     strays: Mutex<HashMap<i32, Process>>,
 }
 
@@ -87,7 +87,7 @@ impl Membership {
         self.group
     }
 
-    /// Whether members outside the group can be recognized by their environment.
+    /// Returns whether members outside the group can be recognized by their environment.
     pub(super) fn is_marked(&self) -> bool {
         self.marker.is_some()
     }
@@ -96,7 +96,7 @@ impl Membership {
         self.strays.lock().insert(process.id(), process.clone());
     }
 
-    /// The strays that live.
+    /// Returns the strays that still live.
     fn strays(&self) -> Vec<Process> {
         let mut strays = self.strays.lock();
         strays.retain(|_, stray| stray.lives());
@@ -174,17 +174,17 @@ impl Target<'_> {
     }
 }
 
-/// Processes that were seen in the group of a tree, and live.
+/// Living processes that a pass found in the group of a tree.
 #[derive(Default)]
 struct Opened {
     inside: Vec<Held>,
-    /// Those that have left the group since.
+    /// Members that have left the group since.
     left: Vec<Held>,
     left_processes: Vec<Process>,
 }
 
-/// Whether the process that has this ID carries the marker, as soon as it can be read. It may be in the middle of an exec,
-/// as a process usually is after it has left its group.
+/// Returns whether the process with this ID carries the marker. Waits for the end of an exec, which usually follows when a
+/// process leaves its group.
 fn carries_soon(id: i32, marker: &EnvironmentMarker, buffer: &mut Vec<u8>) -> io::Result<bool> {
     let until = Instant::now() + BRIEF_PATIENCE;
     let mut pause = Backoff::new();
