@@ -9,7 +9,7 @@ use std::io;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-/// Sending signals other than the one that [`SharedChild::kill`] sends.
+/// Sends other signals than that of [`SharedChild::kill`].
 pub trait SharedChildExt {
     /// Sends a signal to the child. Does nothing, successfully, once the child has exited.
     ///
@@ -20,7 +20,7 @@ pub trait SharedChildExt {
     ///
     /// # Errors
     ///
-    /// The operating system's, of pidfd_send_signal(2) or kill(2): EINVAL for what is no signal, EPERM
+    /// The operating system's, of pidfd_send_signal(2) or kill(2): EINVAL for a number that is no signal, EPERM
     /// for a child that now belongs to another user.
     ///
     /// # Examples
@@ -47,10 +47,9 @@ impl SharedChildExt for SharedChild {
 }
 
 impl SharedChild {
-    /// Like [`stop`](SharedChild::stop), but the request is this signal instead of SIGTERM. SIGCONT is sent after it as
-    /// well.
+    /// Like [`stop`](SharedChild::stop), but the request is this signal instead of SIGTERM. SIGCONT follows it.
     ///
-    /// If a stop is under way with another signal, this signal *is* sent.
+    /// This signal is sent even if a stop with another signal is in progress.
     ///
     /// # Errors
     ///
@@ -86,8 +85,8 @@ impl SharedChild {
 impl Tree {
     /// Sends a signal to every process of the tree, once. Does nothing, successfully, once the tree is empty.
     ///
-    /// Processes that [escape](Tree#which-processes-escape) do not get it. A process that is started meanwhile, or leaves
-    /// or joins the process group meanwhile, may get the signal or not, or twice if it comes back. On Linux, unless containment is complete, this
+    /// Processes that [escape](Tree#which-processes-escape) do not receive it. A process that is started in the
+    /// meantime, or leaves or joins the process group, may or may not receive it, or twice if it returns. On Linux, unless containment is complete, this
     /// waits at most 0.1 s for processes in the middle of an exec, which cannot be recognized before.
     ///
     /// # Errors
@@ -118,7 +117,7 @@ impl Tree {
     }
 }
 
-/// Is inside the [`io::Error`] of a wait if another part of the program reaped the child (by `waitpid(-1)`, or by
+/// The inner error of the [`io::Error`] of a wait if another part of the program reaped the child (by `waitpid(-1)`, or by
 /// ignoring SIGCHLD), and the system has not kept the exit status.
 ///
 /// The error has the kind of the operating system's ECHILD, which is also its [source](Error::source). Once it has

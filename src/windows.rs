@@ -5,7 +5,7 @@ use crate::{SpawnOptions, tree};
 /// Ways to spawn that only Windows has.
 pub trait SpawnOptionsExt {
     /// Sets [process creation flags](https://learn.microsoft.com/windows/win32/procthread/process-creation-flags),
-    /// in place of those that were set here before.
+    /// instead of the flags of an earlier call.
     ///
     /// They are merged with the flags that a [tree](SpawnOptions::tree) requires: `CREATE_NEW_PROCESS_GROUP`, and
     /// `CREATE_SUSPENDED` until the child is in its job object. A child that your own flags suspend stays suspended;

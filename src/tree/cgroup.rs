@@ -387,7 +387,7 @@ fn remove_all(directory: &Path) -> bool {
     }
 }
 
-/// Returns what all processes of the cgroup and of the cgroups below have used, including those that have ended.
+/// Returns what all processes of the cgroup and of the cgroups below have used, including ended processes.
 fn read_usage(directory: &Path) -> Option<Usage> {
     let times = fs::read_to_string(directory.join("cpu.stat")).ok()?;
     // Requires Linux 5.19 and the memory controller.

@@ -149,7 +149,7 @@ pub(crate) trait Container: Send + Sync + UnwindSafe + RefUnwindSafe + 'static {
 
     fn containment(&self) -> Containment;
 
-    /// Returns what all members have used, including those that have ended: up to now, or up to the end of the tree.
+    /// Returns what all members have used, including ended members: up to now, or up to the end of the tree.
     /// `None` where that is not counted.
     fn usage(&self) -> Option<Usage>;
 

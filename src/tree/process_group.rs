@@ -226,7 +226,7 @@ impl ProcessGroup {
         )
     }
 
-    /// Sends each signal once to each process: first to those that the cgroup lists, then to the others.
+    /// Sends each signal once to each process: first to the processes that the cgroup lists, then to the others.
     fn signal_with_cgroup(
         &self,
         cgroup: &dyn Cgroup,

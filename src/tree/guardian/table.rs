@@ -3,7 +3,7 @@
 //! So a change requires no system call, is in force at once, and survives the guardian: the next one inherits the same
 //! memory. The guardian reads the charges when no thread of this process can write them any more.
 //!
-//! **A garbled table never adds a process to those that are killed.** A charge counts once its state is stored, which comes
+//! **A garbled table never widens the set of killed processes.** A charge counts once its state is stored, which comes
 //! last. Its marker and path count only with the right checksum, its group only with the right seal. The two are separate
 //! because the group becomes known after the spawn.
 //!

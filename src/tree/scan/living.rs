@@ -50,7 +50,7 @@ pub(in crate::tree) fn wait_empty(
                 },
             };
         }
-        // Only processes are left that may be strangers. Each wait is short, because a later pass may settle it.
+        // Only processes are left that may not be members. Each wait is short, because a later pass may settle it.
         if let (false, Some(process)) = (ended, uncertain) {
             let until = Instant::now() + pause.next();
             process.wait(Some(deadline.map_or(until, |deadline| deadline.min(until))));
@@ -214,7 +214,7 @@ impl Batch<'_> {
     ///
     /// The parent of an orphan is an ancestor of this process, or the init process. A process with another parent is a
     /// member only if its parent is one, or is unread as well. A process in another control group or audit session than
-    /// this program (a service that was started meanwhile, say) counts as a stranger.
+    /// this program (a service that was started in the meantime, for example) counts as no member.
     fn find_possible(&self, living: &mut [io::Result<Living>], unread: &[Unread]) {
         if unread.is_empty() {
             return;

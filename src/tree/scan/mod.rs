@@ -120,7 +120,7 @@ impl Target<'_> {
         process_group::has_its_id(self.leader)
     }
 
-    /// Opens processes that a pass found in the group, wherever they are now. Returns those that live.
+    /// Opens processes that a pass found in the group, wherever they are now. Returns the living ones.
     fn open_seen(&self, ids: &[i32], began: Since) -> io::Result<Opened> {
         let mut opened = Opened::default();
         let mut buffer = Vec::new();

@@ -68,7 +68,7 @@ pub(super) struct Unread {
 enum Verdict {
     /// A member of these trees of the batch.
     Member(Process, Vec<usize>),
-    Stranger,
+    NoMember,
     Ended,
     Unread(Environment),
 }
@@ -119,17 +119,17 @@ impl<'a> Batch<'a> {
             }
             let began = Since::now();
             trees.iter_mut().for_each(|found| found.began = began);
-            let census = match among {
+            let table = match among {
                 Among::All => processes::census(&groups, self.since)?,
                 Among::New(after, newest) => {
                     processes::census_of_new(&groups, self.since, after, newest)?
                 }
             };
-            let mut pass = Pass { trees, missed: census.gone, unread: Vec::new() };
-            self.find_outside(&census, &pinned, &mut pass)?;
+            let mut pass = Pass { trees, missed: table.gone, unread: Vec::new() };
+            self.find_outside(&table, &pinned, &mut pass)?;
             // If a group's ID was free in the meantime, what was read of the group is discarded.
             if self.targets.iter().zip(&pinned).all(|(target, was)| *was == target.has_its_id()) {
-                for (id, tree) in census.grouped {
+                for (id, tree) in table.grouped {
                     pass.trees[tree].inside.push(id);
                 }
                 for found in &mut pass.trees {
@@ -144,9 +144,9 @@ impl<'a> Batch<'a> {
     }
 
     /// Finds the members outside the groups: by their markers, then by their parents.
-    fn find_outside(&self, census: &Census, pinned: &[bool], pass: &mut Pass) -> io::Result<()> {
+    fn find_outside(&self, table: &Census, pinned: &[bool], pass: &mut Pass) -> io::Result<()> {
         let mut members = Members::new();
-        for (id, tree) in &census.grouped {
+        for (id, tree) in &table.grouped {
             members.entry(*id).or_default().push((*tree, Place::Group));
         }
         for (i, target) in self.targets.iter().enumerate() {
@@ -161,7 +161,7 @@ impl<'a> Batch<'a> {
         let is_member_of_all =
             |id: i32| members.get(&id).is_some_and(|trees| trees.len() == self.targets.len());
         let mut rest: Vec<Other> =
-            census.others.iter().copied().filter(|other| !is_member_of_all(other.id)).collect();
+            table.others.iter().copied().filter(|other| !is_member_of_all(other.id)).collect();
         if !self.markers.is_empty() {
             let mut buffer = Vec::new();
             let mut unmarked = Vec::new();
@@ -170,7 +170,7 @@ impl<'a> Batch<'a> {
                     Verdict::Member(process, trees) => {
                         add(pass, &mut members, &process, &trees);
                     }
-                    Verdict::Stranger => unmarked.push(other),
+                    Verdict::NoMember => unmarked.push(other),
                     Verdict::Ended => pass.missed = true,
                     Verdict::Unread(why) => {
                         pass.unread.push(Unread { process: other, why });
@@ -194,7 +194,7 @@ impl<'a> Batch<'a> {
                         found = true;
                     }
                     Verdict::Ended => pass.missed = true,
-                    Verdict::Stranger | Verdict::Unread(_) => undecided.push(other),
+                    Verdict::NoMember | Verdict::Unread(_) => undecided.push(other),
                 }
             }
             rest = undecided;
@@ -207,13 +207,13 @@ impl<'a> Batch<'a> {
     }
 
     fn judge_by_marker(&self, other: Other, buffer: &mut Vec<u8>) -> io::Result<Verdict> {
-        // Most processes are strangers. They are not opened.
+        // Most processes carry no marker, and are not opened.
         match processes::environment(other.id, buffer)? {
             Environment::Shown if self.carried(other, buffer).is_empty() => {
-                return Ok(Verdict::Stranger);
+                return Ok(Verdict::NoMember);
             }
             Environment::Shown => {}
-            Environment::Empty => return Ok(Verdict::Stranger),
+            Environment::Empty => return Ok(Verdict::NoMember),
             Environment::Gone => return Ok(Verdict::Ended),
             why => return Ok(Verdict::Unread(why)),
         }
@@ -226,7 +226,7 @@ impl<'a> Batch<'a> {
         };
         Ok(match held.process()? {
             Some(process) if held.lives() && !trees.is_empty() => Verdict::Member(process, trees),
-            Some(_) if held.lives() => Verdict::Stranger,
+            Some(_) if held.lives() => Verdict::NoMember,
             _ => Verdict::Ended,
         })
     }
@@ -254,7 +254,7 @@ impl<'a> Batch<'a> {
                 && other.may_belong(self.targets[*tree].membership.since)
         });
         if by_parent.is_empty() {
-            return Ok(Verdict::Stranger);
+            return Ok(Verdict::NoMember);
         }
         let Some(held) = Held::open(other.id)? else { return Ok(Verdict::Ended) };
         if held.parent()? != Some(other.parent) {
@@ -275,7 +275,7 @@ impl<'a> Batch<'a> {
             Some(process) if held.lives() && !by_parent.is_empty() => {
                 Verdict::Member(process, by_parent.into_iter().map(|(tree, _)| tree).collect())
             }
-            Some(_) if held.lives() => Verdict::Stranger,
+            Some(_) if held.lives() => Verdict::NoMember,
             _ => Verdict::Ended,
         })
     }
@@ -292,7 +292,7 @@ impl<'a> Batch<'a> {
             match self.judge_by_marker(other, &mut buffer)? {
                 Verdict::Member(process, trees) => members.push((process, trees)),
                 Verdict::Unread(Environment::Unsettled) => waiting.push(other),
-                Verdict::Unread(_) | Verdict::Stranger | Verdict::Ended => {}
+                Verdict::Unread(_) | Verdict::NoMember | Verdict::Ended => {}
             }
         }
         Ok(members)
