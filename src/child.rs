@@ -2,6 +2,7 @@
 
 use crate::SpawnOptions;
 use crate::lifecycle::Lifecycle;
+use crate::reaper;
 use crate::stop::{self, Stopping};
 use crate::sync::Arc;
 use crate::sys::{self, Ask, Backend, Exit, FromChild, Notice, Opened, Reap, Reaped};
@@ -606,14 +607,14 @@ impl fmt::Debug for SharedChild {
 /// The lifecycle of a child that this process has not reaped through its [`Child`].
 fn unreaped(mut child: Child, from_child: Option<FromChild>, backend: Backend) -> Leader {
     match Notice::open(&child, from_child, backend) {
-        Opened::Unreaped(notice) => Lifecycle::unreaped(child, notice),
+        Opened::Unreaped(notice) => Lifecycle::unreaped(child, notice, reaper::abandon),
         Opened::ReapedElsewhere(Some(status)) => Lifecycle::exited(child, status),
         Opened::ReapedElsewhere(None) => Lifecycle::lost(child),
         Opened::Unverified(notice) => match child.reap() {
             Ok(Reaped::Status(status)) => Lifecycle::exited(child, status),
             Ok(Reaped::NoSuchChild) => Lifecycle::lost(child),
             // Without a result either, the ID was the child's just before.
-            Ok(Reaped::NotYet) | Err(_) => Lifecycle::unreaped(child, notice),
+            Ok(Reaped::NotYet) | Err(_) => Lifecycle::unreaped(child, notice, reaper::abandon),
         },
     }
 }

@@ -1,14 +1,14 @@
 //! Futures over the same waits, for any executor.
 //!
 //! A poll checks the child and, if it still runs, registers the task's waker with the background thread
-//! ([`watcher`](crate::watcher)). A wake-up is only a reason to check again: the status always comes from
+//! (`reaper.rs`). A wake-up is only a reason to check again: the status always comes from
 //! [`SharedChild::try_wait`].
 
 use crate::SharedChild;
 use crate::backoff::{Backoff, LONGEST};
+use crate::reaper::{self, Answer, Wake};
 use crate::stop::{self, Stop};
 use crate::sys::Ask;
-use crate::watcher::tasks::{self, Answer, Wake};
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -55,14 +55,14 @@ impl<'a> WaitFuture<'a> {
         match &mut self.registration {
             Registration::None => {
                 let Some(notice) = self.child.notice() else { return Poll::Ready(()) };
-                match tasks::at_exit(&notice, cx.waker()) {
+                match reaper::at_exit(&notice, cx.waker()) {
                     Answer::Will(wake) => self.registration = Registration::Exit(wake),
                     Answer::CannotTell => self.register_delay(cx),
                     Answer::NoThread => self.block_for_delay(cx),
                 }
                 Poll::Pending
             }
-            Registration::Exit(wake) if tasks::renew(*wake, cx.waker()) => Poll::Pending,
+            Registration::Exit(wake) if reaper::renew(*wake, cx.waker()) => Poll::Pending,
             Registration::Exit(_) => {
                 self.registration = Registration::Notified;
                 Poll::Ready(())
@@ -71,7 +71,7 @@ impl<'a> WaitFuture<'a> {
                 self.register_delay(cx);
                 Poll::Pending
             }
-            Registration::Delay(wake) if tasks::renew(*wake, cx.waker()) => Poll::Pending,
+            Registration::Delay(wake) if reaper::renew(*wake, cx.waker()) => Poll::Pending,
             Registration::Delay(_) => {
                 self.registration = Registration::None;
                 Poll::Ready(())
@@ -80,7 +80,7 @@ impl<'a> WaitFuture<'a> {
     }
 
     fn register_delay(&mut self, cx: &mut Context<'_>) {
-        match tasks::at(Instant::now() + self.backoff.next(), cx.waker()) {
+        match reaper::at(Instant::now() + self.backoff.next(), cx.waker()) {
             Some(wake) => self.registration = Registration::Delay(wake),
             None => self.block_for_delay(cx),
         }
@@ -103,7 +103,7 @@ impl<'a> WaitFuture<'a> {
         if let Registration::Exit(wake) | Registration::Delay(wake) =
             std::mem::replace(&mut self.registration, Registration::None)
         {
-            tasks::forget(wake);
+            reaper::forget(wake);
         }
     }
 }
@@ -409,7 +409,7 @@ impl Timer {
 
     fn deregister(&mut self) {
         if let Some(wake) = self.wake.take() {
-            tasks::forget(wake);
+            reaper::forget(wake);
         }
     }
 }
@@ -424,10 +424,10 @@ impl Future for Timer {
             this.deregister();
             return Poll::Ready(());
         }
-        if this.wake.is_some_and(|wake| tasks::renew(wake, cx.waker())) {
+        if this.wake.is_some_and(|wake| reaper::renew(wake, cx.waker())) {
             return Poll::Pending;
         }
-        this.wake = tasks::at(this.at, cx.waker());
+        this.wake = reaper::at(this.at, cx.waker());
         if this.wake.is_none() {
             // There is no background thread: block for a moment instead.
             crate::sync::sleep(left.min(LONGEST));

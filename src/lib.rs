@@ -132,11 +132,13 @@ mod backoff;
 mod capture;
 mod child;
 mod command;
+mod deferred;
 mod exit_notice;
 mod future;
 #[cfg(any(doc, doctest))]
 pub mod guide;
 mod lifecycle;
+mod reaper;
 #[cfg(feature = "_seam")]
 #[doc(hidden)]
 pub mod seam;
@@ -150,7 +152,7 @@ mod sync;
 mod sys;
 mod tree;
 mod usage;
-mod watcher;
+mod watchlist;
 
 #[cfg(target_os = "linux")]
 pub mod linux;

@@ -44,24 +44,26 @@ struct State<C, E: Exit> {
 }
 
 enum Life<E: Exit> {
-    /// Not reaped by us. The leash makes sure that somebody will.
-    Unreaped(Leash<E>),
+    /// Not reaped by us. The guard makes sure that somebody will.
+    Unreaped(ReapGuard<E>),
     /// Reaped, and this was its status.
     Exited(ExitStatus),
     /// Somebody else reaped it, and its status is gone for good.
     Lost,
 }
 
-/// The duty to reap: if it is dropped armed, the child is abandoned to the background reaper.
-struct Leash<E: Exit> {
+/// The duty to reap. If it is dropped armed, it abandons the child.
+struct ReapGuard<E: Exit> {
     exit: Arc<E>,
+    /// Reaps the child when it exits.
+    abandon: fn(&Arc<E>),
     armed: bool,
     /// The process that wants the child killed when this is dropped. What a fork has copied is not its
     /// own to kill.
     killed_by: Option<u32>,
 }
 
-impl<E: Exit> Drop for Leash<E> {
+impl<E: Exit> Drop for ReapGuard<E> {
     fn drop(&mut self) {
         if !self.armed {
             return;
@@ -70,26 +72,25 @@ impl<E: Exit> Drop for Leash<E> {
         if self.killed_by.is_some_and(|process| process == std::process::id()) {
             let _ = self.exit.kill();
         }
-        E::abandon(&self.exit);
+        (self.abandon)(&self.exit);
     }
 }
 
 impl<E: Exit> Life<E> {
     fn disarm(&mut self) {
-        if let Life::Unreaped(leash) = self {
-            leash.armed = false;
-            leash.exit.settled();
+        if let Life::Unreaped(guard) = self {
+            guard.armed = false;
+            guard.exit.settled();
         }
     }
 }
 
 impl<C: Reap, E: Exit> Lifecycle<C, E> {
-    /// A child that nobody has reaped, as far as the caller knows.
-    pub(crate) fn unreaped(child: C, exit: E) -> Self {
-        Self::with(
-            child,
-            Life::Unreaped(Leash { exit: Arc::new(exit), armed: true, killed_by: None }),
-        )
+    /// A child that was not reaped, as far as the caller knows. If the handle is dropped first, `abandon` reaps the child
+    /// now or when it exits; it does not block.
+    pub(crate) fn unreaped(child: C, exit: E, abandon: fn(&Arc<E>)) -> Self {
+        let exit = Arc::new(exit);
+        Self::with(child, Life::Unreaped(ReapGuard { exit, abandon, armed: true, killed_by: None }))
     }
 
     /// A child whose status is known already.
@@ -122,8 +123,8 @@ impl<C: Reap, E: Exit> Lifecycle<C, E> {
 
     /// Whether the child is to be killed when this is dropped.
     pub(crate) fn kill_on_drop(&self, kill: bool) {
-        if let Life::Unreaped(leash) = &mut self.0.lock().life {
-            leash.killed_by = kill.then(std::process::id);
+        if let Life::Unreaped(guard) = &mut self.0.lock().life {
+            guard.killed_by = kill.then(std::process::id);
         }
     }
 
@@ -150,7 +151,7 @@ impl<C: Reap, E: Exit> Lifecycle<C, E> {
     /// What to block on while the child is unreaped.
     pub(crate) fn notice(&self) -> Option<Arc<E>> {
         match &self.0.lock().life {
-            Life::Unreaped(leash) => Some(Arc::clone(&leash.exit)),
+            Life::Unreaped(guard) => Some(Arc::clone(&guard.exit)),
             Life::Exited(_) | Life::Lost => None,
         }
     }
@@ -159,7 +160,7 @@ impl<C: Reap, E: Exit> Lifecycle<C, E> {
     pub(crate) fn try_wait(&self) -> io::Result<Option<ExitStatus>> {
         let mut state = self.0.lock();
         let exit = match &state.life {
-            Life::Unreaped(leash) => Arc::clone(&leash.exit),
+            Life::Unreaped(guard) => Arc::clone(&guard.exit),
             Life::Exited(status) => return Ok(Some(*status)),
             Life::Lost => return Err(reaped_elsewhere(state.child.id())),
         };
@@ -179,7 +180,7 @@ impl<C: Reap, E: Exit> Lifecycle<C, E> {
     pub(crate) fn signal(&self, send: impl FnOnce(&E) -> io::Result<()>) -> io::Result<()> {
         // The lock is held until the signal is sent: nobody can reap before that.
         match &self.0.lock().life {
-            Life::Unreaped(leash) => send(&leash.exit),
+            Life::Unreaped(guard) => send(&guard.exit),
             Life::Exited(_) | Life::Lost => Ok(()),
         }
     }
@@ -206,7 +207,7 @@ impl<C: Reap, E: Exit> Lifecycle<C, E> {
         let (exit, status) = {
             let state = self.0.lock();
             match &state.life {
-                Life::Unreaped(leash) => (Some(Arc::clone(&leash.exit)), None),
+                Life::Unreaped(guard) => (Some(Arc::clone(&guard.exit)), None),
                 Life::Exited(status) => (None, Some(*status)),
                 Life::Lost => (None, None),
             }

@@ -159,6 +159,12 @@ impl MockExit {
         status(if self.0.kernel.is_misread { GARBAGE } else { process.status })
     }
 
+    fn abandon(this: &Arc<Self>) {
+        let mut process = this.0.process();
+        assert!(process.reaps == 0, "a reaped child was abandoned");
+        process.abandoned += 1;
+    }
+
     fn kill_what_is_left(&self) -> io::Result<()> {
         panic!("settled, and yet signalled");
     }
@@ -223,19 +229,13 @@ impl Exit for MockExit {
     }
 
     fn settled(&self) {}
-
-    fn abandon(this: &crate::sync::Arc<Self>) {
-        let mut process = this.0.process();
-        assert!(process.reaps == 0, "a reaped child was abandoned");
-        process.abandoned += 1;
-    }
 }
 
 type Shared = Arc<Lifecycle<MockChild, MockExit>>;
 
 fn spawn(world: &Arc<World>) -> Shared {
     let (child, exit) = (MockChild(Arc::clone(world)), MockExit(Arc::clone(world)));
-    Arc::new(Lifecycle::unreaped(child, exit))
+    Arc::new(Lifecycle::unreaped(child, exit, MockExit::abandon))
 }
 
 fn on_a_thread<T: 'static>(

@@ -13,7 +13,7 @@ use std::process::{Child, Command};
 /// except in the child of a fork.
 #[cfg(unix)]
 pub fn while_the_reaper_works<T>(run: impl FnOnce() -> T) -> T {
-    crate::watcher::busy(run)
+    crate::reaper::busy(run)
 }
 
 /// Makes `kill_with_parent` of a single child work as on systems without a parent-death signal.

@@ -11,11 +11,12 @@ use crate::SharedChild;
 use crate::backoff::Backoff;
 use crate::stop::{self, Stop};
 use crate::sync::{Arc, Mutex};
-use crate::sys::{Ask, Port, Registration};
+use crate::sys::{Ask, Port};
+use crate::watchlist::{Entry, Source, WAKE, Watchlist, next_token};
 use std::borrow::Borrow;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::hash::{BuildHasherDefault, DefaultHasher, Hash};
+use std::hash::Hash;
 use std::io;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
@@ -74,24 +75,11 @@ pub struct ChildSet<K> {
 
 struct Members<K> {
     tokens: HashMap<K, u64>,
-    by_token: HashMap<u64, Member<K>, BuildHasherDefault<DefaultHasher>>,
-    /// Each is used once.
-    next_token: u64,
-    /// Those that nobody will tell of (any more).
-    looked_at: BTreeSet<u64>,
-    /// Of how many the port may hear later than others do.
-    late: usize,
+    children: Watchlist<(K, Arc<SharedChild>)>,
     /// How many threads are waiting.
     waiting: usize,
-    /// `WAKE` has been posted, and nobody has seen since then how things stand.
+    /// `WAKE` was posted, and no waiter has checked the set since then.
     woken: bool,
-}
-
-struct Member<K> {
-    key: K,
-    child: Arc<SharedChild>,
-    /// `None` for those that nobody could be had to tell of, and those that were known to have exited when they came.
-    registration: Option<Registration>,
 }
 
 /// A child of a [`ChildSet`] that has exited.
@@ -110,9 +98,6 @@ pub struct Finished<K> {
     pub status: io::Result<ExitStatus>,
 }
 
-/// To wake up, and see how things stand. (No member has it.)
-const WAKE: u64 = 0;
-
 impl<K: Clone + Eq + Hash> ChildSet<K> {
     /// A set without children.
     ///
@@ -129,10 +114,7 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
         Self {
             members: Mutex::new(Members {
                 tokens: HashMap::new(),
-                by_token: HashMap::default(),
-                next_token: WAKE + 1,
-                looked_at: BTreeSet::new(),
-                late: 0,
+                children: Watchlist::new(),
                 waiting: 0,
                 woken: false,
             }),
@@ -160,28 +142,16 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
     pub fn insert(&self, key: K, child: impl Into<Arc<SharedChild>>) -> Option<Arc<SharedChild>> {
         let child = child.into();
         let mut members = self.members.lock();
-        let token = members.next_token;
-        members.next_token += 1;
+        let token = next_token();
         // The key first, whose code may panic: nothing has happened then.
         let old = members.tokens.insert(key.clone(), token);
-        let old = old.and_then(|token| Some((token, Self::forget(&mut members, token)?)));
-        // Whoever hears of the token waits for the lock, and finds it.
-        let registration = match child.notice() {
-            Some(notice) => {
-                let registration = Registration::new(&notice, &self.port, token);
-                if registration.is_none() {
-                    self.look_at(&mut members, token);
-                }
-                registration
-            }
-            None => {
-                self.port.post(token);
-                None
-            }
-        };
-        let member = Member { key, child, registration };
-        members.late += usize::from(member.is_late());
-        members.by_token.insert(token, member);
+        let old = old.and_then(|token| Some((token, members.children.remove(token)?)));
+        // A thread that receives the token waits for the lock, and finds the child.
+        let source = Source::new(child.notice(), &self.port, token);
+        if source.is_polled() {
+            self.wake_first_poller(&mut members);
+        }
+        members.children.insert(token, (key, child), source);
         drop(members);
         old.map(|(token, old)| self.give_up(token, old))
     }
@@ -210,7 +180,7 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
         let mut members = self.members.lock();
         let token = members.tokens.get(key).copied()?;
         let member = Self::take(&mut members, token);
-        if members.by_token.is_empty() {
+        if members.children.is_empty() {
             self.wake_one(&mut members);
         }
         drop(members);
@@ -241,7 +211,7 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
     {
         let members = self.members.lock();
         let token = members.tokens.get(key)?;
-        members.by_token.get(token).map(|member| Arc::clone(&member.child))
+        members.children.get(*token).map(|(_, child)| Arc::clone(child))
     }
 
     /// Blocks until a child has exited, and takes it out of the set. `None` if the set is empty, or becomes so
@@ -340,7 +310,7 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
     /// ```
     #[must_use]
     pub fn len(&self) -> usize {
-        self.members.lock().by_token.len()
+        self.members.lock().children.len()
     }
 
     /// Whether no child is in the set.
@@ -374,9 +344,8 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
     /// ```
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (K, Arc<SharedChild>)> + use<K> {
         let members = self.members.lock();
-        let all = members.by_token.values();
-        let all: Vec<_> =
-            all.map(|member| (member.key.clone(), Arc::clone(&member.child))).collect();
+        let all = members.children.values();
+        let all: Vec<_> = all.map(|(key, child)| (key.clone(), Arc::clone(child))).collect();
         all.into_iter()
     }
 
@@ -444,7 +413,7 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
 
     fn children(&self) -> Vec<Arc<SharedChild>> {
         let members = self.members.lock();
-        let all = members.by_token.values().map(|member| &member.child);
+        let all = members.children.values().map(|(_, child)| child);
         // A child may be in the set several times.
         let mut known = HashSet::new();
         all.filter(|child| known.insert(std::ptr::from_ref::<SharedChild>(child)))
@@ -459,114 +428,87 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
         loop {
             let mut members = self.members.lock();
             members.woken &= !tokens.contains(&WAKE);
-            let looked_at = members.looked_at.clone();
+            let polled = members.children.polled().clone();
             drop(members);
-            // The one that was heard of comes first. (`WAKE` finds no member.)
+            // The reported child comes first. (`WAKE` is no child's token.)
             for token in tokens.drain(..) {
                 if let Some(finished) = self.take_if_exited(token) {
                     return Some(finished);
                 }
-                // Told of, and not to be had yet (see `Backoff`). Unless it is no member any more.
+                // Reported before it can be reaped (see `Backoff`), or not in the set any more.
                 let mut members = self.members.lock();
-                if members.by_token.contains_key(&token) {
-                    self.look_at(&mut members, token);
+                if members.children.get(token).is_some() {
+                    self.wake_first_poller(&mut members);
+                    members.children.poll(token);
                 }
             }
-            if let Some(finished) = looked_at.iter().find_map(|token| self.take_if_exited(*token)) {
+            if let Some(finished) = polled.iter().find_map(|token| self.take_if_exited(*token)) {
                 return Some(finished);
             }
             if self.is_empty() {
                 return None;
             }
-            let look = (!looked_at.is_empty()).then(|| Instant::now() + pause.next());
-            let until = deadline.into_iter().chain(look).min();
-            // One token, though that is a system call an exit more: what this thread does not hand out is for others
-            // to hear of.
+            let poll = (!polled.is_empty()).then(|| Instant::now() + pause.next());
+            let until = deadline.into_iter().chain(poll).min();
+            // One token per system call: this thread returns one child, and leaves the others to other threads.
             let over = match self.port.wait(&mut tokens, 1, until) {
                 Ok(()) => tokens.is_empty() && deadline.is_some_and(|at| at <= Instant::now()),
                 Err(_) => {
-                    // Somebody has closed our descriptors.
-                    self.look_at_all();
+                    // Other code has closed a descriptor of the queue.
+                    self.members.lock().children.poll_all();
                     !pause.sleep(deadline)
                 }
             };
             if over {
-                // Somebody may know of an exit already of which the port has not been told: nobody tells of it, or
-                // another thread is on its way here.
-                return self.untold().into_iter().find_map(|token| self.take_if_exited(token));
+                // Other waiters may have learned of an exit that the queue does not report, or reports later.
+                let unreported = self.members.lock().children.unreported();
+                return unreported.into_iter().find_map(|token| self.take_if_exited(token));
             }
         }
     }
 
-    /// Those of which the port may hear later than others do, or never, in the order in which they were inserted.
-    fn untold(&self) -> BTreeSet<u64> {
-        let members = self.members.lock();
-        let mut untold = members.looked_at.clone();
-        if members.late > 0 {
-            let late = members.by_token.iter().filter(|(_, member)| member.is_late());
-            untold.extend(late.map(|(token, _)| *token));
-        }
-        untold
-    }
-
-    /// Whoever is told that the child has exited, and finds it here, hands it out.
+    /// Returns the child if it has exited. If several threads find the exit, the one that removes the child returns it.
     fn take_if_exited(&self, token: u64) -> Option<Finished<K>> {
-        let child = Arc::clone(&self.members.lock().by_token.get(&token)?.child);
+        let child = Arc::clone(&self.members.lock().children.get(token)?.1);
         let status = child.try_wait().transpose()?;
-        let member = Self::take(&mut self.members.lock(), token)?;
-        let (key, child) = member.leave(&self.port);
+        let entry = Self::take(&mut self.members.lock(), token)?;
+        let (key, child) = entry.end(&self.port);
         Some(Finished { key, child, status })
     }
 
-    fn take(members: &mut Members<K>, token: u64) -> Option<Member<K>> {
-        // The key first, whose code may panic: the member stays then.
-        members.tokens.remove(&members.by_token.get(&token)?.key);
-        Self::forget(members, token)
+    fn take(members: &mut Members<K>, token: u64) -> Option<Entry<(K, Arc<SharedChild>)>> {
+        // The key first, whose code may panic: the child stays then.
+        members.tokens.remove(&members.children.get(token)?.0);
+        members.children.remove(token)
     }
 
-    /// Its key is in `tokens` no more, or is another's.
-    fn forget(members: &mut Members<K>, token: u64) -> Option<Member<K>> {
-        let member = members.by_token.remove(&token)?;
-        members.late -= usize::from(member.is_late());
-        members.looked_at.remove(&token);
-        Some(member)
-    }
-
-    /// Not under the lock. It was not handed out, so nobody may ever come for its token.
-    fn give_up(&self, token: u64, member: Member<K>) -> Arc<SharedChild> {
-        let (_, child) = member.leave(&self.port);
+    /// Called without the lock. The child was not returned, so no waiter may ever take its token.
+    fn give_up(&self, token: u64, entry: Entry<(K, Arc<SharedChild>)>) -> Arc<SharedChild> {
+        let (_, child) = entry.end(&self.port);
         self.port.withdraw(token);
         child
     }
 
-    /// From here on whoever waits looks at it.
-    fn look_at(&self, members: &mut Members<K>, token: u64) {
-        if members.looked_at.is_empty() {
-            // They sleep for longer than one does who looks.
+    /// Wakes a waiter to poll, if none polls yet: the waiters sleep for longer than until the next poll.
+    fn wake_first_poller(&self, members: &mut Members<K>) {
+        if members.children.polled().is_empty() {
             self.wake_one(members);
         }
-        members.looked_at.insert(token);
-    }
-
-    fn look_at_all(&self) {
-        let mut members = self.members.lock();
-        members.looked_at = members.by_token.keys().copied().collect();
     }
 }
 
 impl<K> ChildSet<K> {
-    /// Has one of those who wait see how things stand: that there is something to be looked at where there was nothing,
-    /// that nobody is left to be waited for, or that one who looked has left.
+    /// Wakes one waiter, because the first child is to be polled, because the set is empty, or because a thread that
+    /// polled has left.
     ///
-    /// One is enough: whoever leaves wakes the next, if there is reason for it still. And so is one token in the port.
-    /// All reasons come under the lock, and who takes the token says so under the lock, before it sees how things stand.
-    /// What comes
+    /// One waiter is enough: a thread that leaves wakes the next if the reason still holds. One token in the queue is
+    /// enough too. Reasons arise under the lock, and the thread that takes the token clears `woken` under the lock before
+    /// it checks the set:
     ///
-    /// - before that, it sees: it looks from here on, or leaves;
-    /// - after that, has another token posted.
+    /// - it sees each reason that arose before that, and polls or leaves;
+    /// - a reason that arises after that posts another token.
     ///
-    /// If all leave for another reason than the token, it is for the next who comes, since nobody sleeps while there is
-    /// something in the port.
+    /// If all waiters leave without the token, the next waiter takes it: no thread sleeps while the queue has a token.
     fn wake_one(&self, members: &mut Members<K>) {
         if members.waiting > 0 && !members.woken {
             members.woken = true;
@@ -575,28 +517,14 @@ impl<K> ChildSet<K> {
     }
 }
 
-impl<K> Member<K> {
-    fn is_late(&self) -> bool {
-        self.registration.as_ref().is_some_and(|registration| !registration.is_prompt())
-    }
-
-    /// Not under the lock.
-    fn leave(self, port: &Port) -> (K, Arc<SharedChild>) {
-        if let Some(registration) = self.registration {
-            registration.end(port);
-        }
-        (self.key, self.child)
-    }
-}
-
 /// A thread that waits.
 struct Waiting<'a, K>(&'a ChildSet<K>);
 
 impl<'a, K> Waiting<'a, K> {
-    /// `None` if there is nobody to wait for.
+    /// Returns `None` if the set is empty.
     fn in_set(set: &'a ChildSet<K>) -> Option<Self> {
         let mut members = set.members.lock();
-        if members.by_token.is_empty() {
+        if members.children.is_empty() {
             return None;
         }
         members.waiting += 1;
@@ -608,9 +536,8 @@ impl<K> Drop for Waiting<'_, K> {
     fn drop(&mut self) {
         let mut members = self.0.members.lock();
         members.waiting -= 1;
-        // Those who sleep are to leave as well if nobody is left to be waited for; and if this one was to look at what
-        // nobody tells of, that is for another from here on.
-        if members.by_token.is_empty() || !members.looked_at.is_empty() {
+        // If the set is empty the other waiters leave too. If this thread polled, another one polls from here on.
+        if members.children.is_empty() || !members.children.polled().is_empty() {
             self.0.wake_one(&mut members);
         }
     }
@@ -624,7 +551,7 @@ impl<K: Clone + Eq + Hash> Default for ChildSet<K> {
 
 impl<K> fmt::Debug for ChildSet<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let count = self.members.lock().by_token.len();
+        let count = self.members.lock().children.len();
         f.debug_struct("ChildSet").field("len", &count).finish_non_exhaustive()
     }
 }
@@ -637,16 +564,16 @@ mod tests {
     use std::thread;
     use std::time::Instant;
 
-    /// However many find an exit by looking, and leave that to others without having taken what was posted for them.
+    /// Many threads find exits by polling, and leave without taking the token that was posted for them.
     #[test]
-    fn one_is_woken_once() {
+    fn leaving_pollers_post_one_wake_token() {
         let set = ChildSet::new();
         for n in 0..30 {
             // One that reads until it is killed.
             let child = SharedChild::spawn(Command::new("cat").stdin(Stdio::piped()));
             set.insert(n, child.expect("to spawn"));
         }
-        set.look_at_all();
+        set.members.lock().children.poll_all();
         set.kill_all().expect("to kill");
         for (_, child) in set.iter() {
             child.wait().expect("to wait");

@@ -2,7 +2,8 @@
 
 use crate::SharedChild;
 use crate::command;
-use crate::sys::{self, Backend};
+use crate::deferred;
+use crate::sys::Backend;
 use crate::tree::{self, Spawned, Wanted};
 use std::io;
 use std::process::Command;
@@ -218,8 +219,7 @@ impl SpawnOptions {
         backend: Backend,
         command: &mut Command,
     ) -> io::Result<SharedChild> {
-        sys::sweep();
-        tree::sweep();
+        deferred::retry();
         let spawned = match self.wanted.spawn {
             Some(spawn) => spawn(&self.wanted, command)?,
             None => Spawned::single((command::spawn(command)?, None)),

@@ -76,9 +76,22 @@ impl Exit for Notice {
     fn settled(&self) {
         self.0.settled();
     }
+}
 
+impl Notice {
+    /// As the reaper does: reaps the child now or when its listener is called, and tries again after a delay.
     fn abandon(this: &Arc<Self>) {
-        assert!(this.0.reap() || this.0.adopt());
+        if !this.0.reap() {
+            let notice = Arc::clone(this);
+            let reap = move || {
+                thread::spawn(move || {
+                    while !notice.0.reap() {
+                        thread::yield_now();
+                    }
+                });
+            };
+            assert!(this.0.listen(Box::new(reap)).is_some());
+        }
     }
 }
 
@@ -97,7 +110,7 @@ fn while_it_exits(
             let world = World::new(Kernel { shows_status, ..Kernel::default() });
             let notice = Notice(Thread::of(MockProcess(Arc::clone(&world))));
             let child = MockChild(Arc::clone(&world));
-            let child: Shared = Arc::new(Lifecycle::unreaped(child, notice));
+            let child: Shared = Arc::new(Lifecycle::unreaped(child, notice, Notice::abandon));
             let exit = super::exit_on_a_thread(&world);
             let first = thread::spawn({
                 let child = Arc::clone(&child);
@@ -218,7 +231,7 @@ fn listener_removed_beside_a_wait_is_not_called_later() {
     while_it_exits(listen_and_unlisten, wait);
 }
 
-/// The helper takes on what is dropped while it runs.
+/// A child that is dropped while it runs is reaped when it exits.
 #[test]
 fn a_drop_beside_a_poll() {
     while_it_exits(try_wait, |_| ());

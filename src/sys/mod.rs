@@ -4,7 +4,6 @@
 //! backends. `Notice` is the platform's implementation of [`Exit`]; everything that is particular to
 //! an operating system stays on the other side of it.
 
-use crate::sync::Arc;
 use crate::usage::Usage;
 use std::io;
 use std::process::{Child, ExitStatus};
@@ -52,7 +51,6 @@ pub(crate) mod unix {
 pub use unix::notice::Backend;
 #[cfg(unix)]
 pub(crate) use {
-    crate::watcher::sweep,
     own::Own,
     registration::Registration,
     std::os::fd::OwnedFd as FromChild,
@@ -294,7 +292,7 @@ pub use windows::process::Backend;
 pub(crate) use {
     windows::process::{
         ASKS_ANYBODY, Ask, ExitDescriptor, Notice, ask, is_signalled, reaped_elsewhere,
-        spawn_helper, spawn_thread, sweep, wait_for_any,
+        spawn_helper, spawn_thread, wait_for_any,
     },
     windows::registered_wait::Registration,
 };
@@ -371,9 +369,6 @@ pub(crate) trait Exit: Send + Sync + Sized + 'static {
     /// The child's fate is known now: nobody must be left blocking in [`wait`](Exit::wait) if the
     /// exit itself does not wake them.
     fn settled(&self);
-
-    /// The handle is gone and the child unreaped: reap it, now or when it exits. Never blocks.
-    fn abandon(this: &Arc<Self>);
 }
 
 /// What opening a notice for a child finds, if that was not reaped by us.
@@ -418,7 +413,7 @@ impl Look {
 /// The reaping end of a child: std's, or the model's.
 ///
 /// It goes by the process ID, although a pidfd could reap by itself: a `Child` learns its status only by reaping, and
-/// `into_inner` hands one out that is to know it. (The watcher has no `Child` to satisfy, and reaps through the pidfd.)
+/// `into_inner` hands one out that is to know it. (The reaper has no `Child`, and reaps through the pidfd.)
 pub(crate) trait Reap {
     /// Reaps the child if it is a zombie. Never blocks.
     fn reap(&mut self) -> io::Result<Reaped>;

@@ -46,12 +46,6 @@ impl Port {
         self.watch.get().map(|watch| &**watch)
     }
 
-    /// Reports `token`, once, when the descriptor becomes readable. It must be [removed](Self::remove) before it is closed.
-    #[cfg(unix)]
-    pub(crate) fn add(&self, fd: std::os::fd::BorrowedFd<'_>, token: u64) -> io::Result<()> {
-        self.watch().ok_or(io::ErrorKind::Unsupported)?.add(fd, token)
-    }
-
     /// Takes out what was put into it.
     #[cfg(unix)]
     pub(crate) fn remove(&self, descriptor: Option<std::os::fd::BorrowedFd<'_>>) {

@@ -1,8 +1,8 @@
-//! Unix: how a port is to hear of one child.
+//! Unix: how an event queue learns of one exit.
 //!
-//! A child with a descriptor is put into the port's kernel queue, one without has its helper thread post. What is
-//! left (no descriptor for the queue, no thread for the helper, the child of a fork) nobody tells of: there is no
-//! registration then, and the caller looks now and then.
+//! The descriptor of a child is put into the kernel queue. The helper thread of a child without a descriptor posts the
+//! token. Without either (no descriptor for the queue, no thread for the helper, the child of a fork) there is no
+//! registration, and the caller polls.
 
 use super::own::Own;
 use super::port::Port;
@@ -10,67 +10,81 @@ use super::unix::notice::Notice;
 use crate::sync::Arc;
 use std::os::fd::{AsFd, OwnedFd};
 
-/// Keeps the notice, and so the descriptor, open: a kernel queue forgets what is closed, with its event.
+/// Keeps the notice, and so its descriptor, open: a kernel queue drops what is closed, with its event.
 pub(crate) struct Registration {
-    notice: Arc<Notice>,
-    how: How,
+    source: Source,
     is_prompt: bool,
 }
 
-enum How {
-    Watched,
-    /// By another descriptor of the same, since a queue takes each but once.
-    WatchedAsCopy(Own<OwnedFd>),
-    Listening(u64),
+enum Source {
+    Descriptor(Arc<Notice>),
+    /// A copy, because a kernel queue takes each descriptor once.
+    Copy(Own<OwnedFd>),
+    /// The descriptor of a process that is not a child.
+    Foreign(Box<dyn AsFd + Send>),
+    Listener(Arc<Notice>, u64),
 }
 
 impl Registration {
-    /// Has the port told `token`, once, when there is reason to look at the child; at once, if there is already.
+    /// Reports `token`, once, when there is reason to poll the child: at once, if there is already.
     pub(crate) fn new(notice: &Arc<Notice>, port: &Arc<Port>, token: u64) -> Option<Self> {
-        let mut is_prompt = false;
-        let how = match &**notice {
+        match &**notice {
             Notice::Descriptor(descriptor) => {
                 let (watch, descriptor) = (port.watch()?, descriptor.as_fd());
-                is_prompt = watch.is_prompt();
-                match watch.add(descriptor, token) {
-                    Ok(()) => How::Watched,
+                let source = match watch.add(descriptor, token) {
+                    Ok(()) => Source::Descriptor(Arc::clone(notice)),
                     Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
                         let copy = Own::new(descriptor.try_clone_to_owned().ok()?);
                         watch.add(copy.as_fd(), token).ok()?;
-                        How::WatchedAsCopy(copy)
+                        Source::Copy(copy)
                     }
                     Err(_) => return None,
-                }
+                };
+                Some(Self { source, is_prompt: watch.is_prompt() })
             }
             Notice::Thread(thread) => {
                 let port = Arc::clone(port);
-                How::Listening(thread.listen(Box::new(move || port.post(token)))?)
+                let id = thread.listen(Box::new(move || port.post(token)))?;
+                Some(Self { source: Source::Listener(Arc::clone(notice), id), is_prompt: false })
             }
-        };
-        Some(Self { notice: Arc::clone(notice), how, is_prompt })
+        }
     }
 
-    /// Whether the port hears of an exit no later than anybody else.
+    /// Reports `token`, once, when the descriptor becomes readable.
+    pub(crate) fn of_descriptor(
+        descriptor: Box<dyn AsFd + Send>,
+        port: &Port,
+        token: u64,
+    ) -> Option<Self> {
+        let watch = port.watch()?;
+        watch.add(descriptor.as_fd(), token).ok()?;
+        Some(Self { source: Source::Foreign(descriptor), is_prompt: watch.is_prompt() })
+    }
+
+    /// Whether the queue reports an exit no later than other waiters learn of it.
     pub(crate) fn is_prompt(&self) -> bool {
         self.is_prompt
     }
 
-    /// Takes it out of its port. What the port was told before, it tells.
+    /// Takes the child out of its queue, which still reports what was posted.
     ///
-    /// Not the work of a drop, since a port that is dropped in the child of a fork shares its queue with the parent's.
+    /// A drop does not do this: the child of a fork drops its copy, and its epoll is the parent's.
     pub(crate) fn end(self, port: &Port) {
-        match &self.how {
-            How::Watched => port.remove(self.notice.descriptor()),
-            How::WatchedAsCopy(copy) => port.remove(Some(copy.as_fd())),
-            How::Listening(_) => {}
+        match &self.source {
+            Source::Descriptor(notice) => port.remove(notice.descriptor()),
+            Source::Copy(copy) => port.remove(Some(copy.as_fd())),
+            Source::Foreign(descriptor) => port.remove(Some(descriptor.as_fd())),
+            Source::Listener(..) => {}
         }
     }
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        if let (Notice::Thread(thread), How::Listening(id)) = (&*self.notice, &self.how) {
-            thread.unlisten(*id);
+        if let Source::Listener(notice, id) = &self.source {
+            if let Notice::Thread(thread) = &**notice {
+                thread.unlisten(*id);
+            }
         }
     }
 }

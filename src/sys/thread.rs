@@ -100,8 +100,6 @@ struct Waiting {
     helper: bool,
     /// How many helpers have left. Those on the condvar watch it change.
     rounds: u64,
-    /// The handle has been dropped: the helper is to reap.
-    orphan: bool,
     listeners: Vec<(u64, Listener)>,
     next_listener: u64,
 }
@@ -205,14 +203,6 @@ impl<P: ById> Thread<P> {
     pub(crate) fn reap(&self) -> bool {
         self.shared().map_or(true, |shared| shared.reap())
     }
-
-    /// Has the helper reap the child when it exits. Says whether there is a helper.
-    pub(crate) fn adopt(&self) -> bool {
-        let Ok(shared) = self.shared() else { return false };
-        let mut waiting = shared.waiting.lock();
-        waiting.orphan = waiting.helper || Shared::start_helper(shared, &mut waiting);
-        waiting.orphan
-    }
 }
 
 /// Nothing of what is behind the lock: formatting runs the caller's code, and derived code would hold
@@ -269,22 +259,13 @@ impl<P: ById> Shared<P> {
 
     /// The helper's whole life.
     fn help(&self) {
-        let mut pause = crate::backoff::Backoff::new();
-        loop {
-            if self.runs() {
-                self.process.block();
-            }
-            let mut waiting = self.waiting.lock();
-            if !waiting.orphan || self.reap() {
-                waiting.helper = false;
-                waiting.rounds += 1;
-                self.tell_all(&mut waiting);
-                return;
-            }
-            // An orphan that `waitid` does not block for and that cannot be reaped (see `Backoff`).
-            drop(waiting);
-            pause.sleep(None);
+        if self.runs() {
+            self.process.block();
         }
+        let mut waiting = self.waiting.lock();
+        waiting.helper = false;
+        waiting.rounds += 1;
+        self.tell_all(&mut waiting);
     }
 
     /// Tells the listeners, and wakes those on the condvar. All under the lock: once a waiter has come back, whoever

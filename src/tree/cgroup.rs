@@ -17,8 +17,9 @@ use super::pre_exec::{self, Orders};
 use super::process_group::{Cgroup, CreateCgroup, NewChild};
 use super::processes::{AT_ONCE, Held, PASSES, Process, signal_each};
 use crate::backoff::{Backoff, LONGEST};
+use crate::deferred;
 use crate::sync::Mutex;
-use crate::sys::{PerProcess, poll_until, spawn_helper};
+use crate::sys::{poll_until, spawn_helper};
 use crate::usage::Usage;
 use rustix::event::PollFlags;
 use std::collections::HashSet;
@@ -31,9 +32,6 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{self, Command};
 use std::time::{Duration, Instant};
-
-/// Cgroups that no thread waits for. The next creation tries to remove them again.
-static STRANDED: PerProcess<Mutex<Vec<PathBuf>>> = PerProcess::new();
 
 /// Where to create the cgroup.
 #[derive(Debug)]
@@ -71,7 +69,6 @@ impl CreateCgroup for Place {
             Place::Below(directory) => fs::canonicalize(directory)
                 .map_err(|error| explain(error, "cannot make a cgroup below", directory))?,
         };
-        remove_stranded();
         if parent.as_os_str().as_bytes().contains(&b'\n') {
             return Err(unsupported("a cgroup whose path has a line break", &parent));
         }
@@ -260,16 +257,10 @@ impl Drop for CgroupV2 {
             }
         };
         if spawn_helper("child-cgroup", remove_when_empty).is_err() {
-            STRANDED.get().lock().push(std::mem::take(&mut self.directory));
+            let directory = std::mem::take(&mut self.directory);
+            deferred::push(move || remove_all(&directory));
         }
     }
-}
-
-/// Tries to remove cgroups again for which no thread could be started.
-fn remove_stranded() {
-    let mut stranded = std::mem::take(&mut *STRANDED.get().lock());
-    stranded.retain(|directory| !remove_all(directory));
-    STRANDED.get().lock().append(&mut stranded);
 }
 
 /// Another thread has removed the empty cgroup.

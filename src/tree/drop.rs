@@ -7,13 +7,16 @@
 //! spot, and a tree that must be watched is tried again at a later spawn.
 
 use super::{Leader, Owner, Survivor, Tree};
+use crate::deferred;
 use crate::sync::{self, Mutex};
-use crate::sys::{PerProcess, Port, Registration, spawn_helper};
-use std::collections::HashMap;
+#[cfg(unix)]
+use crate::sys::Registration;
+use crate::sys::{PerProcess, Port, spawn_helper};
+use crate::watchlist::{Source, WAKE, Watchlist, next_token};
 use std::ops::Deref;
 use std::process;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 pub(super) struct Owned {
@@ -80,55 +83,40 @@ struct Queue {
     arrived: Vec<Dropped>,
     /// What the thread sleeps on. There is a thread if and only if there is this.
     port: Option<sync::Arc<Port>>,
-    /// Trees that must be watched, and for which there was no thread.
-    stranded: Vec<Dropped>,
 }
 
 /// Never held over anything that blocks.
 static QUEUE: PerProcess<Mutex<Queue>> = PerProcess::new();
 
-/// Set when a tree is stranded. Every spawn reaches [`sweep`], so a direct call would link the code of trees into every
-/// program.
-static RETRY: PerProcess<OnceLock<fn()>> = PerProcess::new();
-
-/// Tries again to watch the stranded trees.
-pub(crate) fn sweep() {
-    if let Some(retry) = RETRY.get().get() {
-        retry();
-    }
-}
-
-fn retry() {
-    let stranded = std::mem::take(&mut QUEUE.get().lock().stranded);
-    stranded.into_iter().for_each(leave);
-}
-
 /// Leaves a tree to the thread, which shares it from then on, and with it the duty to reap the leader.
 fn leave(dropped: Dropped) {
-    let mut queue = QUEUE.get().lock();
-    let port = queue.port.clone().or_else(|| {
-        let port = sync::Arc::new(Port::new());
-        let its = sync::Arc::clone(&port);
-        spawn_helper("child-tree", move || Watch::new(its).run()).ok()?;
-        queue.port = Some(sync::Arc::clone(&port));
-        Some(port)
-    });
-    if let Some(port) = port {
-        queue.arrived.push(dropped);
-        port.post(WAKE);
-        return;
-    }
-    drop(queue);
-    let Dropped { tree, kill } = dropped;
+    let Err(Dropped { tree, kill }) = hand_over(dropped) else { return };
     if kill {
         // No handle is left to return an error from.
         let _ = tree.kill();
     }
     if tree.container.outlives_the_handle() && !has_ended(&tree) {
-        // If the tree is tied to this process, it stays so: the leader is not reaped before the guardian is notified.
-        QUEUE.get().lock().stranded.push(Dropped { tree, kill: false });
-        RETRY.get().get_or_init(|| retry);
+        // A tree that is tied to this process stays so: the leader is not reaped before the guardian is notified.
+        deferred::push(move || {
+            hand_over(Dropped { tree: Arc::clone(&tree), kill: false }).is_ok() || has_ended(&tree)
+        });
     }
+}
+
+/// Returns the tree if the thread cannot be started.
+fn hand_over(dropped: Dropped) -> Result<(), Dropped> {
+    let mut queue = QUEUE.get().lock();
+    if queue.port.is_none() {
+        let port = sync::Arc::new(Port::new());
+        let its = sync::Arc::clone(&port);
+        if spawn_helper("child-tree", move || Watch::new(its).run()).is_ok() {
+            queue.port = Some(port);
+        }
+    }
+    let Some(port) = queue.port.clone() else { return Err(dropped) };
+    queue.arrived.push(dropped);
+    port.post(WAKE);
+    Ok(())
 }
 
 /// Whether a tree has ended. An error, of a look at the tree, means that nothing more can be found out.
@@ -140,37 +128,29 @@ fn has_ended(tree: &Tree) -> bool {
     tree.is_done() || !matches!(Tree::survivors(&[tree]).pop(), Some(Ok(Some(_))))
 }
 
-/// A wish to wake up and see what has arrived. No tree has this token.
-const WAKE: u64 = 0;
-
-/// How many descriptors the thread keeps open for members of trees whose leaders have exited.
-const WITNESSES: usize = 64;
-
-/// How often the thread looks at trees that nothing notifies it of: between the first of these and the second.
+/// The delay between two polls of trees whose end cannot be reported: the first and the longest.
 const SOONEST: Duration = Duration::from_millis(20);
 const LATEST: Duration = Duration::from_secs(1);
 
-/// The state of the thread. Each tree is in one of these: its leader runs; or its leader has exited, and a member that
-/// lives is its witness, without whose exit the tree cannot be empty; or it is polled.
+/// The state of the thread.
 struct Watch {
-    port: sync::Arc<Port>,
-    leaders: HashMap<u64, (Arc<Tree>, Registration)>,
-    witnesses: HashMap<u64, (Arc<Tree>, Witness)>,
-    polled: Vec<Arc<Tree>>,
+    queue: sync::Arc<Port>,
+    /// Each tree is registered by its leader, or, after the leader's exit, by a member that lives and without whose exit
+    /// the tree cannot be empty; or it is polled.
+    trees: Watchlist<Watched>,
+    witnesses: usize,
     pause: Duration,
-    next_token: u64,
+}
+
+struct Watched {
+    tree: Arc<Tree>,
+    /// A member other than the leader is registered.
+    by_witness: bool,
 }
 
 impl Watch {
-    fn new(port: sync::Arc<Port>) -> Self {
-        Self {
-            port,
-            leaders: HashMap::new(),
-            witnesses: HashMap::new(),
-            polled: Vec::new(),
-            pause: SOONEST,
-            next_token: WAKE + 1,
-        }
+    fn new(queue: sync::Arc<Port>) -> Self {
+        Self { queue, trees: Watchlist::new(), witnesses: 0, pause: SOONEST }
     }
 
     fn run(mut self) {
@@ -190,12 +170,10 @@ impl Watch {
         }
     }
 
-    /// What has arrived. `None` if the thread is to end, since nothing is left.
+    /// Returns the trees that have arrived, or `None` if the thread is to end because nothing is left.
     fn take_arrived(&self, idle: bool) -> Option<Vec<Dropped>> {
-        let idle =
-            idle && self.leaders.is_empty() && self.witnesses.is_empty() && self.polled.is_empty();
         let mut queue = QUEUE.get().lock();
-        if idle && queue.arrived.is_empty() {
+        if idle && self.trees.is_empty() && queue.arrived.is_empty() {
             // Under the lock: the next drop starts a new thread.
             queue.port = None;
             return None;
@@ -208,7 +186,9 @@ impl Watch {
         let mut left = Vec::new();
         for tree in due {
             if matches!(tree.leader.try_wait(), Ok(None)) {
-                self.watch_leader(tree);
+                let token = next_token();
+                let source = Source::new(tree.leader.notice(), &self.queue, token);
+                self.trees.insert(token, Watched { tree, by_witness: false }, source);
                 continue;
             }
             tree.leader_has_ended();
@@ -221,112 +201,57 @@ impl Watch {
         for (tree, survivor) in left.into_iter().zip(survivors) {
             // Otherwise the tree is empty, or nothing more can be found out.
             if let Ok(Some(survivor)) = survivor {
-                self.watch_survivor(tree, &survivor);
+                let token = next_token();
+                let source = self.register_witness(&survivor, token);
+                let by_witness = !source.is_polled();
+                self.witnesses += usize::from(by_witness);
+                self.trees.insert(token, Watched { tree, by_witness }, source);
             }
         }
     }
 
-    fn watch_leader(&mut self, tree: Arc<Tree>) {
-        let token = self.next_token;
-        let notice = tree.leader.notice();
-        match notice.and_then(|notice| Registration::new(&notice, &self.port, token)) {
-            Some(registration) => {
-                self.next_token += 1;
-                self.leaders.insert(token, (tree, registration));
-            }
-            None => self.polled.push(tree),
-        }
+    #[cfg(unix)]
+    fn register_witness(&self, survivor: &Survivor, token: u64) -> Source {
+        /// How many descriptors the thread keeps open for members of trees whose leaders have exited.
+        const WITNESSES: usize = 64;
+        let descriptor = if self.witnesses < WITNESSES { survivor.exit_descriptor() } else { None };
+        Source::registered(
+            descriptor
+                .and_then(|descriptor| Registration::of_descriptor(descriptor, &self.queue, token)),
+        )
     }
 
-    fn watch_survivor(&mut self, tree: Arc<Tree>, survivor: &Survivor) {
-        let token = self.next_token;
-        let witness = if self.witnesses.len() < WITNESSES {
-            Witness::register(survivor, &self.port, token)
-        } else {
-            None
-        };
-        match witness {
-            Some(witness) => {
-                self.next_token += 1;
-                self.witnesses.insert(token, (tree, witness));
-            }
-            None => self.polled.push(tree),
-        }
+    /// Windows: the members of a job are polled.
+    #[cfg(windows)]
+    fn register_witness(&self, _: &Survivor, _: u64) -> Source {
+        Source::Polled
     }
 
-    /// Blocks until a tree has arrived, or is due to be looked at. Returns those that are due.
+    /// Blocks until a tree has arrived or is due. Returns the trees that are due.
     fn wait(&mut self) -> Vec<Arc<Tree>> {
-        let idle = self.leaders.is_empty() && self.witnesses.is_empty() && self.polled.is_empty();
-        // If nothing is left, this is a look at what has arrived meanwhile.
-        let until = match (idle, self.polled.is_empty()) {
+        let polls = !self.trees.polled().is_empty();
+        // If nothing is left, this takes what has arrived meanwhile.
+        let until = match (self.trees.is_empty(), polls) {
             (true, _) => Some(Instant::now()),
-            (false, true) => None,
-            (false, false) => Some(Instant::now() + self.pause),
+            (false, false) => None,
+            (false, true) => Some(Instant::now() + self.pause),
         };
-        let mut tokens = Vec::new();
-        if self.port.wait(&mut tokens, usize::MAX, until).is_err() {
-            // Another part of the program has closed a descriptor of the port: all trees are polled from here on.
-            return self.poll_all();
-        }
         let mut due = Vec::new();
-        for token in tokens {
-            if let Some((tree, registration)) = self.leaders.remove(&token) {
-                registration.end(&self.port);
-                due.push(tree);
-            } else if let Some((tree, witness)) = self.witnesses.remove(&token) {
-                witness.end(&self.port);
-                due.push(tree);
-            }
+        if self.queue.wait(&mut due, usize::MAX, until).is_err() {
+            // Other code has closed a descriptor of the queue: all trees are polled from here on.
+            self.trees.poll_all();
+            std::thread::sleep(self.pause);
         }
+        due.retain(|token| self.trees.get(*token).is_some());
         if due.is_empty() && until.is_none_or(|until| Instant::now() < until) {
-            return due;
+            return Vec::new();
         }
         self.pause = if due.is_empty() { (self.pause * 2).min(LATEST) } else { SOONEST };
-        due.append(&mut self.polled);
-        due
-    }
-
-    fn poll_all(&mut self) -> Vec<Arc<Tree>> {
-        std::thread::sleep(self.pause);
-        self.pause = (self.pause * 2).min(LATEST);
-        self.polled.extend(self.leaders.drain().map(|(_, (tree, registration))| {
-            registration.end(&self.port);
-            tree
-        }));
-        self.polled.extend(self.witnesses.drain().map(|(_, (tree, _))| tree));
-        std::mem::take(&mut self.polled)
-    }
-}
-
-/// A member whose exit the port reports.
-#[cfg(unix)]
-struct Witness(Box<dyn std::os::fd::AsFd + Send>);
-
-#[cfg(unix)]
-impl Witness {
-    fn register(survivor: &Survivor, port: &Port, token: u64) -> Option<Self> {
-        let descriptor = survivor.exit_descriptor()?;
-        port.add(descriptor.as_fd(), token).ok()?;
-        Some(Self(descriptor))
-    }
-
-    /// Takes the member out of the port, before its descriptor is closed.
-    fn end(self, port: &Port) {
-        port.remove(Some(self.0.as_fd()));
-    }
-}
-
-/// Windows: the members of a job are polled.
-#[cfg(windows)]
-struct Witness(std::convert::Infallible);
-
-#[cfg(windows)]
-impl Witness {
-    fn register(_: &Survivor, _: &Port, _: u64) -> Option<Self> {
-        None
-    }
-
-    fn end(self, _: &Port) {
-        match self.0 {}
+        due.extend(self.trees.polled());
+        let due = due.into_iter().filter_map(|token| self.trees.remove(token));
+        let due = due.map(|entry| entry.end(&self.queue));
+        due.inspect(|watched| self.witnesses -= usize::from(watched.by_witness))
+            .map(|watched| watched.tree)
+            .collect()
     }
 }

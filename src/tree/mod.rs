@@ -34,7 +34,6 @@ mod job_object;
 pub(crate) use job_object::{Survivor, System, spawn};
 
 use drop::Owned;
-pub(crate) use drop::sweep;
 
 use crate::lifecycle::Lifecycle;
 use crate::sys::{self, Ask, Exit, FromChild, Notice};

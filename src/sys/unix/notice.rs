@@ -1,14 +1,11 @@
 //! Unix: which mechanism serves a child.
 
 use super::by_pid::{self, Pid};
-use crate::backoff::Backoff;
 use crate::lifecycle::Lifecycle;
-use crate::sync::Arc;
 use crate::sys::thread::Thread;
 use crate::sys::{Exit, FromChild, Look, Opened, PLATFORM};
 use crate::unix::ReapedElsewhere;
 use crate::usage::Usage;
-use crate::watcher;
 use std::ffi::c_int;
 use std::fmt::Debug;
 use std::io;
@@ -177,30 +174,6 @@ impl Notice {
             Self::Thread(_) => None,
         }
     }
-
-    /// Reaps the child on a thread of its own when it exits. Returns whether a thread will.
-    pub(crate) fn reap_by_helper(this: &Arc<Self>) -> bool {
-        match &**this {
-            Self::Descriptor(_) => {
-                let child = Arc::clone(this);
-                spawn_helper("child-waiter", move || child.wait_and_reap()).is_ok()
-            }
-            Self::Thread(thread) => thread.adopt(),
-        }
-    }
-
-    fn wait_and_reap(&self) {
-        let mut pause = Backoff::new();
-        loop {
-            // Never fails on Unix.
-            let _ = self.wait(None);
-            if self.reap() {
-                return;
-            }
-            // Readable before the child can be reaped.
-            pause.sleep(None);
-        }
-    }
 }
 
 impl Exit for Notice {
@@ -249,12 +222,6 @@ impl Exit for Notice {
             // The exit itself makes a descriptor readable, for good.
             Self::Descriptor(_) => {}
             Self::Thread(thread) => thread.settled(),
-        }
-    }
-
-    fn abandon(this: &Arc<Self>) {
-        if !this.reap() {
-            watcher::adopt(Arc::clone(this));
         }
     }
 }

@@ -110,6 +110,11 @@ impl Notice {
         Some(self.process())
     }
 
+    /// Returns `true`: Windows has no zombies.
+    pub(crate) fn reap(&self) -> bool {
+        true
+    }
+
     fn process(&self) -> BorrowedHandle<'_> {
         // SAFETY: the handle is open (see `open`).
         unsafe { BorrowedHandle::borrow_raw(self.process) }
@@ -212,17 +217,12 @@ impl Exit for Notice {
     }
 
     fn settled(&self) {}
-
-    fn abandon(_: &Arc<Self>) {}
 }
 
 /// Nobody can take the exit code away here; this completes the interface.
 pub(crate) fn reaped_elsewhere(id: u32) -> io::Error {
     io::Error::other(format!("the exit status of child process {id} is gone"))
 }
-
-/// Nothing is ever left to be done.
-pub(crate) fn sweep() {}
 
 /// Starts one of our own threads, which makes system calls, and little more.
 pub(crate) fn spawn_helper(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {

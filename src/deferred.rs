@@ -1,0 +1,43 @@
+//! Work for which no thread could be started. Later spawns and drops try it again.
+//!
+//! The work is a closure, so a spawn does not link the code of trees into programs that have none.
+
+use crate::sync::Mutex;
+use crate::sys::PerProcess;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Returns whether the work is done. It does not block.
+type Work = Box<dyn FnMut() -> bool + Send>;
+
+#[derive(Default)]
+struct Deferred {
+    work: Mutex<Vec<Work>>,
+    /// The length of the list, so that a spawn usually costs one load.
+    len: AtomicUsize,
+}
+
+static DEFERRED: PerProcess<Deferred> = PerProcess::new();
+
+/// Runs `work` at later spawns and drops until it returns `true`.
+pub(crate) fn push(work: impl FnMut() -> bool + Send + 'static) {
+    DEFERRED.get().add(vec![Box::new(work)]);
+}
+
+/// Tries all deferred work once.
+pub(crate) fn retry() {
+    let deferred = DEFERRED.get();
+    if deferred.len.load(Ordering::Relaxed) > 0 {
+        let mut work = std::mem::take(&mut *deferred.work.lock());
+        // Not under the lock: work may defer other work.
+        work.retain_mut(|work| !work());
+        deferred.add(work);
+    }
+}
+
+impl Deferred {
+    fn add(&self, mut work: Vec<Work>) {
+        let mut list = self.work.lock();
+        list.append(&mut work);
+        self.len.store(list.len(), Ordering::Relaxed);
+    }
+}
