@@ -4,7 +4,7 @@
 
 use shared_child::SharedChild;
 use shared_child::seam::Backend;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -28,7 +28,8 @@ pub(crate) fn watchdog(test: &'static str) -> Watchdog {
     let (alive, dropped) = mpsc::channel::<()>();
     std::thread::spawn(move || {
         if dropped.recv_timeout(2 * LONG) == Err(mpsc::RecvTimeoutError::Timeout) {
-            eprintln!("{test} hangs");
+            // Not by `eprintln!`: the harness captures that, and prints it only when the test has ended.
+            let _ = writeln!(std::io::stderr(), "{test} hangs");
             std::process::exit(101);
         }
     });
