@@ -10,9 +10,10 @@ use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 #[cfg(unix)]
 use {
-    std::os::fd::BorrowedFd,
+    std::os::fd::{AsFd, BorrowedFd},
     unix::by_pid::{Identity, Pid},
     unix::notice::ProcessDescriptor,
+    unix::process_table::{Pidfds, ProcessTable},
 };
 
 #[cfg(unix)]
@@ -36,6 +37,7 @@ pub(crate) mod unix {
     pub(crate) mod notice;
     pub(crate) mod pipe;
     pub(crate) mod poll;
+    pub(crate) mod process_table;
     #[cfg(any(
         target_os = "linux",
         target_os = "android",
@@ -82,6 +84,12 @@ pub(crate) struct Platform {
     pub(crate) status_of_zombie: Option<fn(Pid) -> Option<ExitStatus>>,
     /// The usage of a zombie, without reaping it.
     pub(crate) usage_of_zombie: Option<fn(Pid) -> Option<Usage>>,
+    /// All processes of the machine.
+    pub(crate) process_table: Option<&'static dyn ProcessTable>,
+    /// Descriptors that pin processes other than children.
+    pub(crate) pidfds: Option<Pidfds>,
+    /// A descriptor for the exit of any process that has the ID now.
+    pub(crate) exit_of: Option<ExitOf>,
 }
 
 #[cfg(unix)]
@@ -90,6 +98,8 @@ type OpenDescriptor = fn(Pid) -> Option<Box<dyn ProcessDescriptor>>;
 type OpenKernelQueue = fn() -> io::Result<Box<dyn KernelQueue>>;
 #[cfg(unix)]
 type Identify = fn(Pid) -> Option<Box<dyn Identity>>;
+#[cfg(unix)]
+type ExitOf = fn(Pid) -> Option<Box<dyn AsFd + Send>>;
 #[cfg(unix)]
 type AcceptDescriptor =
     fn(FromChild, Pid) -> Option<Result<Box<dyn ProcessDescriptor>, Option<ExitStatus>>>;
@@ -105,6 +115,9 @@ impl Platform {
         identity: None,
         status_of_zombie: None,
         usage_of_zombie: None,
+        process_table: None,
+        pidfds: None,
+        exit_of: None,
     };
 }
 
@@ -119,16 +132,12 @@ pub(crate) mod linux {
     pub(crate) mod procfs;
     pub(crate) mod waitid;
 }
-#[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) use unix::poll::try_poll;
-#[cfg(target_os = "linux")]
-pub(crate) use {linux::pidfd::send as send_by_pidfd, unix::poll::poll_until};
-
 #[cfg(target_os = "android")]
 pub(crate) const PLATFORM: Platform = Platform {
     has_stable_siginfo: true,
     identity: Some(linux::procfs::identity_of),
     usage_of_zombie: Some(linux::waitid::usage_of),
+    process_table: Some(&linux::procfs::Procfs),
     ..Platform::POSIX
 };
 
@@ -138,8 +147,10 @@ pub(crate) const PLATFORM: Platform = Platform {
     descriptor: Some(linux::pidfd::open),
     sent_descriptor: Some(linux::pidfd::accept),
     kernel_queue: Some(linux::epoll::open),
+    pidfds: Some(linux::pidfd::OF_ANY),
     identity: Some(linux::procfs::identity_of),
     usage_of_zombie: Some(linux::waitid::usage_of),
+    process_table: Some(&linux::procfs::Procfs),
     ..Platform::POSIX
 };
 
@@ -163,7 +174,7 @@ pub(crate) mod bsd {
         target_os = "dragonfly",
         target_os = "netbsd"
     ))]
-    pub(crate) mod process_table;
+    pub(crate) mod records;
     #[cfg(any(target_os = "freebsd", target_os = "dragonfly", target_os = "netbsd"))]
     pub(crate) mod sysctl;
     #[cfg(any(target_os = "freebsd", target_os = "netbsd"))]
@@ -173,13 +184,6 @@ pub(crate) mod bsd {
 pub(crate) use bsd::libproc as process_records;
 #[cfg(any(target_os = "freebsd", target_os = "dragonfly", target_os = "netbsd"))]
 pub(crate) use bsd::sysctl as process_records;
-#[cfg(any(
-    target_os = "macos",
-    target_os = "freebsd",
-    target_os = "dragonfly",
-    target_os = "netbsd"
-))]
-pub(crate) use bsd::{kqueue::exit_of, process_table};
 
 #[cfg(any(
     target_vendor = "apple",
@@ -192,6 +196,7 @@ impl Platform {
     const BSD: Self = Self {
         descriptor: Some(bsd::kqueue::open),
         kernel_queue: Some(bsd::kqueue_watch::open),
+        exit_of: Some(bsd::kqueue::exit_of),
         ..Self::POSIX
     };
 }
@@ -206,7 +211,8 @@ pub(crate) const PLATFORM: Platform = Platform::APPLE;
 
 #[cfg(target_os = "macos")]
 pub(crate) const PLATFORM: Platform = Platform {
-    identity: Some(process_table::identity_of),
+    identity: Some(bsd::records::identity_of),
+    process_table: Some(&bsd::records::Records),
     status_of_zombie: Some(bsd::libproc::status_of_zombie),
     usage_of_zombie: Some(bsd::libproc::usage_of),
     ..Platform::APPLE
@@ -215,7 +221,8 @@ pub(crate) const PLATFORM: Platform = Platform {
 #[cfg(target_os = "freebsd")]
 pub(crate) const PLATFORM: Platform = Platform {
     system: Some(unix::system::System::FreeBsd),
-    identity: Some(process_table::identity_of),
+    identity: Some(bsd::records::identity_of),
+    process_table: Some(&bsd::records::Records),
     usage_of_zombie: Some(bsd::wait6::usage_of),
     ..Platform::BSD
 };
@@ -223,7 +230,8 @@ pub(crate) const PLATFORM: Platform = Platform {
 #[cfg(target_os = "netbsd")]
 pub(crate) const PLATFORM: Platform = Platform {
     system: Some(unix::system::System::NetBsd),
-    identity: Some(process_table::identity_of),
+    identity: Some(bsd::records::identity_of),
+    process_table: Some(&bsd::records::Records),
     usage_of_zombie: Some(bsd::wait6::usage_of),
     ..Platform::BSD
 };
@@ -231,7 +239,8 @@ pub(crate) const PLATFORM: Platform = Platform {
 #[cfg(target_os = "dragonfly")]
 pub(crate) const PLATFORM: Platform = Platform {
     system: Some(unix::system::System::DragonFly),
-    identity: Some(process_table::identity_of),
+    identity: Some(bsd::records::identity_of),
+    process_table: Some(&bsd::records::Records),
     ..Platform::BSD
 };
 
@@ -239,18 +248,6 @@ pub(crate) const PLATFORM: Platform = Platform {
 #[cfg(target_os = "openbsd")]
 pub(crate) const PLATFORM: Platform =
     Platform { system: Some(unix::system::System::OpenBsd), ..Platform::BSD };
-
-// Systems with a process table.
-
-#[cfg(any(
-    target_os = "linux",
-    target_os = "android",
-    target_os = "macos",
-    target_os = "freebsd",
-    target_os = "dragonfly",
-    target_os = "netbsd"
-))]
-pub(crate) use unix::{by_pid::signal as signal_by_pid, poll::poll_readable};
 
 // Systems with POSIX alone.
 

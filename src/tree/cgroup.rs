@@ -19,7 +19,8 @@ use super::processes::{AT_ONCE, Held, PASSES, Process, signal_each};
 use crate::backoff::{Backoff, LONGEST};
 use crate::deferred;
 use crate::sync::Mutex;
-use crate::sys::{poll_until, spawn_helper};
+use crate::sys::spawn_helper;
+use crate::sys::unix::poll::try_poll;
 use crate::usage::Usage;
 use rustix::event::PollFlags;
 use std::collections::HashSet;
@@ -285,7 +286,7 @@ fn wait_empty(events: &File, deadline: Option<Instant>) -> io::Result<bool> {
         let until = Instant::now() + poll;
         poll = (poll * 2).min(POLL);
         let until = deadline.map_or(until, |deadline| deadline.min(until));
-        if !poll_until(events.as_fd(), PollFlags::PRI, Some(until)) {
+        if let Ok(false) = try_poll(events.as_fd(), PollFlags::PRI, Some(until)) {
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return is_populated(events).map(|populated| !populated);
             }

@@ -15,7 +15,7 @@ pub(crate) mod guardian;
 #[cfg(unix)]
 mod process_group;
 #[cfg(unix)]
-pub(crate) mod processes;
+pub(crate) use crate::sys::unix::process_table as processes;
 #[cfg(unix)]
 mod scan;
 #[cfg(unix)]

@@ -106,7 +106,7 @@ pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawne
     let cgroup = wanted.system.cgroup.as_ref();
     let mut cgroup = cgroup.map(|place| place.create(&marker)).transpose()?;
     // The processes that a single child starts are not tied to this process.
-    let is_marked = is_tree && processes::READS_ENVIRONMENTS && !wanted.system.no_marker;
+    let is_marked = is_tree && processes::has_environments() && !wanted.system.no_marker;
     let marker = Some(marker).filter(|_| is_marked);
     let mut bond = if wanted.kill_with_parent {
         Some(guardian::watch(marker.as_ref(), cgroup.as_ref().map(|cgroup| cgroup.directory()))?)

@@ -6,8 +6,9 @@
 //! list without a buffer tells its length with 20 to spare, a list that is too long is cut off in silence
 //! (for the buffer, or for the kernel's own, which has 20 to spare as well), and libproc makes 0 of an error.
 
-use super::process_table::{ATTEMPTS, Record, Time, micros};
+use super::records::{ATTEMPTS, micros};
 use crate::sys::unix::by_pid::Pid;
+use crate::sys::unix::process_table::{Record, Time};
 use crate::usage::Usage;
 use std::ffi::c_int;
 use std::io;
@@ -35,13 +36,13 @@ struct Short {
     _reserved: u32,
 }
 
-/// Whether one is told of processes that are not one's own, such as launchd. A sandbox may hide them.
+/// Whether the system shows processes of other users, such as launchd. A sandbox may hide them.
 pub(crate) fn usable() -> bool {
     one(1).is_some()
 }
 
 pub(crate) fn all() -> io::Result<Vec<Record>> {
-    // Who is not there any more is left out, and so is the kernel, which has the ID 0.
+    // Without processes that were reaped meanwhile, and without the kernel, which has the ID 0.
     Ok(ids()?.into_iter().filter(|id| *id > 0).filter_map(one).collect())
 }
 
@@ -55,10 +56,10 @@ pub(crate) fn one(id: i32) -> Option<Record> {
             group: info.pbi_pgid as i32,
             lives: info.pbi_status != libc::SZOMB,
             started: Some(Time(micros(info.pbi_start_tvsec as i64, info.pbi_start_tvusec as i64))),
-            adopted: info.pbi_flags & PROC_FLAG_TRACED != 0,
+            must_be_young: info.pbi_flags & PROC_FLAG_TRACED != 0,
         });
     }
-    // The long form is for processes of the same user, and a program with the set-user-ID bit is none.
+    // The long form is for processes of the same user, which excludes a program with the set-user-ID bit.
     // SAFETY: this flavor writes this struct.
     let info = unsafe { info::<Short>(id, PROC_PIDT_SHORTBSDINFO) }?;
     Some(Record {
@@ -67,7 +68,7 @@ pub(crate) fn one(id: i32) -> Option<Record> {
         group: info.group as i32,
         lives: info.status != libc::SZOMB,
         started: None,
-        adopted: info.flags & PROC_FLAG_TRACED != 0,
+        must_be_young: info.flags & PROC_FLAG_TRACED != 0,
     })
 }
 
@@ -99,7 +100,7 @@ fn ids() -> io::Result<Vec<i32>> {
     for _ in 0..ATTEMPTS {
         let mut ids = vec![0; list(&mut [])?];
         let count = list(&mut ids)?;
-        // It is cut off only if 20 were born meanwhile, and then it is as long as this.
+        // The list is cut off only if 20 processes were forked meanwhile, and then it fills the buffer.
         if count < ids.len() {
             ids.truncate(count);
             return Ok(ids);
@@ -108,11 +109,11 @@ fn ids() -> io::Result<Vec<i32>> {
     Err(io::Error::other("the list of processes grows faster than it can be read"))
 }
 
-/// Says how many there are; without room for any, 20 more than there are.
+/// Returns how many there are; without room for any, 20 more than there are.
 fn list(ids: &mut [i32]) -> io::Result<usize> {
     let size = size_of_val(ids) as c_int;
     let buffer = if ids.is_empty() { null_mut() } else { ids.as_mut_ptr() };
-    // SAFETY: `buffer` has room for `size` bytes, or is null, which asks for a length only.
+    // SAFETY: `buffer` has room for `size` bytes, or is null, which requests a length only.
     let written = unsafe { libc::proc_listpids(PROC_ALL_PIDS, 0, buffer.cast(), size) };
     // An empty list is an error too: this process is always there.
     if written > 0 {

@@ -3,7 +3,8 @@
 //! Sources: sysctl(3) of FreeBSD and DragonFly, sysctl(7) of NetBSD; `sys/user.h`, `sys/kinfo.h` and
 //! `sys/sysctl.h` for the records, and the `kern_proc.c` of each for what is in them.
 
-use super::process_table::{ATTEMPTS, Record, Time, micros};
+use super::records::{ATTEMPTS, micros};
+use crate::sys::unix::process_table::{Record, Time};
 use std::ffi::{c_int, c_uint, c_void};
 use std::io;
 use std::mem::MaybeUninit;
@@ -16,12 +17,12 @@ type Info = libc::kinfo_proc2;
 
 /// Processes, not their threads.
 #[cfg(target_os = "freebsd")]
-const EVERYBODY: c_int = libc::KERN_PROC_PROC;
+const ALL: c_int = libc::KERN_PROC_PROC;
 #[cfg(any(target_os = "dragonfly", target_os = "netbsd"))]
-const EVERYBODY: c_int = libc::KERN_PROC_ALL;
+const ALL: c_int = libc::KERN_PROC_ALL;
 
-/// Whether one may ask at all: in a sandbox (Capsicum) perhaps not. And whether the records are what libc takes
-/// them for: shorter ones leave nothing of a single one, and longer ones do not fit.
+/// Whether this process may read records (a sandbox such as Capsicum may refuse it), and whether they have the size that
+/// libc has: shorter ones leave no whole record, and longer ones do not fit.
 pub(crate) fn usable() -> bool {
     one(std::process::id() as i32).is_some()
 }
@@ -32,7 +33,7 @@ pub(crate) fn all() -> io::Result<Vec<Record>> {
         sysctl(&name(None, 0), null_mut(), &mut size)?;
         let count = size / size_of::<Info>();
         match records(None, count + count / 8 + 32) {
-            // There are even more of them by now.
+            // More processes were forked meanwhile.
             Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {}
             records => return records,
         }
@@ -46,8 +47,8 @@ pub(crate) fn one(id: i32) -> Option<Record> {
     records(Some(id), 1).ok()?.pop()
 }
 
-/// Of one process or of all, with room for so many. Of one that is not there: an error on some systems, an
-/// empty answer on others.
+/// Reads the records of one process or of all, with room for so many. For a process that is not there the system returns an
+/// error or nothing.
 fn records(id: Option<i32>, room: usize) -> io::Result<Vec<Record>> {
     for _ in 0..ATTEMPTS {
         let before = booted()?;
@@ -63,30 +64,29 @@ fn records(id: Option<i32>, room: usize) -> io::Result<Vec<Record>> {
             return Ok(records.filter(|record| record.id > 0).collect());
         }
     }
-    Err(io::Error::other("somebody keeps setting the clock"))
+    Err(io::Error::other("the clock is set again and again"))
 }
 
 #[cfg(any(target_os = "freebsd", target_os = "dragonfly"))]
 fn name(id: Option<i32>, _: usize) -> Vec<c_int> {
     match id {
         Some(id) => vec![libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, id],
-        None => vec![libc::CTL_KERN, libc::KERN_PROC, EVERYBODY],
+        None => vec![libc::CTL_KERN, libc::KERN_PROC, ALL],
     }
 }
 
 #[cfg(target_os = "netbsd")]
 fn name(id: Option<i32>, room: usize) -> Vec<c_int> {
-    let (what, id) = id.map_or((EVERYBODY, 0), |id| (libc::KERN_PROC_PID, id));
+    let (what, id) = id.map_or((ALL, 0), |id| (libc::KERN_PROC_PID, id));
     let size = size_of::<Info>() as c_int;
     vec![libc::CTL_KERN, libc::KERN_PROC2, what, id, size, room as c_int]
 }
 
 /// When the machine was booted, in microseconds, as far as that matters here.
 ///
-/// A process must start at the same time whenever one asks. DragonFly and NetBSD note the time of day at its
-/// start, and that stands. FreeBSD tells the boot time plus the uptime at the start, and the boot time moves
-/// when the clock is set. So it is taken away again: the one that was added, the same before and after. What is left is
-/// the uptime at the start, which is what [`Time`] is there.
+/// A process must have the same start in every record. DragonFly and NetBSD record the time of day at its start. FreeBSD
+/// reports the boot time plus the uptime at the start, and the boot time moves when the clock is set. So the boot time is
+/// subtracted, and the record is read again if the boot time has changed meanwhile. The rest is the uptime at the start.
 #[cfg(target_os = "freebsd")]
 fn booted() -> io::Result<i64> {
     let mut time = MaybeUninit::<libc::timeval>::zeroed();
@@ -102,8 +102,8 @@ fn booted() -> io::Result<i64> {
     Ok(0)
 }
 
-/// Reads fields by themselves, not the whole: that has enums on DragonFly (`kl_stat`, of a process that has
-/// no thread left, is 0), and what is none of theirs must never be taken for one.
+/// Reads single fields, not the whole: that has enums on DragonFly (`kl_stat` is 0 for a process without threads), and a
+/// number that is no variant must never be read as an enum.
 ///
 /// # Safety
 ///
@@ -120,7 +120,7 @@ unsafe fn record(info: &MaybeUninit<Info>, booted: i64) -> Record {
             lives: (*info).ki_stat != libc::SZOMB,
             started: known((*info).ki_start.tv_sec, (*info).ki_start.tv_usec)
                 .map(|Time(time)| Time(time - booted)),
-            adopted: false,
+            must_be_young: false,
         }
     }
 }
@@ -142,21 +142,20 @@ unsafe fn record(info: &MaybeUninit<Info>, _: i64) -> Record {
             group: (*info).kp_pgid,
             lives: state != libc::procstat::SZOMB as u32,
             started: known((*info).kp_start.tv_sec, (*info).kp_start.tv_usec),
-            adopted: (*info).kp_flags & P_TRACED != 0,
+            must_be_young: (*info).kp_flags & P_TRACED != 0,
         }
     }
 }
 
-/// That a record has no times does not make its process a zombie, though zombies have none: the kernel leaves
-/// them out as well while a process executes a program, since then nobody may look at its innards.
+/// A record without times is not necessarily a zombie's: the kernel leaves them out as well while a process executes a
+/// program.
 ///
 /// # Safety
 ///
 /// The kernel has written it.
 #[cfg(target_os = "netbsd")]
 unsafe fn record(info: &MaybeUninit<Info>, _: i64) -> Record {
-    // From `sys/proc.h` and, the last, `sys/sysctl.h`; libc lacks them. A dead one is about to be a zombie,
-    // and has nothing any more.
+    // From `sys/proc.h` and, the last, `sys/sysctl.h`; libc lacks them. A dead process is about to be a zombie.
     const SZOMB: u64 = 5;
     const SDEAD: u64 = 6;
     const P_TRACED: u64 = 0x800;
@@ -169,20 +168,20 @@ unsafe fn record(info: &MaybeUninit<Info>, _: i64) -> Record {
             group: (*info).p__pgid,
             lives: !matches!((*info).p_realstat, SZOMB | SDEAD),
             started: known((*info).p_ustart_sec, (*info).p_ustart_usec),
-            adopted: (*info).p_realflag & P_TRACED != 0,
+            must_be_young: (*info).p_realflag & P_TRACED != 0,
         }
     }
 }
 
-/// A time of zero means that it is not told.
+/// Zero means that the system does not report it.
 fn known(seconds: impl Into<i64>, rest: impl Into<i64>) -> Option<Time> {
     Some(Time(micros(seconds, rest))).filter(|time| *time != Time(0))
 }
 
-/// Reads into `value`, which has room for `size` bytes, or is null; and says how many there are.
+/// Reads into `value`, which has room for `size` bytes, or is null. Sets `size` to the number of bytes that there are.
 fn sysctl(name: &[c_int], value: *mut c_void, size: &mut usize) -> io::Result<()> {
-    // SAFETY: `name` has the length that is told, `value` has room as the callers see to, and nothing is
-    // to be set.
+    // SAFETY: `name` has this length, `value` has room for `size` bytes by the contract of this function, and nothing is to
+    // be set.
     let result = unsafe {
         libc::sysctl(name.as_ptr(), name.len() as c_uint, value, &raw mut *size, null(), 0)
     };

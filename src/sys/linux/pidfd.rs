@@ -20,6 +20,7 @@ use crate::sys::Look;
 use crate::sys::unix::by_pid::{self, Pid};
 use crate::sys::unix::notice::ProcessDescriptor;
 use crate::sys::unix::poll::poll_readable;
+use crate::sys::unix::process_table::Pidfds;
 use crate::usage::Usage;
 use std::ffi::c_int;
 use std::io;
@@ -59,7 +60,7 @@ pub(crate) fn accept(
 }
 
 /// The pidfd of any process (pidfd_open(2)).
-pub(crate) fn open_any(pid: Pid) -> rustix::io::Result<OwnedFd> {
+fn open_any(pid: Pid) -> rustix::io::Result<OwnedFd> {
     rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
 }
 
@@ -189,13 +190,26 @@ fn poll_pidfd(fd: BorrowedFd<'_>) -> io::Result<(Look, Option<Usage>)> {
 }
 
 /// pidfd_send_signal(2). (rustix has it for named signals only: not for 0, nor for real-time signals.)
-pub(crate) fn send(fd: c_int, signal: c_int, flags: u32) -> io::Result<()> {
+fn send(fd: c_int, signal: c_int, flags: u32) -> io::Result<()> {
     let info = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: a null `info` means the one that `kill` would make; nothing else is pointed to.
     match unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, info, flags) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// How processes that are not children are held.
+pub(crate) const OF_ANY: Pidfds =
+    Pidfds { open: open_any, send: |fd, signal| send(fd.as_raw_fd(), signal, 0), serial };
+
+/// `None` before Linux 6.9, where all pidfds have the same inode.
+fn serial(fd: BorrowedFd<'_>) -> Option<u64> {
+    /// `PID_FS_MAGIC` of `linux/magic.h`.
+    const PIDFS: u64 = 0x5049_4446;
+    let is_pidfs = rustix::fs::fstatfs(fd).ok()?.f_type as u64 == PIDFS;
+    #[allow(clippy::useless_conversion, reason = "on some systems it is narrower")]
+    is_pidfs.then(|| rustix::fs::fstat(fd).ok().map(|stat| u64::from(stat.st_ino))).flatten()
 }
 
 const INFO_EXIT: u64 = 1 << 3;

@@ -1,7 +1,5 @@
 //! Unix: waits for one descriptor, with any deadline.
 
-#![allow(dead_code, reason = "not every system polls single descriptors")]
-
 use crate::sys::port::left;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::BorrowedFd;
@@ -18,15 +16,10 @@ pub(crate) fn time_left(deadline: Option<Instant>) -> Option<Timespec> {
 /// Returns `true` where `poll` is refused (EINVAL where RLIMIT_NOFILE is 0, as some sandboxes set it; ENOMEM): the caller
 /// inspects the process, and pauses. The same holds for errors of the descriptor itself.
 pub(crate) fn poll_readable(fd: BorrowedFd<'_>, deadline: Option<Instant>) -> bool {
-    poll_until(fd, PollFlags::IN, deadline)
+    try_poll(fd, PollFlags::IN, deadline).unwrap_or(true)
 }
 
-/// The same for any event.
-pub(crate) fn poll_until(fd: BorrowedFd<'_>, flags: PollFlags, deadline: Option<Instant>) -> bool {
-    try_poll(fd, flags, deadline).unwrap_or(true)
-}
-
-/// The same, with the error where `poll` is refused.
+/// The same for any event, with the error where `poll` is refused.
 pub(crate) fn try_poll(
     fd: BorrowedFd<'_>,
     flags: PollFlags,

@@ -3,7 +3,7 @@
 use super::Target;
 use super::reaped_elsewhere;
 use crate::tree::environment_marker;
-use crate::tree::processes::{self, Census, Environment, Groups, Held, Other, Process, Since};
+use crate::tree::processes::{self, Environment, Groups, Held, Listing, Other, Process, Since};
 use std::collections::{HashMap, HashSet};
 use std::io;
 
@@ -120,9 +120,9 @@ impl<'a> Batch<'a> {
             let began = Since::now();
             trees.iter_mut().for_each(|found| found.began = began);
             let table = match among {
-                Among::All => processes::census(&groups, self.since)?,
+                Among::All => processes::list(&groups, self.since)?,
                 Among::New(after, newest) => {
-                    processes::census_of_new(&groups, self.since, after, newest)?
+                    processes::list_new(&groups, self.since, after, newest)?
                 }
             };
             let mut pass = Pass { trees, missed: table.gone, unread: Vec::new() };
@@ -144,7 +144,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Finds the members outside the groups: by their markers, then by their parents.
-    fn find_outside(&self, table: &Census, pinned: &[bool], pass: &mut Pass) -> io::Result<()> {
+    fn find_outside(&self, table: &Listing, pinned: &[bool], pass: &mut Pass) -> io::Result<()> {
         let mut members = Members::new();
         for (id, tree) in &table.grouped {
             members.entry(*id).or_default().push((*tree, Place::Group));

@@ -1,44 +1,50 @@
-//! macOS and most BSDs: what the system tells of a process that is known by its ID.
+//! macOS, FreeBSD, DragonFly and NetBSD: the process table as a list of records, by libproc or by sysctl.
 
 use crate::sys::PLATFORM;
-use crate::sys::process_records::one;
+use crate::sys::process_records::{all, one, usable};
 use crate::sys::unix::by_pid::{Identity, Pid, Same};
+use crate::sys::unix::process_table::{Groups, Listing, ProcessTable, Record, Since, Time};
 use crate::sys::unix::system::System;
+use std::io;
 
-/// Attempts at what other processes can spoil, by coming into being or by setting the clock.
-pub(super) const ATTEMPTS: usize = 10;
+pub(crate) struct Records;
 
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Record {
-    pub(crate) id: i32,
-    pub(crate) parent: i32,
-    /// Its process group.
-    pub(crate) group: i32,
-    /// It is not a zombie.
-    pub(crate) lives: bool,
-    /// When it started, and the same for as long as it is there. `None` where that is
-    /// not told: of another user's process on macOS; on NetBSD of a zombie, and for as long as a process
-    /// takes to execute a program, or to exit.
-    pub(crate) started: Option<Time>,
-    /// It is being traced, and what is told of its parent says little: that is its debugger, on macOS and
-    /// NetBSD, or who was its parent before that and may be long gone, on DragonFly. (FreeBSD tells the
-    /// real one in any case.)
-    pub(crate) adopted: bool,
-}
+impl ProcessTable for Records {
+    fn check(&self) -> Result<(), &'static str> {
+        if usable() { Ok(()) } else { Err("the system hides processes from this program") }
+    }
 
-/// When a process started, in microseconds, by the clock in which the records of this system have it: the time since
-/// the boot on FreeBSD, Unix time on the others. A type of its own, so that no time of another clock is compared with it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Time(pub(super) i64);
-
-impl Time {
-    /// A process that starts from here on has this start or a later one, unless the clock is set back.
-    pub(crate) fn now() -> Self {
-        // NetBSD notes the time of the last tick, so leave room.
+    /// In microseconds, on the clock of the records: the time since the boot on FreeBSD, Unix time on the other systems,
+    /// where a clock that is set back makes a later process start earlier.
+    fn now(&self) -> Time {
+        // NetBSD records the time of the last tick, so leave room.
         const ROOM: i64 = 1_000_000;
-        Self(clock().saturating_sub(ROOM))
+        Time(clock().saturating_sub(ROOM))
+    }
+
+    fn record(&self, id: i32) -> io::Result<Option<Record>> {
+        Ok(one(id))
+    }
+
+    fn list(&self, groups: &Groups, since: Since) -> io::Result<Listing> {
+        let me = std::process::id() as i32;
+        let mut listing = Listing::default();
+        for record in all()? {
+            if record.id == me {
+                continue;
+            }
+            if let Some(tree) = groups.get(&record.group) {
+                listing.grouped.push((record.id, *tree));
+            } else if record.lives && record.may_belong(since) {
+                listing.others.push(record);
+            }
+        }
+        Ok(listing)
     }
 }
+
+/// Attempts at reads that other processes can spoil, by a fork or by setting the clock.
+pub(super) const ATTEMPTS: usize = 10;
 
 /// On FreeBSD `fork` records the start by CLOCK_MONOTONIC, the time since the boot (`microuptime`).
 fn clock() -> i64 {
@@ -83,12 +89,12 @@ fn started(pid: Pid) -> Option<(Time, i32)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Time, clock, one};
+    use super::{ProcessTable, Records, Time, clock, one};
     use std::process::{Command, Stdio};
 
     #[test]
-    fn a_process_starts_between_two_readings_of_the_clock() {
-        let before = Time::now();
+    fn process_starts_between_two_readings_of_the_clock() {
+        let before = Records.now();
         let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().expect("cat");
         let record = one(child.id() as i32);
         let after = Time(clock());

@@ -1,0 +1,481 @@
+//! The processes of this machine, whether they are children or not: what the process table of the system reports of them,
+//! and how one is held so that it cannot be taken for the next owner of its ID.
+
+use super::by_pid::{self, Pid};
+use super::poll::{poll_readable, try_poll};
+use crate::backoff::Backoff;
+use crate::sys::PLATFORM;
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+use std::collections::HashMap;
+use std::ffi::c_int;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+/// The process table of one system.
+pub(crate) trait ProcessTable: Sync {
+    /// Whether this process may read the table, here and now. The error is the reason.
+    fn check(&self) -> Result<(), &'static str>;
+
+    /// A process that starts from here on has this start or a later one.
+    fn now(&self) -> Time;
+
+    /// Zombies as well, on most systems. `None` if there is no such process, or if it is hidden. An error means that the
+    /// system could not report it.
+    fn record(&self, id: i32) -> io::Result<Option<Record>>;
+
+    /// Reads the whole table.
+    fn list(&self, groups: &Groups, since: Since) -> io::Result<Listing>;
+
+    /// The process ID that was handed out last. `None` where IDs are not handed out in turn.
+    fn newest(&self) -> Option<i32> {
+        None
+    }
+
+    /// Lists the processes whose IDs were handed out after `after`, up to and including `newest`.
+    fn list_new(&self, groups: &Groups, since: Since, _: i32, _: i32) -> io::Result<Listing> {
+        self.list(groups, since)
+    }
+
+    /// Whether the table has the environments of processes.
+    fn has_environments(&self) -> bool {
+        false
+    }
+
+    /// Reads the environment of the process that has this ID now into the buffer.
+    fn environment(&self, _: i32, _: &mut Vec<u8>) -> io::Result<Environment> {
+        Ok(Environment::Gone)
+    }
+
+    /// The processes that may have become the parents of orphaned members.
+    fn adopters(&self) -> Vec<i32> {
+        Vec::new()
+    }
+
+    /// Whether an orphan that this process cannot read may come from the tree of this leader.
+    fn may_descend_from(&self, _: i32, _: i32) -> bool {
+        false
+    }
+}
+
+/// How a system pins a process that is not a child by a descriptor: the pidfd of Linux.
+pub(crate) struct Pidfds {
+    pub(crate) open: fn(Pid) -> rustix::io::Result<OwnedFd>,
+    pub(crate) send: fn(BorrowedFd<'_>, c_int) -> io::Result<()>,
+    /// A number that the kernel gives to one process and to no other until the next boot.
+    pub(crate) serial: fn(BorrowedFd<'_>) -> Option<u64>,
+}
+
+/// A time on the clock by which the table reports when processes started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Time(pub(crate) i64);
+
+/// What the table reports of a process.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Record {
+    pub(crate) id: i32,
+    pub(crate) parent: i32,
+    pub(crate) group: i32,
+    /// It is no zombie.
+    pub(crate) lives: bool,
+    /// The same for as long as the process is there. `None` where the system does not report it: on macOS of another user's
+    /// process; on NetBSD of a zombie, and while a process executes a program, or exits.
+    pub(crate) started: Option<Time>,
+    /// The process belongs to a tree only if it is as young as the tree: on Linux always. On the other systems if a
+    /// debugger traces it, because then the record may name the debugger (macOS, NetBSD) or a former parent (DragonFly)
+    /// as the parent.
+    pub(crate) must_be_young: bool,
+}
+
+/// A process that is in none of the groups of a listing.
+pub(crate) type Other = Record;
+
+impl Record {
+    /// Whether the process is young enough to belong to a tree that was spawned then.
+    pub(crate) fn may_belong(&self, since: Since) -> bool {
+        !self.must_be_young || self.started.is_some_and(|started| started >= since.0)
+    }
+
+    /// What tells this process from the next owner of its ID, for a set of processes.
+    pub(crate) fn key(&self) -> (i32, u64) {
+        (self.id, self.started.map_or(0, |Time(started)| started.unsigned_abs()))
+    }
+}
+
+/// When a tree was spawned. Older processes do not belong to it.
+///
+/// The clock of macOS, DragonFly and NetBSD is Unix time, which can be set, so there an age proves little. That matters
+/// little, because a process outside the group is known by its parent, except where a debugger traces it
+/// ([`Record::must_be_young`]).
+///
+/// A member that was listed in the group and is not in it any more may have left it, or the ID has a new owner. It is the
+/// member only if it started before the list was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Since(pub(crate) Time);
+
+impl Since {
+    pub(crate) fn now() -> Self {
+        Self(PLATFORM.process_table.map_or(Time(0), |table| table.now()))
+    }
+}
+
+/// The process groups of trees, by their IDs, with the position of each tree in the batch.
+pub(crate) type Groups = HashMap<i32, usize>;
+
+/// The processes of this machine, except this one and those that are too old to belong to any tree of the batch. By the
+/// time that it is read it may be wrong.
+#[derive(Debug, Default)]
+pub(crate) struct Listing {
+    /// Members of the groups, zombies among them, with the position of their tree.
+    pub(crate) grouped: Vec<(i32, usize)>,
+    /// The other processes that live.
+    pub(crate) others: Vec<Other>,
+    /// A process that `list_new` was to read has ended. It may have had children.
+    pub(crate) gone: bool,
+}
+
+/// What reading the environment of a process gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(dead_code, reason = "not every system has environments in its table")]
+pub(crate) enum Environment {
+    /// It is in the buffer.
+    Shown,
+    /// It is empty.
+    Empty,
+    /// The process is in the middle of an exec, or has unmapped its environment.
+    Unsettled,
+    /// The process is exiting, and shows nothing any more.
+    Exiting,
+    /// This process may not read it.
+    Hidden,
+    /// There is no such process.
+    Gone,
+}
+
+fn table() -> io::Result<&'static dyn ProcessTable> {
+    let table = PLATFORM.process_table.ok_or("the system does not list processes");
+    table.and_then(|table| table.check().map(|()| table)).map_err(|why| {
+        let message = format!("cannot list the members of a process group: {why}");
+        io::Error::new(io::ErrorKind::Unsupported, message)
+    })
+}
+
+/// Whether this system lists processes, here and now.
+pub(crate) fn usable() -> bool {
+    table().is_ok()
+}
+
+/// See [`ProcessTable::has_environments`].
+pub(crate) fn has_environments() -> bool {
+    PLATFORM.process_table.is_some_and(ProcessTable::has_environments)
+}
+
+/// See [`ProcessTable::newest`].
+pub(crate) fn newest() -> Option<i32> {
+    PLATFORM.process_table?.newest()
+}
+
+static PASSES_MADE: AtomicUsize = AtomicUsize::new(0);
+
+/// How often this process has read the whole process table. The tests count passes where a user would feel the time.
+pub(crate) fn passes() -> usize {
+    PASSES_MADE.load(Ordering::Relaxed)
+}
+
+/// See [`ProcessTable::list`].
+pub(crate) fn list(groups: &Groups, since: Since) -> io::Result<Listing> {
+    let table = table()?;
+    PASSES_MADE.fetch_add(1, Ordering::Relaxed);
+    table.list(groups, since)
+}
+
+/// See [`ProcessTable::list_new`].
+pub(crate) fn list_new(
+    groups: &Groups,
+    since: Since,
+    after: i32,
+    newest: i32,
+) -> io::Result<Listing> {
+    match PLATFORM.process_table {
+        Some(table) => table.list_new(groups, since, after, newest),
+        None => list(groups, since),
+    }
+}
+
+/// See [`ProcessTable::environment`].
+pub(crate) fn environment(id: i32, buffer: &mut Vec<u8>) -> io::Result<Environment> {
+    PLATFORM.process_table.map_or(Ok(Environment::Gone), |table| table.environment(id, buffer))
+}
+
+/// See [`ProcessTable::adopters`].
+pub(crate) fn adopters() -> Vec<i32> {
+    PLATFORM.process_table.map_or_else(Vec::new, |table| table.adopters())
+}
+
+/// See [`ProcessTable::may_descend_from`].
+pub(crate) fn may_descend_from(id: i32, leader: i32) -> bool {
+    PLATFORM.process_table.is_some_and(|table| table.may_descend_from(id, leader))
+}
+
+fn record(id: i32) -> io::Result<Option<Record>> {
+    PLATFORM.process_table.map_or(Ok(None), |table| table.record(id))
+}
+
+/// getpgid(2). (rustix's version requires every group to have an ID. Here kernel threads, and groups from outside a PID
+/// namespace, have 0.)
+pub(crate) fn group_of(id: i32) -> Option<i32> {
+    // SAFETY: an integer goes in, and one comes out.
+    let group = unsafe { libc::getpgid(id) };
+    (group > 0).then_some(group)
+}
+
+/// Whether this process lacks permission to signal another one (kill(2)).
+pub(crate) fn refuses(id: i32) -> bool {
+    // SAFETY: integers. Signal 0 is none, so nothing is sent, whichever process the ID means.
+    let refused = unsafe { libc::kill(id, 0) } != 0;
+    refused && io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
+}
+
+/// One process, opened so that it cannot be taken for the next owner of its ID: *open, read, [`lives`](Self::lives), act*.
+/// What is read by the ID between `open` and a `lives` that is true is about this very process, because no other process
+/// could have the ID meanwhile.
+///
+/// Without a pidfd the ID and the start identify the process. Then the moment between `lives` and `kill` is left: the
+/// process may end, and another get its ID. For that all other IDs must be handed out within microseconds, or this very
+/// one, where they are handed out at random.
+#[derive(Debug)]
+pub(crate) struct Held {
+    id: Pid,
+    pidfd: Option<OwnedFd>,
+    /// Read only without a pidfd.
+    started: Option<Time>,
+}
+
+impl Held {
+    /// `None` if there is no such process.
+    pub(crate) fn open(id: i32) -> io::Result<Option<Self>> {
+        let Some(pid) = Pid::from_raw(id) else { return Ok(None) };
+        match PLATFORM.pidfds.as_ref().map_or(Err(Errno::NOSYS), |pidfds| (pidfds.open)(pid)) {
+            Ok(fd) => return Ok(Some(Self { id: pid, pidfd: Some(fd), started: None })),
+            // INVAL and NOENT: the ID is a thread's.
+            Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => return Ok(None),
+            Err(_) => {}
+        }
+        Ok(record(id)?.map(|record| Self { id: pid, pidfd: None, started: record.started }))
+    }
+
+    pub(crate) fn id(&self) -> i32 {
+        self.id.as_raw_nonzero().get()
+    }
+
+    pub(crate) fn parent(&self) -> io::Result<Option<i32>> {
+        Ok(self.record()?.map(|record| record.parent))
+    }
+
+    /// Whether it had started by then, for certain.
+    pub(crate) fn is_older_than(&self, since: Since) -> io::Result<bool> {
+        Ok(self.start()?.flatten().is_some_and(|started| started < since.0))
+    }
+
+    pub(crate) fn group(&self) -> Option<i32> {
+        // By the system call where that means this process: it costs less than a record.
+        if self.pidfd.is_some() {
+            return group_of(self.id());
+        }
+        Some(self.record().ok()??.group)
+    }
+
+    /// What identifies the process without a descriptor. `None` if it has been reaped.
+    pub(crate) fn process(&self) -> io::Result<Option<Process>> {
+        let serial = self.pidfd.as_ref().and_then(serial);
+        Ok(self.start()?.map(|started| Process { id: self.id, started, serial }))
+    }
+
+    /// Whether the process is neither reaped nor a zombie. A process that cannot be read counts as living.
+    pub(crate) fn lives(&self) -> bool {
+        self.is_known_to_live().unwrap_or(true)
+    }
+
+    fn is_known_to_live(&self) -> io::Result<bool> {
+        let is_listed = || Ok(self.record()?.is_some_and(|record| record.lives));
+        let Some(fd) = &self.pidfd else { return is_listed() };
+        match try_poll(fd.as_fd(), PollFlags::IN, Some(Instant::now())) {
+            Ok(ended) => Ok(!ended),
+            // `poll` is refused. The record is this process's if the pidfd can be signalled after that.
+            Err(_) => Ok(is_listed()? && is_unreaped(fd)),
+        }
+    }
+
+    /// Succeeds without effect if the process has ended.
+    pub(crate) fn signal(&self, signal: c_int) -> io::Result<()> {
+        if self.pidfd.as_ref().is_some_and(|fd| send(fd, signal).is_ok()) {
+            return Ok(());
+        }
+        // This process may lack permission to signal it, or to use the pidfd for it: then by its ID.
+        if !self.is_known_to_live()? {
+            return Ok(());
+        }
+        match by_pid::signal(self.id, signal) {
+            // macOS refuses to signal zombies.
+            Err(_) if !self.lives() => Ok(()),
+            sent => sent,
+        }
+    }
+
+    /// Blocks until the process has ended (`true`), or until the deadline.
+    pub(crate) fn wait(&self, deadline: Option<Instant>) -> bool {
+        // Registered first, then found to live: so this process was registered.
+        let mut exit = match &self.pidfd {
+            Some(_) => None,
+            None => PLATFORM.exit_of.and_then(|exit_of| exit_of(self.id)),
+        };
+        let mut pause = Backoff::new();
+        while self.lives() {
+            let in_time = match (&self.pidfd, exit.take()) {
+                // A process that is ready and lives: `poll` is refused.
+                (Some(fd), _) => {
+                    poll_readable(fd.as_fd(), deadline) && (!self.lives() || pause.sleep(deadline))
+                }
+                (None, Some(exit)) => poll_readable(exit.as_fd(), deadline),
+                // The process is exiting, no descriptor is spare, or this process may not watch it.
+                (None, None) => pause.sleep(deadline),
+            };
+            if !in_time {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// When the process started, as far as the system reports it; `None` if it has been reaped.
+    fn start(&self) -> io::Result<Option<Option<Time>>> {
+        match (&self.pidfd, self.started) {
+            (Some(_), _) => Ok(self.record()?.map(|record| record.started)),
+            (None, started) => Ok(Some(started)),
+        }
+    }
+
+    /// The record of this very process, as far as starts tell processes apart.
+    ///
+    /// Where a start is not reported, the ID decides, because a member must not be taken for reaped: on macOS a member that
+    /// has become another user's, which few programs may signal; on NetBSD a member that executes a program. For another
+    /// process to be taken for it, the ID must have come round since the process was found. Signals are sent at once, and
+    /// waits end at the exit.
+    fn record(&self) -> io::Result<Option<Record>> {
+        Ok(record(self.id())?.filter(|record| may_be_equal(self.started, record.started)))
+    }
+}
+
+/// One process, identified without a descriptor, so that any number can be remembered.
+///
+/// The ID alone may get a new owner. The start tells owners apart unless all other IDs are handed out within one tick of
+/// the clock (10 ms on Linux). From Linux 6.9, the serial number of a pidfd tells them apart in any case.
+#[derive(Debug, Clone)]
+pub(crate) struct Process {
+    id: Pid,
+    started: Option<Time>,
+    serial: Option<u64>,
+}
+
+impl Process {
+    pub(crate) fn id(&self) -> i32 {
+        self.id.as_raw_nonzero().get()
+    }
+
+    /// Opens the process. `None` if it has been reaped.
+    pub(crate) fn hold(&self) -> io::Result<Option<Held>> {
+        let Some(mut held) = Held::open(self.id())? else { return Ok(None) };
+        let same = match (&held.pidfd, self.serial) {
+            (Some(fd), Some(number)) => serial(fd) == Some(number),
+            _ => held.start()?.is_some_and(|started| may_be_equal(self.started, started)),
+        };
+        if held.pidfd.is_none() {
+            held.started = self.started.or(held.started);
+        }
+        Ok(same.then_some(held))
+    }
+
+    /// Whether the process is neither reaped nor a zombie. A process that cannot be read counts as living.
+    pub(crate) fn lives(&self) -> bool {
+        self.hold().map_or(true, |held| held.is_some_and(|held| held.lives()))
+    }
+
+    /// A descriptor that becomes readable when the process ends. `None` without a spare descriptor, or if there is no such
+    /// process.
+    pub(crate) fn exit_descriptor(&self) -> Option<Box<dyn AsFd + Send>> {
+        let held = self.hold().ok()??;
+        if let Some(fd) = held.pidfd {
+            return Some(Box::new(fd));
+        }
+        let exit = PLATFORM.exit_of.and_then(|exit_of| exit_of(self.id))?;
+        // Registered first, then found to live: so this process was registered.
+        held.lives().then_some(exit)
+    }
+
+    /// Blocks until the process has ended (`true`), or until the deadline.
+    pub(crate) fn wait(&self, deadline: Option<Instant>) -> bool {
+        let mut pause = Backoff::new();
+        loop {
+            match self.hold() {
+                Ok(None) => return true,
+                Ok(Some(held)) => return held.wait(deadline),
+                // No descriptor is spare.
+                Err(_) if !pause.sleep(deadline) => return false,
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+fn may_be_equal(then: Option<Time>, now: Option<Time>) -> bool {
+    then.is_none() || now.is_none() || then == now
+}
+
+fn serial(fd: &OwnedFd) -> Option<u64> {
+    PLATFORM.pidfds.as_ref().and_then(|pidfds| (pidfds.serial)(fd.as_fd()))
+}
+
+fn send(fd: &OwnedFd, signal: c_int) -> io::Result<()> {
+    let unsupported = || Err(io::ErrorKind::Unsupported.into());
+    PLATFORM.pidfds.as_ref().map_or_else(unsupported, |pidfds| (pidfds.send)(fd.as_fd(), signal))
+}
+
+/// Living, or a zombie.
+fn is_unreaped(fd: &OwnedFd) -> bool {
+    !send(fd, 0).is_err_and(|error| error.raw_os_error() == Some(libc::ESRCH))
+}
+
+/// How many processes are held at a time. Each may take a descriptor, and other threads need descriptors too.
+pub(crate) const AT_ONCE: usize = 16;
+
+/// How many passes an operation makes at most: more than any tree requires, and few enough to come to an end.
+pub(crate) const PASSES: usize = 1000;
+
+/// Signals one member. The error names the process.
+pub(crate) fn signal(member: &Held, signal: c_int) -> io::Result<()> {
+    member.signal(signal).map_err(|error| {
+        let message = format!("cannot signal process {} of the tree: {error}", member.id());
+        io::Error::new(error.kind(), message)
+    })
+}
+
+/// Signals all of these. The error is the last one.
+pub(crate) fn signal_each(members: &[Held], number: c_int) -> io::Result<()> {
+    let mut result = Ok(());
+    for member in members {
+        result = signal(member, number).and(result);
+    }
+    result
+}
+
+/// Signals all of these, opening one at a time. A process that has been reaped is passed over. The error is the last one.
+pub(crate) fn signal_processes(members: &[Process], number: c_int) -> io::Result<()> {
+    let mut result = Ok(());
+    for member in members {
+        let sent = member.hold().and_then(|held| held.map_or(Ok(()), |held| signal(&held, number)));
+        result = sent.and(result);
+    }
+    result
+}
