@@ -36,7 +36,7 @@ pub(super) struct Engine<'r, 'a> {
     /// `None` once the child has received all input.
     feed: Option<Feed<'r>>,
     callbacks: Callbacks<'r, 'a>,
-    outputs: [Output; 2],
+    streams: [StreamState; 2],
     /// The last read of a stream of which not everything is retained.
     scratch: Vec<u8>,
     stop_at_limit: bool,
@@ -46,18 +46,18 @@ pub(super) struct Engine<'r, 'a> {
     drain: Duration,
     /// `None` while nothing has stopped the child.
     pub(super) stop: Option<Stop<'r>>,
-    exit: Option<Exit>,
+    exit: Option<ChildExit>,
     next_tree_poll: Option<Instant>,
     stopped_by: Option<StoppedBy>,
     error: Option<io::Error>,
 }
 
-struct Output {
+struct StreamState {
     retention: Retention,
     end: StreamEnd,
 }
 
-struct Exit {
+struct ChildExit {
     at: Instant,
     /// `None` if another part of the program has reaped the child.
     status: Option<ExitStatus>,
@@ -104,7 +104,7 @@ impl<'r, 'a> Engine<'r, 'a> {
             })?;
         let pipes = Pipes::new(stdin.filter(|_| has_input), stdout, stderr)?;
         let timeout = options.timeout.and_then(|timeout| began.checked_add(timeout));
-        let outputs = Stream::BOTH.map(|stream| Output {
+        let streams = Stream::BOTH.map(|stream| StreamState {
             retention: Retention::new(options.limits[stream as usize]),
             end: if pipes.is_open(stream) { StreamEnd::HeldOpen } else { StreamEnd::NotCaptured },
         });
@@ -113,7 +113,7 @@ impl<'r, 'a> Engine<'r, 'a> {
             pipes,
             feed: Feed::new(&mut options.input),
             callbacks: Callbacks::new(&mut options.on_output, &mut options.on_line),
-            outputs,
+            streams,
             scratch: Vec::new(),
             stop_at_limit: options.stop_at_limit,
             began,
@@ -260,7 +260,7 @@ impl<'r, 'a> Engine<'r, 'a> {
                 None
             }
         };
-        self.exit = Some(Exit { at: Instant::now(), status });
+        self.exit = Some(ChildExit { at: Instant::now(), status });
     }
 
     /// Keeps the first error.
@@ -282,7 +282,7 @@ impl<'r, 'a> Engine<'r, 'a> {
 
     /// Reads once. Returns how many bytes there were, 0 at the end, or `None` if there is nothing to read now.
     fn read(&mut self, stream: Stream) -> Option<usize> {
-        let Output { retention, end } = &mut self.outputs[stream as usize];
+        let StreamState { retention, end } = &mut self.streams[stream as usize];
         self.scratch.clear();
         let buffer = retention.all().unwrap_or(&mut self.scratch);
         let before = buffer.len();
@@ -357,7 +357,8 @@ impl<'r, 'a> Engine<'r, 'a> {
             );
             self.failed(io::Error::new(io::ErrorKind::TimedOut, message));
         }
-        let [stdout, stderr] = self.outputs.map(|Output { retention, end }| retention.finish(end));
+        let [stdout, stderr] =
+            self.streams.map(|StreamState { retention, end }| retention.finish(end));
         Captured {
             status: self.exit.and_then(|exit| exit.status),
             stdout,

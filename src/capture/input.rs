@@ -6,12 +6,12 @@ use super::pipes::Pipes;
 use std::io::{self, ErrorKind, Read};
 
 pub(super) struct Feed<'r> {
-    source: Source<'r>,
+    source: InputSource<'r>,
     /// How many of the source's bytes are written.
     written: usize,
 }
 
-enum Source<'r> {
+enum InputSource<'r> {
     Bytes(&'r [u8]),
     Reader(&'r mut dyn Read, Vec<u8>),
 }
@@ -30,8 +30,8 @@ impl<'r> Feed<'r> {
     pub(super) fn new(input: &'r mut Input<'_>) -> Option<Self> {
         let source = match input {
             Input::Nothing => return None,
-            Input::Bytes(bytes) => Source::Bytes(bytes),
-            Input::Reader(reader) => Source::Reader(reader, Vec::new()),
+            Input::Bytes(bytes) => InputSource::Bytes(bytes),
+            Input::Reader(reader) => InputSource::Reader(reader, Vec::new()),
         };
         Some(Self { source, written: 0 })
     }
@@ -39,8 +39,8 @@ impl<'r> Feed<'r> {
     /// Writes once, as much as the pipe has room for.
     pub(super) fn feed(&mut self, pipes: &mut Pipes) -> io::Result<Fed> {
         let bytes = match &mut self.source {
-            Source::Bytes(bytes) => &bytes[self.written..],
-            Source::Reader(reader, buffer) => {
+            InputSource::Bytes(bytes) => &bytes[self.written..],
+            InputSource::Reader(reader, buffer) => {
                 if self.written == buffer.len() {
                     self.written = 0;
                     refill(*reader, buffer)?;
@@ -55,7 +55,8 @@ impl<'r> Feed<'r> {
             Ok(None) => Ok(Fed::Blocked),
             Ok(Some(count)) => {
                 self.written += count;
-                let is_all = matches!(self.source, Source::Bytes(all) if self.written == all.len());
+                let is_all =
+                    matches!(self.source, InputSource::Bytes(all) if self.written == all.len());
                 Ok(if is_all { Fed::All } else { Fed::More })
             }
             Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Fed::All),

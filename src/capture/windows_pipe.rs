@@ -36,7 +36,7 @@ use windows_sys::Win32::System::Threading::CreateEventW;
 /// This process's end of a pipe, and the one operation on it.
 pub(super) struct Pipe {
     handle: Arc<OwnedHandle>,
-    state: State,
+    state: OperationState,
     /// Signalled when the operation is over.
     event: Arc<OwnedHandle>,
     performer: Performer,
@@ -51,7 +51,7 @@ enum Performer {
     Thread(Synchronous),
 }
 
-enum State {
+enum OperationState {
     Idle,
     Pending,
     /// The operation is over, or could not be started. The next call returns this result.
@@ -69,12 +69,12 @@ impl Pipe {
             let buffer = vec![0; CHUNK].into_boxed_slice();
             Performer::Overlapped { overlapped: Box::default(), buffer }
         };
-        Ok(Self { handle, state: State::Idle, event, performer })
+        Ok(Self { handle, state: OperationState::Idle, event, performer })
     }
 
     /// Starts an operation with the first `length` bytes of the buffer.
     fn start(&mut self, operation: Operation, length: usize) {
-        debug_assert!(matches!(self.state, State::Idle));
+        debug_assert!(matches!(self.state, OperationState::Idle));
         let started = match &mut self.performer {
             Performer::Thread(thread) => thread.start(operation, length),
             Performer::Overlapped { overlapped, buffer } => {
@@ -97,7 +97,8 @@ impl Pipe {
                 }
             }
         };
-        self.state = started.map_or_else(|error| State::Over(Err(error)), |()| State::Pending);
+        self.state = started
+            .map_or_else(|error| OperationState::Over(Err(error)), |()| OperationState::Pending);
     }
 
     fn buffer(&mut self) -> &mut [u8] {
@@ -110,20 +111,20 @@ impl Pipe {
     /// Returns whether an operation is over.
     fn is_ready(&self) -> io::Result<bool> {
         match self.state {
-            State::Idle => Ok(false),
-            State::Pending => is_signalled(self.event.as_handle()),
-            State::Over(_) => Ok(true),
+            OperationState::Idle => Ok(false),
+            OperationState::Pending => is_signalled(self.event.as_handle()),
+            OperationState::Over(_) => Ok(true),
         }
     }
 
     /// Returns how many bytes the operation has moved, if it is over.
     fn result(&mut self) -> io::Result<Option<usize>> {
-        match std::mem::replace(&mut self.state, State::Idle) {
-            State::Idle => Ok(None),
-            State::Over(result) => result.map(Some),
-            State::Pending => match self.outcome(false) {
+        match std::mem::replace(&mut self.state, OperationState::Idle) {
+            OperationState::Idle => Ok(None),
+            OperationState::Over(result) => result.map(Some),
+            OperationState::Pending => match self.outcome(false) {
                 Err(error) if is(&error, ERROR_IO_INCOMPLETE) => {
-                    self.state = State::Pending;
+                    self.state = OperationState::Pending;
                     Ok(None)
                 }
                 outcome => outcome.map(Some),
@@ -147,7 +148,7 @@ impl Pipe {
 
     pub(super) fn read(&mut self, into: &mut Vec<u8>) -> io::Result<Option<usize>> {
         let is_synchronous = matches!(self.performer, Performer::Thread(_));
-        if let State::Idle = self.state {
+        if let OperationState::Idle = self.state {
             let completes_at_once = is_synchronous && self.can_be_read();
             self.start(Operation::Read, CHUNK);
             // An overlapped read that finds bytes is over when the call returns. This makes a thread's read alike.
@@ -169,7 +170,7 @@ impl Pipe {
     }
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<Option<usize>> {
-        if let State::Idle = self.state {
+        if let OperationState::Idle = self.state {
             let length = bytes.len().min(CHUNK);
             self.buffer()[..length].copy_from_slice(&bytes[..length]);
             self.start(Operation::Write, length);
@@ -178,14 +179,16 @@ impl Pipe {
     }
 
     pub(super) fn available(&mut self) -> u64 {
-        if let (State::Pending, Performer::Thread(thread)) = (&self.state, &mut self.performer) {
+        if let (OperationState::Pending, Performer::Thread(thread)) =
+            (&self.state, &mut self.performer)
+        {
             // The system does not report on a synchronous handle during an operation.
             if !thread.cancel() {
                 return 0;
             }
             self.state = match thread.result() {
-                Err(error) if is(&error, ERROR_OPERATION_ABORTED) => State::Idle,
-                result => State::Over(result),
+                Err(error) if is(&error, ERROR_OPERATION_ABORTED) => OperationState::Idle,
+                result => OperationState::Over(result),
             };
         }
         // The bytes that the operation has read have left the pipe.
@@ -216,7 +219,7 @@ impl Pipe {
 impl Drop for Pipe {
     fn drop(&mut self) {
         // `Synchronous` cancels its operation itself.
-        if let (State::Pending, Performer::Overlapped { overlapped, .. }) =
+        if let (OperationState::Pending, Performer::Overlapped { overlapped, .. }) =
             (&self.state, &self.performer)
         {
             // SAFETY: the operation was started with this structure. If it is over, the call fails.
@@ -234,14 +237,14 @@ pub(super) fn wait(
     deadline: Option<Instant>,
 ) -> io::Result<Ready> {
     for pipe in outputs.iter_mut().flatten() {
-        if let State::Idle = pipe.state {
+        if let OperationState::Idle = pipe.state {
             pipe.start(Operation::Read, CHUNK);
         }
     }
     let exit = exit.map(AsHandle::as_handle);
     let ready = || {
         let is_ready = |pipe: Option<&Pipe>| pipe.map_or(Ok(false), Pipe::is_ready);
-        let has_room = stdin.is_some_and(|pipe| matches!(pipe.state, State::Idle));
+        let has_room = stdin.is_some_and(|pipe| matches!(pipe.state, OperationState::Idle));
         io::Result::Ok(Ready {
             stdin: has_room || is_ready(stdin)?,
             outputs: [is_ready(outputs[0].as_ref())?, is_ready(outputs[1].as_ref())?],
