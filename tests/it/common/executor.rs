@@ -12,75 +12,78 @@ use std::time::{Duration, Instant};
 
 pub(crate) type Owned = Pin<Box<dyn Future<Output = io::Result<ExitStatus>> + Send>>;
 
-/// A future that has its child.
+/// A future that owns its child.
 pub(crate) fn owned(child: &Arc<SharedChild>) -> Owned {
     let child = Arc::clone(child);
     Box::pin(async move { child.wait_async().await })
 }
 
-/// Rings when it wakes.
+/// Counts how often its wakers wake.
 #[derive(Default)]
-pub(crate) struct Bell {
-    rung: Mutex<usize>,
+pub(crate) struct WakeCounter {
+    count: Mutex<usize>,
     changed: Condvar,
 }
 
-impl Wake for Bell {
+impl Wake for WakeCounter {
     fn wake(self: Arc<Self>) {
-        *self.rung.lock().unwrap() += 1;
+        *self.count.lock().unwrap() += 1;
         self.changed.notify_all();
     }
 }
 
-impl Bell {
+impl WakeCounter {
     pub(crate) fn waker(self: &Arc<Self>) -> Waker {
         Waker::from(Arc::clone(self))
     }
 
     pub(crate) fn count(&self) -> usize {
-        *self.rung.lock().unwrap()
+        *self.count.lock().unwrap()
     }
 
-    /// Blocks until it has rung more often than that.
+    /// Blocks until the count exceeds this number.
     #[track_caller]
     pub(crate) fn wait_beyond(&self, seen: usize) {
-        let rung = self.rung.lock().unwrap();
-        let woken = self.changed.wait_timeout_while(rung, LONG, |rung| *rung <= seen).unwrap();
-        assert!(!woken.1.timed_out(), "nobody has woken it");
+        let count = self.count.lock().unwrap();
+        let woken = self.changed.wait_timeout_while(count, LONG, |count| *count <= seen).unwrap();
+        assert!(!woken.1.timed_out(), "no waker was called");
     }
 
-    /// How many wakers there are of it.
+    /// How many wakers of this counter exist.
     pub(crate) fn wakers(self: &Arc<Self>) -> usize {
         Arc::strong_count(self) - 1
     }
 }
 
-pub(crate) fn poll<F: Future + Unpin>(future: &mut F, bell: &Arc<Bell>) -> Poll<F::Output> {
-    poll_by(future, &bell.waker())
+pub(crate) fn poll<F: Future + Unpin>(
+    future: &mut F,
+    counter: &Arc<WakeCounter>,
+) -> Poll<F::Output> {
+    poll_by(future, &counter.waker())
 }
 
 pub(crate) fn poll_by<F: Future + Unpin>(future: &mut F, waker: &Waker) -> Poll<F::Output> {
     Pin::new(future).poll(&mut Context::from_waker(waker))
 }
 
-/// Polls it again whenever it is woken, and never else.
+/// Polls the future at first and after each wake-up, and at no other time.
 #[track_caller]
 pub(crate) fn finish<F: Future + Unpin>(future: &mut F) -> F::Output {
     counted(future).0
 }
 
-/// Says how often it was polled, too.
+/// Also returns the number of polls.
 #[track_caller]
 pub(crate) fn counted<F: Future + Unpin>(future: &mut F) -> (F::Output, usize) {
-    let bell = Arc::new(Bell::default());
+    let counter = Arc::new(WakeCounter::default());
     for polls in 1.. {
-        let seen = bell.count();
-        if let Poll::Ready(answer) = poll(future, &bell) {
+        let seen = counter.count();
+        if let Poll::Ready(answer) = poll(future, &counter) {
             return (answer, polls);
         }
-        bell.wait_beyond(seen);
+        counter.wait_beyond(seen);
     }
-    unreachable!("nobody polls that often")
+    unreachable!("no future is polled that often")
 }
 
 #[track_caller]
@@ -88,21 +91,21 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     finish(&mut pin!(future))
 }
 
-/// Wakes one of many tasks.
-pub(crate) struct Ring {
+/// The waker of one of many tasks.
+pub(crate) struct TaskWaker {
     task: usize,
     woken: mpsc::Sender<usize>,
 }
 
-impl Wake for Ring {
+impl Wake for TaskWaker {
     fn wake(self: Arc<Self>) {
-        // They may be over.
+        // The executor may have returned.
         let _ = self.woken.send(self.task);
     }
 }
 
-/// Runs many tasks on this thread, each of which is polled at first and whenever it is woken. What they give, in the
-/// order in which they end.
+/// Runs many tasks on this thread: polls each at first and after each wake-up. Returns their results in the order in which
+/// they end.
 #[track_caller]
 pub(crate) fn run_all<F: Future>(
     futures: impl IntoIterator<Item = F>,
@@ -110,8 +113,8 @@ pub(crate) fn run_all<F: Future>(
 ) -> Vec<(usize, F::Output)> {
     let (woken, wakes) = mpsc::channel();
     let mut tasks: Vec<_> = futures.into_iter().map(|future| Some(Box::pin(future))).collect();
-    let wakers = (0..tasks.len()).map(|task| Ring { task, woken: woken.clone() });
-    let wakers: Vec<_> = wakers.map(|ring| Waker::from(Arc::new(ring))).collect();
+    let wakers = (0..tasks.len()).map(|task| TaskWaker { task, woken: woken.clone() });
+    let wakers: Vec<_> = wakers.map(|waker| Waker::from(Arc::new(waker))).collect();
     let mut over = Vec::new();
     let mut poll_one = |task: usize, over: &mut Vec<_>| {
         let Some(future) = &mut tasks[task] else { return };
@@ -123,12 +126,12 @@ pub(crate) fn run_all<F: Future>(
     (0..wakers.len()).for_each(|task| poll_one(task, &mut over));
     when_all_are_polled();
     while over.len() < wakers.len() {
-        poll_one(wakes.recv_timeout(LONG).expect("somebody is woken"), &mut over);
+        poll_one(wakes.recv_timeout(LONG).expect("a task to be woken"), &mut over);
     }
     over
 }
 
-/// Does something when it is woken.
+/// A waker that runs a function when it wakes.
 pub(crate) struct OnWake<F>(Mutex<Option<F>>);
 
 impl<F: FnOnce() + Send + 'static> Wake for OnWake<F> {
@@ -144,7 +147,7 @@ pub(crate) fn on_wake(run: impl FnOnce() + Send + 'static) -> Waker {
     Waker::from(Arc::new(OnWake(Mutex::new(Some(run)))))
 }
 
-/// Does something when it goes.
+/// A waker that runs a function when its last clone is dropped.
 pub(crate) struct OnDrop<F: FnOnce() + Send + 'static>(Mutex<Option<F>>);
 
 impl<F: FnOnce() + Send + 'static> Wake for OnDrop<F> {
@@ -165,7 +168,7 @@ pub(crate) fn on_drop(run: impl FnOnce() + Send + 'static) -> Waker {
     Waker::from(Arc::new(OnDrop(Mutex::new(Some(run)))))
 }
 
-/// As far as the clock goes, nearly.
+/// Nearly the last instant that the clock can express.
 pub(crate) fn end_of_time() -> Instant {
     let mut far = Instant::now();
     let mut step = Duration::MAX / 2;

@@ -22,38 +22,39 @@ fn wait_deadline_async_returns_none_at_its_deadline_and_the_status_after_an_exit
     watchdog!();
     on_every_backend(|backend| {
         let (child, stdin) = stoppable(backend, 7);
-        // Passed: one look, and the answer.
+        // A deadline that has passed: one poll, and the result.
         let now = Instant::now();
         for passed in [now, now.checked_sub(Duration::from_secs(1)).unwrap_or(now)] {
             let mut exited = child.wait_deadline_async(passed);
-            let bell = Arc::new(Bell::default());
-            let Poll::Ready(answer) = poll(&mut exited, &bell) else { panic!("it has passed") };
+            let counter = Arc::new(WakeCounter::default());
+            let Poll::Ready(answer) = poll(&mut exited, &counter) else { panic!("it has passed") };
             assert_eq!(answer.unwrap(), None);
-            assert_eq!(bell.wakers(), 0);
+            assert_eq!(counter.wakers(), 0);
         }
-        // Soon: not before.
+        // A deadline that is near: no result before it.
         for soon in [0, 1, 20] {
             let deadline = Instant::now() + Duration::from_millis(soon);
             assert_eq!(block_on(child.wait_deadline_async(deadline)).unwrap(), None);
             assert!(Instant::now() >= deadline);
         }
-        // Far away, and one that is sooner meanwhile.
-        let (mut far, bell) = (child.wait_deadline_async(end_of_time()), Arc::new(Bell::default()));
-        assert!(poll(&mut far, &bell).is_pending());
+        // A distant deadline, and a nearer one meanwhile.
+        let (mut far, counter) =
+            (child.wait_deadline_async(end_of_time()), Arc::new(WakeCounter::default()));
+        assert!(poll(&mut far, &counter).is_pending());
         let sooner = Instant::now() + Duration::from_millis(20);
         assert_eq!(block_on(child.wait_deadline_async(sooner)).unwrap(), None);
-        assert!(poll(&mut far, &bell).is_pending());
-        assert_eq!(bell.count(), 0, "it is not so far yet");
-        // An exit before it.
+        assert!(poll(&mut far, &counter).is_pending());
+        assert_eq!(counter.count(), 0, "the distant deadline has not passed");
+        // An exit before the deadline.
         drop(stdin);
-        bell.wait_beyond(0);
+        counter.wait_beyond(0);
         assert_eq!(finish(&mut far).unwrap().unwrap().code(), Some(7));
         let again = finish(&mut far).unwrap();
         assert_eq!(again.unwrap().code(), Some(7));
     });
 }
 
-/// In any order: each task is woken at its own time, and not before.
+/// The deadlines are in no order.
 #[test]
 fn each_task_is_woken_at_its_own_deadline() {
     watchdog!();
@@ -75,18 +76,18 @@ fn each_task_is_woken_at_its_own_deadline() {
     });
 }
 
-/// The next of several timers goes: the others come all the same.
+/// The dropped timer is the next of several.
 #[test]
 fn dropped_deadline_leaves_the_other_deadlines() {
     watchdog!();
     on_every_backend(|backend| {
         let (child, stdin) = stoppable(backend, 7);
         let soon = |milliseconds| Instant::now() + Duration::from_millis(milliseconds);
-        let bell = Arc::new(Bell::default());
+        let counter = Arc::new(WakeCounter::default());
         let mut given_up = child.wait_deadline_async(soon(10_000));
-        assert!(poll(&mut given_up, &bell).is_pending());
+        assert!(poll(&mut given_up, &counter).is_pending());
         let mut kept = child.wait_deadline_async(soon(30));
-        let polled = poll(&mut kept, &bell);
+        let polled = poll(&mut kept, &counter);
         drop(given_up);
         if polled.is_pending() {
             assert_eq!(finish(&mut kept).unwrap(), None);

@@ -12,7 +12,7 @@ fn multi_thread() -> Runtime {
     Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
-/// Whose reactor and tasks go on only while it is in `block_on`.
+/// Its reactor and its tasks run only inside `block_on`.
 fn current_thread() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
 }
@@ -34,14 +34,14 @@ fn code(status: io::Result<ExitStatus>) -> i32 {
     status.unwrap().code().expect("it was not killed")
 }
 
-/// Polls it once, in a task of that runtime.
+/// Polls the future once, in a task of this runtime.
 fn begun_in(runtime: &Runtime, mut future: Owned) -> Owned {
     let begun = runtime.spawn(async move {
         let first = std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx)));
         assert!(first.await.is_pending());
         Some(future)
     });
-    runtime.block_on(begun).unwrap().expect("what was begun")
+    runtime.block_on(begun).unwrap().expect("the future")
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn tokio_tasks_and_block_on_get_the_status() {
     with_every_runtime(|backend, runtime| {
         let (child, stdin) = shared(backend, 7);
         runtime.block_on(async {
-            // Several tasks of one runtime at the same child.
+            // Several tasks of one runtime await the same child.
             let (polled, mut are_polled) = tokio::sync::mpsc::channel(10);
             let tasks: Vec<_> = (0..10)
                 .map(|_| {
@@ -107,7 +107,7 @@ fn tokio_select_kills_and_stops_a_child() {
 #[test]
 fn tokio_awaits_a_thousand_children() {
     watchdog!();
-    // (Those without pidfds have a thread each.)
+    // Each child without a pidfd has a thread of its own.
     for (backend, count) in [(Backend::ALL[0], rounds(1000)), (Backend::ALL[1], rounds(100))] {
         for runtime in [multi_thread(), current_thread()] {
             runtime.block_on(async {
@@ -123,17 +123,17 @@ fn tokio_awaits_a_thousand_children() {
     }
 }
 
-/// The runtime that it was begun in may not be at work any more.
+/// The runtime that polled it first need not run any more.
 #[test]
 fn future_polled_first_in_tokio_finishes_elsewhere() {
     watchdog!();
     with_every_runtime(|backend, runtime| {
         let (child, stdin) = shared(backend, 7);
         let mut future = begun_in(runtime, owned(&child));
-        let bell = Arc::new(Bell::default());
-        assert!(poll(&mut future, &bell).is_pending());
+        let counter = Arc::new(WakeCounter::default());
+        assert!(poll(&mut future, &counter).is_pending());
         drop(stdin);
-        bell.wait_beyond(0);
+        counter.wait_beyond(0);
         assert_eq!(code(finish(&mut future)), 7);
         // In another runtime.
         let (child, stdin) = shared(backend, 8);
@@ -168,25 +168,25 @@ fn futures_outlive_the_runtime_that_polled_them() {
     watchdog!();
     on_every_backend(|backend| {
         for runtime in [multi_thread(), current_thread(), without_io()] {
-            // Before, and while, it is polled elsewhere; and with futures in it.
+            // The runtime is dropped before and while a future is polled elsewhere, and with a future in a task.
             let [before, between, within] = [7, 8, 9].map(|code| shared(backend, code));
             let [mut early, mut late] =
                 [&before, &between].map(|(child, _)| begun_in(&runtime, owned(child)));
-            let bell = Arc::new(Bell::default());
-            assert!(poll(&mut late, &bell).is_pending());
+            let counter = Arc::new(WakeCounter::default());
+            assert!(poll(&mut late, &counter).is_pending());
             drop(runtime.spawn(begun_in(&runtime, owned(&within.0))));
             drop(runtime);
             assert!(poll(&mut early, &Arc::default()).is_pending());
             drop((before.1, between.1, within.1));
             assert_eq!(code(finish(&mut early)), 7);
-            bell.wait_beyond(0);
+            counter.wait_beyond(0);
             assert_eq!(code(finish(&mut late)), 8);
             assert_eq!(code(block_on(within.0.wait_async())), 9);
         }
     });
 }
 
-/// The reactor of a runtime has a descriptor but once.
+/// The reactor of a runtime accepts a descriptor once.
 #[test]
 fn aborted_task_leaves_the_other_task_of_its_child() {
     watchdog!();
@@ -205,7 +205,7 @@ fn aborted_task_leaves_the_other_task_of_its_child() {
     });
 }
 
-/// In the thread of a worker, to which the others have left the reactor; and with no budget of tokio's left.
+/// The worker thread that blocks may be the one that runs the reactor, and its task may have no budget left.
 #[test]
 fn executor_inside_a_tokio_task_gets_the_status() {
     watchdog!();
@@ -224,7 +224,7 @@ fn executor_inside_a_tokio_task_gets_the_status() {
                     std::future::poll_fn(|cx| Poll::Ready(all.as_mut().poll(cx).is_pending()))
                         .await;
                 }
-                // SAFETY: it cannot fail.
+                // SAFETY: gettid(2) takes no arguments.
                 begun.send(unsafe { libc::gettid() }).unwrap();
                 code(block_on(child.wait_async()))
             });
@@ -238,7 +238,7 @@ fn executor_inside_a_tokio_task_gets_the_status() {
     });
 }
 
-/// To drop a copy in the child of a fork must not take the child out of the parent's reactor, which both have.
+/// Both processes have the reactor: a drop in the child of a fork must not remove the registration of the parent.
 #[test]
 fn fork_that_drops_a_future_affects_no_task_of_the_parent() {
     alone!();
@@ -256,11 +256,11 @@ fn fork_that_drops_a_future_affects_no_task_of_the_parent() {
         })
     });
     is_polled.recv_timeout(LONG).unwrap();
-    let in_the_fork = || {
+    let forked = || {
         drop(future.lock().unwrap().take());
         8
     };
-    assert_eq!(unix::in_a_fork(in_the_fork), 8);
+    assert_eq!(unix::in_a_fork(forked), 8);
     drop(stdin);
     assert_eq!(code(runtime.block_on(task).unwrap()), 7);
 }

@@ -44,37 +44,37 @@ fn exit_between_two_polls_wakes_the_task() {
     watchdog!();
     on_every_backend(|backend| {
         let (child, stdin) = stoppable(backend, 7);
-        let bell = Arc::new(Bell::default());
+        let counter = Arc::new(WakeCounter::default());
         let mut exited = child.wait_async();
-        assert!(poll(&mut exited, &bell).is_pending());
-        assert!(poll(&mut exited, &bell).is_pending());
-        assert_eq!(bell.count(), 0, "nothing has happened");
+        assert!(poll(&mut exited, &counter).is_pending());
+        assert!(poll(&mut exited, &counter).is_pending());
+        assert_eq!(counter.count(), 0, "nothing has happened");
         drop(stdin);
-        bell.wait_beyond(0);
+        counter.wait_beyond(0);
         assert_eq!(finish(&mut exited).unwrap().code(), Some(7));
-        // The same answer, to whoever asks again.
+        // Each further poll returns the same result.
         for _ in 0..3 {
-            let Poll::Ready(again) = poll(&mut exited, &bell) else { panic!("pending") };
+            let Poll::Ready(again) = poll(&mut exited, &counter) else { panic!("pending") };
             assert_eq!(again.unwrap().code(), Some(7));
         }
         assert_eq!(child.try_wait().unwrap().unwrap().code(), Some(7));
-        until("nothing of the waker is kept", || bell.wakers() == 0);
+        until("nothing of the waker is kept", || counter.wakers() == 0);
     });
 }
 
-/// Somebody else learns of the exit first, and reaps.
+/// The thread notices the exit first, and reaps.
 #[test]
 fn exit_that_a_thread_has_reaped_wakes_the_task() {
     watchdog!();
     on_every_backend(|backend| {
         let (child, stdin) = stoppable(backend, 7);
-        let bell = Arc::new(Bell::default());
+        let counter = Arc::new(WakeCounter::default());
         let mut exited = child.wait_async();
-        assert!(poll(&mut exited, &bell).is_pending());
+        assert!(poll(&mut exited, &counter).is_pending());
         drop(stdin);
         wait(&child);
-        bell.wait_beyond(0);
-        let Poll::Ready(status) = poll(&mut exited, &bell) else { panic!("it is known") };
+        counter.wait_beyond(0);
+        let Poll::Ready(status) = poll(&mut exited, &counter) else { panic!("it is known") };
         assert_eq!(status.unwrap().code(), Some(7));
     });
 }
@@ -107,7 +107,7 @@ fn exits_that_race_registrations_are_reported() {
     });
 }
 
-/// Threads, tasks and a kill, in every order that the scheduler finds.
+/// The scheduler chooses the order of threads, tasks and a kill.
 #[test]
 fn tasks_threads_and_kills_get_one_status() {
     watchdog!();
@@ -188,16 +188,16 @@ fn exit_wakes_only_its_own_task() {
         let children: Vec<_> = (0..10).map(|code| stoppable(backend, code)).collect();
         let (exits, mut pipes): (Vec<_>, Vec<_>) = children.into_iter().unzip();
         let mut futures: Vec<_> = exits.iter().map(SharedChild::wait_async).collect();
-        let bells: Vec<Arc<Bell>> = (0..10).map(|_| Arc::default()).collect();
-        for (future, bell) in futures.iter_mut().zip(&bells) {
-            assert!(poll(future, bell).is_pending());
+        let counters: Vec<Arc<WakeCounter>> = (0..10).map(|_| Arc::default()).collect();
+        for (future, counter) in futures.iter_mut().zip(&counters) {
+            assert!(poll(future, counter).is_pending());
         }
-        // The last first: each wakes its own task, and no other.
+        // In reverse order: each exit wakes its own task, and no other.
         for last in (0..10).rev() {
             drop(pipes.pop());
-            bells[last].wait_beyond(0);
+            counters[last].wait_beyond(0);
             assert_eq!(finish(&mut futures[last]).unwrap().code(), Some(last as i32));
-            assert!(bells[..last].iter().all(|bell| bell.count() == 0));
+            assert!(counters[..last].iter().all(|counter| counter.count() == 0));
         }
     });
 }

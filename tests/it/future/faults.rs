@@ -14,14 +14,14 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::process::{ExitStatus, Stdio};
 
-/// The promises, in short.
+/// A short form of every promise.
 fn exercise(backend: Backend) {
     let others = unix::children().len();
     let (child, stdin) = stoppable(backend, 7);
-    let bell = Arc::new(Bell::default());
+    let counter = Arc::new(WakeCounter::default());
     let mut exited = child.wait_async();
     for _ in 0..3 {
-        assert!(poll(&mut exited, &bell).is_pending());
+        assert!(poll(&mut exited, &counter).is_pending());
     }
     drop(child.wait_deadline_async(a_while()));
     let (none, polls) =
@@ -31,12 +31,12 @@ fn exercise(backend: Backend) {
     let all = run_all((0..10).map(|_| child.wait_async()), || drop(stdin));
     assert!(all.into_iter().all(|(_, status)| status.unwrap().code() == Some(7)));
     assert_eq!(finish(&mut exited).unwrap().code(), Some(7));
-    until("no waker is left", || bell.wakers() == 0);
+    until("no waker is left", || counter.wakers() == 0);
     assert!(!block_on(sleeper(backend).stop_async(LONG)).unwrap().success());
-    // Forgotten, with the child.
+    // A forgotten future, and a dropped child.
     let (child, stdin) = stoppable(backend, 7);
     let mut forgotten = ManuallyDrop::new(child.wait_async());
-    assert!(poll(&mut *forgotten, &bell).is_pending());
+    assert!(poll(&mut *forgotten, &counter).is_pending());
     drop((child, stdin));
     until("reaped", || {
         wait(&quick(backend, 0));
@@ -62,13 +62,13 @@ fn futures_work_if_the_spawn_had_no_descriptors() {
         assert!(!unix::spawns_without_descriptors(), "std needs no descriptor to spawn");
         return;
     };
-    let (none, polls) = is_idle("to look", || counted(&mut child.wait_deadline_async(a_while())));
+    let (none, polls) = is_idle("to poll", || counted(&mut child.wait_deadline_async(a_while())));
     assert_eq!(none.unwrap(), None);
     assert!(polls < 1000, "{polls} polls for nothing");
     assert_eq!(child.exit_notice().unwrap_err().kind(), io::ErrorKind::Unsupported);
     let mut exited = child.wait_async();
-    let bell = Arc::new(Bell::default());
-    assert!(poll(&mut exited, &bell).is_pending());
+    let counter = Arc::new(WakeCounter::default());
+    assert!(poll(&mut exited, &counter).is_pending());
     child.kill().unwrap();
     assert!(!finish(&mut exited).unwrap().success());
     drop(full);
@@ -83,14 +83,14 @@ fn futures_work_if_the_reaper_has_no_descriptors() {
     let (child, other) = (sleeper(BEST), sleeper(BEST));
     let full = NoDescriptors::left();
     let mut exited = child.wait_async();
-    let bell = Arc::new(Bell::default());
-    assert!(poll(&mut exited, &bell).is_pending());
-    let (none, polls) = is_idle("to look", || counted(&mut child.wait_deadline_async(a_while())));
+    let counter = Arc::new(WakeCounter::default());
+    assert!(poll(&mut exited, &counter).is_pending());
+    let (none, polls) = is_idle("to poll", || counted(&mut child.wait_deadline_async(a_while())));
     assert_eq!(none.unwrap(), None);
     assert!(polls < 1000, "{polls} polls for nothing");
     child.kill().unwrap();
     assert!(!finish(&mut exited).unwrap().success());
-    // That of one which runs is at hand, that of one which has ended is to be made.
+    // The notice of a running child exists already; the notice of an ended child requires a new descriptor.
     other.exit_notice().unwrap();
     other.kill().unwrap();
     assert!(!block_on(other.wait_async()).unwrap().success());
@@ -100,7 +100,7 @@ fn futures_work_if_the_reaper_has_no_descriptors() {
     exercise(BEST);
 }
 
-/// The watcher was started without, and is still there.
+/// The reaper thread started without descriptors, and still runs.
 #[test]
 fn futures_are_no_longer_polled_once_descriptors_are_free() {
     alone!();
@@ -127,7 +127,7 @@ fn futures_work_without_threads() {
     on_every_backend(exercise);
 }
 
-/// There is a watcher, but no thread that could wait for the child.
+/// The reaper thread runs, but no thread can start that would wait for the child.
 #[cfg(target_os = "linux")]
 #[test]
 fn futures_work_if_no_more_threads_start() {
@@ -163,7 +163,7 @@ fn futures_work_without_epoll() {
     on_every_backend(exercise);
 }
 
-/// Somebody closes what is not theirs: all are woken, and the next watcher has a queue of its own.
+/// Other code of the process closes the epoll: every task is woken, and the next reaper thread has a new epoll.
 #[cfg(target_os = "linux")]
 #[test]
 fn replaced_event_queue_wakes_every_task() {
@@ -171,14 +171,14 @@ fn replaced_event_queue_wakes_every_task() {
     watchdog!();
     let [(first, pipe), (second, other_pipe)] = [7, 8].map(|code| stoppable(BEST, code));
     let (mut one, mut two) = (first.wait_async(), second.wait_deadline_async(end_of_time()));
-    let bell = Arc::new(Bell::default());
+    let counter = Arc::new(WakeCounter::default());
     assert!(poll(&mut one, &Arc::default()).is_pending());
-    assert!(poll(&mut two, &bell).is_pending());
+    assert!(poll(&mut two, &counter).is_pending());
     linux::replace_epolls();
     drop(pipe);
     assert_eq!(finish(&mut one).unwrap().code(), Some(7));
-    bell.wait_beyond(0);
-    assert!(poll(&mut two, &bell).is_pending());
+    counter.wait_beyond(0);
+    assert!(poll(&mut two, &counter).is_pending());
     drop(other_pipe);
     assert_eq!(finish(&mut two).unwrap().unwrap().code(), Some(8));
     until_all_threads_have_ended();
@@ -206,11 +206,11 @@ fn foreign_reap_gives_the_true_status_or_an_error() {
         for future in &mut futures {
             assert!(poll(future, &Arc::default()).is_pending());
         }
-        let bell = Arc::new(Bell::default());
-        assert!(poll(&mut by_deadline, &bell).is_pending());
+        let counter = Arc::new(WakeCounter::default());
+        assert!(poll(&mut by_deadline, &counter).is_pending());
         drop(stdin);
         unix::reap(child.id());
-        bell.wait_beyond(0);
+        counter.wait_beyond(0);
         for future in &mut futures {
             assert_true_or_lost(backend, finish(future));
             assert_true_or_lost(backend, finish(future));
@@ -224,7 +224,7 @@ fn foreign_reap_gives_the_true_status_or_an_error() {
 fn ignored_sigchld_gives_the_true_status_or_an_error() {
     alone!();
     watchdog!();
-    // It is to be known before: it takes a child that is reaped.
+    // Finds this out before SIGCHLD is ignored, since it requires a child that can be reaped.
     unix::knows_status_of_reaped(BEST);
     unix::on_sigchld(libc::SIG_IGN);
     on_every_backend(|backend| {
@@ -237,7 +237,7 @@ fn ignored_sigchld_gives_the_true_status_or_an_error() {
     until_all_threads_have_ended();
 }
 
-/// A zombie that its tracer holds is not to be had yet: to look for it does not make one spin.
+/// Its parent cannot reap it before the tracer releases it; polling for it must not spin.
 #[cfg(target_os = "linux")]
 #[test]
 fn traced_zombie_is_reported_after_its_release() {
@@ -251,8 +251,8 @@ fn traced_zombie_is_reported_after_its_release() {
         child.kill().unwrap();
         until("a zombie", || unix::is_zombie(child.id()));
         let (answer, polls) =
-            is_idle("to look", || counted(&mut child.wait_deadline_async(a_while())));
-        assert_eq!(answer.unwrap(), None, "it was not to be had");
+            is_idle("to poll", || counted(&mut child.wait_deadline_async(a_while())));
+        assert_eq!(answer.unwrap(), None, "its tracer holds it");
         assert!(polls < 1000, "{polls} polls for nothing");
         let mut late = child.wait_async();
         for future in [&mut early, &mut late] {
@@ -264,7 +264,7 @@ fn traced_zombie_is_reported_after_its_release() {
     until_all_threads_have_ended();
 }
 
-/// The child of a fork may drop what it has copied, and await children of its own.
+/// The child of a fork may drop its copies, and await children of its own.
 #[test]
 fn forked_copies_affect_no_task_of_the_parent() {
     alone!();
@@ -272,35 +272,35 @@ fn forked_copies_affect_no_task_of_the_parent() {
     on_every_backend(|backend| {
         for at_work in [false, true] {
             let (child, stdin) = shared(backend, 7);
-            let bell = Arc::new(Bell::default());
+            let counter = Arc::new(WakeCounter::default());
             let mut copied: Vec<_> = (0..3).map(|_| owned(&child)).collect();
             for future in &mut copied {
-                assert!(poll(future, &bell).is_pending());
+                assert!(poll(future, &counter).is_pending());
             }
             let mut by_deadline = child.wait_deadline_async(Instant::now() + LONG);
-            assert!(poll(&mut by_deadline, &bell).is_pending());
+            assert!(poll(&mut by_deadline, &counter).is_pending());
             let mut copied = Some((copied, Arc::clone(&child)));
-            let in_the_fork = || {
+            let forked = || {
                 let (own, stdin) = stoppable(backend, 8);
-                let own_bell = Arc::new(Bell::default());
+                let own_counter = Arc::new(WakeCounter::default());
                 let mut exited = own.wait_async();
-                assert!(poll(&mut exited, &own_bell).is_pending());
-                // Its own must not go for one that was the first in the parent.
+                assert!(poll(&mut exited, &own_counter).is_pending());
+                // Its registration must not replace one of the parent with the same number.
                 drop(copied.take());
                 let none =
                     block_on(own.wait_deadline_async(Instant::now() + Duration::from_millis(5)));
                 assert_eq!(none.unwrap(), None);
                 drop(stdin);
-                own_bell.wait_beyond(0);
+                own_counter.wait_beyond(0);
                 finish(&mut exited).unwrap().code().unwrap() as u8
             };
             let code = if at_work {
-                seam::while_the_reaper_works(|| unix::in_a_fork(in_the_fork))
+                seam::while_the_reaper_works(|| unix::in_a_fork(forked))
             } else {
-                unix::in_a_fork(in_the_fork)
+                unix::in_a_fork(forked)
             };
             assert_eq!(code, 8);
-            assert_eq!(bell.count(), 0, "the fork has woken tasks of ours");
+            assert_eq!(counter.count(), 0, "the fork woke tasks of its parent");
             drop(stdin);
             let (copied, child) = copied.expect("only the fork has dropped it");
             let all = run_all(copied, || ());

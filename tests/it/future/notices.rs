@@ -42,7 +42,7 @@ fn is_ready(notice: &ExitNotice, within: Duration) -> bool {
     fds[0].revents().contains(PollFlags::IN)
 }
 
-/// Of children on those backends that have any.
+/// Runs a test on every backend that supports notices.
 #[cfg(unix)]
 fn with_notices(test: impl Fn(SharedChild, ChildStdin, ExitNotice)) {
     on_every_backend(|backend| {
@@ -70,7 +70,7 @@ fn notice_is_unsupported_where_a_thread_waits() {
     assert!(error.to_string().contains(&child.id().to_string()), "{error}");
     drop(stdin);
     wait(&child);
-    // Of one that is known to have ended there is one, since nothing is to be waited for.
+    // A child that is known to have ended has one: there is nothing left to wait for.
     assert!(is_ready(&child.exit_notice().unwrap(), Duration::ZERO));
 }
 
@@ -82,14 +82,14 @@ fn notice_is_ready_from_the_exit_on() {
         let second = child.exit_notice().unwrap();
         assert!(!is_ready(&notice, Duration::ZERO));
         let mut exited = child.wait_async();
-        let bell = Arc::new(Bell::default());
-        assert!(poll(&mut exited, &bell).is_pending());
+        let counter = Arc::new(WakeCounter::default());
+        assert!(poll(&mut exited, &counter).is_pending());
         drop(stdin);
         for notice in [&notice, &second, &notice] {
             assert!(is_ready(notice, LONG));
         }
-        // It has not taken the exit from the task.
-        bell.wait_beyond(0);
+        // The notices did not consume the exit of the task.
+        counter.wait_beyond(0);
         assert!(unix::is_zombie(child.id()), "it was reaped");
         let late = child.exit_notice().unwrap();
         assert!(is_ready(&late, Duration::ZERO));
@@ -105,7 +105,7 @@ fn notice_is_ready_from_the_exit_on() {
     });
 }
 
-/// There the numbers of descriptors may mean something else, as after a kqueue, or in a daemon.
+/// In the child of a fork the numbers may belong to other descriptors, as in a daemon.
 #[cfg(target_os = "linux")]
 #[test]
 fn fork_that_drops_its_notices_closes_no_other_descriptor() {
@@ -116,7 +116,7 @@ fn fork_that_drops_its_notices_closes_no_other_descriptor() {
     let ended = quick(Backend::ALL[0], 8);
     wait(&ended);
     let mut notices = [&child, &ended].map(|child| Some(child.exit_notice().unwrap()));
-    let in_the_fork = || {
+    let forked = || {
         let copies = notices.each_mut().map(|notice| notice.take().expect("a copy"));
         let numbers = copies.each_ref().map(AsRawFd::as_raw_fd);
         // SAFETY: plain integers. The copies are not used any more.
@@ -125,7 +125,7 @@ fn fork_that_drops_its_notices_closes_no_other_descriptor() {
         // SAFETY: plain integers.
         numbers.iter().filter(|fd| unsafe { libc::fcntl(**fd, libc::F_GETFD) } != -1).count() as u8
     };
-    assert_eq!(unix::in_a_fork(in_the_fork), 2, "some were closed behind its back");
+    assert_eq!(unix::in_a_fork(forked), 2, "the drop closed other descriptors");
     let [notice, of_ended] = notices.map(|notice| notice.expect("only the fork has taken it"));
     assert!(is_ready(&of_ended, Duration::ZERO));
     assert!(!is_ready(&notice, Duration::ZERO));

@@ -9,7 +9,7 @@ use std::process::Stdio;
 
 pub(super) const BEST: Backend = Backend::ALL[0];
 
-/// They stay for a second: not to be asked all the time.
+/// The threads stay for a second.
 #[track_caller]
 fn until_ended(is_one: impl Fn(&str) -> bool) {
     until("the threads have ended", || {
@@ -23,7 +23,7 @@ pub(super) fn until_all_threads_have_ended() {
     until_ended(|_| true);
 }
 
-/// What takes this much time in which nothing happens costs no more CPU than that.
+/// Asserts that a wait without events uses hardly any processor time.
 pub(super) fn is_idle<T>(what: &str, run: impl FnOnce() -> T) -> T {
     let before = unix::cpu_time();
     let answer = run();
@@ -48,9 +48,9 @@ fn futures_leave_no_thread_descriptor_or_zombie() {
         for round in 0..rounds(100) {
             let (child, stdin) = stoppable(backend, 7);
             let (mut one, mut two) = (child.wait_async(), child.wait_deadline_async(far()));
-            let bell = Arc::new(Bell::default());
-            assert!(poll(&mut one, &bell).is_pending());
-            assert!(poll(&mut two, &bell).is_pending());
+            let counter = Arc::new(WakeCounter::default());
+            assert!(poll(&mut one, &counter).is_pending());
+            assert!(poll(&mut two, &counter).is_pending());
             if round % 3 == 0 {
                 drop((one, two));
             } else if round % 3 == 1 {
@@ -68,7 +68,7 @@ fn futures_leave_no_thread_descriptor_or_zombie() {
     });
 }
 
-/// A deadline that is not waited for any more does not keep the thread until then.
+/// The reaper thread does not wait for a deadline that no future has.
 #[cfg(target_os = "linux")]
 #[test]
 fn dropped_deadline_keeps_no_thread() {
@@ -148,7 +148,7 @@ fn one_sleeping_thread_serves_all_tasks() {
     alone!();
     watchdog!();
     let (children, pipes): (Vec<_>, Vec<_>) = (0..64).map(|_| stoppable(BEST, 7)).unzip();
-    // Each two times.
+    // Two futures per child.
     let futures = children.iter().chain(&children).map(SharedChild::wait_async);
     let all = run_all(futures, || {
         until("it sleeps", || {
@@ -157,7 +157,7 @@ fn one_sleeping_thread_serves_all_tasks() {
         let before = switches_of_the_watcher();
         is_idle("to wait for 64 children", || {
             let (other, _stdin) = stoppable(BEST, 7);
-            // Not by the watcher: it is this one that is looked at.
+            // This thread waits, not the reaper thread, whose wake-ups are counted.
             assert_eq!(other.wait_timeout(A_WHILE).unwrap(), None);
             other.kill().unwrap();
             wait(&other);
@@ -175,7 +175,7 @@ fn one_sleeping_thread_serves_all_tasks() {
 #[test]
 fn thousands_of_children_need_one_thread() {
     if !unix::is_root() {
-        eprintln!("{} skipped: it takes root", function_name!());
+        eprintln!("{} skipped: this requires root", function_name!());
         return;
     }
     alone!();
@@ -214,7 +214,7 @@ fn thousands_of_children_need_one_thread() {
     assert_eq!(unix::descriptors(), before);
 }
 
-/// The registration of one must not go for what was told of another, that had the same address.
+/// The two children have had the same address. The event is about the one that was dropped.
 #[cfg(target_os = "linux")]
 #[test]
 fn late_event_does_not_remove_the_registration_of_another_child() {
@@ -228,33 +228,35 @@ fn late_event_does_not_remove_the_registration_of_another_child() {
 
     alone!();
     watchdog!();
-    // The watcher is in a waker.
-    let (let_go, held_up) = mpsc::channel();
+    // The reaper thread is inside a waker.
+    let (release, held_up) = mpsc::channel();
     let (held, held_stdin) = stoppable(BEST, 7);
     let mut future = held.wait_async();
     let waker = Waker::from(Arc::new(HoldsUp(Mutex::new(held_up))));
     assert!(poll_by(&mut future, &waker).is_pending());
     drop((waker, held_stdin));
-    until("it is", || !poll(&mut held.wait_async(), &Arc::default()).is_pending());
+    until("the reaper thread has noticed the exit", || {
+        !poll(&mut held.wait_async(), &Arc::default()).is_pending()
+    });
     wait(&held);
-    // Meanwhile it is told of one that goes, and an orphan comes, which the allocator usually puts in its place.
+    // Meanwhile the exit of a dropped child is queued, and an orphan registers, usually at the address of that child.
     let orphans: Vec<_> = (0..rounds(20))
         .map(|_| {
-            let (gone, stdin) = stoppable(Backend::ALL[1], 8);
-            let mut future = gone.wait_async();
+            let (dropped, stdin) = stoppable(Backend::ALL[1], 8);
+            let mut future = dropped.wait_async();
             assert!(poll(&mut future, &Arc::default()).is_pending());
             drop(stdin);
-            wait(&gone);
+            wait(&dropped);
             drop(future);
-            drop(gone);
+            drop(dropped);
             let (orphan, stdin) = stoppable(BEST, 9);
             drop(orphan);
             stdin
         })
         .collect();
-    let_go.send(()).unwrap();
+    release.send(()).unwrap();
     until("only the watcher is left", || unix::helper_threads() == ["child-watcher"]);
-    // It tries nobody again and again.
+    // The reaper thread polls no child again and again.
     let awaited = sleeper(BEST);
     let before = switches_of_the_watcher();
     block_on(awaited.wait_deadline_async(Instant::now() + Duration::from_secs(1))).unwrap();

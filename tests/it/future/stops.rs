@@ -23,7 +23,7 @@ fn stop_async_returns_the_status_and_does_nothing_before_its_first_poll() {
         let status = block_on(child.stop_async(Duration::ZERO)).unwrap();
         assert!(!status.success());
         assert_eq!(child.try_wait().unwrap(), Some(status));
-        // Not even begun.
+        // A future that is never polled.
         let (child, stdin) = stoppable(backend, 8);
         drop(child.stop_async(Duration::ZERO));
         assert_eq!(child.try_wait().unwrap(), None);
@@ -32,11 +32,11 @@ fn stop_async_returns_the_status_and_does_nothing_before_its_first_poll() {
     });
 }
 
-/// So short that nobody could obey it.
+/// Too short for a child to exit within it.
 #[cfg(unix)]
 const SHORT: Duration = Duration::from_millis(50);
 
-/// A child that plays this, and has said that it got as far as `say ready`.
+/// A child that plays these parts, once it has printed `ready`.
 #[cfg(unix)]
 fn ready(backend: Backend, line: &str) -> (SharedChild, impl Read + use<>) {
     let line: Vec<&str> = line.split(' ').collect();
@@ -51,7 +51,7 @@ fn ready(backend: Backend, line: &str) -> (SharedChild, impl Read + use<>) {
 
 #[cfg(unix)]
 #[test]
-fn stop_async_terminates_a_child_that_obeys() {
+fn stop_async_terminates_a_child_that_accepts_the_request() {
     watchdog!();
     on_every_backend(|backend| {
         let (child, _said) = ready(backend, "say ready read");
@@ -75,13 +75,13 @@ fn stop_async_kills_a_child_that_ignores_the_request() {
     });
 }
 
-/// The shortest grace counts, whether a task or a thread gives it, and the signal is sent once.
+/// The signal is sent once.
 #[cfg(unix)]
 #[test]
 fn shortest_grace_of_a_task_and_a_thread_counts() {
     watchdog!();
     on_every_backend(|backend| {
-        // It has to be asked by then.
+        // The signal must arrive within this grace.
         let short = Duration::from_secs(1);
         for (task, thread) in [(short, Duration::MAX), (Duration::MAX, short)] {
             let (child, mut said) = ready(backend, "report TERM say ready read");
@@ -98,7 +98,7 @@ fn shortest_grace_of_a_task_and_a_thread_counts() {
             });
             let mut rest = String::new();
             said.read_to_string(&mut rest).unwrap();
-            assert_eq!(rest, "", "it was asked twice");
+            assert_eq!(rest, "", "it was signalled twice");
         }
     });
 }
@@ -110,17 +110,17 @@ fn dropped_stop_has_sent_the_request_and_does_not_kill() {
     on_every_backend(|backend| {
         let (child, mut said) = ready(backend, "report TERM say ready hear say ready read exit 7");
         let stdin = child.take_stdin().unwrap();
-        let bell = Arc::new(Bell::default());
-        // It is polled once, which must not take that long.
+        let counter = Arc::new(WakeCounter::default());
+        // One poll must not take as long as this grace.
         let grace = Duration::from_secs(1);
         let mut stop = Box::pin(child.stop_async(grace));
-        assert!(poll(&mut stop, &bell).is_pending());
+        assert!(poll(&mut stop, &counter).is_pending());
         drop(stop);
-        assert_eq!(bell.wakers(), 0);
+        assert_eq!(counter.wakers(), 0);
         let mut signal = [0; 12];
         said.read_exact(&mut signal).unwrap();
         assert_eq!(&signal, b"signal TERM\n");
-        // Past the grace, nobody is there who would kill.
+        // After the grace no future is left that would kill.
         let later = Instant::now() + grace;
         assert_eq!(block_on(child.wait_deadline_async(later)).unwrap(), None);
         drop(stdin);
@@ -139,7 +139,7 @@ fn many_tasks_that_stop_one_child_get_its_status() {
     });
 }
 
-/// They are asked nevertheless, and have their grace.
+/// The tree has its grace.
 #[cfg(target_os = "linux")]
 #[test]
 fn stop_async_sends_the_request_to_a_tree_that_cannot_be_listed() {
@@ -150,7 +150,7 @@ fn stop_async_sends_the_request_to_a_tree_that_cannot_be_listed() {
     }
     let stage = Stage::set(Kind::Cgroup, &parts("pid read"), 1);
     let full = unix::NoDescriptors::left();
-    // Whether members are left cannot be found out.
+    // Whether members are left cannot be read.
     block_on(stage.child.stop_async(LONG)).unwrap_err();
     drop(full);
     assert_eq!(wait(&stage.child).signal(), Some(libc::SIGTERM));
@@ -159,7 +159,7 @@ fn stop_async_sends_the_request_to_a_tree_that_cannot_be_listed() {
 
 #[cfg(unix)]
 #[test]
-fn stop_async_terminates_a_tree_that_obeys() {
+fn stop_async_terminates_a_tree_that_accepts_the_request() {
     watchdog!();
     for kind in Kind::all(function_name!()) {
         let all = [start("pid read"), findable_daemon("pid read"), parts("pid read")];
@@ -170,7 +170,7 @@ fn stop_async_terminates_a_tree_that_obeys() {
     }
 }
 
-/// The leader obeys, or is gone already, and a member does not.
+/// The leader terminates, or has exited before.
 #[cfg(unix)]
 #[test]
 fn stop_async_kills_a_member_that_ignores_the_request() {
@@ -191,7 +191,7 @@ fn stop_async_kills_a_member_that_ignores_the_request() {
     }
 }
 
-/// Nobody is left as soon as the last one is gone, and not when the leader is.
+/// The leader has ended before.
 #[cfg(unix)]
 #[test]
 fn stop_async_of_a_tree_ends_with_its_last_member() {
@@ -203,7 +203,7 @@ fn stop_async_of_a_tree_ends_with_its_last_member() {
         thread::scope(|scope| {
             let child = &stage.child;
             let stopper = scope.spawn(|| block_on(child.stop_async(Duration::MAX)).unwrap());
-            until("the leader is gone", || !unix::is_alive(child.id()));
+            until("the leader has ended", || !unix::is_alive(child.id()));
             assert_eq!(stage.survivors().len(), 1);
             assert!(!stopper.is_finished());
             drop(stdin);

@@ -7,32 +7,32 @@ fn dropped_future_releases_its_waker_and_affects_no_other() {
     watchdog!();
     on_every_backend(|backend| {
         let (child, stdin) = stoppable(backend, 7);
-        let bell = Arc::new(Bell::default());
+        let counter = Arc::new(WakeCounter::default());
         drop(child.wait_async());
         drop(child.wait_deadline_async(Instant::now() + LONG));
         let mut other = child.wait_async();
-        let others = Arc::new(Bell::default());
+        let others = Arc::new(WakeCounter::default());
         assert!(poll(&mut other, &others).is_pending());
         for _ in 0..100 {
             let mut exited = child.wait_async();
-            assert!(poll(&mut exited, &bell).is_pending());
-            assert_eq!(bell.wakers(), 1);
+            assert!(poll(&mut exited, &counter).is_pending());
+            assert_eq!(counter.wakers(), 1);
             drop(exited);
-            assert_eq!(bell.wakers(), 0, "the waker has stayed");
+            assert_eq!(counter.wakers(), 0, "the waker has stayed");
             let mut exited = child.wait_deadline_async(Instant::now() + LONG);
-            assert!(poll(&mut exited, &bell).is_pending());
+            assert!(poll(&mut exited, &counter).is_pending());
             drop(exited);
-            assert_eq!(bell.wakers(), 0, "the waker has stayed");
+            assert_eq!(counter.wakers(), 0, "the waker has stayed");
         }
         assert_eq!(child.try_wait().unwrap(), None);
         drop(stdin);
         others.wait_beyond(0);
         assert_eq!(finish(&mut other).unwrap().code(), Some(7));
-        assert_eq!(bell.count(), 0, "it was not waiting any more");
+        assert_eq!(counter.count(), 0, "the dropped future was woken");
         let mut exited = child.wait_async();
-        assert!(poll(&mut exited, &bell).is_ready());
+        assert!(poll(&mut exited, &counter).is_ready());
         drop(exited);
-        assert_eq!(bell.wakers(), 0);
+        assert_eq!(counter.wakers(), 0);
     });
 }
 
@@ -43,22 +43,22 @@ fn last_waker_is_woken_and_earlier_ones_are_released() {
         let (child, stdin) = stoppable(backend, 7);
         let (mut exited, mut timed) =
             (child.wait_async(), child.wait_deadline_async(Instant::now() + LONG));
-        let bells: Vec<Arc<Bell>> = (0..1000).map(|_| Arc::default()).collect();
-        let mut before: Option<&Arc<Bell>> = None;
-        for bell in &bells {
-            assert!(poll(&mut exited, bell).is_pending());
-            assert!(poll(&mut timed, bell).is_pending());
-            assert!((2..4).contains(&bell.wakers()), "{} for one task", bell.wakers());
-            assert_eq!(before.map_or(0, Bell::wakers), 0, "the waker has stayed");
-            before = Some(bell);
+        let counters: Vec<Arc<WakeCounter>> = (0..1000).map(|_| Arc::default()).collect();
+        let mut before: Option<&Arc<WakeCounter>> = None;
+        for counter in &counters {
+            assert!(poll(&mut exited, counter).is_pending());
+            assert!(poll(&mut timed, counter).is_pending());
+            assert!((2..4).contains(&counter.wakers()), "{} for one task", counter.wakers());
+            assert_eq!(before.map_or(0, WakeCounter::wakers), 0, "the waker has stayed");
+            before = Some(counter);
         }
         drop(stdin);
-        let (last, others) = bells.split_last().unwrap();
+        let (last, others) = counters.split_last().unwrap();
         last.wait_beyond(1);
-        assert!(others.iter().all(|bell| bell.count() == 0));
+        assert!(others.iter().all(|counter| counter.count() == 0));
         assert_eq!(finish(&mut exited).unwrap().code(), Some(7));
         assert_eq!(finish(&mut timed).unwrap().unwrap().code(), Some(7));
-        until("no waker is left", || bells.iter().all(|bell| bell.wakers() == 0));
+        until("no waker is left", || counters.iter().all(|counter| counter.wakers() == 0));
     });
 }
 
@@ -76,7 +76,7 @@ fn panicking_waker_stops_no_other_task_or_timer() {
     on_every_backend(|backend| {
         let [first, second, third] = [7, 8, 9].map(|code| stoppable(backend, code));
         let panics = Waker::from(Arc::new(Panics));
-        // Before and after others, at the same child; and a timer.
+        // Panicking wakers before and after other wakers of the same child; and one of a timer.
         let mut bad: Vec<_> = (0..2).map(|_| first.0.wait_async()).collect();
         let mut late = third.0.wait_deadline_async(Instant::now() + Duration::from_millis(5));
         assert!(poll_by(&mut bad[0], &panics).is_pending());
@@ -90,7 +90,7 @@ fn panicking_waker_stops_no_other_task_or_timer() {
         for (task, status) in all {
             assert_eq!(status.unwrap().code(), Some([7, 7, 8][task]));
         }
-        // Those tasks have missed their call, but the answer is there.
+        // The panic replaced their wake-up, but the result is there.
         assert!(bad.iter_mut().all(|exited| finish(exited).unwrap().code() == Some(7)));
         let none =
             block_on(third.0.wait_deadline_async(Instant::now() + Duration::from_millis(20)));
@@ -101,7 +101,7 @@ fn panicking_waker_stops_no_other_task_or_timer() {
     });
 }
 
-/// The panic is for whoever polls or drops, and finds the future as it was: what was to be woken is.
+/// The poll or drop that panics leaves the future as it was: the registered wakers are still woken.
 #[test]
 fn panic_of_a_waker_clone_or_drop_reaches_the_caller() {
     use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -115,44 +115,44 @@ fn panic_of_a_waker_clone_or_drop_reaches_the_caller() {
         assert!(catch_unwind(AssertUnwindSafe(run)).is_err(), "no panic");
     }
 
-    /// Whose last one to go panics.
+    /// A waker whose last clone panics in its drop.
     fn drop_panics() -> Waker {
         on_drop(|| panic!("to drop it panics, on purpose"))
     }
 
-    // SAFETY: its functions touch nothing.
+    // SAFETY: the functions of the vtable do not use the pointer.
     let clone_panics = unsafe { Waker::from_raw(RawWaker::new(null(), &CLONE_PANICS)) };
     watchdog!();
     on_every_backend(|backend| {
         let (child, stdin) = stoppable(backend, 7);
         let far = Instant::now() + LONG;
         let (mut exited, mut timed) = (child.wait_async(), child.wait_deadline_async(far));
-        let bells: [Arc<Bell>; 4] = Default::default();
-        let others = Arc::new(Bell::default());
+        let counters: [Arc<WakeCounter>; 4] = Default::default();
+        let others = Arc::new(WakeCounter::default());
         let mut other = child.wait_async();
         assert!(poll(&mut other, &others).is_pending());
-        // At the first poll; and after that, when the one before it stays.
+        // At the first poll, and at a later one, which keeps the waker before it.
         for _ in 0..2 {
             panics(|| drop(poll_by(&mut exited, &clone_panics)));
             panics(|| drop(poll_by(&mut timed, &clone_panics)));
-            assert!(poll(&mut exited, &bells[0]).is_pending());
-            assert!(poll(&mut timed, &bells[1]).is_pending());
+            assert!(poll(&mut exited, &counters[0]).is_pending());
+            assert!(poll(&mut timed, &counters[1]).is_pending());
         }
         panics(|| drop(poll_by(&mut exited, &clone_panics)));
-        // When it is replaced; and with its future, which is through.
+        // A waker that is replaced, and one that is dropped with its future.
         let (mut replaced, mut dropped) = (child.wait_async(), child.wait_async());
         for future in [&mut replaced, &mut dropped] {
             assert!(poll_by(future, &drop_panics()).is_pending());
         }
-        panics(|| drop(poll(&mut replaced, &bells[2])));
+        panics(|| drop(poll(&mut replaced, &counters[2])));
         panics(|| drop(dropped));
-        // When it has woken.
+        // A waker that is dropped once it has woken.
         let mut woken = child.wait_async();
         assert!(poll_by(&mut woken, &drop_panics()).is_pending());
         let mut last = child.wait_async();
-        assert!(poll(&mut last, &bells[3]).is_pending());
+        assert!(poll(&mut last, &counters[3]).is_pending());
         drop(stdin);
-        bells.iter().chain([&others]).for_each(|bell| bell.wait_beyond(0));
+        counters.iter().chain([&others]).for_each(|counter| counter.wait_beyond(0));
         for future in [&mut exited, &mut replaced, &mut woken, &mut last, &mut other] {
             assert_eq!(finish(future).unwrap().code(), Some(7));
         }
@@ -160,19 +160,19 @@ fn panic_of_a_waker_clone_or_drop_reaches_the_caller() {
     });
 }
 
-/// The wakers run the caller's code, which may do anything with other futures, and its own.
+/// A waker runs code of the caller, which may use any future.
 #[test]
 fn waker_may_poll_and_drop_futures() {
     watchdog!();
     on_every_backend(|backend| {
         let ((child, stdin), (other, others_stdin)) = (shared(backend, 7), shared(backend, 8));
         let (done, is_done) = mpsc::channel();
-        let bell = Arc::new(Bell::default());
+        let counter = Arc::new(WakeCounter::default());
         let ours = Arc::new(Mutex::new(Some(owned(&child))));
         let mut dropped: Vec<_> = [&child, &other].into_iter().map(owned).collect();
         let mut polled: Vec<_> = [&child, &other].into_iter().map(owned).collect();
         for future in dropped.iter_mut().chain(&mut polled) {
-            assert!(poll(future, &bell).is_pending());
+            assert!(poll(future, &counter).is_pending());
         }
         let waker = on_wake({
             let (ours, child, other) = (Arc::clone(&ours), Arc::clone(&child), Arc::clone(&other));
@@ -190,7 +190,7 @@ fn waker_may_poll_and_drop_futures() {
         });
         assert!(poll_by(ours.lock().unwrap().as_mut().unwrap(), &waker).is_pending());
         drop(stdin);
-        let mut rest = is_done.recv_timeout(LONG).expect("the waker is through");
+        let mut rest = is_done.recv_timeout(LONG).expect("the waker to return");
         drop(others_stdin);
         assert_eq!(finish(&mut rest).unwrap().code(), Some(8));
         assert_eq!(block_on(child.wait_async()).unwrap().code(), Some(7));
@@ -201,14 +201,14 @@ fn waker_may_poll_and_drop_futures() {
 fn dropped_waker_may_poll_and_drop_futures() {
     watchdog!();
     on_every_backend(|backend| {
-        // It goes when it is replaced, with its future, or when it has woken.
+        // The waker is dropped when it is replaced, with its future, or once it has woken.
         for way in 0..3 {
             let ((child, stdin), (other, others_stdin)) = (shared(backend, 7), shared(backend, 8));
             let (done, is_done) = mpsc::channel();
-            let bell = Arc::new(Bell::default());
+            let counter = Arc::new(WakeCounter::default());
             let mut dropped: Vec<_> = [&child, &other].into_iter().map(owned).collect();
             for future in &mut dropped {
-                assert!(poll(future, &bell).is_pending());
+                assert!(poll(future, &counter).is_pending());
             }
             let waker = on_drop({
                 let (child, other) = (Arc::clone(&child), Arc::clone(&other));
@@ -223,18 +223,18 @@ fn dropped_waker_may_poll_and_drop_futures() {
             let mut future = Some(owned(&child));
             assert!(poll_by(future.as_mut().unwrap(), &waker).is_pending());
             drop(waker);
-            assert!(is_done.try_recv().is_err(), "the task is to be woken by it");
+            assert!(is_done.try_recv().is_err(), "the task still has the waker");
             match way {
-                0 => assert!(poll(future.as_mut().unwrap(), &bell).is_pending()),
+                0 => assert!(poll(future.as_mut().unwrap(), &counter).is_pending()),
                 1 => future = None,
                 _ => {}
             }
             drop(stdin);
-            let [mut this, mut that] = is_done.recv_timeout(LONG).expect("the waker is gone");
+            let [mut this, mut that] = is_done.recv_timeout(LONG).expect("the waker was dropped");
             drop(others_stdin);
             assert_eq!(finish(&mut that).unwrap().code(), Some(8));
             assert_eq!(block_on(child.wait_async()).unwrap().code(), Some(7));
-            // (It may have been through in there already.)
+            // The drop of the waker may have polled it to its end already.
             if way < 2 {
                 assert_eq!(finish(&mut this).unwrap().code(), Some(7));
                 assert!(future.is_none_or(|mut future| finish(&mut future).is_ok()));
@@ -243,7 +243,7 @@ fn dropped_waker_may_poll_and_drop_futures() {
     });
 }
 
-/// A thread that dies of what a panic left behind wakes nobody any more.
+/// The drop of the payload panics outside of every `catch_unwind` of the caller.
 #[test]
 fn panic_payload_that_panics_stops_no_other_task() {
     struct Bomb;
@@ -257,14 +257,14 @@ fn panic_payload_that_panics_stops_no_other_task() {
     on_every_backend(|backend| {
         let [(first, pipe), (second, other_pipe)] = [7, 8].map(|code| stoppable(backend, code));
         let (mut bad, mut good) = (first.wait_async(), second.wait_async());
-        let bell = Arc::new(Bell::default());
-        assert!(poll(&mut good, &bell).is_pending());
+        let counter = Arc::new(WakeCounter::default());
+        assert!(poll(&mut good, &counter).is_pending());
         let waker = on_wake(|| std::panic::panic_any(Bomb));
         assert!(poll_by(&mut bad, &waker).is_pending());
         drop((pipe, waker));
         assert_eq!(block_on(first.wait_async()).unwrap().code(), Some(7));
         drop(other_pipe);
-        bell.wait_beyond(0);
+        counter.wait_beyond(0);
         assert_eq!(finish(&mut good).unwrap().code(), Some(8));
     });
 }

@@ -15,7 +15,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::sync::atomic::AtomicBool;
 
-/// Its code runs before anything is done, and not any more when the exit is to be handed out.
+/// The clone of a key runs before an insert changes anything, and not when the exit is handed out.
 #[cfg(target_os = "linux")]
 #[test]
 fn key_that_panics_changes_nothing() {
@@ -49,7 +49,7 @@ fn key_that_panics_changes_nothing() {
     is_over(&set);
 }
 
-/// Somebody closes what is not theirs: from then on all are looked at.
+/// Other code of the process closes the epoll: from then on the set polls every child.
 #[cfg(target_os = "linux")]
 #[test]
 fn set_polls_after_its_event_queue_was_replaced() {
@@ -68,13 +68,13 @@ fn set_polls_after_its_event_queue_was_replaced() {
     is_over(&set);
 }
 
-/// Without a queue of the kernel's there are still those who tell, and looks for the others.
+/// Children with helper threads still report; the set polls the others.
 #[test]
 fn set_made_without_descriptors_polls_its_children() {
     alone!();
     watchdog!();
-    let children = told_to_exit(12, backend);
-    let late = told_to_exit(2, backend);
+    let children = stoppable_children(12, backend);
+    let late = stoppable_children(2, backend);
     let full = NoDescriptors::left();
     let set = ChildSet::new();
     let mut stdins = Vec::new();
@@ -84,14 +84,14 @@ fn set_made_without_descriptors_polls_its_children() {
     }
     is_idle(&set);
     drop(full);
-    // Nothing becomes worse when there are some again, nor better.
+    // Free descriptors change nothing for this set.
     is_idle(&set);
     for (n, stdin) in stdins {
         drop(stdin);
         assert_eq!(next_code(&set), (n, code(n)));
     }
     is_over(&set);
-    // A waiter that sleeps until somebody tells is woken for one that nobody tells of.
+    // A waiter that sleeps until an event is woken for a child that must be polled.
     for n in 0..2 {
         let set = &set;
         set.insert(100, sleeper(BY_THREAD));
@@ -113,7 +113,7 @@ fn set_made_without_descriptors_polls_its_children() {
     is_over(&set);
 }
 
-/// What is known before a deadline is handed out by then, however seldom somebody looks.
+/// The pauses between the polls do not reach beyond the deadline.
 #[test]
 fn polled_exit_known_before_the_deadline_is_handed_out() {
     alone!();
@@ -121,12 +121,12 @@ fn polled_exit_known_before_the_deadline_is_handed_out() {
     let full = NoDescriptors::left();
     let set = ChildSet::new();
     drop(full);
-    let (mut in_time, count) = (0, 10);
-    // A machine that stalls may have it known too late.
+    let (mut on_time, count) = (0, 10);
+    // On a machine that stalls the exit may be known too late.
     for n in 0..10 * count {
         let child = Arc::new(sleeper(BEST));
         set.insert(n, Arc::clone(&child));
-        // The pauses are of 20 ms by then.
+        // The pauses have grown to 20 ms by then.
         let deadline = Instant::now() + Duration::from_millis(100);
         let (got, known) = thread::scope(|scope| {
             let killer = scope.spawn(|| {
@@ -141,16 +141,16 @@ fn polled_exit_known_before_the_deadline_is_handed_out() {
         if known < deadline {
             let finished = got.expect("its exit was known before the deadline");
             assert_eq!(finished.status.unwrap().signal(), Some(libc::SIGKILL));
-            in_time += 1;
+            on_time += 1;
         } else if got.is_none() {
             next(&set);
         }
-        if in_time == count {
+        if on_time == count {
             break;
         }
     }
     is_over(&set);
-    eprintln!("in time: {in_time}");
+    eprintln!("on time: {on_time}");
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn children_spawned_without_descriptors_are_handed_out() {
         }
     }
     is_idle(&set);
-    // One that is in the set already takes a descriptor to be in it again, or is looked at.
+    // A second entry of the same child requires a descriptor; without one, the set polls it.
     set.insert(2, set.get(&0).unwrap());
     is_idle(&set);
     if let Some(child) = set.get(&1) {
@@ -187,7 +187,7 @@ fn children_spawned_without_descriptors_are_handed_out() {
     drop(full);
 }
 
-/// Nobody can be looked at, and that is no reason to take them for gone.
+/// No child can be polled, which does not mean that it has exited.
 #[cfg(target_os = "linux")]
 #[test]
 fn kill_all_kills_where_every_wait_is_refused() {
@@ -205,7 +205,7 @@ fn kill_all_kills_where_every_wait_is_refused() {
     });
 }
 
-/// And that one of them could not be killed is told, though nothing else of it can be.
+/// Nothing else is known of the child.
 #[cfg(target_os = "linux")]
 #[test]
 fn kill_all_reports_a_refused_kill() {
@@ -216,7 +216,7 @@ fn kill_all_reports_a_refused_kill() {
     on_every_backend(|backend| {
         let set = ChildSet::new();
         let mut stdins = Vec::new();
-        for (child, stdin) in told_to_exit(1, |_| backend) {
+        for (child, stdin) in stoppable_children(1, |_| backend) {
             set.insert((), child);
             stdins.push(stdin);
         }
@@ -230,9 +230,9 @@ fn kill_all_reports_a_refused_kill() {
 fn set_works_without_threads() {
     alone!();
     watchdog!();
-    // Those that have one already.
+    // Children that have a thread already.
     let set = ChildSet::new();
-    let early = told_to_exit(4, backend);
+    let early = stoppable_children(4, backend);
     let mut stdins = Vec::new();
     for (n, (child, stdin)) in early.into_iter().enumerate() {
         set.insert(n, child);
@@ -240,7 +240,7 @@ fn set_works_without_threads() {
     }
     deny(&Deny::threads());
     assert!(thread::Builder::new().spawn(|| ()).is_err(), "the filter works");
-    for (n, (child, stdin)) in told_to_exit(12, backend).into_iter().enumerate().skip(4) {
+    for (n, (child, stdin)) in stoppable_children(12, backend).into_iter().enumerate().skip(4) {
         set.insert(n, child);
         stdins.push((n, stdin));
     }
@@ -252,7 +252,7 @@ fn set_works_without_threads() {
         assert_eq!(next_code(&set), (n, code(n)));
     }
     is_over(&set);
-    // All at once.
+    // All exit at once.
     for n in 0..20 {
         set.insert(n, sleeper(backend(n)));
     }
@@ -260,14 +260,14 @@ fn set_works_without_threads() {
     assert_eq!(std::iter::from_fn(|| set.wait_next()).count(), 20);
 }
 
-/// What a member must have been told of, and says of itself.
+/// The status is true, or the error says that other code has reaped the child, as the child itself does.
 #[track_caller]
 fn assert_true_or_lost(finished: Finished<usize>) {
     match finished.status {
         Ok(status) => assert_eq!(status.code(), Some(code(finished.key))),
         Err(error) => {
             assert!(error.get_ref().unwrap().is::<ReapedElsewhere>(), "{error:?}");
-            assert!(finished.child.wait().is_err(), "and so says the child");
+            assert!(finished.child.wait().is_err(), "the set and the child disagree");
         }
     }
 }
@@ -281,17 +281,19 @@ fn foreign_waitpid_gives_the_true_status_or_an_error() {
         thread::scope(|scope| {
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
-                    // SAFETY: no status is asked for.
+                    // SAFETY: the status pointer may be null.
                     unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) };
                 }
             });
             for _ in 0..rounds(10) {
                 let mut stdins = Vec::new();
-                for (n, (child, stdin)) in told_to_exit(10, |_| backend).into_iter().enumerate() {
+                for (n, (child, stdin)) in
+                    stoppable_children(10, |_| backend).into_iter().enumerate()
+                {
                     set.insert(n, child);
                     stdins.push(stdin);
                 }
-                // And one that may be gone before it is in the set.
+                // And a child that may have been reaped before it is in the set.
                 set.insert(10, quick(backend, code(10)));
                 let waiter = scope.spawn(|| (0..5).map(|_| next(&set)).collect::<Vec<_>>());
                 drop(stdins);
@@ -319,7 +321,7 @@ fn ignored_sigchld_gives_the_true_status_or_an_error() {
         let set = ChildSet::new();
         for _ in 0..rounds(10) {
             let mut stdins = Vec::new();
-            for (n, (child, stdin)) in told_to_exit(5, |_| backend).into_iter().enumerate() {
+            for (n, (child, stdin)) in stoppable_children(5, |_| backend).into_iter().enumerate() {
                 set.insert(n, child);
                 stdins.push(stdin);
             }
@@ -332,7 +334,7 @@ fn ignored_sigchld_gives_the_true_status_or_an_error() {
     unix::on_sigchld(libc::SIG_DFL);
 }
 
-/// Its exit is told of, and it cannot be had until the tracer lets go.
+/// The exit is reported, but the parent cannot reap the child before the tracer releases it.
 #[cfg(target_os = "linux")]
 #[test]
 fn traced_zombie_is_handed_out_after_its_release() {
@@ -345,13 +347,13 @@ fn traced_zombie_is_handed_out_after_its_release() {
         set.insert("before", Arc::clone(&child));
         child.kill().unwrap();
         until("a zombie", || unix::is_zombie(child.id()));
-        assert!(set.try_wait_next().is_none(), "it is the tracer's still");
+        assert!(set.try_wait_next().is_none(), "its tracer holds it");
         is_idle(&set);
         set.insert("after", Arc::clone(&child));
         is_idle(&set);
         assert!(set.remove(&"after").is_some());
         set.insert("after", Arc::clone(&child));
-        // Others are heard of meanwhile.
+        // Other children are handed out meanwhile.
         set.insert("other", quick(backend, 7));
         assert_eq!(next_code(&set), ("other", 7));
         is_idle(&set);
@@ -368,7 +370,7 @@ fn traced_zombie_is_handed_out_after_its_release() {
     });
 }
 
-/// A copy is about the parent's children and the parent's queue, and goes without touching either.
+/// The copy refers to the children and the event queue of the parent; its drop changes neither.
 #[test]
 fn fork_that_drops_its_copy_affects_no_child_of_the_parent() {
     alone!();
@@ -376,7 +378,7 @@ fn fork_that_drops_its_copy_affects_no_child_of_the_parent() {
     on_every_backend(|backend| {
         let mut set = Some(ChildSet::new());
         let mut stdins = Vec::new();
-        for (n, (child, stdin)) in told_to_exit(5, |_| backend).into_iter().enumerate() {
+        for (n, (child, stdin)) in stoppable_children(5, |_| backend).into_iter().enumerate() {
             let (set, child) = (set.as_ref().unwrap(), Arc::new(child));
             set.insert(n, Arc::clone(&child));
             set.insert(100 + n, child);
@@ -399,7 +401,7 @@ fn fork_that_drops_its_copy_affects_no_child_of_the_parent() {
     });
 }
 
-/// One that was copied, and is gone here while the copy is not.
+/// The parent drops its set while the copy exists.
 #[test]
 fn fork_that_keeps_its_copy_keeps_no_child_in_the_set() {
     alone!();
@@ -409,7 +411,7 @@ fn fork_that_keeps_its_copy_keeps_no_child_in_the_set() {
         let (set, child) = (ChildSet::new(), Arc::new(sleeper(backend)));
         set.insert(1, Arc::clone(&child));
         let (ours, theirs) = UnixStream::pair().unwrap();
-        // SAFETY: it makes system calls only, and leaves by `_exit`.
+        // SAFETY: the child makes system calls alone, and ends by `_exit`.
         let fork = unsafe { libc::fork() };
         if fork == 0 {
             drop(ours);
@@ -418,7 +420,7 @@ fn fork_that_keeps_its_copy_keeps_no_child_in_the_set() {
             unsafe { libc::_exit(0) };
         }
         drop(theirs);
-        // What is removed is not heard of, though the copy holds its descriptor.
+        // A removed child is not reported, although the copy holds its descriptor.
         set.remove(&1);
         set.insert(2, quick(backend, 7));
         kill_and_wait(&child);

@@ -18,18 +18,18 @@ mod resources;
 mod stops;
 mod waits;
 
-/// The next one, but not for ever.
+/// Returns the next exit within a bound.
 #[track_caller]
 fn next<K: Clone + Eq + Hash>(set: &ChildSet<K>) -> Finished<K> {
     set.wait_next_timeout(LONG).expect("one to exit")
 }
 
-/// The key and the exit code of the next.
+/// Returns the key and the exit code of the next child.
 #[track_caller]
 fn next_code<K: Clone + Eq + Hash>(set: &ChildSet<K>) -> (K, i32) {
     let finished = next(set);
     let status = finished.status.expect("a status");
-    // Whoever has the child agrees.
+    // The child itself reports the same.
     assert_eq!(finished.child.try_wait().unwrap(), Some(status));
     (finished.key, status.code().expect("an exit code"))
 }
@@ -38,11 +38,11 @@ fn next_code<K: Clone + Eq + Hash>(set: &ChildSet<K>) -> (K, i32) {
 fn is_over<K: Clone + Eq + Hash>(set: &ChildSet<K>) {
     assert!(set.is_empty());
     assert!(set.try_wait_next().is_none());
-    assert!(set.wait_next().is_none(), "nobody is there to be waited for");
+    assert!(set.wait_next().is_none(), "the set is empty");
     assert!(set.wait_next_timeout(Duration::MAX).is_none());
 }
 
-/// A code that tells one child from another. (There are 256.)
+/// An exit code that distinguishes children: there are 256.
 fn code(n: usize) -> i32 {
     i32::try_from(n % 256).expect("eight bits")
 }
@@ -51,7 +51,7 @@ fn backend(n: usize) -> Backend {
     Backend::ALL[n % Backend::ALL.len()]
 }
 
-/// A thread that is blocked, as far as can be told here; and what it gets in the end.
+/// Starts a thread that waits, and returns once it is blocked, as far as the system shows that.
 fn blocked<'scope, T: Send + 'scope>(
     scope: &'scope Scope<'scope, '_>,
     wait: impl FnOnce() -> T + Send + 'scope,
@@ -59,7 +59,7 @@ fn blocked<'scope, T: Send + 'scope>(
     let (send, receive) = mpsc::channel();
     let waiter = scope.spawn(move || {
         #[cfg(target_os = "linux")]
-        // SAFETY: it cannot fail.
+        // SAFETY: gettid(2) takes no arguments.
         send.send(unsafe { libc::gettid() }).unwrap();
         #[cfg(not(target_os = "linux"))]
         send.send(()).unwrap();
@@ -73,21 +73,24 @@ fn blocked<'scope, T: Send + 'scope>(
     waiter
 }
 
-/// So many at once, or fewer on an emulated machine.
+/// This number of children at once, or fewer on an emulated machine.
 fn children(usual: usize) -> usize {
     rounds(usual).min(usual)
 }
 
-/// Children that are told to exit with a code each.
-fn told_to_exit(count: usize, which: impl Fn(usize) -> Backend) -> Vec<(SharedChild, ChildStdin)> {
+/// Children that exit with different codes when their pipes are closed.
+fn stoppable_children(
+    count: usize,
+    which: impl Fn(usize) -> Backend,
+) -> Vec<(SharedChild, ChildStdin)> {
     (0..count).map(|n| stoppable(which(n), code(n))).collect()
 }
 
-/// All are handed out, once each, with what they said.
+/// Asserts that each child is handed out once, with its own exit code.
 fn all_once(count: usize, threads: usize, which: impl Fn(usize) -> Backend) {
     let set = ChildSet::new();
     let mut stdins = Vec::new();
-    for (n, (child, stdin)) in told_to_exit(count, which).into_iter().enumerate() {
+    for (n, (child, stdin)) in stoppable_children(count, which).into_iter().enumerate() {
         set.insert(n, child);
         stdins.push(stdin);
     }

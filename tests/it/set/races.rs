@@ -22,15 +22,15 @@ fn exits_that_race_inserts_are_handed_out_once() {
                     start.wait();
                     drop(stdin);
                 });
-                // It may find that the set is empty yet.
+                // The set may still be empty.
                 let waiter = scope.spawn(|| {
                     start.wait();
                     set.wait_next_timeout(LONG)
                 });
                 start.wait();
                 set.insert(n, child);
-                let heard = waiter.join().unwrap();
-                let finished = heard.unwrap_or_else(|| next(&set));
+                let got = waiter.join().unwrap();
+                let finished = got.unwrap_or_else(|| next(&set));
                 assert_eq!((finished.key, finished.status.unwrap().code()), (n, Some(code(n))));
             });
             is_over(&set);
@@ -38,7 +38,7 @@ fn exits_that_race_inserts_are_handed_out_once() {
     });
 }
 
-/// Each is either handed out or removed.
+/// Never both, and never neither.
 #[test]
 fn exits_that_race_removals_are_handed_out_or_removed() {
     watchdog!();
@@ -56,7 +56,7 @@ fn exits_that_race_removals_are_handed_out_or_removed() {
                 });
                 let removal = scope.spawn(|| {
                     start.wait();
-                    // In half of the rounds the exit has a better chance.
+                    // In half of the rounds the exit is likelier to come first.
                     for _ in 0..(n % 2) * 200 {
                         thread::yield_now();
                     }
@@ -71,7 +71,7 @@ fn exits_that_race_removals_are_handed_out_or_removed() {
                         handed_out += 1;
                     }
                     (None, Some(child)) => assert_eq!(wait(&child).code(), Some(code(n))),
-                    (None, None) => panic!("nobody has got it"),
+                    (None, None) => panic!("no thread has got it"),
                     (Some(_), Some(_)) => panic!("both have got it"),
                 }
             });
@@ -81,8 +81,7 @@ fn exits_that_race_removals_are_handed_out_or_removed() {
     });
 }
 
-/// A key is taken by one child after the other, while they exit and others wait: each is either given back or handed
-/// out.
+/// One child after the other has the same key, while they exit and other threads wait.
 #[test]
 fn replaced_children_are_returned_or_handed_out() {
     watchdog!();
@@ -94,7 +93,7 @@ fn replaced_children_are_returned_or_handed_out() {
         thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {
-                    // Until nobody is left.
+                    // Until the set is empty.
                     while let Some(finished) = set.wait_next_timeout(LONG) {
                         if finished.key == usize::MAX {
                             break;
@@ -132,7 +131,7 @@ fn eight_threads_get_each_child_once() {
     });
 }
 
-/// Several hundred exits at once; and again.
+/// Several hundred exits at once, twice.
 #[test]
 fn burst_of_exits_is_handed_out_once() {
     alone!();
@@ -154,7 +153,6 @@ fn burst_of_exits_is_handed_out_once() {
     });
 }
 
-/// What others know already is not kept from them, nor from the set.
 #[test]
 fn sets_threads_and_tasks_get_the_same_status() {
     watchdog!();
@@ -162,7 +160,7 @@ fn sets_threads_and_tasks_get_the_same_status() {
         for _ in 0..rounds(10) {
             let count = 8;
             let (sets, all) =
-                ([ChildSet::new(), ChildSet::new()], told_to_exit(count, |_| backend));
+                ([ChildSet::new(), ChildSet::new()], stoppable_children(count, |_| backend));
             let (children, stdins): (Vec<_>, Vec<_>) =
                 all.into_iter().map(|(child, stdin)| (Arc::new(child), stdin)).unzip();
             for set in &sets {
@@ -174,8 +172,8 @@ fn sets_threads_and_tasks_get_the_same_status() {
                 for set in sets.iter().chain(&sets) {
                     scope.spawn(|| {
                         while let Some(finished) = set.wait_next() {
-                            let told = finished.status.unwrap().code();
-                            assert_eq!(told, Some(code(finished.key)));
+                            let reported = finished.status.unwrap().code();
+                            assert_eq!(reported, Some(code(finished.key)));
                         }
                     });
                 }
@@ -193,7 +191,7 @@ fn sets_threads_and_tasks_get_the_same_status() {
     });
 }
 
-/// What is asked of the set while others change it is about some moment of it.
+/// Each call sees the set at some moment.
 #[test]
 fn concurrent_inserts_removals_kills_and_waits_lose_no_child() {
     watchdog!();
@@ -212,7 +210,7 @@ fn concurrent_inserts_removals_kills_and_waits_lose_no_child() {
                             _ => quick(backend, code(n)),
                         };
                         inserted.fetch_add(1, Ordering::Relaxed);
-                        // (Keys of both: the other's child may be replaced.)
+                        // Both threads use the same keys, so one may replace a child of the other.
                         if let Some(old) = set.insert(n % 7, child) {
                             kill_and_wait(&old);
                             got.fetch_add(1, Ordering::Relaxed);
@@ -250,8 +248,7 @@ fn concurrent_inserts_removals_kills_and_waits_lose_no_child() {
     });
 }
 
-/// Two look at once, one of them in vain for what the other has got meanwhile. It must not go without what is there
-/// besides.
+/// Two waiters find the same child, and one gets it. The other must not return without the second child that has exited.
 #[cfg(unix)]
 #[test]
 fn waiter_that_loses_one_child_gets_another() {
@@ -263,7 +260,7 @@ fn waiter_that_loses_one_child_gets_another() {
         let child = Arc::new(sleeper(BEST));
         set.insert("waited for", Arc::clone(&child));
         thread::scope(|scope| {
-            // The bell has rung once: it is asked first after that.
+            // After one wake-up of the event queue, that queue is polled first.
             let waiter = blocked(scope, || next(&set).key);
             set.insert("posted", Arc::clone(&exited));
             assert_eq!(waiter.join().unwrap(), "posted");
@@ -272,7 +269,7 @@ fn waiter_that_loses_one_child_gets_another() {
         unix::wait_for_zombie(child.id());
         let start = Barrier::new(3);
         let both = thread::scope(|scope| {
-            let looks = [(); 2].map(|()| {
+            let takes = [(); 2].map(|()| {
                 scope.spawn(|| {
                     start.wait();
                     set.try_wait_next().map(|finished| finished.key)
@@ -280,42 +277,42 @@ fn waiter_that_loses_one_child_gets_another() {
             });
             start.wait();
             set.insert("posted", Arc::clone(&exited));
-            looks.map(|look| look.join().unwrap())
+            takes.map(|take| take.join().unwrap())
         });
         assert!(both.contains(&Some("waited for")), "it had exited before: {both:?}");
         while set.wait_next().is_some() {}
     }
 }
 
-/// Those who look at what nobody tells of do not leave it to nobody.
+/// One waiter polls the children without notification.
 #[cfg(target_os = "linux")]
 #[test]
 fn poller_that_leaves_is_succeeded_by_another_waiter() {
     alone!();
     watchdog!();
     for round in 0..rounds(10).max(4) {
-        in_time(Duration::from_millis(300), |timeout| leave_after_the_exit(round, timeout));
+        on_time(Duration::from_millis(300), |timeout| leave_after_the_exit(round, timeout));
     }
 }
 
-/// On a machine that stalls those who leave may do so too early: then with a longer timeout.
+/// On a machine that stalls waiters may leave too early: the round is then repeated with a longer timeout.
 #[cfg(unix)]
-fn in_time(mut timeout: Duration, round: impl Fn(Duration) -> bool) {
+fn on_time(mut timeout: Duration, round: impl Fn(Duration) -> bool) {
     while !round(timeout) {
         timeout *= 2;
-        assert!(timeout < LONG / 3, "they are never there in time");
+        assert!(timeout < LONG / 3, "the waiters never leave on time");
     }
 }
 
-/// All but one wait for this long. Says whether they did so when there was something to be looked at.
+/// All waiters but one leave after this timeout. Returns whether a child had to be polled by then.
 #[cfg(target_os = "linux")]
 fn leave_after_the_exit(round: usize, timeout: Duration) -> bool {
     let (set, child) = (ChildSet::new(), Arc::new(sleeper(BEST)));
     let release = linux::trace_from_a_fork(child.id());
     set.insert((), Arc::clone(&child));
     let deadline = Instant::now() + timeout;
-    let in_time = thread::scope(|scope| {
-        // Systems differ in whom they wake by the exit: who came first, or last.
+    let on_time = thread::scope(|scope| {
+        // Systems differ in which waiter the exit wakes: the first or the last.
         let stay = || blocked(scope, || next(&set).status.unwrap().signal());
         let stays_first = (round % 2 == 0).then(stay);
         let leave: Vec<_> = (0..1 + round % 3)
@@ -324,25 +321,25 @@ fn leave_after_the_exit(round: usize, timeout: Duration) -> bool {
         let stays = stays_first.unwrap_or_else(stay);
         child.kill().unwrap();
         until("a zombie", || unix::is_zombie(child.id()));
-        let in_time = Instant::now() < deadline;
+        let on_time = Instant::now() < deadline;
         assert!(leave.into_iter().all(|waiter| waiter.join().unwrap()));
         assert!(!stays.is_finished());
         release();
         assert_eq!(stays.join().unwrap(), Some(libc::SIGKILL));
-        in_time
+        on_time
     });
     is_over(&set);
-    in_time
+    on_time
 }
 
-/// The same, for children that are so from the beginning.
+/// The same, for children without notification from the beginning.
 #[cfg(unix)]
 #[test]
 fn poller_without_descriptors_is_succeeded_by_another_waiter() {
     alone!();
     watchdog!();
     for _ in 0..rounds(10) {
-        in_time(Duration::from_millis(200), leaves_after_the_insert);
+        on_time(Duration::from_millis(200), leaves_after_the_insert);
     }
 }
 
@@ -354,19 +351,19 @@ fn leaves_after_the_insert(timeout: Duration) -> bool {
     let other = Arc::new(sleeper(BY_THREAD));
     set.insert(0, Arc::clone(&other));
     let deadline = Instant::now() + timeout;
-    let in_time = thread::scope(|scope| {
+    let on_time = thread::scope(|scope| {
         let leaves = blocked(scope, || set.wait_next_deadline(deadline).is_none());
         let stays = blocked(scope, || next(&set).key);
         let (child, stdin) = stoppable(BEST, 7);
         set.insert(1, child);
-        let in_time = Instant::now() < deadline;
+        let on_time = Instant::now() < deadline;
         assert!(leaves.join().unwrap());
         drop(stdin);
         assert_eq!(stays.join().unwrap(), 1);
-        in_time
+        on_time
     });
     kill_and_wait(&other);
     assert_eq!(next(&set).key, 0);
     is_over(&set);
-    in_time
+    on_time
 }

@@ -17,16 +17,16 @@ pub(super) const BEST: Backend = Backend::ALL[0];
 
 pub(super) const BY_THREAD: Backend = Backend::ALL[1];
 
-/// For this long nothing happens; and how much CPU may be used meanwhile. Whoever spins takes all of it.
+/// The length of a wait without events, and the processor time that it may use. A loop that spins uses all of it.
 const WHILE: Duration = Duration::from_millis(500);
 
 const HARDLY_ANY: Duration = Duration::from_millis(150);
 
-/// Nobody exits, and nobody spins.
+/// Asserts that no child exits, and that the wait does not spin.
 #[track_caller]
 pub(super) fn is_idle<K: Clone + Eq + Hash>(set: &ChildSet<K>) {
     let before = unix::cpu_time();
-    assert!(set.wait_next_timeout(WHILE).is_none(), "nobody has exited");
+    assert!(set.wait_next_timeout(WHILE).is_none(), "a child was handed out");
     let used = unix::cpu_time() - before;
     assert!(used < HARDLY_ANY, "it spins: {used:?}");
 }
@@ -42,12 +42,12 @@ pub(super) fn nothing_is_left(descriptors: usize) {
 #[cfg(target_os = "linux")]
 pub(super) fn watched() -> usize {
     let infos = std::fs::read_dir("/proc/self/fdinfo").expect("/proc").flatten();
-    // (The listing's own descriptor is gone by then, or tells of none.)
+    // The descriptor of the listing itself is closed by then, or lists none.
     let infos = infos.filter_map(|info| std::fs::read_to_string(info.path()).ok());
     infos.map(|info| info.matches("tfd:").count()).sum()
 }
 
-/// How often this thread has gone to sleep.
+/// How often this thread has slept.
 #[cfg(target_os = "linux")]
 fn sleeps() -> libc::c_long {
     // SAFETY: the struct outlives the call.
@@ -102,7 +102,6 @@ fn blocked_waiters_use_no_processor_time() {
     });
 }
 
-/// What goes with a set is the set, and nothing else.
 #[test]
 fn dropped_set_leaves_its_children_running() {
     alone!();
@@ -121,13 +120,13 @@ fn dropped_set_leaves_its_children_running() {
                 assert!(set.wait_next_timeout(Duration::ZERO).is_none());
             }
             drop(set);
-            // Whoever is to be told keeps the queue open that it would be told by.
+            // A registration that stayed would keep the event queue open.
             assert_eq!(unix::descriptors(), theirs, "in round {round}");
         }
         let alive = |child: &Arc<SharedChild>| child.try_wait().unwrap().is_none();
         assert!(children.iter().all(alive), "they run on");
         assert_eq!(unix::children().len(), 20);
-        // Those that nobody else has are left to run, and are reaped.
+        // A child without another handle runs on, and is reaped.
         let (child, stdin) = stoppable(backend, 0);
         let pid = child.id();
         let set = ChildSet::new();
@@ -165,13 +164,13 @@ fn removed_children_leave_no_descriptor() {
         }
         kill_and_wait(&child);
         drop(child);
-        until("what was the children's is gone", || unix::descriptors() == with_set);
+        until("the descriptors of the children are closed", || unix::descriptors() == with_set);
         drop(set);
         nothing_is_left(before);
     });
 }
 
-/// A descriptor that somebody holds stays in an epoll until it is taken out.
+/// A pidfd that is open elsewhere stays in an epoll until it is removed.
 #[cfg(target_os = "linux")]
 #[test]
 fn removed_children_leave_the_epoll() {
@@ -197,7 +196,7 @@ fn removed_children_leave_the_epoll() {
     drop(held);
 }
 
-/// Nobody gets up to look when nobody is left who has to be looked at.
+/// A waiter wakes for polls only while the set has a child without notification.
 #[cfg(target_os = "linux")]
 #[test]
 fn removed_children_are_no_longer_polled() {
@@ -206,33 +205,33 @@ fn removed_children_are_no_longer_polled() {
     let full = NoDescriptors::left();
     let set = ChildSet::new();
     drop(full);
-    let told_of = Arc::new(sleeper(BY_THREAD));
-    set.insert(0, Arc::clone(&told_of));
+    let notified = Arc::new(sleeper(BY_THREAD));
+    set.insert(0, Arc::clone(&notified));
     for n in 1..=2 {
         set.insert(n, sleeper(BEST));
     }
     let before = sleeps();
     assert!(set.wait_next_timeout(WHILE).is_none());
-    let looking = sleeps() - before;
-    // By being removed, and by being handed out.
+    let polling = sleeps() - before;
+    // One child is removed, the other handed out.
     kill_and_wait(&set.remove(&1).unwrap());
     set.get(&2).unwrap().kill().unwrap();
     assert_eq!(next(&set).key, 2);
     let before = sleeps();
     assert!(set.wait_next_timeout(WHILE).is_none());
-    let not_looking = sleeps() - before;
-    assert!(not_looking < 10, "{not_looking} times, {looking} before that");
-    kill_and_wait(&told_of);
+    let not_polling = sleeps() - before;
+    assert!(not_polling < 10, "{not_polling} times, {polling} before that");
+    kill_and_wait(&notified);
     assert_eq!(next(&set).key, 0);
     is_over(&set);
-    eprintln!("{not_looking} times, {looking} before that");
+    eprintln!("{not_polling} times, {polling} before that");
 }
 
 #[cfg(target_os = "linux")]
 #[test]
 fn thousands_of_children_need_no_thread() {
     if !unix::is_root() {
-        eprintln!("{} skipped: it takes root", function_name!());
+        eprintln!("{} skipped: this requires root", function_name!());
         return;
     }
     alone!();
@@ -250,7 +249,7 @@ fn thousands_of_children_need_no_thread() {
     let (theirs, ours) = UnixStream::pair().unwrap();
     let theirs = OwnedFd::from(theirs);
     for n in 0..count {
-        // One that reads to the end, as all do, without taking more memory than that needs.
+        // Each child reads the one pipe to its end, which takes little memory.
         let mut command = helper(&["read", "exit", &code(n).to_string()]);
         command.stdin(theirs.try_clone().unwrap());
         set.insert(n, BEST.spawn(&mut command).unwrap());
@@ -259,7 +258,7 @@ fn thousands_of_children_need_no_thread() {
     assert_eq!(set.len(), count);
     assert_eq!(unix::helper_threads(), [] as [&str; 0]);
     is_idle(&set);
-    // One by one; then all the others.
+    // Some one by one; then all the others at once.
     for n in (0..count).step_by(100) {
         set.get(&n).unwrap().kill().unwrap();
         let finished = next(&set);
@@ -268,11 +267,11 @@ fn thousands_of_children_need_no_thread() {
     drop((theirs, ours));
     let mut handed_out = vec![false; count];
     for _ in 0..count - count / 100 {
-        let (n, told) = next_code(&set);
-        assert_eq!(told, code(n));
+        let (n, reported) = next_code(&set);
+        assert_eq!(reported, code(n));
         assert!(!std::mem::replace(&mut handed_out[n], true), "twice");
     }
     is_over(&set);
     assert_eq!(unix::children(), [] as [u32; 0]);
-    eprintln!("all are gone after {:?}", start.elapsed());
+    eprintln!("all have ended after {:?}", start.elapsed());
 }

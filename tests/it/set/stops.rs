@@ -3,7 +3,7 @@
 use super::*;
 use std::io::Read;
 
-/// A tree of two, who have said that they are there; and what ends when both have.
+/// A tree of two processes that have printed `ready`, and a pipe that ends when both have ended.
 fn tree_of_two(backend: Backend, theirs: &[&str]) -> (SharedChild, impl Read + Send + use<>) {
     let count = theirs.len().to_string();
     let parts = [&["spawn", &count], theirs, theirs].concat();
@@ -12,15 +12,15 @@ fn tree_of_two(backend: Backend, theirs: &[&str]) -> (SharedChild, impl Read + S
     let child = backend.spawn_with(SpawnOptions::new().tree(true), &mut command).expect("to spawn");
     let mut stdout = child.take_stdout().expect("a pipe");
     let (mut said, mut byte) = (Vec::new(), [0]);
-    // "child N", and "ready" of both.
+    // "child N", and "ready" twice.
     while said.iter().filter(|byte| **byte == b'\n').count() < 3 {
-        stdout.read_exact(&mut byte).expect("they are there");
+        stdout.read_exact(&mut byte).expect("both to be ready");
         said.extend(byte);
     }
     (child, stdout)
 }
 
-/// The pipe is closed, by all who had it.
+/// Asserts that every process that had the pipe has ended.
 #[track_caller]
 fn all_have_ended(mut stdout: impl Read) {
     assert_eq!(stdout.read_to_end(&mut Vec::new()).expect("to read"), 0);
@@ -51,14 +51,13 @@ fn kill_all_kills_every_tree() {
             }));
         }
         is_over(&set);
-        // What has been handed out is not in the set any more.
+        // A child that was handed out is not in the set any more.
         set.kill_all().unwrap();
     });
 }
 
-/// Nobody waits for a grace that nobody needs.
 #[test]
-fn stop_all_returns_before_the_grace_ends_if_all_obey() {
+fn stop_all_returns_before_the_grace_ends_if_all_terminate() {
     watchdog!();
     on_every_backend(|backend| {
         let set = ChildSet::new();
@@ -71,7 +70,7 @@ fn stop_all_returns_before_the_grace_ends_if_all_obey() {
         }
         let count = set.len();
         thread::scope(|scope| {
-            // Others wait, and stop the same, meanwhile.
+            // Meanwhile other threads wait for the same children, and stop them.
             let waiter = scope.spawn(|| (0..count).map(|_| next(&set).status.unwrap()).collect());
             scope.spawn(|| set.stop_all(Duration::MAX).unwrap());
             set.stop_all(Duration::MAX).unwrap();
@@ -83,7 +82,7 @@ fn stop_all_returns_before_the_grace_ends_if_all_obey() {
     });
 }
 
-/// All have their grace at the same time.
+/// The graces run at the same time.
 #[cfg(unix)]
 #[test]
 fn stop_all_of_a_hundred_stubborn_trees_takes_one_grace() {
@@ -93,7 +92,7 @@ fn stop_all_of_a_hundred_stubborn_trees_takes_one_grace() {
     // Emulated machines are slow.
     let grace = Duration::from_secs(5);
     let set = ChildSet::new();
-    // Ten at least: one after the other they would take as many graces.
+    // Ten at least: one after the other, they would take ten graces.
     let count = children(100).max(10);
     let mut all = Vec::new();
     for n in 0..count {
@@ -110,7 +109,7 @@ fn stop_all_of_a_hundred_stubborn_trees_takes_one_grace() {
     eprintln!("{count} trees: {took:?}");
     all.into_iter().for_each(all_have_ended);
     for _ in 0..count {
-        // They are dead already.
+        // They have ended already.
         let finished = set.try_wait_next().expect("all have ended");
         assert_eq!(finished.status.unwrap().signal(), Some(libc::SIGKILL));
     }

@@ -8,8 +8,8 @@ use super::*;
 fn exited_child_is_handed_out_at_once() {
     watchdog!();
     on_every_backend(|backend| {
-        type Look = fn(&ChildSet<u32>) -> Option<Finished<u32>>;
-        let looks: [Look; 5] = [
+        type Take = fn(&ChildSet<u32>) -> Option<Finished<u32>>;
+        let takes: [Take; 5] = [
             ChildSet::wait_next,
             ChildSet::try_wait_next,
             |set| set.wait_next_timeout(Duration::ZERO),
@@ -17,24 +17,24 @@ fn exited_child_is_handed_out_at_once() {
             |set| set.wait_next_deadline(Instant::now()),
         ];
         let set = ChildSet::new();
-        for (n, look) in (0..).zip(looks) {
+        for (n, take) in (0..).zip(takes) {
             assert!(set.try_wait_next().is_none());
-            // It is known.
+            // An exit that is known already.
             let child = quick(backend, 7);
             wait(&child);
             assert!(set.insert(n, child).is_none());
-            let finished = look(&set).expect("it has exited");
+            let finished = take(&set).expect("it has exited");
             assert_eq!((finished.key, finished.status.unwrap().code()), (n, Some(7)));
-            // It is a zombie.
+            // A zombie.
             #[cfg(unix)]
             {
                 let child = quick(backend, 8);
                 unix::wait_for_zombie(child.id());
                 set.insert(n, child);
-                let finished = look(&set).expect("it has exited");
+                let finished = take(&set).expect("it has exited");
                 assert_eq!((finished.key, finished.status.unwrap().code()), (n, Some(8)));
             }
-            // It is not asked for, but by the last.
+            // An exit after the calls before.
             let (child, stdin) = stoppable(backend, 9);
             set.insert(n, child);
             assert!(set.try_wait_next().is_none());
@@ -44,7 +44,7 @@ fn exited_child_is_handed_out_at_once() {
             assert_eq!(set.len(), 1);
             drop(stdin);
             wait(&set.get(&n).unwrap());
-            let finished = set.wait_next_deadline(past).expect("it looks once");
+            let finished = set.wait_next_deadline(past).expect("it polls once");
             assert_eq!((finished.key, finished.status.unwrap().code()), (n, Some(9)));
         }
         is_over(&set);
@@ -83,7 +83,7 @@ fn wait_returns_none_at_its_deadline() {
     });
 }
 
-/// A thread waits, with and without a deadline that no clock will show, while all this happens.
+/// With a deadline that never passes, and with none.
 #[test]
 fn exit_wakes_the_waiter() {
     watchdog!();
@@ -142,7 +142,7 @@ fn waiter_gets_a_child_inserted_meanwhile() {
     });
 }
 
-/// Those who wait are told that there is nobody left, whoever has taken out the last.
+/// The last child may have been removed, or handed out.
 #[test]
 fn waiters_return_none_when_the_set_becomes_empty() {
     watchdog!();
@@ -160,7 +160,7 @@ fn waiters_return_none_when_the_set_becomes_empty() {
                     })
                     .collect();
                 let expected = if round % 3 == 0 {
-                    let removed = set.remove(&1).expect("nobody else has taken it");
+                    let removed = set.remove(&1).expect("no waiter has taken it");
                     assert_eq!(removed.try_wait().unwrap(), None, "nothing happens to it");
                     0
                 } else {
@@ -195,7 +195,7 @@ fn insert_with_a_used_key_returns_the_old_child() {
         drop(second_stdin);
         assert_eq!(next_code(&set), ("key", 2));
         is_over(&set);
-        // One that has exited, and that nobody has asked for yet.
+        // The old child has exited, and was not handed out.
         let (first, first_stdin) = stoppable(backend, 3);
         let (second, second_stdin) = stoppable(backend, 4);
         set.insert("key", first);
@@ -205,7 +205,7 @@ fn insert_with_a_used_key_returns_the_old_child() {
         assert!(set.try_wait_next().is_none());
         drop(second_stdin);
         assert_eq!(next_code(&set), ("key", 4));
-        // The same one again.
+        // The same child again.
         let (child, stdin) = stoppable(backend, 5);
         let child = Arc::new(child);
         assert!(set.insert("key", Arc::clone(&child)).is_none());
@@ -218,7 +218,7 @@ fn insert_with_a_used_key_returns_the_old_child() {
     });
 }
 
-/// Twice in one set, and in several, some of which lose it before.
+/// Each set has it under several keys, and loses some of them before.
 #[test]
 fn child_in_several_sets_is_handed_out_by_each() {
     watchdog!();
@@ -230,7 +230,7 @@ fn child_in_several_sets_is_handed_out_by_each() {
             for key in 0..4 {
                 assert!(set.insert(key, Arc::clone(&child)).is_none());
             }
-            // Not the one that came first, nor the last.
+            // Neither the first nor the last entry.
             assert!(Arc::ptr_eq(&set.remove(&0).unwrap(), &child));
             assert!(Arc::ptr_eq(&set.remove(&2).unwrap(), &child));
             set.insert(5, Arc::clone(&child));
@@ -251,7 +251,7 @@ fn child_in_several_sets_is_handed_out_by_each() {
                 is_over(set);
             }
         });
-        assert_eq!(Arc::strong_count(&child), 1, "nobody keeps it");
+        assert_eq!(Arc::strong_count(&child), 1, "a set keeps it");
     });
 }
 
@@ -263,18 +263,17 @@ fn children_of_every_backend_are_handed_out_once() {
     }
 }
 
-/// One is told to exit, and handed out, and only then the next.
 #[test]
 fn children_that_exit_in_turn_are_handed_out_in_turn() {
     watchdog!();
     on_every_backend(|backend| {
         let set = ChildSet::new();
         let mut stdins = Vec::new();
-        for (n, (child, stdin)) in told_to_exit(30, |_| backend).into_iter().enumerate() {
+        for (n, (child, stdin)) in stoppable_children(30, |_| backend).into_iter().enumerate() {
             set.insert(n, child);
             stdins.push((n, stdin));
         }
-        // Neither the order in which they came nor the opposite.
+        // Neither the order of the inserts nor its reverse.
         stdins.sort_by_key(|(n, _)| (n * 7) % 30);
         for (n, stdin) in stdins {
             assert!(set.try_wait_next().is_none());
@@ -285,7 +284,7 @@ fn children_that_exit_in_turn_are_handed_out_in_turn() {
     });
 }
 
-/// The order is that of the exits, however late somebody asks.
+/// All have exited before the first wait.
 #[cfg(target_os = "linux")]
 #[test]
 fn children_are_handed_out_in_the_order_of_their_exits() {
@@ -295,7 +294,7 @@ fn children_are_handed_out_in_the_order_of_their_exits() {
         let set = ChildSet::new();
         let count = 50;
         let mut stdins = Vec::new();
-        for (n, (child, stdin)) in told_to_exit(count, |_| backend).into_iter().enumerate() {
+        for (n, (child, stdin)) in stoppable_children(count, |_| backend).into_iter().enumerate() {
             set.insert(n, child);
             stdins.push((n, stdin));
         }
@@ -303,19 +302,19 @@ fn children_are_handed_out_in_the_order_of_their_exits() {
         let order: Vec<_> = stdins.iter().map(|(n, _)| *n).collect();
         for (left, (n, stdin)) in (0..count).rev().zip(stdins) {
             drop(stdin);
-            // Without being reaped in half of the cases.
+            // In half of the cases the child is not reaped.
             let child = set.get(&n).unwrap();
             unix::wait_for_zombie(child.id());
             if n % 2 == 0 {
                 wait(&child);
             }
-            // Where it is the helper thread of the child that tells, it has.
+            // Where a helper thread reports the exit, it has done so.
             if backend == BY_THREAD {
                 until("the helper has ended", || unix::helper_threads().len() == left);
             }
         }
         let handed_out: Vec<_> = (0..count).map(|_| next_code(&set)).collect();
-        assert!(handed_out.iter().all(|(n, told)| *told == code(*n)));
+        assert!(handed_out.iter().all(|(n, reported)| *reported == code(*n)));
         let handed_out: Vec<_> = handed_out.into_iter().map(|(n, _)| n).collect();
         assert_eq!(handed_out, order);
         is_over(&set);
