@@ -85,14 +85,15 @@ impl SharedChild {
 impl Tree {
     /// Sends a signal to every process of the tree, once. Does nothing, successfully, once the tree is empty.
     ///
-    /// Processes that [escape](Tree#which-processes-escape) do not receive it. A process that is started in the
-    /// meantime, or leaves or joins the process group, may or may not receive it, or twice if it returns. On Linux, unless containment is complete, this
-    /// waits at most 0.1 s for processes in the middle of an exec, which cannot be recognized before.
+    /// Processes that [escape](Tree#which-processes-escape) do not receive it. A process that is started in the meantime, or
+    /// that leaves or joins the process group, can miss it; a process that leaves and returns can receive it twice. On
+    /// Linux, unless containment is complete, this waits at most 0.1 s for processes in the middle of an exec, which cannot
+    /// be recognized before.
     ///
     /// # Errors
     ///
-    /// The operating system's: EINVAL for a number that is no signal, EPERM for a member that now belongs to another
-    /// user. The signal has been sent to all other members by then.
+    /// EINVAL if the number is no signal, EPERM for a member that now belongs to another user. All other members have
+    /// received the signal by then.
     ///
     /// # Examples
     ///

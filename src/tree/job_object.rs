@@ -75,7 +75,7 @@ pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawne
     let flags = own_flags | if is_tree { CREATE_NEW_PROCESS_GROUP } else { 0 };
     command.creation_flags(flags | CREATE_SUSPENDED);
     let spawned = command.spawn();
-    // Later spawns of the command may not resume the child.
+    // Later spawns of the command might not resume the child.
     command.creation_flags(own_flags);
     // A caller that has set CREATE_SUSPENDED resumes the child itself.
     let child = start(spawned?, &job, own_flags & CREATE_SUSPENDED == 0)?;
@@ -90,7 +90,7 @@ fn start(mut child: Child, job: &Job, to_be_resumed: bool) -> io::Result<Child> 
         .and_then(|()| job.has_begun());
     if started.is_err() {
         let _ = job.kill();
-        // The child may not be in the job. If it cannot be killed, a wait for it might not end.
+        // The child might not be in the job. If it cannot be killed, a wait for it might not end.
         if child.kill().is_ok() {
             let _ = child.wait();
         }

@@ -217,7 +217,7 @@ impl Chase {
         Ok(is_new)
     }
 
-    /// Remembers a killed member: an exiting process shows no environment, so a later pass may not recognize it.
+    /// Remembers a killed member: an exiting process shows no environment, so a later pass might not recognize it.
     fn remember(&mut self, target: &Target<'_>, process: &Process) {
         target.membership.remember(process);
         self.killed.insert(process.id());

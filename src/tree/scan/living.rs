@@ -50,7 +50,7 @@ pub(in crate::tree) fn wait_empty(
                 },
             };
         }
-        // Only processes are left that may not be members. Each wait is short, because a later pass may settle it.
+        // Only processes are left that might not be members. Each wait is short, because a later pass may settle it.
         if let (false, Some(process)) = (ended, uncertain) {
             let until = Instant::now() + pause.next();
             process.wait(Some(deadline.map_or(until, |deadline| deadline.min(until))));

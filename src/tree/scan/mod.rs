@@ -73,7 +73,7 @@ pub(in crate::tree) struct Membership {
     group: i32,
     marker: Option<EnvironmentMarker>,
     since: Since,
-    /// Living members outside the group that a later pass may not recognize: members that were found by their parents, and
+    /// Living members outside the group that a later pass might not recognize: members that were found by their parents, and
     /// killed members, because an exiting process shows no environment.
     strays: Mutex<HashMap<i32, Process>>,
 }
@@ -145,7 +145,7 @@ impl Target<'_> {
             opened.inside.clear();
         }
         for held in &opened.left {
-            // A later pass may not find these.
+            // A later pass might not find these.
             if let Some(process) = held.process()? {
                 self.membership.remember(&process);
                 opened.left_processes.push(process);
