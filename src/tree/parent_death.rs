@@ -19,8 +19,7 @@ use std::io;
 use std::mem;
 use std::os::fd::OwnedFd;
 use std::process::{self, Child, Command};
-use std::sync::PoisonError;
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{self, Arc, PoisonError};
 use std::time::Duration;
 
 /// A spawn that takes longer is blocked, as by a hook.
@@ -55,7 +54,22 @@ struct Job {
     command: Command,
     orders: Orders,
     spawned: Spawned,
-    answer: Sender<(Command, Spawned)>,
+    answer: Arc<Answer>,
+}
+
+/// What a thread returns to the caller.
+#[derive(Default)]
+struct Answer {
+    slot: sync::Mutex<Option<(Command, Spawned)>>,
+    filled: sync::Condvar,
+}
+
+impl Answer {
+    fn wait(&self, timeout: Duration) -> Option<(Command, Spawned)> {
+        let slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.filled.wait_timeout_while(slot, timeout, |slot| slot.is_none());
+        waited.unwrap_or_else(PoisonError::into_inner).0.take()
+    }
 }
 
 impl Job {
@@ -68,8 +82,9 @@ impl Drop for Job {
     fn drop(&mut self) {
         let command = mem::replace(&mut self.command, Command::new(""));
         let spawned = mem::replace(&mut self.spawned, Err(unfinished()));
-        // The caller waits for this.
-        let _ = self.answer.send((command, spawned));
+        let mut slot = self.answer.slot.lock().unwrap_or_else(PoisonError::into_inner);
+        *slot = Some((command, spawned));
+        self.answer.filled.notify_one();
     }
 }
 
@@ -83,26 +98,20 @@ fn unfinished() -> io::Error {
 pub(super) fn spawn(command: &mut Command) -> Spawned {
     let threads = THREADS.get();
     let parent = Parent { id: process::id(), blocked: pre_exec::blocked_signals() };
-    let (answer, answered) = mpsc::channel();
+    let answer = Arc::new(Answer::default());
     let job = Job {
         command: mem::replace(command, Command::new("")),
         orders: Orders { die_with: Some(parent), ..Orders::default() },
         spawned: Err(unfinished()),
-        answer,
+        answer: Arc::clone(&answer),
     };
     let mut begun = threads.add(job);
     loop {
-        match answered.recv_timeout(PATIENCE) {
-            Ok((theirs, spawned)) => {
-                *command = theirs;
-                return spawned;
-            }
-            // Impossible: dropping the job sends.
-            Err(RecvTimeoutError::Disconnected) => return Err(unfinished()),
-            Err(RecvTimeoutError::Timeout) => {
-                begun = threads.support(threads.queue.lock(), Some(begun));
-            }
+        if let Some((returned, spawned)) = answer.wait(PATIENCE) {
+            *command = returned;
+            return spawned;
         }
+        begun = threads.support(threads.queue.lock(), Some(begun));
     }
 }
 

@@ -122,13 +122,13 @@ fn close_all_but(kept: [c_int; 2], scratch: &mut [u8]) {
     {
         let list = super::proc::open(libc::AT_FDCWD, c"/proc/self/fd", libc::O_DIRECTORY);
         if list >= 0 {
-            let close = |name: &[u8], _: &mut [u8]| {
+            let mut close = |name: &[u8], _: &mut [u8]| {
                 let fd = super::proc::number(name).and_then(|fd| c_int::try_from(fd).ok());
                 if let Some(fd) = fd.filter(|fd| *fd != list && !kept.contains(fd)) {
                     super::proc::close(fd);
                 }
             };
-            super::proc::each_name(list, scratch, close);
+            super::proc::each_name(list, scratch, &mut close);
             super::proc::close(list);
             return;
         }

@@ -14,7 +14,7 @@ const LONGEST: u64 = 30_000;
 const DEPTH: u32 = 12;
 
 /// Calls this with the path of each charged cgroup.
-pub(super) fn each(shared: Shared, buffer: &mut [u8], mut call: impl FnMut(&CStr)) {
+pub(super) fn each(shared: Shared, buffer: &mut [u8], call: &mut dyn FnMut(&CStr)) {
     for (number, slot) in shared.charges() {
         let Some(charge) = shared.read(number, slot, buffer) else { continue };
         let (marker, length) = (charge.marker.len(), charge.cgroup.len());
@@ -64,7 +64,7 @@ pub(super) fn remove_all(shared: Shared, path: &mut [u8], buffer: &mut [u8]) {
     let mut wait: c_int = 1;
     loop {
         let mut is_left = false;
-        each(shared, path, |path| {
+        each(shared, path, &mut |path| {
             let Some(cgroup) = open_cgroup(path) else { return };
             kill_all_in(cgroup);
             clear(cgroup, buffer, DEPTH);
@@ -85,7 +85,7 @@ fn clear(cgroup: c_int, buffer: &mut [u8], depth: u32) {
     kill_listed(cgroup, buffer);
     let Some(depth) = depth.checked_sub(1) else { return };
     rewind(cgroup);
-    each_name(cgroup, buffer, |name, buffer| {
+    each_name(cgroup, buffer, &mut |name, buffer| {
         let path = Text::<256>::new().push(name);
         if name == b"." || name == b".." {
             return;
@@ -103,11 +103,11 @@ fn clear(cgroup: c_int, buffer: &mut [u8], depth: u32) {
 
 fn kill_listed(cgroup: c_int, buffer: &mut [u8]) {
     let Some((buffer, check)) = buffer.split_at_mut_checked(4096) else { return };
-    each_listed(cgroup, buffer, |id| {
+    each_listed(cgroup, buffer, &mut |id| {
         let pidfd = pidfd(id);
         // A process that is listed after it was opened is the opened one.
         let mut is_listed = false;
-        each_listed(cgroup, check, |listed| {
+        each_listed(cgroup, check, &mut |listed| {
             is_listed |= listed == id;
             !is_listed
         });
@@ -119,15 +119,15 @@ fn kill_listed(cgroup: c_int, buffer: &mut [u8]) {
     });
 }
 
-fn each_listed(cgroup: c_int, buffer: &mut [u8], mut call: impl FnMut(i32) -> bool) {
+fn each_listed(cgroup: c_int, buffer: &mut [u8], call: &mut dyn FnMut(i32) -> bool) {
     let list = open(cgroup, c"cgroup.procs", 0);
     if list < 0 {
         return;
     }
-    each_line(list, buffer, |line| {
+    each_line(list, buffer, &mut |line| {
         // 0 is a process from outside this PID namespace.
         let id = number(line).and_then(|id| i32::try_from(id).ok()).filter(|id| *id > 1);
-        id.is_none_or(&mut call)
+        id.is_none_or(&mut *call)
     });
     close(list);
 }

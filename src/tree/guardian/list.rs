@@ -39,7 +39,7 @@ pub(super) fn kill(shared: Shared, scratch: &mut [u8]) {
         list.adopt(proc);
     }
     kill_groups(shared);
-    cgroup::each(shared, path, cgroup::kill);
+    cgroup::each(shared, path, &mut cgroup::kill);
     if let Some(proc) = proc {
         list.kill(proc);
         trees.kill_marked(proc, &mut list, buffer);
@@ -153,7 +153,7 @@ impl Trees {
         let path = Text::<32>::new().number(id).push(b"/task");
         let tasks = proc::open(proc, path.path(), libc::O_DIRECTORY);
         let mut found = Environment::Empty;
-        proc::each_name(tasks, buffer, |name, buffer| {
+        proc::each_name(tasks, buffer, &mut |name, buffer| {
             let is_shown = matches!(found, Environment::Marked | Environment::Unmarked);
             if !is_shown && proc::number(name).is_some() {
                 let path = Text::<32>::new().push(name).push(b"/environ");
@@ -235,7 +235,7 @@ impl List {
         // SAFETY: it takes nothing.
         let me = unsafe { libc::getpid() };
         proc::rewind(proc);
-        proc::each_name(proc, buffer, |name, _| {
+        proc::each_name(proc, buffer, &mut |name, _| {
             let Some(id) = proc::number(name).and_then(|id| i32::try_from(id).ok()) else { return };
             if id <= 1 || id == me {
                 return;

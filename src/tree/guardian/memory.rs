@@ -73,9 +73,11 @@ impl Mapping {
     }
 }
 
-fn each_mapping(path: &CStr, scratch: &mut [u8], mut call: impl FnMut(Mapping, &[u8]) -> bool) {
+fn each_mapping(path: &CStr, scratch: &mut [u8], call: &mut dyn FnMut(Mapping, &[u8]) -> bool) {
     let fd = open(libc::AT_FDCWD, path, 0);
-    each_line(fd, scratch, |line| Mapping::parse(line).is_none_or(|mapping| call(mapping, line)));
+    each_line(fd, scratch, &mut |line| {
+        Mapping::parse(line).is_none_or(|mapping| call(mapping, line))
+    });
     close(fd);
 }
 
@@ -100,7 +102,7 @@ fn drop_memory(orders: &Orders, scratch: &mut [u8]) {
     // may touch any of it. The stack is near the end of the address space, which gives the size.
     let giant = here / 32;
     let mut is_instrumented = false;
-    each_mapping(c"/proc/self/maps", scratch, |mapping, _| {
+    each_mapping(c"/proc/self/maps", scratch, &mut |mapping, _| {
         is_instrumented |= mapping.is_heap() && mapping.size() >= giant;
         true
     });
@@ -109,7 +111,7 @@ fn drop_memory(orders: &Orders, scratch: &mut [u8]) {
     }
     // The end of the last mapping that is no heap: an object file's. Its variables may follow it.
     let mut object_end = 0;
-    each_mapping(c"/proc/self/maps", scratch, |mapping, _| {
+    each_mapping(c"/proc/self/maps", scratch, &mut |mapping, _| {
         let is_variables = mapping.start == object_end;
         if mapping.is_shared || (mapping.is_heap() && !is_variables) {
             if mapping.size() >= SMALL {
@@ -149,7 +151,7 @@ fn rename(parent: i32, scratch: &mut [u8]) {
     let runs_on = arguments.1 == environment.0;
     let whole = (arguments.0, if runs_on { environment.1 } else { arguments.1 });
     let mut is_ours = [false; 2];
-    each_mapping(c"/proc/self/maps", rest, |mapping, _| {
+    each_mapping(c"/proc/self/maps", rest, &mut |mapping, _| {
         is_ours = [
             is_ours[0] || (mapping.is_writable && mapping.has(whole.0, whole.1)),
             is_ours[1] || (mapping.is_writable && mapping.has(environment.0, environment.1)),
@@ -186,7 +188,7 @@ pub(super) fn is_mapped_in(id: i32, (start, _): (usize, usize), scratch: &mut [u
         };
         line.iter().position(is_end).unwrap_or(line.len())
     };
-    each_mapping(c"/proc/self/maps", buffer, |mapping, line| {
+    each_mapping(c"/proc/self/maps", buffer, &mut |mapping, line| {
         if mapping.start != start {
             return true;
         }
@@ -199,7 +201,7 @@ pub(super) fn is_mapped_in(id: i32, (start, _): (usize, usize), scratch: &mut [u
     let own = own.get(..length).unwrap_or(&[]);
     let mut found = false;
     let path = Text::<32>::new().push(b"/proc/").number(id).push(b"/maps");
-    each_mapping(path.path(), buffer, |mapping, line| {
+    each_mapping(path.path(), buffer, &mut |mapping, line| {
         found =
             mapping.start == start && !own.is_empty() && line.get(..identity(line)) == Some(own);
         mapping.start < start

@@ -122,7 +122,7 @@ pub(super) fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// Calls this for each name in a directory, with the unused part of the buffer.
-pub(super) fn each_name(fd: c_int, buffer: &mut [u8], mut call: impl FnMut(&[u8], &mut [u8])) {
+pub(super) fn each_name(fd: c_int, buffer: &mut [u8], call: &mut dyn FnMut(&[u8], &mut [u8])) {
     /// Offsets in `struct linux_dirent64`: of its length, and of its name.
     const LENGTH: usize = 16;
     const NAME: usize = 19;
@@ -151,7 +151,7 @@ pub(super) fn each_name(fd: c_int, buffer: &mut [u8], mut call: impl FnMut(&[u8]
 }
 
 /// Calls this for each line of a file, until it returns `false`. A line that is longer than the buffer counts as several.
-pub(super) fn each_line(fd: c_int, buffer: &mut [u8], mut call: impl FnMut(&[u8]) -> bool) {
+pub(super) fn each_line(fd: c_int, buffer: &mut [u8], call: &mut dyn FnMut(&[u8]) -> bool) {
     let mut length: usize = 0;
     loop {
         let Some(room) = buffer.get_mut(length..) else { return };
@@ -421,7 +421,7 @@ mod tests {
         for size in [13, 14, 20, 4096] {
             let fd = open(libc::AT_FDCWD, &path, 0);
             let mut lines = Vec::new();
-            each_line(fd, &mut vec![0; size], |line| {
+            each_line(fd, &mut vec![0; size], &mut |line| {
                 lines.push(String::from_utf8(line.to_vec()).unwrap());
                 true
             });
@@ -449,7 +449,9 @@ mod tests {
         assert!(stat.lives && !stat.is_exiting);
         assert_eq!(stat.parent, std::os::unix::process::parent_id() as i32);
         let mut names = 0;
-        each_name(proc, &mut buffer, |name, _| names += i32::from(number(name) == Some(me as u64)));
+        each_name(proc, &mut buffer, &mut |name, _| {
+            names += i32::from(number(name) == Some(me as u64))
+        });
         assert_eq!(names, 1);
         close(proc);
     }
