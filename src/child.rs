@@ -1,6 +1,5 @@
 //! `SharedChild`, the public face of a [`Lifecycle`].
 
-use crate::SpawnOptions;
 use crate::lifecycle::Lifecycle;
 use crate::reaper;
 use crate::stop::{self, Stopping};
@@ -10,7 +9,7 @@ use crate::tree::{Leader, Owner, Spawned, Tree};
 use crate::usage::Usage;
 use std::fmt;
 use std::io;
-use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus};
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, ExitStatus};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -38,36 +37,6 @@ enum Body {
 }
 
 impl SharedChild {
-    /// Spawns the command, like [`Command::spawn`].
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Command::spawn`], and no others: where no descriptor is to spare for the notice of the exit, a helper
-    /// thread serves. Where [`Command::spawn`] panics, this returns an error: see
-    /// [`SpawnOptions::spawn`](crate::SpawnOptions::spawn).
-    ///
-    /// # Foreign reapers
-    ///
-    /// If a thread is in `waitpid(-1)`, or SIGCHLD is ignored, a child that exits at once may be reaped between its spawn
-    /// and the opening of its pidfd. Its status is lost then. On Linux, `linux::SpawnOptionsExt::pidfd_from_child` closes
-    /// that gap.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use shared_child::SharedChild;
-    /// use std::process::Command;
-    ///
-    /// # fn main() -> std::io::Result<()> {
-    /// let child = SharedChild::spawn(Command::new("rustc").arg("--version"))?;
-    /// assert!(child.wait()?.success());
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn spawn(command: &mut Command) -> io::Result<Self> {
-        SpawnOptions::new().spawn(command)
-    }
-
     pub(crate) fn spawned(spawned: Spawned, backend: Backend, kill_on_drop: bool) -> Self {
         let Spawned { child, from_child, can_be_requested, own } = spawned;
         let id = child.id();

@@ -227,3 +227,35 @@ impl SpawnOptions {
         Ok(SharedChild::spawned(spawned, backend, self.kill_on_drop))
     }
 }
+
+impl SharedChild {
+    /// Spawns the command, like [`Command::spawn`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Command::spawn`], and no others: where no descriptor is to spare for the notice of the exit, a helper
+    /// thread serves. Where [`Command::spawn`] panics, this returns an error: see
+    /// [`SpawnOptions::spawn`](crate::SpawnOptions::spawn).
+    ///
+    /// # Foreign reapers
+    ///
+    /// If a thread is in `waitpid(-1)`, or SIGCHLD is ignored, a child that exits at once may be reaped between its spawn
+    /// and the opening of its pidfd. Its status is lost then. On Linux, `linux::SpawnOptionsExt::pidfd_from_child` closes
+    /// that gap.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use shared_child::SharedChild;
+    /// use std::process::Command;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let child = SharedChild::spawn(Command::new("rustc").arg("--version"))?;
+    /// assert!(child.wait()?.success());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn spawn(command: &mut Command) -> io::Result<Self> {
+        SpawnOptions::new().spawn(command)
+    }
+}

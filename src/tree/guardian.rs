@@ -55,6 +55,7 @@
 //! descendant before it has killed anything. Its charges are in the other tree too, and carry that tree's marker.
 
 mod after_fork;
+mod calls;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod cgroup;
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -68,7 +69,7 @@ mod table;
 use super::environment_marker::EnvironmentMarker;
 use crate::sync::Mutex;
 use crate::sys::{PerProcess, spawn_helper};
-use after_fork::{Orders, Scratch};
+use calls::{Orders, Scratch};
 use std::ffi::c_int;
 use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};

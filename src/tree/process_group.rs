@@ -142,28 +142,6 @@ fn spawn_plain(wanted: &Wanted, command: &mut Command) -> io::Result<NewChild> {
 /// A member of a tree that lived when a scan found it.
 pub(crate) type Survivor = Process;
 
-/// Signals the leader and its group. The leader is signalled by itself only if it has left the group, so that no process
-/// receives a signal twice.
-pub(super) fn signal(id: i32, leader: &Leader, signal: c_int) -> io::Result<()> {
-    leader.signal(|notice| {
-        let leader = match processes::group_of(id) {
-            Some(group) if group == id => Ok(()),
-            _ => notice.signal(signal),
-        };
-        leader.and(notice.signal_group(signal))
-    })
-}
-
-/// Returns whether the leader's process ID is its own, and therefore the group's.
-pub(super) fn has_its_id(leader: &Leader) -> bool {
-    let mut has_its_id = false;
-    let answered = leader.signal(|notice| {
-        has_its_id = notice.has_its_id();
-        Ok(())
-    });
-    answered.is_ok() && has_its_id
-}
-
 type OneGroup<'a> = (&'a ProcessGroup, &'a Leader);
 
 /// The trees of a batch. All containers of this system are of this type.
@@ -294,7 +272,7 @@ impl Container for ProcessGroup {
         // Without a marker, a scan finds members outside the group by their parents, so the group must not die first.
         if self.membership.is_marked() || !scans {
             // An error is met again by the full kill.
-            let _ = signal(self.membership.group(), leader, libc::SIGKILL);
+            let _ = self.target(leader).signal_group(libc::SIGKILL);
         }
         scans || self.cgroup.is_some()
     }

@@ -7,68 +7,15 @@
 //!
 //! Where processes cannot be listed without allocation (outside Linux), the guardian kills only process groups.
 
+use super::calls::{Orders, pause};
 use super::table::Shared;
 use std::ffi::c_int;
 use std::io;
-use std::ptr;
 
 /// How often the guardian checks whether it is still needed. The kernel notifies it of everything else.
 pub(super) const TICK_MS: c_int = 5_000;
 /// How often it checks where it must also poll for the death of the parent.
 const SHORT_TICK_MS: c_int = 1_000;
-
-/// The parameters of the guardian, on its stack.
-pub(super) struct Orders {
-    pub(super) shared: Shared,
-    pub(super) scratch: Scratch,
-    pub(super) parent: libc::pid_t,
-    /// The pidfd of the parent, or -1.
-    pub(super) pidfd: c_int,
-    /// The child's end of the socket.
-    pub(super) socket: c_int,
-    pub(super) tick_ms: c_int,
-}
-
-/// Memory for the work of the child.
-#[derive(Clone, Copy)]
-pub(super) struct Scratch(*mut u8);
-
-impl Scratch {
-    const SIZE: usize = 256 << 10;
-
-    pub(super) fn map() -> io::Result<Self> {
-        map(Self::SIZE).map(Self).ok_or_else(io::Error::last_os_error)
-    }
-
-    /// Called in the parent, which does not use it.
-    pub(super) fn unmap(self) {
-        unmap(self.0 as usize, Self::SIZE);
-    }
-
-    #[cfg(target_os = "linux")]
-    pub(super) fn range(self) -> (usize, usize) {
-        (self.0 as usize, self.0 as usize + Self::SIZE)
-    }
-
-    fn bytes(self) -> &'static mut [u8] {
-        // SAFETY: the memory was mapped with this size. The only caller is `run`, once in each child.
-        unsafe { std::slice::from_raw_parts_mut(self.0, Self::SIZE) }
-    }
-}
-
-/// Maps new private memory, filled with zeroes.
-pub(super) fn map(size: usize) -> Option<*mut u8> {
-    let access = libc::PROT_READ | libc::PROT_WRITE;
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANON;
-    // SAFETY: new memory, in a place that the system chooses.
-    let start = unsafe { libc::mmap(ptr::null_mut(), size, access, flags, -1, 0) };
-    (start != libc::MAP_FAILED).then_some(start.cast())
-}
-
-pub(super) fn unmap(start: usize, size: usize) {
-    // SAFETY: the callers unmap memory that they have mapped, or that nothing in this process uses any more.
-    unsafe { libc::munmap(start as *mut _, size) };
-}
 
 /// Waits for the death of the parent, kills the charges, and exits. All signals are blocked.
 pub(super) extern "C" fn run(orders: &Orders) -> ! {
@@ -213,11 +160,6 @@ fn has_the_charges(_: &Orders, _: &mut [u8]) -> bool {
     false
 }
 
-pub(super) fn pause(milliseconds: c_int) {
-    // SAFETY: no descriptors.
-    unsafe { libc::poll(ptr::null_mut(), 0, milliseconds) };
-}
-
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn kill(shared: Shared, scratch: &mut [u8]) {
     super::list::kill(shared, scratch);
@@ -225,14 +167,5 @@ fn kill(shared: Shared, scratch: &mut [u8]) {
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn kill(shared: Shared, _: &mut [u8]) {
-    kill_groups(shared);
-}
-
-pub(super) fn kill_groups(shared: Shared) {
-    for (number, slot) in shared.charges() {
-        if let Some(group) = shared.group(number, slot) {
-            // SAFETY: integers. The group is larger than 1.
-            unsafe { libc::kill(group.wrapping_neg(), libc::SIGKILL) };
-        }
-    }
+    super::calls::kill_groups(shared);
 }

@@ -1,7 +1,6 @@
 //! Linux: kills and removes cgroups in the child of a fork (see [`after_fork`](super::after_fork)).
 
-use super::after_fork::pause;
-use super::list::{kill_one, now, pidfd};
+use super::calls::{kill_one, now, pause, pidfd};
 use super::proc::{Text, close, each_line, each_name, is_a, number, open, rewind};
 use super::table::Shared;
 use std::ffi::{CStr, c_int};

@@ -11,7 +11,7 @@
 //! (pidfd_open(2)), and its start time is read after that. Without pidfds, only the instant between that and the kill is a
 //! gap.
 
-use super::after_fork::{kill_groups, map, pause, unmap};
+use super::calls::{kill_groups, kill_one, map, now, pause, pidfd, unmap};
 use super::cgroup;
 use super::proc::{self, Environment, Stat, Text};
 use super::table::{Charge, Shared, Slot};
@@ -48,22 +48,14 @@ pub(super) fn kill(shared: Shared, scratch: &mut [u8]) {
     cgroup::remove_all(shared, path, buffer);
 }
 
-/// Returns the time in milliseconds.
-pub(super) fn now() -> u64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the struct outlives the call.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
-    (now.tv_sec as u64).wrapping_mul(1000).wrapping_add(now.tv_nsec as u64 / 1_000_000)
-}
-
 /// What identifies the members of the trees.
 struct Trees {
     shared: Shared,
     count: u32,
     /// No member has started before this.
     since: u64,
-    groups: Table,
-    markers: Table,
+    groups: HashTable,
+    markers: HashTable,
 }
 
 impl Trees {
@@ -85,7 +77,7 @@ impl Trees {
             count = count.wrapping_add(1);
             since = since.min(charge.since);
         });
-        let (mut groups, mut markers) = (Table::new(count), Table::new(count));
+        let (mut groups, mut markers) = (HashTable::new(count), HashTable::new(count));
         each(shared, &mut |number, slot, charge| {
             if let Some(group) = shared.group(number, slot) {
                 groups.add(group.unsigned_abs(), group.unsigned_abs());
@@ -318,55 +310,23 @@ impl List {
     }
 }
 
-/// Returns a descriptor, or a negative number.
-#[cfg(target_os = "linux")]
-pub(super) fn pidfd(id: i32) -> c_int {
-    // SAFETY: integers.
-    unsafe { libc::syscall(libc::SYS_pidfd_open, id, 0) as c_int }
-}
-
-/// The sandbox of an app may kill it for an unknown system call.
-#[cfg(target_os = "android")]
-pub(super) fn pidfd(_: i32) -> c_int {
-    -1
-}
-
-/// Returns whether the signal was sent.
-pub(super) fn kill_one(id: i32, pidfd: c_int) -> bool {
-    #[cfg(target_os = "linux")]
-    if pidfd >= 0 {
-        let none = std::ptr::null::<libc::siginfo_t>();
-        // SAFETY: integers, and no signal information.
-        let sent =
-            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, libc::SIGKILL, none, 0) };
-        let error = std::io::Error::last_os_error().raw_os_error();
-        // A sandbox may allow a pidfd, and not its use.
-        if sent == 0 || !matches!(error, Some(libc::ENOSYS | libc::EPERM)) {
-            return sent == 0;
-        }
-    }
-    let _ = pidfd;
-    // SAFETY: integers. The ID is larger than 1.
-    id > 1 && unsafe { libc::kill(id, libc::SIGKILL) } == 0
-}
-
 /// A hash table from numbers to numbers that are not 0.
-struct Table {
+struct HashTable {
     start: *mut [u32; 2],
     size: usize,
 }
 
-impl Table {
+impl HashTable {
     fn new(count: u32) -> Self {
         let size = (count as usize).saturating_mul(2).saturating_add(1).next_power_of_two();
         match map(size.saturating_mul(size_of::<[u32; 2]>())) {
             Some(start) => Self { start: start.cast(), size },
-            // Nothing is found then, and so nothing is killed.
+            // Without memory nothing is found, and so nothing is killed.
             None => Self { start: std::ptr::null_mut(), size: 0 },
         }
     }
 
-    /// The places for a key, in their order.
+    /// Returns the places for a key, in order.
     fn places(&self, key: u32) -> impl Iterator<Item = *mut [u32; 2]> {
         let (start, mask) = (self.start, self.size.wrapping_sub(1));
         let first = key.wrapping_mul(0x9e37_79b1) as usize;
@@ -375,7 +335,7 @@ impl Table {
 
     fn add(&mut self, key: u32, value: u32) {
         for place in self.places(key) {
-            // SAFETY: the place is in the table, which only this has.
+            // SAFETY: the place is in the table, and nothing else refers to it.
             unsafe {
                 if (*place)[1] == 0 {
                     *place = [key, value];
@@ -410,7 +370,7 @@ mod tests {
 
     #[test]
     fn a_table_finds_what_it_has() {
-        let mut table = Table::new(1000);
+        let mut table = HashTable::new(1000);
         for number in 1..=1000 {
             table.add(number / 2, number);
         }
@@ -418,7 +378,7 @@ mod tests {
             assert!(table.has(number / 2, |value| value == number));
         }
         assert!(!table.has(501, |_| true));
-        assert!(!Table::new(0).has(0, |_| true));
+        assert!(!HashTable::new(0).has(0, |_| true));
     }
 
     #[test]

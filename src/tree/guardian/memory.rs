@@ -5,7 +5,7 @@
 //! and the stacks of other threads, and shared memory. It keeps privately mapped files (code, constants, variables) and the
 //! mapping right behind each, which holds variables too; its stack; and the thread's own variables, where `errno` is.
 
-use super::after_fork::{Orders, unmap};
+use super::calls::{Orders, unmap};
 use super::proc::{Text, close, each_line, fields, in_base, number, open, read_all, words};
 use std::ffi::CStr;
 use std::ptr;

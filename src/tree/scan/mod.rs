@@ -54,9 +54,9 @@ pub(super) use signal::{signal, signal_unlisted};
 
 use pass::Found;
 
+use super::Leader;
 use super::environment_marker::EnvironmentMarker;
 use super::processes::{self, AT_ONCE, Environment, Held, Process, Since, signal_each};
-use super::{Leader, process_group};
 use crate::backoff::Backoff;
 use crate::sync::Mutex;
 use std::collections::HashMap;
@@ -112,12 +112,27 @@ pub(in crate::tree) struct Target<'a> {
 }
 
 impl Target<'_> {
-    fn signal_group(&self, signal: c_int) -> io::Result<()> {
-        process_group::signal(self.membership.group, self.leader, signal)
+    /// Signals the leader and its group. The leader is signalled by itself only if it has left the group, so that no process
+    /// receives a signal twice.
+    pub(super) fn signal_group(&self, signal: c_int) -> io::Result<()> {
+        let group = self.membership.group;
+        self.leader.signal(|notice| {
+            let leader = match processes::group_of(group) {
+                Some(id) if id == group => Ok(()),
+                _ => notice.signal(signal),
+            };
+            leader.and(notice.signal_group(signal))
+        })
     }
 
+    /// Returns whether the leader's process ID is its own, and therefore the group's.
     fn has_its_id(&self) -> bool {
-        process_group::has_its_id(self.leader)
+        let mut has_its_id = false;
+        let answered = self.leader.signal(|notice| {
+            has_its_id = notice.has_its_id();
+            Ok(())
+        });
+        answered.is_ok() && has_its_id
     }
 
     /// Opens processes that a pass found in the group, wherever they are now. Returns the living ones.
