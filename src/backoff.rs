@@ -5,6 +5,13 @@ use std::time::{Duration, Instant};
 const FIRST: Duration = Duration::from_micros(50);
 pub(crate) const LONGEST: Duration = Duration::from_millis(20);
 
+/// Returns how long to block at most. Zero means that the deadline has passed. Systems differ in their longest timeout: a
+/// day is within all limits, and callers come back.
+pub(crate) fn left(deadline: Instant) -> Duration {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    deadline.saturating_duration_since(Instant::now()).min(DAY)
+}
+
 /// Pauses that double from 50 µs to 20 ms.
 ///
 /// A wait needs them in three cases, all of them rare: the exit is reported before the child can be reaped (a tracer holds

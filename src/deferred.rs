@@ -2,8 +2,8 @@
 //!
 //! The work is a closure, so a spawn does not link the code of trees into programs that have none.
 
+use crate::fork_guard::PerProcess;
 use crate::sync::Mutex;
-use crate::sys::PerProcess;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Returns whether the work is done. It does not block.

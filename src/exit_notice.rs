@@ -67,12 +67,12 @@ impl SharedChild {
 #[cfg(unix)]
 mod imp {
     use super::{ExitNotice, Notice, io};
-    use crate::sys::Own;
+    use crate::fork_guard::ForkGuard;
     use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
     use std::os::unix::net::UnixStream;
 
     /// A copy of the child's descriptor: a reactor accepts each descriptor number only once.
-    pub(super) type Source = Own<OwnedFd>;
+    pub(super) type Source = ForkGuard<OwnedFd>;
 
     pub(super) fn of(notice: &Notice, id: u32) -> io::Result<Source> {
         let Some(descriptor) = notice.descriptor() else {
@@ -81,14 +81,14 @@ mod imp {
             );
             return Err(io::Error::new(io::ErrorKind::Unsupported, message));
         };
-        descriptor.try_clone_to_owned().map(Own::new)
+        descriptor.try_clone_to_owned().map(ForkGuard::new)
     }
 
     pub(super) fn ready() -> io::Result<Source> {
         let (ours, mut other) = UnixStream::pair()?;
         // A byte is readable for every reactor. The end of the stream is not.
         io::Write::write_all(&mut other, &[0])?;
-        Ok(Own::new(ours.into()))
+        Ok(ForkGuard::new(ours.into()))
     }
 
     impl AsFd for ExitNotice {

@@ -133,7 +133,9 @@ mod capture;
 mod child;
 mod command;
 mod deferred;
+mod event_queue;
 mod exit_notice;
+mod fork_guard;
 mod future;
 #[cfg(any(doc, doctest))]
 pub mod guide;

@@ -8,8 +8,10 @@
 //! epoll is the parent's, so the child of a fork has a state of its own.
 
 use crate::deferred;
+use crate::event_queue::{EventQueue, Registration};
+use crate::fork_guard::PerProcess;
 use crate::sync::{Arc, Mutex};
-use crate::sys::{Notice, PerProcess, Port, Registration, spawn_thread};
+use crate::sys::{Notice, spawn_thread};
 use crate::watchlist::{Entry, Source, WAKE, Watchlist, next_token};
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, DefaultHasher};
@@ -24,7 +26,7 @@ static REAPER: PerProcess<Mutex<Option<Reaper>>> = PerProcess::new();
 
 /// The state of the thread. It exists if and only if the thread does.
 struct Reaper {
-    queue: Arc<Port>,
+    queue: Arc<EventQueue>,
     children: Watchlist<Child>,
     /// The tokens of the children, by the address of the notice, which is unique while the child is in the list.
     tokens: HashMap<usize, u64, BuildHasherDefault<DefaultHasher>>,
@@ -185,14 +187,14 @@ fn with_reaper<T>(run: impl FnOnce(&mut Reaper) -> T) -> io::Result<T> {
     if let Some(reaper) = &mut *reaper {
         return Ok(run(reaper));
     }
-    let queue = Arc::new(Port::new());
+    let queue = Arc::new(EventQueue::new());
     let its = Arc::clone(&queue);
     spawn_thread("child-watcher", STACK, move || run_thread(&its))?;
     Ok(run(reaper.insert(Reaper::new(queue))))
 }
 
 impl Reaper {
-    fn new(queue: Arc<Port>) -> Self {
+    fn new(queue: Arc<EventQueue>) -> Self {
         Self {
             queue,
             children: Watchlist::new(),
@@ -326,7 +328,7 @@ struct Due {
 }
 
 impl Due {
-    fn perform(&mut self, queue: &Port) {
+    fn perform(&mut self, queue: &EventQueue) {
         // A task may await the child again while its old registration exists: the new one copies the descriptor.
         for child in self.children.drain(..) {
             child.end(queue);
@@ -349,7 +351,7 @@ fn address(notice: &Arc<Notice>) -> usize {
     Arc::as_ptr(notice).addr()
 }
 
-fn run_thread(queue: &Arc<Port>) {
+fn run_thread(queue: &Arc<EventQueue>) {
     let (mut tokens, mut due) = (Vec::new(), Due::default());
     let mut waited = Ok(());
     let mut lingers_until = None;

@@ -1,6 +1,6 @@
 //! Many children, and one wait for whichever exits next.
 //!
-//! A set has a [`Port`], in which its members are by a *token* each. Whoever waits hears of a token, looks at the child,
+//! A set has a [`EventQueue`], in which its members are by a *token* each. Whoever waits hears of a token, looks at the child,
 //! and takes the member out if it has exited; and who has taken it out hands it out. So each is handed out once, whoever
 //! else is told of it: another thread, the same thread twice, another set.
 //!
@@ -9,9 +9,10 @@
 
 use crate::SharedChild;
 use crate::backoff::Backoff;
+use crate::event_queue::EventQueue;
 use crate::stop::{self, Stop};
 use crate::sync::{Arc, Mutex};
-use crate::sys::{Ask, Port};
+use crate::sys::Ask;
 use crate::watchlist::{Entry, Source, WAKE, Watchlist, next_token};
 use std::borrow::Borrow;
 use std::collections::{HashMap, HashSet};
@@ -70,7 +71,7 @@ use std::time::{Duration, Instant};
 pub struct ChildSet<K> {
     /// Never held over anything that blocks.
     members: Mutex<Members<K>>,
-    port: Arc<Port>,
+    queue: Arc<EventQueue>,
 }
 
 struct Members<K> {
@@ -118,7 +119,7 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
                 waiting: 0,
                 woken: false,
             }),
-            port: Arc::new(Port::new()),
+            queue: Arc::new(EventQueue::new()),
         }
     }
 
@@ -147,7 +148,7 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
         let old = members.tokens.insert(key.clone(), token);
         let old = old.and_then(|token| Some((token, members.children.remove(token)?)));
         // A thread that receives the token waits for the lock, and finds the child.
-        let source = Source::new(child.notice(), &self.port, token);
+        let source = Source::new(child.notice(), &self.queue, token);
         if source.is_polled() {
             self.wake_first_poller(&mut members);
         }
@@ -451,7 +452,7 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
             let poll = (!polled.is_empty()).then(|| Instant::now() + pause.next());
             let until = deadline.into_iter().chain(poll).min();
             // One token per system call: this thread returns one child, and leaves the others to other threads.
-            let over = match self.port.wait(&mut tokens, 1, until) {
+            let over = match self.queue.wait(&mut tokens, 1, until) {
                 Ok(()) => tokens.is_empty() && deadline.is_some_and(|at| at <= Instant::now()),
                 Err(_) => {
                     // Other code has closed a descriptor of the queue.
@@ -472,7 +473,7 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
         let child = Arc::clone(&self.members.lock().children.get(token)?.1);
         let status = child.try_wait().transpose()?;
         let entry = Self::take(&mut self.members.lock(), token)?;
-        let (key, child) = entry.end(&self.port);
+        let (key, child) = entry.end(&self.queue);
         Some(Finished { key, child, status })
     }
 
@@ -484,8 +485,8 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
 
     /// Called without the lock. The child was not returned, so no waiter may ever take its token.
     fn give_up(&self, token: u64, entry: Entry<(K, Arc<SharedChild>)>) -> Arc<SharedChild> {
-        let (_, child) = entry.end(&self.port);
-        self.port.withdraw(token);
+        let (_, child) = entry.end(&self.queue);
+        self.queue.withdraw(token);
         child
     }
 
@@ -512,7 +513,7 @@ impl<K> ChildSet<K> {
     fn wake_one(&self, members: &mut Members<K>) {
         if members.waiting > 0 && !members.woken {
             members.woken = true;
-            self.port.post(WAKE);
+            self.queue.post(WAKE);
         }
     }
 }
@@ -586,7 +587,7 @@ mod tests {
         });
         let (mut told, mut tokens) = (Vec::new(), Vec::new());
         loop {
-            set.port.wait(&mut tokens, 1, Some(Instant::now())).expect("nobody closes it");
+            set.queue.wait(&mut tokens, 1, Some(Instant::now())).expect("nobody closes it");
             if tokens.is_empty() {
                 break;
             }

@@ -3,8 +3,9 @@
 //! An entry that the queue cannot report, or has reported before the child could be reaped, is *polled* by the list's
 //! owner. A token is used once per process, so a late report about an entry that was removed meets no other entry.
 
+use crate::event_queue::{EventQueue, Registration};
 use crate::sync::Arc;
-use crate::sys::{Notice, Port, Registration};
+use crate::sys::Notice;
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::atomic::Ordering;
@@ -47,7 +48,7 @@ pub(crate) enum Source {
 
 impl Source {
     /// `notice` is `None` if the child has exited.
-    pub(crate) fn new(notice: Option<Arc<Notice>>, queue: &Arc<Port>, token: u64) -> Self {
+    pub(crate) fn new(notice: Option<Arc<Notice>>, queue: &Arc<EventQueue>, token: u64) -> Self {
         match notice {
             Some(notice) => Self::registered(Registration::new(&notice, queue, token)),
             None => {
@@ -146,7 +147,7 @@ impl<T> Watchlist<T> {
 
 impl<T> Entry<T> {
     /// Takes the entry out of the queue. The caller holds no lock: on Windows this waits for a report in progress.
-    pub(crate) fn end(self, queue: &Port) -> T {
+    pub(crate) fn end(self, queue: &EventQueue) -> T {
         if let Source::Registered(registration) = self.source {
             registration.end(queue);
         }

@@ -17,16 +17,7 @@ use {
 };
 
 #[cfg(unix)]
-mod own;
-mod per_process;
-mod port;
-#[cfg(unix)]
-mod registration;
-#[cfg(unix)]
 pub(crate) mod thread;
-
-pub(crate) use per_process::PerProcess;
-pub(crate) use port::Port;
 
 // Every Unix.
 
@@ -53,12 +44,11 @@ pub(crate) mod unix {
 pub use unix::notice::Backend;
 #[cfg(unix)]
 pub(crate) use {
-    own::Own,
-    registration::Registration,
     std::os::fd::OwnedFd as FromChild,
     unix::exit_descriptor::ExitDescriptor,
     unix::notice::{
-        ASKS_ANYBODY, Ask, Notice, ask, is_signal, reaped_elsewhere, spawn_helper, spawn_thread,
+        ASKS_ANYBODY, Ask, Notice, Subscription, ask, is_signal, reaped_elsewhere, spawn_helper,
+        spawn_thread,
     },
     unix::pipe::pipe,
     unix::poll::time_left,
@@ -291,7 +281,7 @@ pub(crate) use {
         ASKS_ANYBODY, Ask, ExitDescriptor, Notice, ask, is_signalled, reaped_elsewhere,
         spawn_helper, spawn_thread, wait_for_any,
     },
-    windows::registered_wait::Registration,
+    windows::registered_wait::Subscription,
 };
 
 /// A descriptor of the child that the child itself has sent: a Windows child sends none.

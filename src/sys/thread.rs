@@ -25,9 +25,10 @@
 //!
 //! The process is a parameter, so that `model.rs` can check every interleaving.
 
+use super::Look;
 use super::unix::by_pid::{self, ChildById, Pid};
 use super::unix::notice as unix;
-use super::{Look, port};
+use crate::backoff::left;
 use crate::sync::{Arc, Mutex, imp::Condvar};
 use crate::usage::Usage;
 use std::ffi::c_int;
@@ -233,7 +234,7 @@ impl<P: ById> Shared<P> {
         let mut waiting = this.waiting.lock();
         let round = waiting.rounds;
         while !waiting.closed && waiting.rounds == round {
-            let left = port::left(deadline);
+            let left = left(deadline);
             if left.is_zero() {
                 // The caller looks once more: that answers for an exit which the helper has yet to
                 // report.

@@ -8,10 +8,12 @@
 
 use super::{Leader, Owner, Survivor, Tree};
 use crate::deferred;
-use crate::sync::{self, Mutex};
+use crate::event_queue::EventQueue;
 #[cfg(unix)]
-use crate::sys::Registration;
-use crate::sys::{PerProcess, Port, spawn_helper};
+use crate::event_queue::Registration;
+use crate::fork_guard::PerProcess;
+use crate::sync::{self, Mutex};
+use crate::sys::spawn_helper;
 use crate::watchlist::{Source, WAKE, Watchlist, next_token};
 use std::ops::Deref;
 use std::process;
@@ -82,7 +84,7 @@ struct Dropped {
 struct Queue {
     arrived: Vec<Dropped>,
     /// What the thread sleeps on. There is a thread if and only if there is this.
-    port: Option<sync::Arc<Port>>,
+    events: Option<sync::Arc<EventQueue>>,
 }
 
 /// Never held over anything that blocks.
@@ -106,16 +108,16 @@ fn leave(dropped: Dropped) {
 /// Returns the tree if the thread cannot be started.
 fn hand_over(dropped: Dropped) -> Result<(), Dropped> {
     let mut queue = QUEUE.get().lock();
-    if queue.port.is_none() {
-        let port = sync::Arc::new(Port::new());
-        let its = sync::Arc::clone(&port);
+    if queue.events.is_none() {
+        let events = sync::Arc::new(EventQueue::new());
+        let its = sync::Arc::clone(&events);
         if spawn_helper("child-tree", move || Watch::new(its).run()).is_ok() {
-            queue.port = Some(port);
+            queue.events = Some(events);
         }
     }
-    let Some(port) = queue.port.clone() else { return Err(dropped) };
+    let Some(events) = queue.events.clone() else { return Err(dropped) };
     queue.arrived.push(dropped);
-    port.post(WAKE);
+    events.post(WAKE);
     Ok(())
 }
 
@@ -134,7 +136,7 @@ const LATEST: Duration = Duration::from_secs(1);
 
 /// The state of the thread.
 struct Watch {
-    queue: sync::Arc<Port>,
+    queue: sync::Arc<EventQueue>,
     /// Each tree is registered by its leader, or, after the leader's exit, by a member that lives and without whose exit
     /// the tree cannot be empty; or it is polled.
     trees: Watchlist<Watched>,
@@ -149,7 +151,7 @@ struct Watched {
 }
 
 impl Watch {
-    fn new(queue: sync::Arc<Port>) -> Self {
+    fn new(queue: sync::Arc<EventQueue>) -> Self {
         Self { queue, trees: Watchlist::new(), witnesses: 0, pause: SOONEST }
     }
 
@@ -175,7 +177,7 @@ impl Watch {
         let mut queue = QUEUE.get().lock();
         if idle && self.trees.is_empty() && queue.arrived.is_empty() {
             // Under the lock: the next drop starts a new thread.
-            queue.port = None;
+            queue.events = None;
             return None;
         }
         Some(std::mem::take(&mut queue.arrived))
@@ -215,10 +217,9 @@ impl Watch {
         /// How many descriptors the thread keeps open for members of trees whose leaders have exited.
         const WITNESSES: usize = 64;
         let descriptor = if self.witnesses < WITNESSES { survivor.exit_descriptor() } else { None };
-        Source::registered(
-            descriptor
-                .and_then(|descriptor| Registration::of_descriptor(descriptor, &self.queue, token)),
-        )
+        Source::registered(descriptor.and_then(|descriptor| {
+            Registration::of_descriptor(descriptor, &self.queue, token).ok()
+        }))
     }
 
     /// Windows: the members of a job are polled.

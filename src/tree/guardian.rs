@@ -67,8 +67,9 @@ mod proc;
 mod table;
 
 use super::environment_marker::EnvironmentMarker;
+use crate::fork_guard::PerProcess;
 use crate::sync::Mutex;
-use crate::sys::{PerProcess, spawn_helper};
+use crate::sys::spawn_helper;
 use calls::{Orders, Scratch};
 use std::ffi::c_int;
 use std::io;

@@ -12,8 +12,9 @@
 //! A spawn cannot end its thread: a panic of std is an error (`command.rs`).
 
 use super::pre_exec::{self, Orders, Parent};
+use crate::fork_guard::PerProcess;
 use crate::sync::{Mutex, MutexGuard, imp::Condvar};
-use crate::sys::{PerProcess, spawn_thread};
+use crate::sys::spawn_thread;
 use std::collections::VecDeque;
 use std::io;
 use std::mem;

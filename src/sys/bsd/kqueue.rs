@@ -25,8 +25,8 @@
 //!
 //! Sources: kqueue(2) of macOS, FreeBSD, NetBSD, OpenBSD and DragonFly.
 
+use crate::fork_guard::ForkGuard;
 use crate::sys::Look;
-use crate::sys::Own;
 use crate::sys::unix::by_pid::{self, ChildById, Pid};
 use crate::sys::unix::notice::ProcessDescriptor;
 use crate::sys::unix::poll::poll_readable;
@@ -155,7 +155,7 @@ pub(crate) fn exit_of(pid: Pid) -> Option<Box<dyn AsFd + Send>> {
 
 /// A kqueue, used and closed only by the process that made it.
 #[derive(Debug)]
-pub(super) struct Queue(Own<OwnedFd>);
+pub(super) struct Queue(ForkGuard<OwnedFd>);
 
 impl Queue {
     /// rustix's `kqueue` sets no close-on-exec flag where the system call takes none, and `posix_spawn`, by which std spawns,
@@ -163,7 +163,7 @@ impl Queue {
     pub(super) fn new() -> rustix::io::Result<Self> {
         let queue = kqueue()?;
         rustix::io::fcntl_setfd(&queue, rustix::io::FdFlags::CLOEXEC)?;
-        Ok(Self(Own::new(queue)))
+        Ok(Self(ForkGuard::new(queue)))
     }
 
     /// Whether this is the child of a fork, which has no such descriptor.

@@ -3,7 +3,7 @@
 //! A pidfd or a kqueue is such a descriptor. The helper thread has none, so it writes into a pipe: as a *listener*
 //! (see [`thread`](crate::sys::thread)), at most once.
 
-use super::notice::Notice;
+use super::notice::{Notice, Subscription};
 use super::pipe::pipe;
 use crate::sync::Arc;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,14 +11,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 /// Readable from the moment that the child may have exited, and for good. It never reaps.
 pub(crate) struct ExitDescriptor {
     notice: Arc<Notice>,
-    /// Where the notice has no descriptor of its own.
-    pipe: Option<Listening>,
-}
-
-struct Listening {
-    /// Both ends. The listener shares them: while it can write, there is a reader, so a write never raises SIGPIPE.
-    ends: Arc<(OwnedFd, OwnedFd)>,
-    listener: u64,
+    /// Where the notice has no descriptor of its own: both ends. The listener shares them: while it can write, there is a
+    /// reader, so a write never raises SIGPIPE.
+    pipe: Option<(Arc<(OwnedFd, OwnedFd)>, Subscription)>,
 }
 
 impl ExitDescriptor {
@@ -27,14 +22,14 @@ impl ExitDescriptor {
     pub(crate) fn new(notice: Arc<Notice>) -> Option<Self> {
         let pipe = match &*notice {
             Notice::Descriptor(_) => None,
-            Notice::Thread(thread) => {
+            Notice::Thread(_) => {
                 let ends = Arc::new(pipe().ok()?);
                 let theirs = Arc::clone(&ends);
-                let listener = thread.listen(Box::new(move || {
+                let write = move || {
                     // One byte into an empty pipe: it has room, so this neither blocks nor fails.
                     let _ = rustix::io::write(&theirs.1, &[0]);
-                }))?;
-                Some(Listening { ends, listener })
+                };
+                Some((ends, Subscription::new(&notice, Box::new(write))?))
             }
         };
         Some(Self { notice, pipe })
@@ -44,18 +39,9 @@ impl ExitDescriptor {
 impl AsFd for ExitDescriptor {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match (&self.pipe, &*self.notice) {
-            (Some(pipe), _) => pipe.ends.0.as_fd(),
+            (Some((ends, _)), _) => ends.0.as_fd(),
             (None, Notice::Descriptor(descriptor)) => descriptor.as_fd(),
             (None, Notice::Thread(_)) => unreachable!("`new` made a pipe"),
-        }
-    }
-}
-
-impl Drop for ExitDescriptor {
-    /// The listener, if it was not called, is dropped here, and the pipe with it.
-    fn drop(&mut self) {
-        if let (Some(pipe), Notice::Thread(thread)) = (&self.pipe, &*self.notice) {
-            thread.unlisten(pipe.listener);
         }
     }
 }

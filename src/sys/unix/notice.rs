@@ -2,7 +2,8 @@
 
 use super::by_pid::{self, Pid};
 use crate::lifecycle::Lifecycle;
-use crate::sys::thread::Thread;
+use crate::sync::Arc;
+use crate::sys::thread::{Listener, Thread};
 use crate::sys::{Exit, FromChild, Look, Opened, PLATFORM};
 use crate::unix::ReapedElsewhere;
 use crate::usage::Usage;
@@ -172,6 +173,30 @@ impl Notice {
         match self {
             Self::Descriptor(descriptor) => Some(descriptor.as_fd()),
             Self::Thread(_) => None,
+        }
+    }
+}
+
+/// Calls a function once when a child without a descriptor may have exited, unless it is dropped first.
+pub(crate) struct Subscription {
+    notice: Arc<Notice>,
+    listener: u64,
+}
+
+impl Subscription {
+    /// Calls `report` when there is reason to poll the child: at once, if there is already. `None` if the notice has a
+    /// descriptor, if no helper thread can be started, or in the child of a fork.
+    pub(crate) fn new(notice: &Arc<Notice>, report: Listener) -> Option<Self> {
+        let Notice::Thread(thread) = &**notice else { return None };
+        let listener = thread.listen(report)?;
+        Some(Self { notice: Arc::clone(notice), listener })
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        if let Notice::Thread(thread) = &*self.notice {
+            thread.unlisten(self.listener);
         }
     }
 }

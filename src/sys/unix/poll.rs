@@ -1,6 +1,6 @@
 //! Unix: waits for one descriptor, with any deadline.
 
-use crate::sys::port::left;
+use crate::backoff::left;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::BorrowedFd;
 use std::time::Instant;

@@ -1,10 +1,9 @@
-//! Windows: how a port is to hear of one child: a thread of the system's waits for up to 63 of them, and posts.
+//! Windows: a registered wait for the exit of one child. A thread of the system waits for up to 63 of them.
 //!
 //! Sources: RegisterWaitForSingleObject and UnregisterWaitEx of the Win32 documentation.
 
 use super::process::Notice;
 use crate::sync::Arc;
-use crate::sys::port::Port;
 use std::ffi::c_void;
 use std::os::windows::io::{AsRawHandle, OwnedHandle};
 use std::ptr::null_mut;
@@ -14,71 +13,62 @@ use windows_sys::Win32::System::Threading::{
     WT_EXECUTEONLYONCE,
 };
 
-pub(crate) struct Registration {
+/// Calls a function once when a child has exited, unless it is dropped first.
+pub(crate) struct Subscription {
     wait: HANDLE,
-    told: *mut Told,
-    /// What is waited for must stay open meanwhile, whoever drops the child.
+    report: *mut Report,
+    /// The handle stays open during the wait, even if the child is dropped.
     _process: OwnedHandle,
 }
 
-struct Told {
-    port: Arc<Port>,
-    token: u64,
-}
+/// Called by a thread of the system. It does not block.
+type Report = Box<dyn Fn() + Send + Sync>;
 
-// SAFETY: a registered wait is not bound to a thread, and what is told is given up by one only, in `drop`.
-unsafe impl Send for Registration {}
+// SAFETY: a registered wait is not bound to a thread, and `drop` alone frees the function.
+unsafe impl Send for Subscription {}
 
-impl Registration {
-    /// Has the port told `token`, once, when the child has exited; at once, if it has already.
-    pub(crate) fn new(notice: &Arc<Notice>, port: &Arc<Port>, token: u64) -> Option<Self> {
+impl Subscription {
+    /// Calls `report` when the child has exited: at once, if it has already.
+    pub(crate) fn new(notice: &Arc<Notice>, report: Report) -> Option<Self> {
         let process = notice.descriptor()?.try_clone_to_owned().ok()?;
-        let told = Box::into_raw(Box::new(Told { port: Arc::clone(port), token }));
+        let report = Box::into_raw(Box::new(report));
         let mut wait = null_mut();
-        // In the thread that waits, since it takes no time.
+        // In the thread that waits, because the function takes no time.
         let flags = WT_EXECUTEONLYONCE | WT_EXECUTEINWAITTHREAD;
-        // SAFETY: the handle is open until the wait is over, and what `tell` is given lives until then: both are
-        // given up in `drop` only.
+        // SAFETY: the handle is open until the wait is over, and the function lives until then: `drop` alone frees both.
         let registered = unsafe {
             RegisterWaitForSingleObject(
                 &raw mut wait,
                 process.as_raw_handle(),
-                Some(tell),
-                told.cast(),
+                Some(call),
+                report.cast(),
                 INFINITE,
                 flags,
             )
         };
         if registered == 0 {
-            // SAFETY: nobody else has got it.
-            drop(unsafe { Box::from_raw(told) });
+            // SAFETY: the system has not taken the pointer.
+            drop(unsafe { Box::from_raw(report) });
             return None;
         }
-        Some(Self { wait, told, _process: process })
+        Some(Self { wait, report, _process: process })
     }
-
-    /// Whether the port hears of an exit no later than anybody else: not by way of another thread.
-    pub(crate) fn is_prompt(&self) -> bool {
-        false
-    }
-
-    /// What the port was told before, it tells.
-    pub(crate) fn end(self, _: &Port) {}
 }
 
-impl Drop for Registration {
+impl Drop for Subscription {
     fn drop(&mut self) {
-        // Waits for a `tell` that is under way, which takes no lock but the port's own, for a moment.
+        // Waits for a call in progress.
         // SAFETY: the wait was registered, and this is the only place that ends it.
         if unsafe { UnregisterWaitEx(self.wait, INVALID_HANDLE_VALUE) } != 0 {
-            // SAFETY: from `Box::into_raw`, and nobody tells any more. (If that failed, somebody may: it is leaked.)
-            drop(unsafe { Box::from_raw(self.told) });
+            // SAFETY: from `Box::into_raw`, and no call follows. (If the unregistration failed, one may: the function is
+            // leaked.)
+            drop(unsafe { Box::from_raw(self.report) });
         }
     }
 }
 
-unsafe extern "system" fn tell(told: *mut c_void, _: bool) {
-    // SAFETY: what `new` has registered, which lives until the wait is over.
-    let told = unsafe { &*told.cast::<Told>() };
-    told.port.post(told.token);
+unsafe extern "system" fn call(report: *mut c_void, _: bool) {
+    // SAFETY: the function that `new` has registered, which lives until the wait is over.
+    let report = unsafe { &*report.cast::<Report>() };
+    report();
 }

@@ -3,8 +3,8 @@
 use super::pass::{Among, Batch, Found, Pass, Unread};
 use super::{Target, copy, put};
 use crate::backoff::Backoff;
+use crate::fork_guard::PerProcess;
 use crate::sync::Mutex;
-use crate::sys::PerProcess;
 use crate::tree::processes::{
     self, AT_ONCE, Environment, Held, Other, PASSES, Process, signal_each, signal_processes,
 };

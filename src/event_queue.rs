@@ -1,0 +1,251 @@
+//! The exits and wake-ups of many children, reported to any number of threads.
+//!
+//! A kernel queue (epoll, kqueue) holds the descriptors of the children. Tokens from this process itself (from a helper
+//! thread, a registered wait of Windows, a wake-up) are *posted* to a list; the kernel queue is set to wake its waiters
+//! while the list is not empty. Without a kernel queue everything is posted, and a condition variable wakes the waiters.
+//!
+//! Each token is reported to one thread, once. A report does not promise that an exit will be found, and may be about a
+//! child that was removed: the receiver polls.
+
+use crate::backoff::left;
+#[cfg(unix)]
+use crate::fork_guard::ForkGuard;
+use crate::sync::{Arc, Mutex, MutexGuard, imp::Condvar};
+#[cfg(unix)]
+use crate::sys::ExitDescriptor;
+use crate::sys::{KernelQueue, Notice, Subscription, kernel_queue};
+use std::collections::VecDeque;
+use std::io;
+#[cfg(unix)]
+use std::os::fd::AsFd;
+use std::sync::{OnceLock, PoisonError};
+use std::time::Instant;
+
+pub(crate) struct EventQueue {
+    /// Set under the lock of `posted`. Empty while there is no descriptor to spare.
+    kernel: OnceLock<Box<dyn KernelQueue>>,
+    /// Never held over anything that blocks. The kernel queue wakes its waiters if and only if this is not empty.
+    posted: Mutex<VecDeque<u64>>,
+    /// Wakes the waiters where there is no kernel queue.
+    changed: Condvar,
+}
+
+/// The registration of one process in a queue, which must be [ended](Self::end).
+pub(crate) enum Registration {
+    /// Keeps the descriptor open: a kernel queue drops what is closed, with its event.
+    #[cfg(unix)]
+    Descriptor {
+        descriptor: Box<dyn AsFd + Send>,
+        is_prompt: bool,
+    },
+    Subscription(#[expect(dead_code, reason = "it ends when it is dropped")] Subscription),
+}
+
+impl Registration {
+    /// Reports `token`, once, when there is reason to poll the child: at once, if there is already. `None` if nothing can
+    /// report the exit: no descriptor for the queue, no thread for the helper, or the child of a fork.
+    pub(crate) fn new(notice: &Arc<Notice>, queue: &Arc<EventQueue>, token: u64) -> Option<Self> {
+        #[cfg(unix)]
+        if let Some(descriptor) = notice.descriptor() {
+            let own = Box::new(ExitDescriptor::new(Arc::clone(notice))?);
+            return match Self::of_descriptor(own, queue, token) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    // A kernel queue takes each descriptor once.
+                    let copy = ForkGuard::new(descriptor.try_clone_to_owned().ok()?);
+                    Self::of_descriptor(Box::new(copy), queue, token).ok()
+                }
+                registered => registered.ok(),
+            };
+        }
+        let queue = Arc::clone(queue);
+        Subscription::new(notice, Box::new(move || queue.post(token))).map(Self::Subscription)
+    }
+
+    /// Reports `token`, once, when the descriptor becomes readable.
+    #[cfg(unix)]
+    pub(crate) fn of_descriptor(
+        descriptor: Box<dyn AsFd + Send>,
+        queue: &EventQueue,
+        token: u64,
+    ) -> io::Result<Self> {
+        let kernel = queue.kernel().ok_or(io::ErrorKind::Unsupported)?;
+        kernel.add(descriptor.as_fd(), token)?;
+        Ok(Self::Descriptor { descriptor, is_prompt: kernel.is_prompt() })
+    }
+
+    /// Returns whether the queue reports an exit no later than other waiters learn of it.
+    pub(crate) fn is_prompt(&self) -> bool {
+        match self {
+            #[cfg(unix)]
+            Self::Descriptor { is_prompt, .. } => *is_prompt,
+            Self::Subscription(_) => false,
+        }
+    }
+
+    /// Takes the process out of its queue, which still reports what was posted.
+    ///
+    /// A drop does not do this: the child of a fork drops its copy, and its epoll is the parent's.
+    pub(crate) fn end(self, queue: &EventQueue) {
+        match self {
+            #[cfg(unix)]
+            Self::Descriptor { descriptor, .. } => {
+                if let Some(kernel) = queue.kernel.get() {
+                    kernel.remove(descriptor.as_fd());
+                }
+            }
+            Self::Subscription(_) => _ = queue,
+        }
+    }
+}
+
+impl EventQueue {
+    /// Never fails: without a descriptor to spare there is no kernel queue yet.
+    pub(crate) fn new() -> Self {
+        let kernel = kernel_queue().map_or_else(|_| OnceLock::new(), OnceLock::from);
+        Self { kernel, posted: Mutex::default(), changed: Condvar::new() }
+    }
+
+    /// Returns the kernel queue. If there is none, tries again to open one.
+    #[cfg(unix)]
+    fn kernel(&self) -> Option<&dyn KernelQueue> {
+        if self.kernel.get().is_none() {
+            let kernel = kernel_queue().ok()?;
+            // Threads that wait without it change over to it, and find what is posted.
+            let posted = self.posted.lock();
+            if self.kernel.set(kernel).is_ok() {
+                self.kernel.get().filter(|_| !posted.is_empty()).inspect(|kernel| kernel.wake());
+                self.changed.notify_all();
+            }
+        }
+        self.kernel.get().map(|kernel| &**kernel)
+    }
+
+    /// Reports the token. Never blocks.
+    pub(crate) fn post(&self, token: u64) {
+        let mut posted = self.posted.lock();
+        posted.push_back(token);
+        match self.kernel.get() {
+            Some(kernel) if posted.len() == 1 => kernel.wake(),
+            Some(_) => {}
+            None => self.changed.notify_one(),
+        }
+    }
+
+    /// Removes a posted token that was not reported: without a waiter it would stay.
+    pub(crate) fn withdraw(&self, token: u64) {
+        let mut posted = self.posted.lock();
+        let before = posted.len();
+        posted.retain(|other| *other != token);
+        self.clear_wake_if_emptied(before, &posted);
+    }
+
+    /// Blocks until there are tokens, or until the deadline, and adds at most `at_most`: other threads get the others. May
+    /// return before the deadline without a token. An error means that other code has closed a descriptor of the queue.
+    pub(crate) fn wait(
+        &self,
+        tokens: &mut Vec<u64>,
+        at_most: usize,
+        deadline: Option<Instant>,
+    ) -> io::Result<()> {
+        loop {
+            if self.take_posted(self.posted.lock(), tokens, at_most) {
+                return Ok(());
+            }
+            let Some(kernel) = self.kernel.get() else {
+                if self.wait_for_posted(tokens, at_most, deadline) {
+                    return Ok(());
+                }
+                continue;
+            };
+            let is_woken = kernel.wait(tokens, at_most, deadline.map(left))?;
+            if !is_woken || !tokens.is_empty() {
+                return Ok(());
+            }
+            // Another thread may have taken what was posted, and the kernel queue may still hold an exit.
+        }
+    }
+
+    fn take_posted(
+        &self,
+        mut posted: MutexGuard<'_, VecDeque<u64>>,
+        tokens: &mut Vec<u64>,
+        at_most: usize,
+    ) -> bool {
+        let count = posted.len().min(at_most.saturating_sub(tokens.len()));
+        let before = posted.len();
+        tokens.extend(posted.drain(..count));
+        self.clear_wake_if_emptied(before, &posted);
+        count > 0
+    }
+
+    fn clear_wake_if_emptied(&self, before: usize, posted: &VecDeque<u64>) {
+        if let Some(kernel) = self.kernel.get().filter(|_| before > 0 && posted.is_empty()) {
+            kernel.clear_wake();
+        }
+    }
+
+    /// Returns `false` if there is a kernel queue to wait for instead.
+    fn wait_for_posted(
+        &self,
+        tokens: &mut Vec<u64>,
+        at_most: usize,
+        deadline: Option<Instant>,
+    ) -> bool {
+        let mut posted = self.posted.lock();
+        while posted.is_empty() {
+            if self.kernel.get().is_some() {
+                return false;
+            }
+            posted = match deadline {
+                None => self.changed.wait(posted).unwrap_or_else(PoisonError::into_inner),
+                Some(deadline) => {
+                    let left = left(deadline);
+                    if left.is_zero() {
+                        return true;
+                    }
+                    let woken = self.changed.wait_timeout(posted, left);
+                    woken.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+        self.take_posted(posted, tokens, at_most);
+        true
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::EventQueue;
+    use crate::sync::{Mutex, imp::Condvar};
+    use std::sync::OnceLock;
+    use std::time::Instant;
+
+    /// With a kernel queue, where there is one, and without.
+    #[test]
+    fn withdrawn_token_is_not_reported() {
+        let without = EventQueue {
+            kernel: OnceLock::new(),
+            posted: Mutex::default(),
+            changed: Condvar::new(),
+        };
+        for queue in [EventQueue::new(), without] {
+            let reported = || {
+                let mut tokens = Vec::new();
+                queue.wait(&mut tokens, 1, Some(Instant::now())).expect("the queue is open");
+                tokens
+            };
+            for token in 1..=3 {
+                queue.post(token);
+            }
+            queue.withdraw(2);
+            assert_eq!((reported(), reported(), reported()), (vec![1], vec![3], vec![]));
+            queue.post(4);
+            queue.withdraw(4);
+            // The queue wakes no waiter, and reports the next token.
+            assert!(queue.posted.lock().is_empty());
+            assert_eq!(reported(), []);
+            queue.post(5);
+            assert_eq!(reported(), [5]);
+        }
+    }
+}
