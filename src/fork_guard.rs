@@ -7,6 +7,8 @@
 //! Processes are told apart by their ID. For a process to have the ID of an ancestor, it takes three generations of forks
 //! without exec and a death in the right order, or a fork into a new PID namespace by the first process of another one.
 
+#![cfg_attr(windows, allow(dead_code, reason = "no process forks"))]
+
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::process;
