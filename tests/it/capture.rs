@@ -24,7 +24,7 @@ fn written(count: usize) -> Vec<u8> {
 }
 
 #[test]
-fn what_std_tells() {
+fn capture_returns_what_std_returns() {
     watchdog!();
     on_every_backend(|backend| {
         let parts = ["say", "out", "complain", "err", "exit", "3"];
@@ -44,7 +44,7 @@ fn what_std_tells() {
 }
 
 #[test]
-fn an_error_of_the_spawn() {
+fn failed_spawn_is_reported() {
     watchdog!();
     for merge in [false, true] {
         let mut capture = bounded();
@@ -56,7 +56,7 @@ fn an_error_of_the_spawn() {
 }
 
 #[test]
-fn much_each_way_at_once() {
+fn much_input_and_output_at_once_is_complete() {
     watchdog!();
     on_every_backend(|backend| {
         // Less of it on an emulated machine.
@@ -76,7 +76,7 @@ fn much_each_way_at_once() {
 }
 
 #[test]
-fn much_of_one_and_then_of_the_other() {
+fn much_output_of_one_stream_then_the_other_is_complete() {
     watchdog!();
     on_every_backend(|backend| {
         let count = (4 * MIB).to_string();
@@ -92,7 +92,7 @@ fn much_of_one_and_then_of_the_other() {
 }
 
 #[test]
-fn input_that_is_not_wanted_is_no_error() {
+fn input_that_the_child_does_not_read_is_no_error() {
     watchdog!();
     on_every_backend(|backend| {
         for parts in [&["exit", "0"][..], &["close-stdin", "say", "on"], &["hear", "say", "on"]] {
@@ -110,7 +110,7 @@ fn input_that_is_not_wanted_is_no_error() {
 }
 
 #[test]
-fn no_input_is_the_end_of_it() {
+fn without_input_the_child_reads_an_end() {
     watchdog!();
     on_every_backend(|backend| {
         assert!(run(backend, &["read"], &mut bounded()).success());
@@ -123,7 +123,7 @@ fn no_input_is_the_end_of_it() {
 }
 
 #[test]
-fn a_capture_can_be_used_again() {
+fn options_can_be_used_again() {
     watchdog!();
     on_every_backend(|backend| {
         let mut reader = &b"first and only"[..];
@@ -163,7 +163,7 @@ fn input_that_fails_stops_the_child_before_it_sees_an_end() {
 
 /// A reader may be interrupted, and may have little.
 #[test]
-fn input_that_comes_in_drops() {
+fn input_that_comes_in_small_parts_is_written() {
     struct Drops(Vec<u8>);
     impl Read for Drops {
         fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -204,7 +204,7 @@ fn input_without_a_pipe_is_refused() {
 }
 
 #[test]
-fn what_is_not_piped_is_not_captured() {
+fn stream_that_is_not_piped_is_not_captured() {
     watchdog!();
     on_every_backend(|backend| {
         let child = piped(backend, &["say", "out", "complain", "err"]);
@@ -224,7 +224,7 @@ fn what_is_not_piped_is_not_captured() {
 
 /// Somebody whom the child has started holds the pipe, and never writes.
 #[test]
-fn a_pipe_that_is_held_does_not_hold_us() {
+fn held_pipe_does_not_delay_the_result() {
     watchdog!();
     on_every_backend(|backend| {
         for drain in [Duration::ZERO, SHORT] {
@@ -247,7 +247,7 @@ fn a_pipe_that_is_held_does_not_hold_us() {
 
 /// They hold it for a while, write, and are waited for.
 #[test]
-fn a_pipe_that_is_held_for_a_while() {
+fn held_pipe_is_read_to_its_end_with_an_unlimited_drain() {
     watchdog!();
     on_every_backend(|backend| {
         let mut command = helper(&["spawn", "3", "read", "say", "late"]);
@@ -269,7 +269,7 @@ fn a_pipe_that_is_held_for_a_while() {
 
 /// They write all the time, and are not listened to for ever; nor beyond the deadline.
 #[test]
-fn a_pipe_that_is_flooded_after_the_exit() {
+fn pipe_flooded_after_the_exit_is_left_at_the_drain_or_timeout() {
     watchdog!();
     on_every_backend(|backend| {
         for drain in [SHORT, Duration::MAX] {
@@ -293,7 +293,7 @@ fn a_pipe_that_is_flooded_after_the_exit() {
 }
 
 #[test]
-fn a_deadline_is_kept_whatever_the_child_does() {
+fn deadline_is_kept_whatever_the_child_does() {
     watchdog!();
     on_every_backend(|backend| {
         for parts in [
@@ -322,7 +322,7 @@ fn a_deadline_is_kept_whatever_the_child_does() {
 
 /// Who is not stopped with the child does not hold us either, however long we would wait for them otherwise.
 #[test]
-fn a_deadline_is_kept_though_others_have_the_pipe() {
+fn deadline_is_kept_although_other_processes_have_the_pipe() {
     watchdog!();
     on_every_backend(|backend| {
         for grace in [Duration::ZERO, 2 * LONG] {
@@ -341,7 +341,7 @@ fn a_deadline_is_kept_though_others_have_the_pipe() {
 
 /// The time is up, and the child has ended, while the caller is busy with what it has said before.
 #[test]
-fn what_came_while_nobody_listened() {
+fn output_written_before_the_capture_is_captured() {
     watchdog!();
     on_every_backend(|backend| {
         let child = piped(backend, &["say", "first", "hear", "complain", "last"]);
@@ -367,7 +367,7 @@ fn what_came_while_nobody_listened() {
 
 /// What is there already is read, though the time is up before it begins.
 #[test]
-fn a_deadline_that_has_passed_still_looks() {
+fn capture_with_a_passed_deadline_polls_once() {
     watchdog!();
     on_every_backend(|backend| {
         let child = piped(backend, &["say", "quick"]);
@@ -379,7 +379,7 @@ fn a_deadline_that_has_passed_still_looks() {
 }
 
 #[test]
-fn a_child_that_closes_everything_and_runs_on_is_waited_for() {
+fn child_that_closes_its_streams_and_runs_on_is_waited_for() {
     watchdog!();
     on_every_backend(|backend| {
         let child = piped(backend, &["close-stdout", "close-stderr", "read", "exit", "5"]);
@@ -396,7 +396,7 @@ fn a_child_that_closes_everything_and_runs_on_is_waited_for() {
 }
 
 #[test]
-fn others_wait_poll_and_kill_meanwhile() {
+fn other_threads_may_wait_poll_and_kill_meanwhile() {
     watchdog!();
     on_every_backend(|backend| {
         let child = piped(backend, &["write", "100000", "sleep"]);
@@ -421,7 +421,7 @@ fn others_wait_poll_and_kill_meanwhile() {
 
 /// Two at once share what there is, and both return.
 #[test]
-fn two_captures_of_one_child() {
+fn two_captures_of_one_child_share_its_output() {
     watchdog!();
     on_every_backend(|backend| {
         let child = piped(backend, &["write", "100000"]);
@@ -435,7 +435,7 @@ fn two_captures_of_one_child() {
 }
 
 #[test]
-fn limits() {
+fn limits_keep_the_head_and_the_tail() {
     watchdog!();
     on_every_backend(|backend| {
         let count = 300_000;
@@ -474,7 +474,7 @@ fn limits() {
 }
 
 #[test]
-fn a_limit_that_stops_the_child() {
+fn limit_may_stop_the_child() {
     watchdog!();
     on_every_backend(|backend| {
         let mut capture = bounded();
@@ -521,7 +521,7 @@ fn output_is_shown_as_it_arrives() {
 }
 
 #[test]
-fn whoever_wants_no_more_stops_the_child() {
+fn callback_that_breaks_stops_the_child() {
     watchdog!();
     on_every_backend(|backend| {
         for by_line in [false, true] {
@@ -551,7 +551,7 @@ fn whoever_wants_no_more_stops_the_child() {
 }
 
 #[test]
-fn lines() {
+fn lines_are_reported_one_by_one() {
     watchdog!();
     on_every_backend(|backend| {
         let mut lines = Vec::new();
@@ -583,7 +583,7 @@ fn lines() {
 
 /// The rest of the other stream is reason to stop the child, and so to read on.
 #[test]
-fn a_line_does_not_end_before_all_is_read() {
+fn line_ends_only_when_all_of_it_is_read() {
     watchdog!();
     on_every_backend(|backend| {
         let parts = ["spawn", "5", "hear", "write-err", "1000", "say", "on", "write", "5"];
@@ -610,7 +610,7 @@ fn a_line_does_not_end_before_all_is_read() {
 }
 
 #[test]
-fn a_panic_leaves_nobody_behind() {
+fn panic_of_a_callback_leaves_no_process() {
     watchdog!();
     on_every_backend(|backend| {
         let mut capture = bounded();
@@ -642,7 +642,7 @@ fn a_panic_leaves_nobody_behind() {
 }
 
 #[test]
-fn merged_in_the_order_in_which_it_was_written() {
+fn merged_streams_keep_their_order() {
     watchdog!();
     on_every_backend(|backend| {
         let mut parts = Vec::new();
@@ -675,7 +675,7 @@ fn merged_in_the_order_in_which_it_was_written() {
 }
 
 #[test]
-fn a_hundred_at_once() {
+fn hundred_captures_at_once_get_all_output() {
     watchdog!();
     on_every_backend(|backend| {
         thread::scope(|scope| {
@@ -700,7 +700,7 @@ fn a_hundred_at_once() {
 
 /// The whole tree is stopped: also who has no pipe.
 #[test]
-fn a_deadline_for_a_tree() {
+fn deadline_ends_the_whole_tree() {
     watchdog!();
     on_every_backend(|backend| {
         let parts = ["spawn", "3", "close-stdout", "close-stderr", "sleep", "say", "on", "sleep"];
@@ -717,7 +717,7 @@ fn a_deadline_for_a_tree() {
 }
 
 #[test]
-fn debug_is_fit_for_a_log() {
+fn debug_is_short_and_shows_no_input() {
     watchdog!();
     on_every_backend(|backend| {
         let captured = run(backend, &["write", "1000000", "exit", "1"], &mut bounded());
@@ -733,7 +733,7 @@ fn debug_is_fit_for_a_log() {
 
 /// The callback may use the handle, since nothing is locked.
 #[test]
-fn a_callback_that_kills() {
+fn callback_may_kill_the_child() {
     watchdog!();
     on_every_backend(|backend| {
         let child = piped(backend, &["say", "kill me", "sleep"]);

@@ -60,7 +60,7 @@ fn exercise() {
 }
 
 #[test]
-fn nothing_is_left() {
+fn capture_leaves_no_thread_descriptor_or_process() {
     alone!();
     watchdog!();
     // (Threads and the like that are made once.)
@@ -74,7 +74,7 @@ fn nothing_is_left() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn without_pidfds() {
+fn capture_works_without_pidfds() {
     alone!();
     watchdog!();
     deny(&[Deny::always(libc::SYS_pidfd_open, libc::ENOSYS)]);
@@ -84,7 +84,7 @@ fn without_pidfds() {
 /// With ENOMEM; with EINVAL see below.
 #[cfg(target_os = "linux")]
 #[test]
-fn where_poll_is_refused() {
+fn capture_works_where_poll_is_refused() {
     alone!();
     watchdog!();
     deny(&[
@@ -97,7 +97,7 @@ fn where_poll_is_refused() {
 
 /// As some sandboxes have it: nothing can be opened any more, and `poll` takes no descriptors.
 #[test]
-fn with_a_limit_of_no_descriptors() {
+fn capture_works_with_a_limit_of_no_descriptors() {
     alone!();
     watchdog!();
     on_every_backend(|backend| {
@@ -119,7 +119,7 @@ extern "C" fn nothing(_: c_int) {}
 
 /// Signals interrupt system calls, all the time.
 #[test]
-fn interrupted() {
+fn signals_that_interrupt_a_capture_do_not_end_it() {
     alone!();
     watchdog!();
     // SAFETY: the handler does nothing; the structs outlive the calls. Without SA_RESTART.
@@ -154,7 +154,7 @@ fn is_blocking(fd: BorrowedFd<'_>) -> bool {
 
 /// A pipe that somebody else has, be it the whole or a copy, works as before.
 #[test]
-fn the_mode_of_a_pipe_is_left_alone() {
+fn mode_of_a_pipe_stays_as_it_was() {
     watchdog!();
     on_every_backend(|backend| {
         let child = piped(backend, &SpawnOptions::new(), &["say", "x", "complain", "y"]);
@@ -175,7 +175,7 @@ fn the_mode_of_a_pipe_is_left_alone() {
 
 /// A program may have SIGPIPE at its default, as those do that are used in pipelines.
 #[test]
-fn sigpipe_kills_nobody() {
+fn sigpipe_does_not_kill_this_process() {
     alone!();
     watchdog!();
     let sigpipe_is_pending = || {
@@ -250,7 +250,7 @@ fn where_nobody_can_be_killed(errno: c_int) {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_child_that_cannot_be_killed() {
+fn child_that_cannot_be_killed_is_reported() {
     alone!();
     watchdog!();
     where_nobody_can_be_killed(libc::EPERM);
@@ -258,7 +258,7 @@ fn a_child_that_cannot_be_killed() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_child_that_does_not_die() {
+fn capture_of_a_child_that_does_not_die_ends_in_time() {
     alone!();
     watchdog!();
     where_nobody_can_be_killed(0);
@@ -266,7 +266,7 @@ fn a_child_that_does_not_die() {
 
 /// What it wrote is kept also if nobody knows how it ended.
 #[test]
-fn a_child_that_was_reaped_elsewhere() {
+fn capture_of_a_child_reaped_elsewhere_returns_its_output() {
     alone!();
     watchdog!();
     on_every_backend(|backend| {
@@ -285,7 +285,7 @@ fn a_child_that_was_reaped_elsewhere() {
 }
 
 #[test]
-fn who_obeys_within_the_grace_is_not_killed() {
+fn child_that_terminates_within_the_grace_is_not_killed() {
     watchdog!();
     on_every_backend(|backend| {
         let captured = run(backend, &["sleep"], CaptureOptions::new().timeout(SHORT).grace(LONG));
@@ -296,7 +296,7 @@ fn who_obeys_within_the_grace_is_not_killed() {
 
 /// It is read in the grace as well: who has to say something before the end is not blocked.
 #[test]
-fn what_is_written_within_the_grace() {
+fn output_within_the_grace_is_captured() {
     watchdog!();
     on_every_backend(|backend| {
         let child =
@@ -314,7 +314,7 @@ fn what_is_written_within_the_grace() {
 
 /// Its input is not closed before it is dead: it would take that for all there is.
 #[test]
-fn input_that_fails_within_the_grace() {
+fn input_that_fails_within_the_grace_is_reported() {
     watchdog!();
     on_every_backend(|backend| {
         let parts = ["ignore", "TERM", "say", "ready", "read", "say", "taken"];
@@ -331,7 +331,7 @@ fn input_that_fails_within_the_grace() {
 
 /// Who is left behind by a child that has ended by itself lives on, unless said otherwise.
 #[test]
-fn who_is_left_behind_lives_on_if_it_may() {
+fn descendant_lives_on_without_kill_on_drop() {
     watchdog!();
     on_every_backend(|backend| {
         for kill in [false, true] {
@@ -361,7 +361,7 @@ fn who_is_left_behind_lives_on_if_it_may() {
 
 /// A tree has the grace as a whole: also who has a pipe and is not the child, or has none.
 #[test]
-fn a_tree_within_the_grace() {
+fn stopped_tree_has_its_grace() {
     watchdog!();
     if !lists(function_name!()) {
         return;
@@ -394,7 +394,7 @@ fn a_tree_within_the_grace() {
 
 /// Who holds a pipe and is not to be found does not use up the grace.
 #[test]
-fn a_stranger_with_a_pipe_after_a_stop() {
+fn pipe_held_outside_the_tree_does_not_delay_a_stop() {
     watchdog!();
     let mut options = SpawnOptions::new();
     options.tree(true);
@@ -420,7 +420,7 @@ fn a_stranger_with_a_pipe_after_a_stop() {
 
 /// Nothing spins while there is nothing to do.
 #[test]
-fn waiting_takes_no_time() {
+fn waiting_uses_no_processor_time() {
     alone!();
     watchdog!();
     // Who spins uses all of it. An emulated machine uses a fifth of a second for what there is to do.
@@ -451,7 +451,7 @@ fn waiting_takes_no_time() {
 
 /// A file is as good as a pipe, where somebody has put one.
 #[test]
-fn what_is_no_pipe() {
+fn stream_that_is_no_pipe_is_captured() {
     watchdog!();
     on_every_backend(|backend| {
         let mut child = helper(&["exit", "0"]).spawn().unwrap();

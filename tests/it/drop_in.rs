@@ -1,4 +1,4 @@
-//! Promise: whoever used shared_child 1.1.2 can use this, without changing a line.
+//! Promise: a program that uses shared_child 1.1.2 compiles and behaves as before, without a changed line.
 
 use crate::common::*;
 use shared_child::SharedChild;
@@ -9,7 +9,7 @@ use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitSta
 use std::time::{Duration, Instant};
 
 #[test]
-fn every_signature_is_there() {
+fn every_signature_of_1_1_2_compiles() {
     fn is<T: Debug + Send + Sync + UnwindSafe + RefUnwindSafe + 'static>() {}
     is::<SharedChild>();
     let _: fn(&mut Command) -> io::Result<SharedChild> = SharedChild::spawn;
@@ -30,7 +30,7 @@ fn every_signature_is_there() {
 }
 
 #[test]
-fn statuses_are_what_the_child_said() {
+fn status_is_the_exit_code_of_the_child() {
     watchdog!();
     on_every_backend(|backend| {
         // 259 is STILL_ACTIVE on Windows.
@@ -44,7 +44,7 @@ fn statuses_are_what_the_child_said() {
 
 #[cfg(unix)]
 #[test]
-fn death_by_a_signal_is_told_as_such() {
+fn death_by_a_signal_is_reported_as_such() {
     use std::os::unix::process::ExitStatusExt;
     watchdog!();
     on_every_backend(|backend| {
@@ -56,7 +56,7 @@ fn death_by_a_signal_is_told_as_such() {
 }
 
 #[test]
-fn spawn_says_what_std_says() {
+fn failed_spawn_returns_the_error_of_std() {
     let error = SharedChild::spawn(&mut Command::new("/no/such/program")).unwrap_err();
     let of_std = Command::new("/no/such/program").spawn().unwrap_err();
     assert_eq!((error.kind(), error.raw_os_error()), (of_std.kind(), of_std.raw_os_error()));
@@ -70,7 +70,7 @@ fn waiting_leaves_a_piped_stdin_open() {
         let child = child.unwrap();
         std::thread::scope(|scope| {
             let waiter = scope.spawn(|| child.wait().unwrap());
-            // Whichever comes first, the wait or this.
+            // Before or after the wait has begun.
             let mut stdin = child.take_stdin().unwrap();
             stdin.write_all(b"still open").unwrap();
             drop(stdin);
@@ -84,7 +84,7 @@ fn waiting_leaves_a_piped_stdin_open() {
 }
 
 #[test]
-fn pipes_are_given_once_also_after_the_exit() {
+fn pipes_are_returned_once_even_after_the_exit() {
     watchdog!();
     on_every_backend(|backend| {
         let mut command = helper(&["complain", "alas", "say", "hello"]);
@@ -103,10 +103,10 @@ fn pipes_are_given_once_also_after_the_exit() {
 }
 
 #[test]
-fn killing_what_has_exited_is_fine() {
+fn kill_of_an_exited_child_succeeds() {
     watchdog!();
     on_every_backend(|backend| {
-        // While it is a zombie.
+        // A zombie.
         let (child, stdin) = stoppable(backend, 5);
         drop(stdin);
         #[cfg(unix)]
@@ -115,7 +115,7 @@ fn killing_what_has_exited_is_fine() {
         let status = wait(&child);
         #[cfg(unix)]
         assert_eq!(status.code(), Some(5), "it had exited before the kill");
-        // And after.
+        // A reaped child.
         child.kill().unwrap();
         #[cfg(unix)]
         shared_child::unix::SharedChildExt::send_signal(&child, libc::SIGTERM).unwrap();
@@ -124,7 +124,7 @@ fn killing_what_has_exited_is_fine() {
 }
 
 #[test]
-fn a_deadline_that_has_passed_still_looks() {
+fn wait_with_a_passed_deadline_polls_once() {
     watchdog!();
     on_every_backend(|backend| {
         let past = Instant::now();
@@ -142,7 +142,7 @@ fn a_deadline_that_has_passed_still_looks() {
 }
 
 #[test]
-fn new_takes_a_child_in_any_state() {
+fn new_accepts_a_child_in_any_state() {
     watchdog!();
     on_every_backend(|backend| {
         // Running.
@@ -167,7 +167,7 @@ fn new_takes_a_child_in_any_state() {
 fn into_inner_gives_a_child_that_knows_its_status() {
     watchdog!();
     on_every_backend(|backend| {
-        // However it was learnt.
+        // Whichever call returned the status.
         type Learn = fn(&SharedChild) -> ExitStatus;
         let ways: [Learn; 3] = [
             |child| child.wait().unwrap(),
@@ -197,12 +197,12 @@ fn into_inner_gives_a_running_child_untouched() {
         let mut inner = child.into_inner();
         assert_eq!(inner.try_wait().unwrap(), None);
         drop(stdin);
-        assert_eq!(inner.wait().unwrap().code(), Some(8), "nobody else has reaped it");
+        assert_eq!(inner.wait().unwrap().code(), Some(8), "it was not reaped elsewhere");
     });
 }
 
 #[test]
-fn debug_tells_the_state() {
+fn debug_shows_the_state() {
     watchdog!();
     on_every_backend(|backend| {
         let child = sleeper(backend);
@@ -213,14 +213,14 @@ fn debug_tells_the_state() {
     });
 }
 
-/// What takes the text may be slow, or be about this very child: no lock is held meanwhile.
+/// The writer may be slow, or use the same child: no lock is held meanwhile.
 #[test]
-fn debug_holds_nobody_up() {
+fn debug_holds_no_lock() {
     use std::fmt::Write;
     struct Sink<'a>(&'a shared_child::SharedChild, usize);
     impl Write for Sink<'_> {
         fn write_str(&mut self, _: &str) -> std::fmt::Result {
-            self.0.try_wait().expect("to look");
+            self.0.try_wait().expect("to poll");
             self.0.kill().expect("to kill");
             self.1 += 1;
             Ok(())
@@ -239,12 +239,12 @@ fn debug_holds_nobody_up() {
 }
 
 #[test]
-fn kills_in_a_row_are_fine() {
+fn repeated_kills_succeed() {
     watchdog!();
     on_every_backend(|backend| {
         for _ in 0..rounds(20) {
             let child = sleeper(backend);
-            // Of a child that runs, one that is being killed, and one that is dead.
+            // A running child, a child that is being killed, and one that has ended.
             while child.try_wait().unwrap().is_none() {
                 child.kill().unwrap();
             }

@@ -118,7 +118,7 @@ fn a_single_child_that_a_guardian_knew() {
         assert_eq!(stage.survivors().len(), 1);
         assert!(stage.pids.0.contains(&id));
         stage.stdin = None;
-        stage.until_nobody_is_left();
+        stage.until_all_have_ended();
     });
 }
 
@@ -185,7 +185,7 @@ fn an_exec_of_the_parent() {
         ];
         let mut parent = parent(&line, 1);
         std::io::Write::write_all(parent.stdin.as_mut().unwrap(), b"now\n").unwrap();
-        parent.until_nobody_is_left();
+        parent.until_all_have_ended();
         until("the guardian is gone", || guardian_of(&parent).is_empty());
         assert!(linux::is_alive(parent.child.id()));
         parent.stdin = None;
@@ -221,7 +221,7 @@ fn after_into_inner() {
     until("the guardian is gone", || !linux::is_alive(guardian));
     assert_eq!(parent.survivors().len(), 4);
     parent.stdin = None;
-    parent.until_nobody_is_left();
+    parent.until_all_have_ended();
 }
 
 /// The leader has exited and was waited for; the rest of the tree is still tied.
@@ -284,7 +284,7 @@ fn the_guardian_is_not_in_the_group_that_is_killed() {
         unsafe { libc::kill(linux::pid_t(guardian), libc::SIGTERM) };
     }
     wait(&parent.child);
-    parent.until_nobody_is_left();
+    parent.until_all_have_ended();
 }
 
 /// A child of the thread that lives for ever is like any other: signals, descriptors.

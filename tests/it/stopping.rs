@@ -1,5 +1,5 @@
-//! Promise: a stop asks, waits, and kills; the whole tree if it is one; and never longer than the shortest
-//! grace that anybody gives.
+//! Promise: a stop sends the request, waits and kills, the whole tree if it is one, and waits at most for the shortest
+//! grace of all concurrent stops.
 
 #![cfg(unix)]
 
@@ -12,11 +12,11 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// So short that nobody could obey it, and so long that no test would wait for it.
+/// A grace too short for a child to exit within it, and one that no test would wait for.
 const SHORT: Duration = Duration::from_millis(50);
 const FOR_EVER: Duration = Duration::MAX;
 
-/// A child that plays this, alone, and has said that it got as far as `say ready`.
+/// A single child that plays these parts, once it has printed `ready`.
 fn ready(backend: Backend, line: &str) -> (shared_child::SharedChild, impl Read + use<>) {
     let line = parts(line);
     let line: Vec<&str> = line.iter().map(String::as_str).collect();
@@ -33,18 +33,18 @@ fn signal_of(status: ExitStatus) -> Option<i32> {
 }
 
 #[test]
-fn who_obeys_is_not_killed() {
+fn stop_does_not_kill_a_child_that_terminates() {
     watchdog!();
     on_every_backend(|backend| {
         let (child, _) = ready(backend, "say ready read");
         assert_eq!(signal_of(child.stop(FOR_EVER).unwrap()), Some(libc::SIGTERM));
-        // And again: there is nothing to do.
+        // A second stop has nothing to do.
         assert_eq!(signal_of(child.stop(Duration::ZERO).unwrap()), Some(libc::SIGTERM));
     });
 }
 
 #[test]
-fn who_does_not_obey_is_killed() {
+fn stop_kills_a_child_that_ignores_the_request() {
     watchdog!();
     on_every_backend(|backend| {
         let (child, _) = ready(backend, "ignore TERM say ready read");
@@ -54,9 +54,9 @@ fn who_does_not_obey_is_killed() {
     });
 }
 
-/// A stopped process does nothing about SIGTERM before it goes on.
+/// A stopped process handles SIGTERM only once it is resumed.
 #[test]
-fn who_is_stopped_can_obey() {
+fn stop_resumes_a_stopped_child() {
     watchdog!();
     on_every_backend(|backend| {
         let (child, _) = ready(backend, "say ready signal STOP read");
@@ -66,7 +66,7 @@ fn who_is_stopped_can_obey() {
 }
 
 #[test]
-fn with_another_signal() {
+fn stop_with_sends_the_given_signal_or_refuses_it() {
     watchdog!();
     on_every_backend(|backend| {
         let (child, _) = ready(backend, "ignore TERM say ready read");
@@ -74,7 +74,7 @@ fn with_another_signal() {
             signal_of(child.stop_with(libc::SIGUSR1, FOR_EVER).unwrap()),
             Some(libc::SIGUSR1)
         );
-        // A number that is no signal is refused, and nothing is killed.
+        // A number that is no signal is refused, and the child is not killed.
         let (child, _) = ready(backend, "say ready read");
         for number in [12345, 0, -1] {
             let error = child.stop_with(number, FOR_EVER).unwrap_err();
@@ -86,22 +86,22 @@ fn with_another_signal() {
 }
 
 #[test]
-fn who_has_exited_is_not_asked() {
+fn stop_does_not_signal_an_exited_child() {
     watchdog!();
     on_every_backend(|backend| {
         let child = quick(backend, 7);
         wait(&child);
         assert_eq!(child.stop(FOR_EVER).unwrap().code(), Some(7));
-        // A zombie neither.
+        // Nor a zombie.
         let child = quick(backend, 8);
         unix::wait_for_zombie(child.id());
         assert_eq!(child.stop(Duration::ZERO).unwrap().code(), Some(8));
     });
 }
 
-/// The shortest grace counts, whoever comes first, and the same signal is sent once.
+/// The order of the calls does not matter, and the same signal is sent once.
 #[test]
-fn several_threads() {
+fn shortest_grace_of_several_threads_counts() {
     watchdog!();
     on_every_backend(|backend| {
         let short = Duration::from_millis(200);
@@ -118,14 +118,14 @@ fn several_threads() {
             assert_eq!(ends, [Some(libc::SIGKILL); 2]);
             let mut rest = String::new();
             said.read_to_string(&mut rest).unwrap();
-            assert_eq!(rest, "", "it was asked twice");
+            assert_eq!(rest, "", "it was signalled twice");
         }
     });
 }
 
-/// Others wait and poll while somebody stops.
+/// Other threads wait and poll meanwhile.
 #[test]
-fn beside_other_calls() {
+fn stop_blocks_no_other_call() {
     watchdog!();
     on_every_backend(|backend| {
         for _ in 0..rounds(20) {
@@ -143,14 +143,14 @@ fn beside_other_calls() {
 }
 
 #[test]
-fn somebody_else_reaps() {
+fn stop_reports_a_foreign_reap() {
     watchdog!();
     on_every_backend(|backend| {
         let (child, _) = ready(backend, "say ready read");
         std::thread::scope(|scope| {
             let stopper = scope.spawn(|| child.stop(FOR_EVER));
-            // It may be ours or theirs: whoever comes first.
-            // SAFETY: no status is asked for.
+            // The library or this call reaps the child, whichever comes first.
+            // SAFETY: the status pointer may be null.
             unsafe { libc::waitpid(unix::pid_t(child.id()), std::ptr::null_mut(), 0) };
             match stopper.join().unwrap() {
                 Ok(status) => assert_eq!(signal_of(status), Some(libc::SIGTERM)),
@@ -163,7 +163,7 @@ fn somebody_else_reaps() {
 }
 
 #[test]
-fn a_tree_that_obeys() {
+fn stop_terminates_every_member_of_a_tree() {
     watchdog!();
     for kind in Kind::all(function_name!()) {
         let all = [
@@ -179,9 +179,9 @@ fn a_tree_that_obeys() {
     }
 }
 
-/// The leader obeys, but leaves somebody behind: the grace is theirs, and then they are killed.
+/// The leader terminates, but a member stays: it has the rest of the grace, and is then killed.
 #[test]
-fn a_tree_in_which_somebody_does_not_obey() {
+fn stop_kills_a_member_that_ignores_the_request() {
     watchdog!();
     for kind in Kind::all(function_name!()) {
         for stubborn in [
@@ -202,9 +202,9 @@ fn a_tree_in_which_somebody_does_not_obey() {
     }
 }
 
-/// The leader has been waited for; there is still a tree to be stopped.
+/// The leader was reaped before; members are left.
 #[test]
-fn a_tree_whose_leader_is_gone() {
+fn stop_ends_a_tree_whose_leader_was_reaped() {
     watchdog!();
     for kind in Kind::all(function_name!()) {
         let stage = Stage::set(kind, &[findable_daemon("pid read"), parts("exit 7")].concat(), 1);
@@ -214,9 +214,9 @@ fn a_tree_whose_leader_is_gone() {
     }
 }
 
-/// Nobody is left as soon as the last one is gone, and not when the leader is.
+/// The end of the leader is not the end of the tree.
 #[test]
-fn a_tree_ends_with_its_last_member() {
+fn stop_of_a_tree_ends_with_its_last_member() {
     watchdog!();
     for kind in Kind::all(function_name!()) {
         let all = [start("setsid report TERM pid read"), parts("pid read")].concat();
@@ -224,7 +224,7 @@ fn a_tree_ends_with_its_last_member() {
         let stdin = stage.stdin.take();
         std::thread::scope(|scope| {
             let stopper = scope.spawn(|| stage.child.stop(FOR_EVER).unwrap());
-            until("the leader is gone", || !unix::is_alive(stage.child.id()));
+            until("the leader has ended", || !unix::is_alive(stage.child.id()));
             assert_eq!(stage.survivors().len(), 1);
             assert!(!stopper.is_finished());
             drop(stdin);
@@ -233,9 +233,8 @@ fn a_tree_ends_with_its_last_member() {
     }
 }
 
-/// A plain child that is stopped is alone in that.
 #[test]
-fn what_is_no_tree_is_stopped_alone() {
+fn stop_of_a_single_child_spares_its_children() {
     watchdog!();
     let line = [start("pid read"), parts("pid read")].concat();
     let line: Vec<&str> = line.iter().map(String::as_str).collect();
@@ -244,5 +243,5 @@ fn what_is_no_tree_is_stopped_alone() {
     assert_eq!(signal_of(stage.child.stop(FOR_EVER).unwrap()), Some(libc::SIGTERM));
     assert_eq!(stage.survivors().len(), 1);
     stage.stdin = None;
-    stage.until_nobody_is_left();
+    stage.until_all_have_ended();
 }

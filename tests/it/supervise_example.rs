@@ -101,14 +101,14 @@ impl Running {
     #[track_caller]
     fn ends(&self) {
         assert_eq!(wait(&self.child).code(), Some(0));
-        self.until_nobody_is_left();
+        self.until_all_have_ended();
     }
 
     #[track_caller]
-    fn until_nobody_is_left(&self) {
+    fn until_all_have_ended(&self) {
         // Their input goes on, so they do not end by themselves.
         assert!(self.input.is_some());
-        until("nobody is left", || self.cast.alive().is_empty());
+        until("all have ended", || self.cast.alive().is_empty());
     }
 }
 
@@ -198,7 +198,7 @@ fn what_a_command_leaves_behind_is_stopped_before_the_next() {
     if LISTS {
         assert_eq!(running.cast.alive(), [] as [u32; 0]);
     }
-    running.until_nobody_is_left();
+    running.until_all_have_ended();
     // It does not wait for the end of the pause.
     running.signal(libc::SIGTERM);
     running.ends();
@@ -276,7 +276,7 @@ fn nobody_survives_the_supervisor() {
     }
     running.child.kill().expect("to kill");
     wait(&running.child);
-    running.until_nobody_is_left();
+    running.until_all_have_ended();
 }
 
 #[test]

@@ -114,7 +114,7 @@ fn a_leader_that_was_reaped_elsewhere() {
                 let _ = stage.child.wait();
             }
             stage.tree().kill().unwrap();
-            stage.until_nobody_is_left();
+            stage.until_all_have_ended();
             stage.is_empty();
             stage.stdin = None;
         }

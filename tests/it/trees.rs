@@ -1,7 +1,7 @@
 //! Promise: `Tree::kill` leaves no survivor; where the platform cannot guarantee that, the tree says so.
 //!
-//! The escape suite. Each case is a tree whose members do what they can to get away. They are counted from
-//! outside: every member says which process it is, and the system shows whether it lives.
+//! Each case is a tree whose members try to escape. The test counts them by the process IDs that they print: the system
+//! shows which of them live.
 
 #![cfg(unix)]
 
@@ -20,16 +20,16 @@ use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::Instant;
 
-/// A name, the parts that are played, and how many members there are.
+/// A name, the parts of the leader, and the number of members.
 type Case = (&'static str, Vec<String>, usize);
 
 fn cases() -> Vec<Case> {
-    // Its child loses its parent, and is found outside the group only where daemons are.
+    // A child without a parent is found outside the group only where daemons are.
     let outside = || if FINDS_DAEMONS { parts("setsid") } else { Vec::new() };
     let root = || parts("pid read");
     let with = |others: &[Vec<String>]| [&others.concat()[..], &root()].concat();
     vec![
-        ("nobody else", root(), 1),
+        ("the leader alone", root(), 1),
         ("children", with(&[start("pid read"), start("pid read"), start("pid read")]), 4),
         (
             "grandchildren",
@@ -79,26 +79,26 @@ fn play(test: &str, cases: impl Fn() -> Vec<Case>, run: impl Fn(Stage)) {
 }
 
 #[test]
-fn a_kill_leaves_no_survivor() {
+fn kill_leaves_no_survivor() {
     watchdog!();
     play(function_name!(), cases, |stage| {
         assert!(!stage.tree().is_empty().unwrap());
-        // Those who are to be zombies may not be so far.
+        // Members that exit need not be zombies yet.
         let cast: BTreeSet<u32> = stage.pids.0.iter().copied().collect();
-        until("all are listed, and nobody else", || {
+        until("exactly the members are listed", || {
             stage.tree().processes().unwrap().into_iter().collect::<BTreeSet<u32>>() == cast
         });
         stage.tree().kill().unwrap();
         stage.is_empty();
         assert!(!wait(&stage.child).success());
-        // And again, when there is nobody.
+        // A second kill, of an empty tree.
         stage.tree().kill().unwrap();
     });
 }
 
-/// The leader is gone, and was waited for; its tree is still a tree.
+/// The leader has exited and was reaped; its tree still has members.
 #[test]
-fn a_leader_that_exits_first() {
+fn kill_ends_a_tree_whose_leader_has_exited() {
     watchdog!();
     let cases = || {
         let mut cases = vec![
@@ -122,9 +122,8 @@ fn a_leader_that_exits_first() {
     });
 }
 
-/// And it ends by itself.
 #[test]
-fn a_tree_that_ends_by_itself() {
+fn wait_empty_returns_when_the_tree_ends_by_itself() {
     watchdog!();
     let cases = || {
         vec![("all", [start("pid read"), findable_daemon("pid read"), parts("pid")].concat(), 3)]
@@ -145,7 +144,7 @@ fn a_tree_that_ends_by_itself() {
 }
 
 #[test]
-fn background_jobs_of_a_shell() {
+fn kill_ends_background_jobs_of_a_shell() {
     watchdog!();
     for kind in Kind::all(function_name!()) {
         let mut shell = Command::new("sh");
@@ -157,7 +156,7 @@ fn background_jobs_of_a_shell() {
     }
 }
 
-/// Everybody with this word among its arguments.
+/// Every process with this word among its arguments.
 #[cfg(target_os = "linux")]
 fn with_word(word: &str) -> Vec<u32> {
     let ids = std::fs::read_dir("/proc").unwrap().flatten();
@@ -170,10 +169,10 @@ fn with_word(word: &str) -> Vec<u32> {
     .collect()
 }
 
-/// A tree that forks while it is killed.
+/// It forks while it is killed.
 #[cfg(target_os = "linux")]
 #[test]
-fn those_who_fork_steadily() {
+fn kill_ends_a_tree_that_forks_steadily() {
     watchdog!();
     for kind in Kind::all(function_name!()) {
         for (how, many) in [("in", 10), ("out", 10), ("in-hop", 1), ("out-hop", 1)] {
@@ -183,8 +182,8 @@ fn those_who_fork_steadily() {
                 let mut stage =
                     Stage::set(kind, &parts(&format!("pid say {word} fork-steadily {how}")), 1);
                 stage.hear(&word);
-                // (One who hops is hardly ever caught in the act.)
-                until("they are at it", || many == 1 || with_word(&word).len() >= many);
+                // A chain of short-lived processes is hardly ever listed.
+                until("they fork", || many == 1 || with_word(&word).len() >= many);
                 stage.tree().kill().unwrap();
                 stage.wait_empty();
                 assert_eq!(with_word(&word), [] as [u32; 0], "survivors");
@@ -195,15 +194,15 @@ fn those_who_fork_steadily() {
     }
 }
 
-/// Who was seen in the group may be elsewhere when that is signalled, and back when it is looked at again.
+/// A member may be outside the group when the group is signalled, and inside when the members are listed again.
 #[cfg(target_os = "linux")]
 #[test]
-fn those_who_leave_the_group_and_come_back() {
+fn kill_ends_members_that_leave_the_group_and_return() {
     watchdog!();
     for kind in Kind::all(function_name!()) {
         for round in 0..rounds(30).max(3) {
             let hoppers = [start("pid hop-groups"), start("pid hop-groups")].concat();
-            // In every other round with one whose environment says nothing.
+            // In every other round one member has an empty environment.
             let bare = [parts("spawn 3 bare pid hop-groups"), hoppers.clone()].concat();
             let members = if round % 2 == 0 { 2 } else { 3 };
             let cast = if round % 2 == 0 { hoppers } else { bare };
@@ -212,7 +211,7 @@ fn those_who_leave_the_group_and_come_back() {
                 stage.stdin = None;
                 wait(&stage.child);
             }
-            // It must be told from the next owner of its ID, by its age.
+            // The start time distinguishes it from the next owner of its PID.
             std::thread::sleep(std::time::Duration::from_millis(if members == 3 { 50 } else { 0 }));
             assert!(!stage.tree().is_empty().unwrap());
             stage.tree().kill().unwrap();
@@ -221,11 +220,11 @@ fn those_who_leave_the_group_and_come_back() {
     }
 }
 
-/// In the middle of an exec a process shows no environment; and what shows a large one must not be read half
-/// before and half after.
+/// During an exec a process shows no environment; and a large environment must not be read half before the exec and half
+/// after it.
 #[cfg(target_os = "linux")]
 #[test]
-fn those_who_exec_steadily() {
+fn kill_ends_a_member_that_executes_steadily() {
     watchdog!();
     for kind in Kind::all(function_name!()) {
         for round in 0..rounds(10).max(2) {
@@ -233,7 +232,7 @@ fn those_who_exec_steadily() {
             let line: Vec<&str> = line.iter().map(String::as_str).collect();
             let mut command = helper(&line);
             if round % 2 == 1 {
-                // Before the cookie: they are in the order of their names.
+                // Before the marker: variables are in the order of their names.
                 command.env("A", "x".repeat(100_000));
             }
             let spawn = |command: &mut Command| kind.spawn(&SpawnOptions::new(), command);
@@ -246,10 +245,10 @@ fn those_who_exec_steadily() {
     }
 }
 
-/// The process goes on in other threads, and it is these that know its environment.
+/// The process runs on in other threads, which alone show its environment.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_daemon_whose_first_thread_has_ended() {
+fn kill_finds_a_daemon_whose_first_thread_has_ended() {
     watchdog!();
     for kind in Kind::all(function_name!()) {
         let line = [daemon("thread pid read"), parts("pid read")].concat();
@@ -259,16 +258,16 @@ fn a_daemon_whose_first_thread_has_ended() {
         assert!(stage.tree().processes().unwrap().contains(&daemon));
         stage.tree().kill().unwrap();
         stage.wait_empty();
-        // Nobody has the pipe any more.
+        // No process has the pipe any more.
         assert_eq!(std::io::read_to_string(&mut stage.said).unwrap(), "");
     }
 }
 
-/// The one exception: who leaves the group, has no parent left, and empties the environment is not found
-/// without a cgroup. The tree admits that it is not tight.
+/// The one exception: without a cgroup, the library does not find a process outside the group that has neither a parent
+/// nor an environment. `Containment` says so.
 #[cfg(target_os = "linux")]
 #[test]
-fn the_known_limit() {
+fn unfindable_daemon_survives_and_containment_says_so() {
     watchdog!();
     for kind in Kind::all(function_name!()) {
         let mut stage = Stage::set(kind, &[daemon("bare pid read"), parts("pid read")].concat(), 2);
@@ -284,16 +283,15 @@ fn the_known_limit() {
             let by = Mechanism::ProcessGroupAndScan;
             assert_eq!(containment, Containment::BestEffort { by });
             assert!(!containment.is_complete());
-            assert_eq!(stage.survivors().len(), 1, "found after all? then say so");
+            assert_eq!(stage.survivors().len(), 1, "it was found: correct the documentation");
         }
         stage.stdin = None;
-        stage.until_nobody_is_left();
+        stage.until_all_have_ended();
     }
 }
 
-/// The inner tree's end is not the outer's.
 #[test]
-fn a_kill_of_the_inner_tree_spares_the_outer() {
+fn kill_of_an_inner_tree_spares_the_outer_one() {
     watchdog!();
     for kind in Kind::all(function_name!()) {
         let outer = Stage::set(kind, &parts("pid read"), 1);
@@ -301,14 +299,14 @@ fn a_kill_of_the_inner_tree_spares_the_outer() {
         inner.tree().kill().unwrap();
         inner.is_empty();
         assert_eq!(outer.survivors(), outer.pids.0);
-        // And whoever has an inner tree of their own loses only that.
+        // A member that kills an inner tree of its own stays alive.
         let line =
             [given("owner tree-loose", &parts("pid sleep")), parts("pid hear kill-owned read")];
         let mut stage = Stage::set(kind, &line.concat(), 2);
         let (leader, inside): (Vec<u32>, Vec<u32>) =
             stage.pids.0.iter().partition(|pid| **pid == stage.child.id());
         std::io::Write::write_all(stage.stdin.as_mut().unwrap(), b"now\n").unwrap();
-        until("the inner one is dead", || !unix::is_alive(inside[0]));
+        until("the inner tree has ended", || !unix::is_alive(inside[0]));
         assert!(unix::is_alive(leader[0]));
         stage.stdin = None;
         assert!(wait(&stage.child).success());
@@ -317,7 +315,7 @@ fn a_kill_of_the_inner_tree_spares_the_outer() {
 
 /// Kills, waits and signals from several threads, and a foreign reaper.
 #[test]
-fn from_several_threads() {
+fn kills_waits_and_signals_from_several_threads_succeed() {
     watchdog!();
     for kind in Kind::all(function_name!()) {
         for _ in 0..rounds(20) {
@@ -338,7 +336,7 @@ fn from_several_threads() {
 }
 
 #[test]
-fn signals_reach_everybody_once() {
+fn signal_reaches_every_member_once() {
     watchdog!();
     for kind in Kind::all(function_name!()) {
         let member = "report USR1 pid read";
@@ -356,7 +354,7 @@ fn signals_reach_everybody_once() {
         stage.tree().send_signal(0).unwrap();
         let error = stage.tree().send_signal(12345).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput, "{error}");
-        // Whatever was sent twice would be said before this.
+        // A second delivery would be printed before this.
         stage.tree().send_signal(libc::SIGSTOP).unwrap();
         until("all are stopped", || stage.pids.0.iter().all(|pid| unix::is_stopped(*pid)));
         stage.tree().send_signal(libc::SIGCONT).unwrap();
@@ -368,9 +366,9 @@ fn signals_reach_everybody_once() {
     }
 }
 
-/// What is not of the tree is not touched by it: not this process, not other children of the same command.
+/// A tree affects neither this process nor other children of the same command.
 #[test]
-fn one_command_for_several_trees() {
+fn trees_of_one_command_are_independent() {
     watchdog!();
     for kind in Kind::all(function_name!()) {
         let line =
@@ -395,14 +393,14 @@ fn one_command_for_several_trees() {
         }
         for mut stage in stages {
             stage.stdin = None;
-            stage.until_nobody_is_left();
+            stage.until_all_have_ended();
         }
     }
 }
 
-/// The child has the arguments, the environment, the directory and the streams that the command says.
+/// Arguments, environment, directory and streams.
 #[test]
-fn the_command_is_what_it_was() {
+fn child_has_everything_that_its_command_says() {
     watchdog!();
     for kind in Kind::all(function_name!()) {
         let mut command = Command::new("sh");
@@ -412,22 +410,22 @@ fn the_command_is_what_it_was() {
         let child = kind.spawn(&SpawnOptions::new(), &mut command);
         let said = std::io::read_to_string(child.take_stdout().unwrap()).unwrap();
         assert!(said.starts_with("argument a  /\n"), "{said}");
-        let cookies = said.lines().filter(|line| line.starts_with("SHARED_CHILD_TREE=")).count();
+        let markers = said.lines().filter(|line| line.starts_with("SHARED_CHILD_TREE=")).count();
         // Only Linux shows environments.
         let expected = usize::from(cfg!(any(target_os = "linux", target_os = "android")));
-        assert_eq!(cookies, expected, "{said}");
+        assert_eq!(markers, expected, "{said}");
         assert!(wait(&child).success());
-        // And a plain one afterwards.
+        // A plain spawn of the same command has no marker.
         let child = command.spawn().unwrap();
         let said = child.wait_with_output().unwrap().stdout;
         assert!(!String::from_utf8(said).unwrap().contains("SHARED_CHILD_TREE"));
     }
 }
 
-/// Of the variable, too, which this process may have itself.
+/// This process may have the variable itself.
 #[cfg(target_os = "linux")]
 #[test]
-fn what_the_command_says_of_the_variable() {
+fn marker_is_added_to_the_variable_of_the_command() {
     alone!(&["env", "SHARED_CHILD_TREE=outer"]);
     watchdog!();
     let said = |child: shared_child::SharedChild| {
@@ -454,11 +452,10 @@ fn what_the_command_says_of_the_variable() {
     }
 }
 
-/// Somebody else's user, whom an unprivileged program may not kill. All the others are killed, and the error
-/// says who is left.
+/// An unprivileged program lacks permission to kill a process of another user. The error names the process.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_member_of_another_user() {
+fn kill_reports_a_member_of_another_user_and_kills_the_rest() {
     alone!();
     watchdog!();
     if !unix::is_root() {
@@ -485,7 +482,7 @@ fn a_member_of_another_user() {
 }
 
 #[test]
-fn a_tree_leads_a_group_of_its_own() {
+fn child_of_a_tree_leads_a_process_group() {
     watchdog!();
     for kind in Kind::all(function_name!()) {
         let mut stage = Stage::set(kind, &parts("pid read"), 1);
@@ -499,7 +496,7 @@ fn a_tree_leads_a_group_of_its_own() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn cgroups_are_removed() {
+fn cgroup_is_removed_when_it_is_empty() {
     alone!();
     watchdog!();
     if !Kind::all(function_name!()).contains(&Kind::Cgroup) {
@@ -509,7 +506,7 @@ fn cgroups_are_removed() {
     let made = || {
         let all = std::fs::read_dir(&parent).unwrap().flatten();
         all.filter(|entry| {
-            // Those of other processes come and go.
+            // Other processes create and remove theirs meanwhile.
             let mine = format!("shared_child-{:x}-", std::process::id());
             entry.file_name().to_string_lossy().starts_with(&mine)
         })
@@ -521,13 +518,13 @@ fn cgroups_are_removed() {
         assert_eq!(made(), 1);
         stage
     };
-    // Once it is empty, though the handle is there.
+    // Once it is empty, although the handle exists.
     let mut stage = set();
     stage.tree().kill().unwrap();
     stage.is_empty();
     assert_eq!(made(), 0);
     drop(stage);
-    // Members have made some of their own.
+    // Members have created cgroups inside.
     stage = set();
     let own = std::fs::read_dir(&parent).unwrap().flatten().map(|entry| entry.path());
     let own =
@@ -543,7 +540,7 @@ fn cgroups_are_removed() {
     stage.tree().kill().unwrap();
     stage.is_empty();
     assert_eq!(made(), 0);
-    // After a drop that lets all live, when they have ended.
+    // After a drop without a kill: when the members have ended.
     let Stage { child, stdin, .. } = &mut set();
     let child = std::mem::replace(
         child,
@@ -553,7 +550,7 @@ fn cgroups_are_removed() {
     assert_eq!(made(), 1);
     *stdin = None;
     until("it is removed", || made() == 0);
-    // After a spawn that failed.
+    // After a failed spawn.
     let mut command = Command::new("/no/such/program");
     let error = SpawnOptions::new().cgroup(true).spawn(&mut command).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
@@ -563,7 +560,7 @@ fn cgroups_are_removed() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn where_no_cgroup_can_be_made() {
+fn spawn_reports_where_a_cgroup_cannot_be_made() {
     alone!();
     watchdog!();
     let spawn = |directory: &str| {
@@ -574,7 +571,7 @@ fn where_no_cgroup_can_be_made() {
     std::fs::create_dir_all(&directory).unwrap();
     let error = spawn(directory.to_str().unwrap());
     assert!(error.contains("not on a cgroup v2 file system"), "{error}");
-    assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 0, "something is left behind");
+    assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 0, "a cgroup is left");
     let error = spawn("/no/such/directory");
     assert!(error.contains("below /no/such/directory: "), "{error}");
     let odd = directory.join("line\nbreak");
@@ -593,17 +590,17 @@ fn where_no_cgroup_can_be_made() {
     std::fs::remove_dir(&directory).unwrap();
 }
 
-/// The descriptor that the child enters its cgroup by is not one that becomes a standard stream of the child's.
+/// The descriptor by which the child enters its cgroup must not become a standard stream of the child.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_cgroup_with_standard_streams_closed() {
+fn cgroup_spawn_works_with_closed_standard_streams() {
     use std::os::fd::{FromRawFd, OwnedFd};
     alone!();
     watchdog!();
     if !Kind::all(function_name!()).contains(&Kind::Cgroup) {
         return;
     }
-    // SAFETY: nothing uses it but std, which takes a closed one for an empty one.
+    // SAFETY: std alone uses the stream, and treats a closed one as empty.
     drop(unsafe { OwnedFd::from_raw_fd(0) });
     let mut stage = Stage::set(Kind::Cgroup, &parts("pid read"), 1);
     assert_eq!(stage.tree().processes().unwrap(), stage.pids.0);
@@ -611,10 +608,10 @@ fn a_cgroup_with_standard_streams_closed() {
     stage.is_empty();
 }
 
-/// A fork of this process, made while it spawns, holds copies of all that is open.
+/// A fork of this process during the spawn holds copies of all descriptors.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_failed_spawn_into_a_cgroup_waits_for_nobody() {
+fn failed_spawn_into_a_cgroup_does_not_wait_for_a_fork() {
     use std::os::fd::AsRawFd;
     use std::os::unix::{net::UnixStream, process::CommandExt};
     alone!();
@@ -644,17 +641,16 @@ fn a_failed_spawn_into_a_cgroup_waits_for_nobody() {
     drop(ours);
 }
 
-/// A cgroup that the child cannot enter: the error says so, and is not taken for one of the program's.
+/// The error names the cgroup, and is not taken for an error of the exec.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_cgroup_that_cannot_be_entered() {
+fn spawn_reports_a_cgroup_that_cannot_be_entered() {
     alone!();
     watchdog!();
     if !Kind::all(function_name!()).contains(&Kind::Cgroup) {
         return;
     }
-    // With its limit at 0, nobody may be forked in it; but to enter it is no fork. A threaded one next to
-    // it makes it invalid, however.
+    // A limit of 0 forbids forks, but an enter is no fork. A threaded cgroup beside it makes it invalid.
     let parent = linux::own_cgroup().join(format!("test-{}", std::process::id()));
     std::fs::create_dir(&parent).unwrap();
     let threaded = parent.join("threaded");
@@ -670,6 +666,6 @@ fn a_cgroup_that_cannot_be_entered() {
     assert!(error.contains("cannot enter its cgroup"), "{error}");
     std::fs::remove_dir(&threaded).unwrap();
     std::fs::remove_dir(&parent).unwrap();
-    // The command is as good as new.
+    // The command can be used again.
     assert!(command.spawn().unwrap().wait().unwrap().success());
 }

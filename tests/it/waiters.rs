@@ -1,5 +1,5 @@
-//! Promise: any number of threads wait, poll, signal and kill at the same time. All get the same
-//! answer, and none depends on another.
+//! Promise: any number of threads wait, poll, signal and kill at the same time. All get the same status, and no call
+//! depends on another.
 
 use crate::common::*;
 use shared_child::SharedChild;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 const THREADS: usize = 50;
 
-/// One way or another of waiting.
+/// Waits in one of four ways.
 fn wait_somehow(child: &SharedChild, way: usize) -> ExitStatus {
     match way % 4 {
         0 => child.wait().unwrap(),
@@ -31,7 +31,7 @@ fn wait_somehow(child: &SharedChild, way: usize) -> ExitStatus {
 }
 
 #[test]
-fn all_get_the_same_status() {
+fn all_waiters_get_the_same_status() {
     watchdog!();
     on_every_backend(|backend| {
         let (child, stdin) = stoppable(backend, 42);
@@ -55,9 +55,9 @@ fn all_get_the_same_status() {
     });
 }
 
-/// Waits of every kind against kill against exit, in every order that the scheduler finds.
+/// The scheduler chooses the order of waits of every kind, a kill and the exit.
 #[test]
-fn waits_race_kills_and_exits() {
+fn waits_kills_and_exits_at_once_give_one_status() {
     watchdog!();
     on_every_backend(|backend| {
         for round in 0..rounds(150) {
@@ -84,13 +84,13 @@ fn waits_race_kills_and_exits() {
                 let statuses: Vec<_> = waiters.into_iter().map(|w| w.join().unwrap()).collect();
                 assert!(statuses.iter().all(|status| *status == statuses[0]), "{statuses:?}");
                 let by_itself = statuses[0].code() == Some(42);
-                assert!(by_itself || round % 5 > 0, "nobody killed it, and yet: {statuses:?}");
+                assert!(by_itself || round % 5 > 0, "killed without a kill: {statuses:?}");
             });
         }
     });
 }
 
-/// The flaw that Python had: a poll that meets a blocking wait must not take it for "running".
+/// A poll beside a blocking wait must not report a running child, as the poll of Python once did.
 #[cfg(unix)]
 #[test]
 fn try_wait_never_denies_an_exit() {
@@ -109,7 +109,7 @@ fn try_wait_never_denies_an_exit() {
                 }
                 start.wait();
                 drop(stdin);
-                // It has exited for certain once it is a zombie, or already reaped.
+                // The child has exited once it is a zombie, or reaped.
                 until("exited", || !unix::is_alive(child.id()));
                 let answer = child.try_wait().unwrap();
                 assert_eq!(answer.expect("it has exited").code(), Some(1));
@@ -119,7 +119,7 @@ fn try_wait_never_denies_an_exit() {
 }
 
 #[test]
-fn a_wait_that_returned_leaves_no_doubt() {
+fn poll_after_a_wait_returns_the_same_status() {
     watchdog!();
     on_every_backend(|backend| {
         for way in 0..rounds(100) {
@@ -131,16 +131,16 @@ fn a_wait_that_returned_leaves_no_doubt() {
                 assert_eq!(child.wait_timeout(Duration::ZERO).unwrap(), Some(status));
                 assert_eq!(other.join().unwrap(), status);
             });
-            // And it is reaped, not only known to have exited.
+            // The child is reaped, not only known to have exited.
             #[cfg(unix)]
             assert!(!unix::is_zombie(child.id()));
         }
     });
 }
 
-/// Nobody is the leader: whoever gives up or dies takes nobody along.
+/// No waiter waits for the others: one that leaves or panics affects none of them.
 #[test]
-fn a_waiter_that_panics_or_gives_up_harms_nobody() {
+fn waiter_that_panics_or_leaves_affects_no_other_waiter() {
     watchdog!();
     on_every_backend(|backend| {
         let (child, stdin) = stoppable(backend, 0);
@@ -168,7 +168,7 @@ fn a_waiter_that_panics_or_gives_up_harms_nobody() {
 }
 
 #[test]
-fn nothing_blocks_behind_a_waiter() {
+fn no_call_blocks_behind_a_waiter() {
     watchdog!();
     on_every_backend(|backend| {
         let child = sleeper(backend);
@@ -176,7 +176,7 @@ fn nothing_blocks_behind_a_waiter() {
             let child = &child;
             let waiters: Vec<_> =
                 (0..2).map(|way| scope.spawn(move || wait_somehow(child, way))).collect();
-            // Each of these would hang if a waiter held a lock.
+            // Each of these calls would hang if a waiter held a lock.
             for _ in 0..1000 {
                 assert_eq!(child.try_wait().unwrap(), None);
                 assert_eq!(child.wait_timeout(Duration::ZERO).unwrap(), None);
@@ -191,10 +191,10 @@ fn nothing_blocks_behind_a_waiter() {
     });
 }
 
-/// What another child does wakes nobody: neither its exit nor its waiters.
+/// Neither the exits of other children nor their waiters wake this waiter.
 #[cfg(target_os = "linux")]
 #[test]
-fn an_exit_wakes_only_the_waiters_of_that_child() {
+fn exit_wakes_only_the_waiters_of_its_child() {
     alone!();
     watchdog!();
     on_every_backend(|backend| {
@@ -202,7 +202,7 @@ fn an_exit_wakes_only_the_waiters_of_that_child() {
         thread::scope(|scope| {
             let (child, (send, receive)) = (&child, std::sync::mpsc::channel());
             let waiter = scope.spawn(move || {
-                // SAFETY: it cannot fail.
+                // SAFETY: gettid(2) takes no arguments.
                 send.send(unsafe { libc::gettid() }).unwrap();
                 wait(child)
             });
@@ -213,16 +213,16 @@ fn an_exit_wakes_only_the_waiters_of_that_child() {
             for _ in 0..50 {
                 assert!(wait(&quick(backend, 0)).success());
             }
-            // Once or twice may be for getting to sleep; being woken by each would be 50 times.
+            // Falling asleep may count once or twice; a wake-up by each child would count 50 times.
             let woken = switches() - before;
-            assert!(woken < 10, "other children have woken the waiter {woken} times");
+            assert!(woken < 10, "other children woke the waiter {woken} times");
             child.kill().unwrap();
             waiter.join().unwrap();
         });
     });
 }
 
-/// How often a thread of this process has gone to sleep.
+/// How often a thread of this process has slept.
 #[cfg(target_os = "linux")]
 fn switches_of(thread: i32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/self/task/{thread}/status")).unwrap();
@@ -233,7 +233,7 @@ fn switches_of(thread: i32) -> u64 {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_timed_wait_costs_no_descriptor_and_no_thread() {
+fn timed_wait_needs_no_further_descriptor_or_thread() {
     alone!();
     watchdog!();
     let child = sleeper(shared_child::seam::Backend::ALL[0]);
@@ -245,7 +245,7 @@ fn a_timed_wait_costs_no_descriptor_and_no_thread() {
             .map(|_| {
                 let send = send.clone();
                 scope.spawn(move || {
-                    // SAFETY: it cannot fail.
+                    // SAFETY: gettid(2) takes no arguments.
                     send.send(unsafe { libc::gettid() }).unwrap();
                     wait(child)
                 })

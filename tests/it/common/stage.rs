@@ -179,8 +179,8 @@ impl Stage {
     }
 
     #[track_caller]
-    pub(crate) fn until_nobody_is_left(&self) {
-        until("nobody is left", || self.survivors().is_empty());
+    pub(crate) fn until_all_have_ended(&self) {
+        until("all have ended", || self.survivors().is_empty());
     }
 }
 
@@ -227,7 +227,7 @@ impl Rest {
     #[track_caller]
     pub(crate) fn end(mut self) {
         self.stdin = None;
-        until("nobody is left", || self.survivors() == 0);
+        until("all have ended", || self.survivors() == 0);
     }
 }
 
