@@ -1,8 +1,7 @@
-//! "Has it exited?", one file a mechanism.
+//! The operating systems: one folder per family, one file per mechanism, and in this file all that chooses between them.
 //!
-//! This is the interface between the platform-neutral [`lifecycle`](crate::lifecycle) and the
-//! backends. `Notice` is the platform's implementation of [`Exit`]; everything that is particular to
-//! an operating system stays on the other side of it.
+//! [`Exit`] is the interface between the platform-neutral [`lifecycle`](crate::lifecycle) and the mechanisms. `Notice`
+//! implements it on each system.
 
 use crate::usage::Usage;
 use std::io;
@@ -68,7 +67,7 @@ pub(crate) struct Platform {
     pub(crate) sent_descriptor: Option<AcceptDescriptor>,
     /// The exits of many children.
     kernel_queue: Option<OpenKernelQueue>,
-    /// What tells a process from the next owner of its ID.
+    /// Distinguishes a process from the next owner of its ID.
     pub(crate) identity: Option<Identify>,
     /// The status of a zombie, without reaping it, other than by `waitid`.
     pub(crate) status_of_zombie: Option<fn(Pid) -> Option<ExitStatus>>,
@@ -327,25 +326,33 @@ pub(crate) fn kernel_queue() -> io::Result<Box<dyn KernelQueue>> {
 
 /// How the exit of one child is noticed, without reaping it.
 ///
-/// `look`, `recover` and whatever signals are called under the lifecycle's lock and before its reap, so an
-/// implementation has to mind only two others: the threads in its own `wait`, and foreign reapers.
+/// The lifecycle calls `look`, `recover` and every signal under its lock and before its reap. So an implementation races
+/// only with the threads in its own `wait`, and with foreign reapers.
 pub(crate) trait Exit: Send + Sync + Sized + 'static {
-    /// Blocks until there is reason to look (`true`), or until the deadline (`false`). A deadline
-    /// that has passed is not an error; without a deadline the answer is always `true`.
+    /// Blocks until the child may have exited (`true`), or until the deadline (`false`). A deadline that has passed is no
+    /// error. Without a deadline the result is always `true`.
     ///
-    /// `true` does not promise that [`look`](Exit::look) will find an exit.
+    /// `true` does not promise that [`look`](Exit::look) finds an exit.
     fn wait(&self, deadline: Option<Instant>) -> io::Result<bool>;
 
     /// The child's state, and the usage of a zombie where the system reports it without a reap. Never blocks.
+    ///
+    /// | system | by | CPU times | peak |
+    /// |---|---|---|---|
+    /// | Linux, Android | `waitid`, the system call | with those of the children it waited for | resident; the larger of its own and theirs |
+    /// | FreeBSD | `wait6`, `wru_self` | the same | the same |
+    /// | NetBSD | `wait6` | its own | resident; its own |
+    /// | macOS | `proc_pid_rusage` | with those of the children it waited for | its own footprint |
+    /// | Windows | `GetProcessTimes`, `GetProcessMemoryInfo` | its own | its own working set |
     fn look(&self) -> io::Result<(Look, Option<Usage>)>;
 
-    /// The status of a child that somebody else has reaped, if the kernel kept it. Never blocks.
+    /// The status of a child that another part of the program has reaped, if the kernel kept it. Never blocks.
     fn recover(&self) -> Option<ExitStatus>;
 
-    /// The child's status, of two that the kernel told of the child's process ID: `seen` in the zombie by a look,
-    /// `reaped` by a reap after that. They differ, so one of them is wrong. Never blocks.
+    /// Chooses between two statuses that differ: `seen`, which a look read from the zombie, and `reaped`, which a reap
+    /// returned after that for the child's process ID. Never blocks.
     ///
-    /// Where a look cannot misread the zombie, `seen` is right: the reap went by the ID, and met another process.
+    /// Where a look cannot misread the zombie, `seen` is right: the ID belonged to another process at the reap.
     fn arbitrate(&self, seen: ExitStatus, _reaped: ExitStatus) -> ExitStatus {
         seen
     }
@@ -353,39 +360,37 @@ pub(crate) trait Exit: Send + Sync + Sized + 'static {
     /// Kills the child. Never blocks.
     fn kill(&self) -> io::Result<()>;
 
-    /// The child's fate is known now: nobody must be left blocking in [`wait`](Exit::wait) if the
-    /// exit itself does not wake them.
+    /// The child has been reaped. Wakes the threads in [`wait`](Exit::wait) where the exit itself does not.
     fn settled(&self);
 }
 
-/// What opening a notice for a child finds, if that was not reaped by us.
+/// What opening a notice finds, for a child that this library has not reaped.
 #[derive(Debug)]
 pub(crate) enum Opened {
-    /// It means the child, which is unreaped.
+    /// The notice means the child, which is unreaped.
     Unreaped(Notice),
-    /// It means whoever has the child's process ID, and only a reap can tell whether that is the child.
-    #[cfg_attr(windows, expect(dead_code, reason = "a handle means the child, there"))]
+    /// The notice means the process that has the child's ID. Only a reap shows whether that is the child.
+    #[cfg_attr(windows, expect(dead_code, reason = "a process handle always means the child"))]
     Unverified(Notice),
-    /// The child was reaped by another part of the program, so its process ID may be another's. With its status, if the
-    /// kernel kept that.
-    #[cfg_attr(windows, expect(dead_code, reason = "nobody can, there"))]
+    /// Another part of the program has reaped the child, so its process ID may belong to another process. With its status,
+    /// if the kernel kept that.
+    #[cfg_attr(windows, expect(dead_code, reason = "Windows has no zombies"))]
     ReapedElsewhere(Option<ExitStatus>),
 }
 
-/// What [`Exit::look`] sees.
+/// The state of a child, from [`Exit::look`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Look {
-    /// It has not exited, as far as can be told.
+    /// The child has not exited, as far as the system reports.
     Running,
-    /// It has exited and can be reaped. The status is the kernel's own word on this very process,
-    /// where the mechanism gives one.
+    /// The child has exited and can be reaped. The status is the kernel's for this very process, where the mechanism has it.
     Exited(Option<ExitStatus>),
-    /// It has exited with this status, but must not be reaped yet: somebody in [`wait`](Exit::wait)
-    /// relies on its process ID, and will look again on the way out.
-    #[cfg_attr(windows, expect(dead_code, reason = "nobody relies on the ID, there"))]
+    /// The child has exited with this status, but must not be reaped yet: a thread in [`wait`](Exit::wait) relies on its
+    /// process ID, and polls again when it returns.
+    #[cfg_attr(windows, expect(dead_code, reason = "Windows has no zombies"))]
     Held(ExitStatus),
-    /// It was reaped, and not by us.
-    #[cfg_attr(windows, expect(dead_code, reason = "nobody can, there"))]
+    /// Another part of the program has reaped the child.
+    #[cfg_attr(windows, expect(dead_code, reason = "Windows has no zombies"))]
     ReapedElsewhere,
 }
 
@@ -399,8 +404,8 @@ impl Look {
 
 /// The reaping end of a child: std's, or the model's.
 ///
-/// It goes by the process ID, although a pidfd could reap by itself: a `Child` learns its status only by reaping, and
-/// `into_inner` hands one out that is to know it. (The reaper has no `Child`, and reaps through the pidfd.)
+/// By the process ID, although a pidfd could reap: a `Child` learns its status only by reaping, and `into_inner` returns a
+/// `Child` that knows it. (The reaper has no `Child`, and reaps through the pidfd.)
 pub(crate) trait Reap {
     /// Reaps the child if it is a zombie. Never blocks.
     fn reap(&mut self) -> io::Result<Reaped>;

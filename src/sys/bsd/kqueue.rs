@@ -145,7 +145,7 @@ impl AsFd for Kqueue {
 }
 
 /// The exit event of the process that has this ID now, a child or not: a descriptor that becomes readable when the process
-/// exits, and stays readable. `None` without a spare descriptor, if this process may not watch it, and if it is exiting.
+/// exits, and stays readable. `None` without a spare descriptor, if this process lacks permission to watch it, and if it is exiting.
 pub(crate) fn exit_of(pid: Pid) -> Option<Box<dyn AsFd + Send>> {
     let queue = Queue::new().ok()?;
     // Without the status, which macOS reports to parents only.

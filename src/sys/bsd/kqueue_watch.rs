@@ -36,7 +36,7 @@ impl KernelQueue for QueueOfMany {
     }
 
     fn add(&self, fd: BorrowedFd<'_>, key: u64) -> io::Result<()> {
-        // On a 32-bit system a key may not fit. A child that is not added is polled.
+        // On a 32-bit system a key can be too large. A child that is not added is polled.
         let key = usize::try_from(key).ok().filter(|key| *key != WAKE);
         let key = without_provenance_mut(key.ok_or(io::ErrorKind::Unsupported)?);
         let fd = fd.as_raw_fd();

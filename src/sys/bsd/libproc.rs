@@ -3,8 +3,8 @@
 //! Type-checked, not run.
 //!
 //! Sources: `libproc.h`, `sys/proc_info.h` and `sys/resource.h`; `kern_resource.c`, `kern_exit.c` and `proc_info.c` of XNU: a
-//! list without a buffer tells its length with 20 to spare, a list that is too long is cut off in silence
-//! (for the buffer, or for the kernel's own, which has 20 to spare as well), and libproc makes 0 of an error.
+//! request without a buffer returns the length of the list plus 20, a list that is too long for the buffer (or for the
+//! kernel's own, which has 20 to spare as well) is cut off silently, and libproc returns 0 for an error.
 
 use super::records::{ATTEMPTS, micros};
 use crate::sys::unix::by_pid::Pid;

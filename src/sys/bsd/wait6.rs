@@ -1,4 +1,4 @@
-//! FreeBSD and NetBSD: `wait6` with `WNOWAIT`, and of what it tells `wru_self` alone.
+//! FreeBSD and NetBSD: `wait6` with `WNOWAIT`, of whose result this reads `wru_self` alone.
 //!
 //! FreeBSD, `exit1`: when a process becomes a zombie, the kernel adds the usage of the children that it has waited for to
 //! its own: `ruadd(&p->p_ru, &p->p_rux, &p->p_stats->p_cru, &p->p_crux)` adds the times, and takes the larger of the
@@ -15,7 +15,7 @@
 //! zombie whose sum is not there yet.
 //!
 //! NetBSD adds at the reap, not at the exit. There `wru_self` is `o`, and `wru_children` has the times of the child itself unless
-//! the call reaps; so what the children have used is not told. The peak is left out if it is zero, since the kernel may
+//! the call reaps; so the usage of the children is not reported. The peak is left out if it is zero, since the kernel may
 //! put it together at the reap only. Type-checked, not run.
 //!
 //! Sources: wait6(2) of both, and the `kern_exit.c` and `kern_resource.c` of each.

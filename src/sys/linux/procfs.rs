@@ -1,6 +1,6 @@
 //! Linux and Android: `/proc`.
 //!
-//! A list reads `stat` of each process (about 14 µs), and a search for a marker reads `environ` of those that remain (18 µs
+//! A list reads `stat` of each process (about 14 µs), and a search for a marker reads `environ` of the processes that remain (18 µs
 //! more). So the cheap checks come first: `getpgid` (a fraction of a microsecond) finds the members of the groups, and the
 //! start sorts out most of the other processes.
 //!
@@ -78,7 +78,7 @@ impl ProcessTable for Procfs {
         let mut listing = Listing::default();
         let mut buffer = Vec::new();
         for id in new {
-            listing.gone |= !add(id, groups, since, &mut buffer, &mut listing)?;
+            listing.has_ended |= !add(id, groups, since, &mut buffer, &mut listing)?;
         }
         Ok(listing)
     }
@@ -88,8 +88,8 @@ impl ProcessTable for Procfs {
     }
 
     /// A process shows no environment in the middle of an exec, although it had one and will have one again. Nor does a
-    /// process that is exiting, nor one that has unmapped its environment. What the kernel reports of its memory tells
-    /// these from a process whose environment is empty.
+    /// process that is exiting, nor one that has unmapped its environment. What the kernel reports of its memory
+    /// distinguishes these from a process whose environment is empty.
     fn environment(&self, id: i32, buffer: &mut Vec<u8>) -> io::Result<Environment> {
         let is_hidden = match read(&format!("/proc/{id}/environ"), buffer) {
             Ok(()) if !buffer.is_empty() => return Ok(Environment::Shown),
@@ -97,7 +97,7 @@ impl ProcessTable for Procfs {
             Ok(()) | Err(Errno::SRCH) => false,
             // A process of another user, one that is not dumpable, and every process without memory.
             Err(Errno::ACCESS | Errno::PERM) => true,
-            Err(Errno::NOENT) => return Ok(Environment::Gone),
+            Err(Errno::NOENT) => return Ok(Environment::Missing),
             Err(error) => return Err(error.into()),
         };
         Ok(match stat(id, buffer)? {
@@ -110,7 +110,7 @@ impl ProcessTable for Procfs {
             },
             // `hidepid`: the process is there, and the kernel hides it.
             None if is_hidden => Environment::Hidden,
-            _ => Environment::Gone,
+            _ => Environment::Missing,
         })
     }
 

@@ -14,7 +14,7 @@ use std::ffi::c_int;
 use std::io;
 use std::mem::MaybeUninit;
 
-/// The kernel's `long`, which the C library's struct may not have.
+/// The kernel's `long`. The struct of the C library can have another type.
 #[cfg(not(all(target_arch = "x86_64", target_pointer_width = "32")))]
 type Long = std::ffi::c_long;
 #[cfg(all(target_arch = "x86_64", target_pointer_width = "32"))]

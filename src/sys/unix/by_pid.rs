@@ -30,7 +30,7 @@ pub(crate) fn no_child() -> io::Error {
     io::Error::from_raw_os_error(libc::ECHILD)
 }
 
-/// Tells a child from the next owner of its process ID, without reaping it.
+/// Distinguishes a child from the next owner of its process ID, without reaping it.
 pub(crate) trait Identity: Debug + Send + Sync {
     fn check(&self) -> Same;
 }
@@ -138,7 +138,7 @@ pub(crate) fn signal_group(leader: io::Result<Look>, pid: Pid, signal: c_int) ->
         return Ok(());
     }
     let error = io::Error::last_os_error();
-    // XNU answers EPERM for a group of zombies, and also for a group whose members may not be signalled. The leader is a
+    // XNU answers EPERM for a group of zombies, and also for a group whose members this process lacks permission to signal. The leader is a
     // zombie, so take the group for the former.
     let only_zombies = PLATFORM.system == Some(System::Apple)
         && error.raw_os_error() == Some(libc::EPERM)

@@ -17,8 +17,8 @@ pub(crate) struct ExitDescriptor {
 }
 
 impl ExitDescriptor {
-    /// `None` if nothing will report the exit: there is no descriptor or no thread to be had, or this is the child of
-    /// a fork. The caller polls then.
+    /// `None` if nothing will report the exit: no descriptor is spare, no thread can be started, or this is the child of a
+    /// fork. The caller polls then.
     pub(crate) fn new(notice: Arc<Notice>) -> Option<Self> {
         let pipe = match &*notice {
             Notice::Descriptor(_) => None,

@@ -53,15 +53,14 @@ pub(crate) trait ProcessDescriptor: AsFd + Debug + Send + Sync {
     fn reap(&self) -> bool;
 }
 
-/// How to ask a process to end: by this signal, and SIGCONT after it, since a stopped process does
-/// nothing.
+/// How to request a process to terminate: by this signal, and SIGCONT after it, because a stopped process handles no signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ask(pub(crate) c_int);
 
 impl Ask {
     pub(crate) const DEFAULT: Self = Self(libc::SIGTERM);
 
-    /// What to send, in this order.
+    /// The signals to send, in this order.
     pub(crate) fn signals(self) -> [c_int; 2] {
         [self.0, libc::SIGCONT]
     }
@@ -70,17 +69,17 @@ impl Ask {
 /// Whether a number is a signal of this system (sigaddset(3)).
 pub(crate) fn is_signal(signal: c_int) -> bool {
     let mut set = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
-    // SAFETY: the first call makes a set of it, and the second fails for what is no signal.
+    // SAFETY: the first call makes a set of it, and the second fails for a number that is no signal.
     unsafe {
         libc::sigemptyset(set.as_mut_ptr());
         libc::sigaddset(set.as_mut_ptr(), signal) == 0
     }
 }
 
-/// Whether a child that std has spawned can be asked.
+/// Whether a child that std has spawned can receive the request.
 pub(crate) const ASKS_ANYBODY: bool = true;
 
-/// Asks one child. Says whether it can have been asked.
+/// Requests one child to terminate. Returns whether the request was sent.
 pub(crate) fn ask(child: &Lifecycle<Child, Notice>, ask: Ask) -> io::Result<bool> {
     for signal in ask.signals() {
         child.signal(|notice| notice.signal(signal))?;
@@ -109,7 +108,7 @@ impl Notice {
     /// ID means a child of this process: if it does, and no other process had the ID meanwhile, the descriptor means the
     /// child. If it does not, the child is lost, and nothing may ever be done to that ID.
     ///
-    /// Another child of this process on the same ID is not told apart. IDs are handed out in turn (on some BSDs at random),
+    /// Another child of this process on the same ID cannot be distinguished. IDs are handed out in turn (on some BSDs at random),
     /// and this ID was just handed out. So that takes a whole round of the ID space, or a great coincidence, between two
     /// adjacent calls of this thread, *and* a foreign reaper.
     pub(crate) fn open(child: &Child, from_child: Option<FromChild>, backend: Backend) -> Opened {
@@ -257,13 +256,13 @@ pub(crate) fn reaped_elsewhere(id: u32) -> io::Error {
     io::Error::new(error.kind(), ReapedElsewhere::new(id, error))
 }
 
-/// Starts one of our own threads, which makes system calls, and little more.
+/// Starts a thread of this library with a small stack.
 pub(crate) fn spawn_helper(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     spawn_thread(name, 128 * 1024, run)
 }
 
-/// Starts one of our own threads. It takes no signals, but for its first instants: to spare it those the
-/// mask of the thread that calls us would have to be changed, and that is not ours.
+/// Starts a thread of this library. It blocks all signals, except at its very start: to block them there as well, the mask of
+/// the calling thread would have to be changed.
 #[cfg(not(all(test, loom)))]
 pub(crate) fn spawn_thread(
     name: &str,

@@ -46,7 +46,7 @@ pub(crate) trait ProcessTable: Sync {
 
     /// Reads the environment of the process that has this ID now into the buffer.
     fn environment(&self, _: i32, _: &mut Vec<u8>) -> io::Result<Environment> {
-        Ok(Environment::Gone)
+        Ok(Environment::Missing)
     }
 
     /// The processes that may have become the parents of orphaned members.
@@ -98,7 +98,7 @@ impl Record {
         !self.must_be_young || self.started.is_some_and(|started| started >= since.0)
     }
 
-    /// What tells this process from the next owner of its ID, for a set of processes.
+    /// Distinguishes this process from the next owner of its ID, in a set of processes.
     pub(crate) fn key(&self) -> (i32, u64) {
         (self.id, self.started.map_or(0, |Time(started)| started.unsigned_abs()))
     }
@@ -124,7 +124,7 @@ impl Since {
 /// The process groups of trees, by their IDs, with the position of each tree in the batch.
 pub(crate) type Groups = HashMap<i32, usize>;
 
-/// The processes of this machine, except this one and those that are too old to belong to any tree of the batch. By the
+/// The processes of this machine, except this one and processes that are too old to belong to any tree of the batch. By the
 /// time that it is read it may be wrong.
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
@@ -133,7 +133,7 @@ pub(crate) struct Listing {
     /// The other processes that live.
     pub(crate) others: Vec<Other>,
     /// A process that `list_new` was to read has ended. It may have had children.
-    pub(crate) gone: bool,
+    pub(crate) has_ended: bool,
 }
 
 /// What reading the environment of a process gives.
@@ -148,10 +148,10 @@ pub(crate) enum Environment {
     Unsettled,
     /// The process is exiting, and shows nothing any more.
     Exiting,
-    /// This process may not read it.
+    /// This process lacks permission to read it.
     Hidden,
     /// There is no such process.
-    Gone,
+    Missing,
 }
 
 fn table() -> io::Result<&'static dyn ProcessTable> {
@@ -206,7 +206,7 @@ pub(crate) fn list_new(
 
 /// See [`ProcessTable::environment`].
 pub(crate) fn environment(id: i32, buffer: &mut Vec<u8>) -> io::Result<Environment> {
-    PLATFORM.process_table.map_or(Ok(Environment::Gone), |table| table.environment(id, buffer))
+    PLATFORM.process_table.map_or(Ok(Environment::Missing), |table| table.environment(id, buffer))
 }
 
 /// See [`ProcessTable::adopters`].
@@ -239,7 +239,7 @@ pub(crate) fn refuses(id: i32) -> bool {
 }
 
 /// One process, opened so that it cannot be taken for the next owner of its ID: *open, read, [`lives`](Self::lives), act*.
-/// What is read by the ID between `open` and a `lives` that is true is about this very process, because no other process
+/// A read by the ID between `open` and a `lives` that is true is about this very process, because no other process
 /// could have the ID meanwhile.
 ///
 /// Without a pidfd the ID and the start identify the process. Then the moment between `lives` and `kill` is left: the
@@ -333,16 +333,16 @@ impl Held {
         };
         let mut pause = Backoff::new();
         while self.lives() {
-            let in_time = match (&self.pidfd, exit.take()) {
+            let is_before = match (&self.pidfd, exit.take()) {
                 // A process that is ready and lives: `poll` is refused.
                 (Some(fd), _) => {
                     poll_readable(fd.as_fd(), deadline) && (!self.lives() || pause.sleep(deadline))
                 }
                 (None, Some(exit)) => poll_readable(exit.as_fd(), deadline),
-                // The process is exiting, no descriptor is spare, or this process may not watch it.
+                // The process is exiting, no descriptor is spare, or this process lacks permission to watch it.
                 (None, None) => pause.sleep(deadline),
             };
-            if !in_time {
+            if !is_before {
                 return false;
             }
         }
@@ -357,7 +357,7 @@ impl Held {
         }
     }
 
-    /// The record of this very process, as far as starts tell processes apart.
+    /// The record of this very process, as far as starts distinguish processes.
     ///
     /// Where a start is not reported, the ID decides, because a member must not be taken for reaped: on macOS a member that
     /// has become another user's, which few programs may signal; on NetBSD a member that executes a program. For another
@@ -370,8 +370,8 @@ impl Held {
 
 /// One process, identified without a descriptor, so that any number can be remembered.
 ///
-/// The ID alone may get a new owner. The start tells owners apart unless all other IDs are handed out within one tick of
-/// the clock (10 ms on Linux). From Linux 6.9, the serial number of a pidfd tells them apart in any case.
+/// The ID alone may get a new owner. The start distinguishes owners unless all other IDs are handed out within one tick of
+/// the clock (10 ms on Linux). From Linux 6.9, the serial number of a pidfd distinguishes them in any case.
 #[derive(Debug, Clone)]
 pub(crate) struct Process {
     id: Pid,

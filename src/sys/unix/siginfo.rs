@@ -95,7 +95,7 @@ struct Numbers {
 }
 
 impl Numbers {
-    /// All systems agree but for SIGCHLD, and but for Haiku.
+    /// All systems agree, except in SIGCHLD, and except Haiku.
     const USUAL: Self = Self {
         child_signal: 0,
         exited: 1,
@@ -146,12 +146,12 @@ impl Layout {
     }
 }
 
-/// What `waitid` has told.
+/// What `waitid` has written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Report {
     /// There was no child to report.
     NoExit,
-    /// The `wait` status of a child that has exited. `None` if the fields do not tell the signal that ended it.
+    /// The `wait` status of a child that has exited. `None` if the fields do not show the signal that ended it.
     Exit(Option<c_int>),
 }
 

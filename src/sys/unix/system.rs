@@ -23,8 +23,8 @@ pub(crate) enum System {
 impl System {
     /// Whether `kevent` answers ESRCH for a child that is exiting, or is a zombie.
     ///
-    /// FreeBSD and DragonFly find such a child, and the event fires at once. There ESRCH means that the process is
-    /// gone, or, on FreeBSD, that a policy hides it (`p_cansee`: `security.bsd.see_other_uids` and its like, for a
+    /// FreeBSD and DragonFly find such a child, and the event fires at once. There ESRCH means that the process was
+    /// reaped, or, on FreeBSD, that a policy hides it (`p_cansee`: `security.bsd.see_other_uids` and its like, for a
     /// child that runs a set-user-ID program). A hidden child may run for long, and `waitid` still serves it.
     pub(crate) const fn kevent_misses_exiting(self) -> bool {
         matches!(self, Self::Apple | Self::NetBsd | Self::OpenBsd)
@@ -32,8 +32,8 @@ impl System {
 
     /// Whether the process table names the real parent of a process that is traced.
     ///
-    /// FreeBSD does. The others name the debugger, or a former parent. XNU takes the mark that a process is traced from
-    /// a zombie, so the mark does not help there.
+    /// FreeBSD does. The others name the debugger, or a former parent. XNU removes the mark that a process is traced from a
+    /// zombie, so the mark does not help there.
     pub(crate) const fn reports_real_parent(self) -> bool {
         matches!(self, Self::FreeBsd)
     }

@@ -1,9 +1,9 @@
 //! Windows: the process handle.
 //!
-//! It means one process and never another, is signalled by the exit, and keeps the exit code for as
-//! long as it is open. So nobody can take the status away, there is no such thing as a zombie, and
-//! nothing is to be done when the handle is dropped. The exit code alone does not tell whether a
-//! process has exited (259, `STILL_ACTIVE`, is a legal one); waiting for no time does.
+//! A handle means one process and never another, is signalled by the exit, and keeps the exit code while it is open. So no
+//! other part of the program can take the status, there are no zombies, and dropping a `SharedChild` leaves nothing to do.
+//! The exit code alone does not show whether a process has exited (259, `STILL_ACTIVE`, is a legal one); a wait with a
+//! timeout of zero does.
 //!
 //! Sources: WaitForMultipleObjects, TerminateProcess, GenerateConsoleCtrlEvent, Process Creation Flags,
 //! GetProcessTimes, GetProcessMemoryInfo and PROCESS_MEMORY_COUNTERS of the Win32 documentation.
@@ -26,57 +26,56 @@ use windows_sys::Win32::System::Threading::{
     GetProcessTimes, INFINITE, TerminateProcess, WaitForMultipleObjects,
 };
 
-/// How a child is to be served.
+/// How a child's exit is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
-    /// As well as can be.
+    /// In waits as long as the system allows.
     Best,
-    /// With no single wait longer than a few milliseconds, to show that waits longer than the
-    /// longest one (49.7 days) are put together rightly.
+    /// In waits of a few milliseconds, so that the tests cover waits that exceed the longest one (49.7 days).
     ShortWaits,
 }
 
 impl Backend {
-    /// All that there are, the one that is used by default first.
+    /// All of them, the default first.
     #[cfg_attr(not(feature = "_seam"), allow(dead_code))]
     pub const ALL: &[Self] = &[Self::Best, Self::ShortWaits];
 }
 
-/// As long as a single wait can be.
+/// The longest timeout of a single wait.
 const LONGEST_WAIT: u32 = INFINITE - 1;
 
-/// How to ask a console process to end: by CTRL_BREAK, since CTRL_C cannot be sent to some only.
+/// How to request a console process to terminate: by CTRL_BREAK, because CTRL_C cannot be sent to one group alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ask;
 
 impl Ask {
     pub(crate) const DEFAULT: Self = Self;
 
-    /// Whether a child that was created with these flags leads a console group, on our console.
+    /// Whether a child that was created with these flags leads a console group on this process's console.
     ///
-    /// Whoever has another console, or none, does not, whatever the flags say.
+    /// A child with another console, or with none, does not, whatever the other flags are.
     pub(crate) const fn reaches(creation_flags: u32) -> bool {
         creation_flags & CREATE_NEW_PROCESS_GROUP != 0
             && creation_flags & (CREATE_NEW_CONSOLE | CREATE_NO_WINDOW | DETACHED_PROCESS) == 0
     }
 
-    /// Asks a console group. Says whether that could be: not so if we have no console.
+    /// Sends the event to a console group. Returns whether it was sent: not if this process has no console.
     ///
-    /// The ID must be that of a process which leads a group, and be its own still: an event for what is no
-    /// group may go to everybody on the console, us included.
+    /// The ID must be that of a process which leads a group, and must still be its own: an event for an ID that is no
+    /// group's may reach every process on the console, including this one.
     pub(crate) fn send(self, group: u32) -> bool {
         // SAFETY: integers only.
         unsafe { GenerateConsoleCtrlEvent(CTRL_BREAK_EVENT, group) != 0 }
     }
 }
 
-/// Whether a child that std has spawned can be asked. Nobody knows of its flags.
+/// Whether a child that std has spawned can receive the request: std does not report the creation flags.
 pub(crate) const ASKS_ANYBODY: bool = false;
 
-/// Asks one child, which leads a console group. Says whether it can have been asked.
+/// Requests one child, which leads a console group, to terminate. Returns whether the request was sent.
 ///
-/// Not under the child's lock, since it is the console's own process that answers. The ID is the child's also if
-/// it has exited: its handle is open for as long as it is borrowed here.
+/// Not under the child's lock, because another process, the console's, answers. The ID is the child's even if the child has
+/// exited: its handle is open while it is borrowed here.
 pub(crate) fn ask(child: &Lifecycle<Child, Notice>, ask: Ask) -> io::Result<bool> {
     Ok(ask.send(child.with_child(|child| child.id())))
 }
@@ -95,8 +94,8 @@ unsafe impl Send for Notice {}
 unsafe impl Sync for Notice {}
 
 impl Notice {
-    /// The notice of a child. It must not be used after the child is gone; the lifecycle owns both,
-    /// and lends the notice only to calls that borrow the lifecycle.
+    /// The notice of a child. It must not be used after the `Child` is dropped: the lifecycle owns both, and lends the
+    /// notice only to calls that borrow the lifecycle.
     pub(crate) fn open(child: &Child, _: Option<FromChild>, backend: Backend) -> Opened {
         let longest_wait = match backend {
             Backend::Best => LONGEST_WAIT,
@@ -105,7 +104,7 @@ impl Notice {
         Opened::Unreaped(Self { process: child.as_raw_handle(), longest_wait })
     }
 
-    /// What is signalled by the exit.
+    /// The handle that the exit signals.
     pub(crate) fn descriptor(&self) -> Option<BorrowedHandle<'_>> {
         Some(self.process())
     }
@@ -121,11 +120,11 @@ impl Notice {
     }
 }
 
-/// What is signalled by the exit, for as long as the lifecycle is borrowed (see [`Notice::open`]).
+/// The handle that the exit signals, while the lifecycle is borrowed (see [`Notice::open`]).
 pub(crate) struct ExitDescriptor(Arc<Notice>);
 
 impl ExitDescriptor {
-    /// There always is one.
+    /// Never `None`.
     pub(crate) fn new(notice: Arc<Notice>) -> Option<Self> {
         Some(Self(notice))
     }
@@ -137,7 +136,7 @@ impl AsHandle for ExitDescriptor {
     }
 }
 
-/// Blocks until one of these is signalled, or until the deadline (`false`). Looks at least once.
+/// Blocks until one of these is signalled, or until the deadline (`false`). Polls at least once.
 pub(crate) fn wait_for_any(
     handles: &[BorrowedHandle<'_>],
     deadline: Option<Instant>,
@@ -210,26 +209,25 @@ impl Exit for Notice {
         if error.raw_os_error() != Some(ERROR_ACCESS_DENIED as i32) {
             return Err(error);
         }
-        // Our handle came with all access, so this is a process that has exited, or one that is being
-        // terminated and not signalled yet. Either way there is nothing left to do. (That the handle
-        // can still be asked shows that it is in order.)
+        // The handle came with all access, so the process has exited, or is being terminated and not signalled yet. Either
+        // way there is nothing left to do. (An invalid handle makes this call fail.)
         is_signalled(self.process()).map(drop)
     }
 
     fn settled(&self) {}
 }
 
-/// Nobody can take the exit code away here; this completes the interface.
+/// Never returned: no other part of the program can take the exit code.
 pub(crate) fn reaped_elsewhere(id: u32) -> io::Error {
-    io::Error::other(format!("the exit status of child process {id} is gone"))
+    io::Error::other(format!("the exit status of child process {id} was taken"))
 }
 
-/// Starts one of our own threads, which makes system calls, and little more.
+/// Starts a thread of this library with a small stack.
 pub(crate) fn spawn_helper(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     spawn_thread(name, 128 * 1024, run)
 }
 
-/// Starts one of our own threads.
+/// Starts a thread of this library.
 pub(crate) fn spawn_thread(
     name: &str,
     stack: usize,

@@ -125,7 +125,7 @@ impl<'a> Batch<'a> {
                     processes::list_new(&groups, self.since, after, newest)?
                 }
             };
-            let mut pass = Pass { trees, missed: table.gone, unread: Vec::new() };
+            let mut pass = Pass { trees, missed: table.has_ended, unread: Vec::new() };
             self.find_outside(&table, &pinned, &mut pass)?;
             // If a group's ID was free in the meantime, what was read of the group is discarded.
             if self.targets.iter().zip(&pinned).all(|(target, was)| *was == target.has_its_id()) {
@@ -214,14 +214,14 @@ impl<'a> Batch<'a> {
             }
             Environment::Shown => {}
             Environment::Empty => return Ok(Verdict::NoMember),
-            Environment::Gone => return Ok(Verdict::Ended),
+            Environment::Missing => return Ok(Verdict::Ended),
             why => return Ok(Verdict::Unread(why)),
         }
         let Some(held) = Held::open(other.id)? else { return Ok(Verdict::Ended) };
         let trees = match processes::environment(other.id, buffer)? {
             Environment::Shown => self.carried(other, buffer),
             Environment::Empty => Vec::new(),
-            Environment::Gone => return Ok(Verdict::Ended),
+            Environment::Missing => return Ok(Verdict::Ended),
             why => return Ok(Verdict::Unread(why)),
         };
         Ok(match held.process()? {
