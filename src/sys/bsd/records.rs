@@ -2,9 +2,9 @@
 
 use crate::sys::PLATFORM;
 use crate::sys::process_records::{all, one, usable};
-use crate::sys::unix::by_pid::{Identity, Pid, Same};
+use crate::sys::unix::by_pid::{Identity, Pid};
 use crate::sys::unix::process_table::{Groups, Listing, ProcessTable, Record, Since, Time};
-use crate::sys::unix::system::System;
+use crate::sys::unix::system::{Same, System};
 use std::io;
 
 pub(crate) struct Records;

@@ -6,10 +6,11 @@
 //!
 //! Sources: proc(5), proc_pid_stat(5), proc_pid_environ(5), proc_loadavg(5).
 
-use crate::sys::unix::by_pid::{Identity, Pid, Same};
+use crate::sys::unix::by_pid::{Identity, Pid};
 use crate::sys::unix::process_table::{
     self, Environment, Groups, Listing, ProcessTable, Record, Since, Time, group_of,
 };
+use crate::sys::unix::system::Same;
 use rustix::fs::{Access, AtFlags, CWD, Dir, Mode, OFlags, accessat, openat, readlinkat};
 use rustix::io::Errno;
 use std::ffi::c_int;

@@ -8,7 +8,7 @@
 
 use super::siginfo;
 use crate::backoff::Backoff;
-use crate::sys::unix::system::System;
+use crate::sys::unix::system::{Same, System};
 use crate::sys::{Look, PLATFORM};
 use crate::usage::Usage;
 use std::ffi::c_int;
@@ -33,20 +33,6 @@ pub(crate) fn no_child() -> io::Error {
 /// Distinguishes a child from the next owner of its process ID, without reaping it.
 pub(crate) trait Identity: Debug + Send + Sync {
     fn check(&self) -> Same;
-}
-
-/// What [`Identity::check`] finds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(dead_code, reason = "no system reports all of them")]
-pub(crate) enum Same {
-    /// The ID means the child, living or zombie.
-    Yes,
-    /// The ID means the child, and the child has another parent for good: this process cannot wait for it any more.
-    Reparented,
-    /// The child was reaped, and another process has its ID.
-    No,
-    /// The ID may be free, or the system does not report it.
-    Unknown,
 }
 
 #[derive(Debug)]

@@ -5,8 +5,6 @@
 
 #![allow(dead_code, reason = "a system is built for itself, the tests for all")]
 
-use super::by_pid::Same;
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum System {
     /// macOS, iOS and others.
@@ -52,6 +50,20 @@ impl System {
             None => Same::Unknown,
         }
     }
+}
+
+/// What the check of an identity finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(dead_code, reason = "no system reports all of them")]
+pub(crate) enum Same {
+    /// The ID means the child, living or zombie.
+    Yes,
+    /// The ID means the child, and the child has another parent for good: this process cannot wait for it any more.
+    Reparented,
+    /// The child was reaped, and another process has its ID.
+    No,
+    /// The ID may be free, or the system does not report it.
+    Unknown,
 }
 
 #[cfg(all(test, not(loom)))]
