@@ -4,7 +4,7 @@ use crate::lifecycle::Lifecycle;
 use crate::reaper;
 use crate::stop::{self, Stopping};
 use crate::sync::Arc;
-use crate::sys::{self, Ask, Backend, Exit, FromChild, Notice, Opened, Reap, Reaped};
+use crate::sys::{self, Backend, Exit, FromChild, Notice, Opened, Reap, Reaped, Request};
 use crate::tree::{Leader, Owner, Spawned, Tree};
 use crate::usage::Usage;
 use std::fmt;
@@ -92,7 +92,7 @@ impl SharedChild {
 
     fn alone(leader: Leader) -> Self {
         let id = leader.with_child(|child| child.id());
-        let (can_be_requested, body) = (sys::ASKS_ANYBODY, Body::Alone(leader));
+        let (can_be_requested, body) = (sys::PLAIN_CHILD_TAKES_REQUESTS, Body::Alone(leader));
         Self { id, can_be_requested, body, stopping: OnceLock::new() }
     }
 
@@ -407,7 +407,7 @@ impl SharedChild {
     /// # }
     /// ```
     pub fn stop(&self, grace: Duration) -> io::Result<ExitStatus> {
-        stop::stop(self, Ask::DEFAULT, grace)
+        stop::stop(self, Request::DEFAULT, grace)
     }
 
     pub(crate) fn stopping(&self) -> &Stopping {

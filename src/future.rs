@@ -8,7 +8,7 @@ use crate::SharedChild;
 use crate::backoff::{Backoff, LONGEST};
 use crate::reaper::{self, Answer, Wake};
 use crate::stop::{self, Stop};
-use crate::sys::Ask;
+use crate::sys::Request;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -348,7 +348,7 @@ impl SharedChild {
     /// # let _ = end;
     /// ```
     pub async fn stop_async(&self, grace: Duration) -> io::Result<ExitStatus> {
-        let mut stop = Stop::begin([self], Ask::DEFAULT, grace);
+        let mut stop = Stop::begin([self], Request::DEFAULT, grace);
         while let Some((_, until)) = stop.pending() {
             let ended = self.ended_by(until).await;
             // The grace of a tree that cannot be scanned ends with its leader.

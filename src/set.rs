@@ -12,7 +12,7 @@ use crate::backoff::Backoff;
 use crate::event_queue::EventQueue;
 use crate::stop::{self, Stop};
 use crate::sync::{Arc, Mutex};
-use crate::sys::Ask;
+use crate::sys::Request;
 use crate::watchlist::{Entry, Source, WAKE, Watchlist, next_token};
 use std::borrow::Borrow;
 use std::collections::{HashMap, HashSet};
@@ -409,7 +409,7 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
     /// ```
     pub fn stop_all(&self, grace: Duration) -> io::Result<()> {
         let children = self.children();
-        Stop::begin(children.iter().map(|child| &**child), Ask::DEFAULT, grace).run()
+        Stop::begin(children.iter().map(|child| &**child), Request::DEFAULT, grace).run()
     }
 
     fn children(&self) -> Vec<Arc<SharedChild>> {

@@ -8,8 +8,8 @@
 
 use crate::SharedChild;
 use crate::sync::Mutex;
-use crate::sys::{self, Ask};
-use crate::tree::Tree;
+use crate::sys::Request;
+use crate::tree::{self, Tree};
 use std::io;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
@@ -28,21 +28,21 @@ pub(crate) struct Stopping(Mutex<Plan>);
 #[derive(Default)]
 struct Plan {
     /// The last request. It is not repeated, because some programs exit without cleanup at the second request.
-    requested: Option<Ask>,
+    requested: Option<Request>,
     /// `None` is never: a grace beyond the end of the clock.
     deadline: Option<Instant>,
 }
 
 impl Stopping {
     /// Adds a stop. Returns when to kill the child, and whether to request it to terminate.
-    fn join(&self, ask: Ask, own: Option<Instant>) -> (Option<Instant>, bool) {
+    fn join(&self, request: Request, own: Option<Instant>) -> (Option<Instant>, bool) {
         let mut plan = self.0.lock();
         plan.deadline = match plan.requested {
             None => own,
             Some(_) => [plan.deadline, own].into_iter().flatten().min(),
         };
-        let new = plan.requested != Some(ask);
-        plan.requested = Some(ask);
+        let new = plan.requested != Some(request);
+        plan.requested = Some(request);
         (plan.deadline, new)
     }
 }
@@ -71,7 +71,7 @@ impl<'c> Stop<'c> {
     /// Requests these children to terminate.
     pub(crate) fn begin(
         children: impl IntoIterator<Item = &'c SharedChild>,
-        ask: Ask,
+        request: Request,
         grace: Duration,
     ) -> Self {
         let now = Instant::now();
@@ -85,13 +85,13 @@ impl<'c> Stop<'c> {
                 due.push((Some(now), child));
                 continue;
             }
-            let (deadline, request) = child.stopping().join(ask, now.checked_add(grace));
+            let (deadline, request) = child.stopping().join(request, now.checked_add(grace));
             if request {
                 new.push(*child);
             }
             due.push((deadline, child));
         }
-        for (child, sent) in new.iter().zip(SharedChild::request_each(&new, ask)) {
+        for (child, sent) in new.iter().zip(SharedChild::request_each(&new, request)) {
             // A child that cannot receive a request is killed at once. Other errors concern some members of a tree, and the
             // kill meets them again.
             if sent.unwrap_or_else(|error| error.kind() != io::ErrorKind::InvalidInput) {
@@ -188,8 +188,12 @@ impl<'c> Stop<'c> {
 }
 
 /// Stops a child, and waits for its end.
-pub(crate) fn stop(child: &SharedChild, ask: Ask, grace: Duration) -> io::Result<ExitStatus> {
-    Stop::begin([child], ask, grace).run()?;
+pub(crate) fn stop(
+    child: &SharedChild,
+    request: Request,
+    grace: Duration,
+) -> io::Result<ExitStatus> {
+    Stop::begin([child], request, grace).run()?;
     child.exit_by(killed_by())?.ok_or_else(|| has_not_ended(child))
 }
 
@@ -243,13 +247,13 @@ impl SharedChild {
     }
 
     /// Requests each to terminate. Returns whether a request can have arrived.
-    fn request_each(children: &[&Self], ask: Ask) -> Vec<io::Result<bool>> {
+    fn request_each(children: &[&Self], request: Request) -> Vec<io::Result<bool>> {
         Self::each(
             children,
             |child| child.tree().filter(|_| child.can_be_requested()),
-            |trees| Tree::request_each(trees, ask),
+            |trees| Tree::request_each(trees, request),
             |child| match child.can_be_requested() {
-                true => sys::ask(child.leader(), ask),
+                true => tree::request(child.leader(), request),
                 false => Ok(false),
             },
         )

@@ -19,7 +19,7 @@ use super::retention::Retention;
 use super::{Captured, Ready, StoppedBy, Stream, StreamEnd};
 use crate::SharedChild;
 use crate::stop::{DYING, Phase, Stop};
-use crate::sys::Ask;
+use crate::sys::Request;
 use std::io;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
@@ -276,7 +276,7 @@ impl<'r, 'a> Engine<'r, 'a> {
         self.stop = Some(if self.grace.is_zero() {
             Stop::at_once(self.child)
         } else {
-            Stop::begin([self.child], Ask::DEFAULT, self.grace)
+            Stop::begin([self.child], Request::DEFAULT, self.grace)
         });
     }
 

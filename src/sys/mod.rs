@@ -28,6 +28,7 @@ pub(crate) mod unix {
     pub(crate) mod pipe;
     pub(crate) mod poll;
     pub(crate) mod process_table;
+    pub(crate) mod reaped_elsewhere;
     #[cfg(any(
         target_os = "linux",
         target_os = "android",
@@ -40,14 +41,14 @@ pub(crate) mod unix {
     pub(crate) mod system;
 }
 #[cfg(unix)]
-pub use unix::notice::Backend;
+pub use unix::{notice::Backend, reaped_elsewhere::ReapedElsewhere};
 #[cfg(unix)]
 pub(crate) use {
     std::os::fd::OwnedFd as FromChild,
     unix::exit_descriptor::ExitDescriptor,
     unix::notice::{
-        ASKS_ANYBODY, Ask, Notice, Subscription, ask, is_signal, reaped_elsewhere, spawn_helper,
-        spawn_thread,
+        Notice, PLAIN_CHILD_TAKES_REQUESTS, Request, Subscription, is_signal, reaped_elsewhere,
+        spawn_helper, spawn_thread,
     },
     unix::pipe::pipe,
     unix::poll::time_left,
@@ -277,8 +278,8 @@ pub use windows::process::Backend;
 #[cfg(windows)]
 pub(crate) use {
     windows::process::{
-        ASKS_ANYBODY, Ask, ExitDescriptor, Notice, ask, is_signalled, reaped_elsewhere,
-        spawn_helper, spawn_thread, wait_for_any,
+        ExitDescriptor, Notice, PLAIN_CHILD_TAKES_REQUESTS, Request, is_signalled,
+        reaped_elsewhere, spawn_helper, spawn_thread, wait_for_any,
     },
     windows::registered_wait::Subscription,
 };

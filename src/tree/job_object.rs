@@ -17,7 +17,7 @@
 
 use super::{Container, Containment, Leader, Mechanism, One, Spawned, Wanted};
 use crate::backoff::Backoff;
-use crate::sys::{Ask, is_signalled, wait_for_any};
+use crate::sys::{Request, is_signalled, wait_for_any};
 use crate::usage::Usage;
 use std::any::Any;
 use std::ffi::c_void;
@@ -68,7 +68,7 @@ pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawne
             command.creation_flags(own_flags);
         }
         let child = command.spawn()?;
-        let can_be_requested = Ask::reaches(own_flags);
+        let can_be_requested = Request::reaches(own_flags);
         return Ok(Spawned { child, from_child: None, can_be_requested, own: None });
     }
     let job = Job::create(wanted)?;
@@ -79,7 +79,16 @@ pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawne
     command.creation_flags(own_flags);
     // A caller that has set CREATE_SUSPENDED resumes the child itself.
     let child = start(spawned?, &job, own_flags & CREATE_SUSPENDED == 0)?;
-    Ok(Spawned::in_container((child, None), Box::new(job), is_tree, Ask::reaches(flags)))
+    Ok(Spawned::in_container((child, None), Box::new(job), is_tree, Request::reaches(flags)))
+}
+
+/// Requests a console group to terminate. Returns whether the request can have arrived.
+///
+/// The group has the ID of its leader. The leader's handle is borrowed here and keeps the ID taken, even after the leader has
+/// exited. The lock is not held, because the console's process handles the request.
+pub(crate) fn request(leader: &Leader, request: Request) -> io::Result<bool> {
+    let group = leader.with_child(|child| child.id());
+    Ok(request.send(group))
 }
 
 /// Resumes a suspended child as a member of the job. On failure, kills and reaps the child.
@@ -121,13 +130,8 @@ impl Container for Job {
         self.kill().is_err()
     }
 
-    fn request_each(&self, trees: &[One<'_>], ask: Ask) -> Vec<io::Result<bool>> {
-        // A console group has the ID of its leader. The leader's handle is borrowed here and keeps the ID taken, even
-        // after the leader has exited.
-        trees
-            .iter()
-            .map(|(_, leader)| Ok(ask.send(leader.with_child(|child| child.id()))))
-            .collect()
+    fn request_each(&self, trees: &[One<'_>], request: Request) -> Vec<io::Result<bool>> {
+        trees.iter().map(|(_, leader)| self::request(leader, request)).collect()
     }
 
     fn wait_each_empty(

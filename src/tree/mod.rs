@@ -19,7 +19,7 @@ pub(crate) use crate::sys::unix::process_table as processes;
 #[cfg(unix)]
 mod scan;
 #[cfg(unix)]
-pub(crate) use process_group::{Survivor, System, spawn};
+pub(crate) use process_group::{Survivor, System, request, spawn};
 
 #[cfg(target_os = "linux")]
 pub(crate) mod cgroup;
@@ -31,12 +31,12 @@ pub(crate) mod pre_exec;
 #[cfg(windows)]
 mod job_object;
 #[cfg(windows)]
-pub(crate) use job_object::{Survivor, System, spawn};
+pub(crate) use job_object::{Survivor, System, request, spawn};
 
 use drop::Owned;
 
 use crate::lifecycle::Lifecycle;
-use crate::sys::{self, Ask, Exit, FromChild, Notice};
+use crate::sys::{self, Exit, FromChild, Notice, Request};
 use crate::usage::Usage;
 use std::any::Any;
 use std::fmt;
@@ -76,7 +76,7 @@ type Own = dyn FnOnce(Leader, bool) -> Box<dyn Owner>;
 
 impl Spawned {
     pub(crate) fn single((child, from_child): (Child, Option<FromChild>)) -> Self {
-        Self { child, from_child, can_be_requested: sys::ASKS_ANYBODY, own: None }
+        Self { child, from_child, can_be_requested: sys::PLAIN_CHILD_TAKES_REQUESTS, own: None }
     }
 
     /// A child in a container: the leader of a tree, or a single child that dies with this process.
@@ -128,7 +128,7 @@ pub(crate) trait Container: Send + Sync + UnwindSafe + RefUnwindSafe + 'static {
     fn kill_at_once(&self, leader: &Leader) -> bool;
 
     /// Requests all members to terminate. Returns whether a request can have arrived.
-    fn request_each(&self, trees: &[One<'_>], ask: Ask) -> Vec<io::Result<bool>>;
+    fn request_each(&self, trees: &[One<'_>], request: Request) -> Vec<io::Result<bool>>;
 
     #[cfg(unix)]
     fn signal(&self, leader: &Leader, signal: std::ffi::c_int) -> io::Result<()>;
@@ -321,8 +321,8 @@ impl Tree {
     }
 
     /// Requests every process of each tree to terminate. Returns whether a request can have arrived.
-    pub(crate) fn request_each(trees: &[&Self], ask: Ask) -> Vec<io::Result<bool>> {
-        Self::each_unless_done(trees, || false, |batch| batch[0].0.request_each(batch, ask))
+    pub(crate) fn request_each(trees: &[&Self], request: Request) -> Vec<io::Result<bool>> {
+        Self::each_unless_done(trees, || false, |batch| batch[0].0.request_each(batch, request))
     }
 
     #[cfg(unix)]

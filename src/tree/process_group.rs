@@ -12,7 +12,7 @@ use super::scan::{self, Membership, Target};
 use super::{Container, Containment, Leader, Mechanism, One, Spawned, Wanted};
 use crate::command;
 use crate::sync::Mutex;
-use crate::sys::{Ask, FromChild};
+use crate::sys::{FromChild, Request};
 use crate::usage::Usage;
 use std::any::Any;
 use std::collections::HashSet;
@@ -137,6 +137,14 @@ fn spawn_plain(wanted: &Wanted, command: &mut Command) -> io::Result<NewChild> {
         Some(spawn) => spawn(command),
         None => Ok((command::spawn(command)?, None)),
     }
+}
+
+/// Requests a single child to terminate. Returns whether the request can have arrived.
+pub(crate) fn request(leader: &Leader, request: Request) -> io::Result<bool> {
+    for signal in request.signals() {
+        leader.signal(|notice| notice.signal(signal))?;
+    }
+    Ok(true)
 }
 
 /// A member of a tree that lived when a scan found it.
@@ -277,8 +285,8 @@ impl Container for ProcessGroup {
         scans || self.cgroup.is_some()
     }
 
-    fn request_each(&self, trees: &[One<'_>], ask: Ask) -> Vec<io::Result<bool>> {
-        let sent = Self::signal_each(&groups(trees), &ask.signals());
+    fn request_each(&self, trees: &[One<'_>], request: Request) -> Vec<io::Result<bool>> {
+        let sent = Self::signal_each(&groups(trees), &request.signals());
         sent.into_iter().map(|sent| sent.map(|()| true)).collect()
     }
 

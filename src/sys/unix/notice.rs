@@ -1,11 +1,10 @@
 //! Unix: which mechanism serves a child.
 
 use super::by_pid::{self, Pid};
-use crate::lifecycle::Lifecycle;
+use super::reaped_elsewhere::ReapedElsewhere;
 use crate::sync::Arc;
 use crate::sys::thread::{Listener, Thread};
 use crate::sys::{Exit, FromChild, Look, Opened, PLATFORM};
-use crate::unix::ReapedElsewhere;
 use crate::usage::Usage;
 use std::ffi::c_int;
 use std::fmt::Debug;
@@ -53,20 +52,20 @@ pub(crate) trait ProcessDescriptor: AsFd + Debug + Send + Sync {
     fn reap(&self) -> bool;
 }
 
-/// How to request a process to terminate: by this signal, and SIGCONT after it, because a stopped process handles no signal.
+/// A termination request: this signal, and SIGCONT after it, because a stopped process does nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ask(pub(crate) c_int);
+pub(crate) struct Request(pub(crate) c_int);
 
-impl Ask {
+impl Request {
     pub(crate) const DEFAULT: Self = Self(libc::SIGTERM);
 
-    /// The signals to send, in this order.
+    /// Returns the signals to send, in this order.
     pub(crate) fn signals(self) -> [c_int; 2] {
         [self.0, libc::SIGCONT]
     }
 }
 
-/// Whether a number is a signal of this system (sigaddset(3)).
+/// Returns whether a number is a signal of this system (sigaddset(3)).
 pub(crate) fn is_signal(signal: c_int) -> bool {
     let mut set = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
     // SAFETY: the first call makes a set of it, and the second fails for a number that is no signal.
@@ -76,16 +75,8 @@ pub(crate) fn is_signal(signal: c_int) -> bool {
     }
 }
 
-/// Whether a child that std has spawned can receive the request.
-pub(crate) const ASKS_ANYBODY: bool = true;
-
-/// Requests one child to terminate. Returns whether the request was sent.
-pub(crate) fn ask(child: &Lifecycle<Child, Notice>, ask: Ask) -> io::Result<bool> {
-    for signal in ask.signals() {
-        child.signal(|notice| notice.signal(signal))?;
-    }
-    Ok(true)
-}
+/// Whether a child that std has spawned can receive a termination request.
+pub(crate) const PLAIN_CHILD_TAKES_REQUESTS: bool = true;
 
 /// How the exit of a child is noticed: by a descriptor if one can be opened, else by a helper thread.
 #[derive(Debug)]

@@ -8,7 +8,6 @@
 //! Sources: WaitForMultipleObjects, TerminateProcess, GenerateConsoleCtrlEvent, Process Creation Flags,
 //! GetProcessTimes, GetProcessMemoryInfo and PROCESS_MEMORY_COUNTERS of the Win32 documentation.
 
-use crate::lifecycle::Lifecycle;
 use crate::sync::Arc;
 use crate::sys::{Exit, FromChild, Look, Opened};
 use crate::usage::Usage;
@@ -44,41 +43,32 @@ impl Backend {
 /// The longest timeout of a single wait.
 const LONGEST_WAIT: u32 = INFINITE - 1;
 
-/// How to request a console process to terminate: by CTRL_BREAK, because CTRL_C cannot be sent to one group alone.
+/// A termination request to a console group: CTRL_BREAK, because CTRL_C goes to all processes of a console.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ask;
+pub(crate) struct Request;
 
-impl Ask {
+impl Request {
     pub(crate) const DEFAULT: Self = Self;
 
-    /// Whether a child that was created with these flags leads a console group on this process's console.
-    ///
-    /// A child with another console, or with none, does not, whatever the other flags are.
+    /// Returns whether a child with these creation flags leads a group on the console of this process. A child with another
+    /// console, or none, does not.
     pub(crate) const fn reaches(creation_flags: u32) -> bool {
         creation_flags & CREATE_NEW_PROCESS_GROUP != 0
             && creation_flags & (CREATE_NEW_CONSOLE | CREATE_NO_WINDOW | DETACHED_PROCESS) == 0
     }
 
-    /// Sends the event to a console group. Returns whether it was sent: not if this process has no console.
+    /// Sends the request to a console group. Returns `false` if this process has no console.
     ///
-    /// The ID must be that of a process which leads a group, and must still be its own: an event for an ID that is no
-    /// group's may reach every process on the console, including this one.
+    /// The ID must be that of a living or borrowed group leader: an event for an invalid group may go to all processes on the
+    /// console, including this one.
     pub(crate) fn send(self, group: u32) -> bool {
         // SAFETY: integers only.
         unsafe { GenerateConsoleCtrlEvent(CTRL_BREAK_EVENT, group) != 0 }
     }
 }
 
-/// Whether a child that std has spawned can receive the request: std does not report the creation flags.
-pub(crate) const ASKS_ANYBODY: bool = false;
-
-/// Requests one child, which leads a console group, to terminate. Returns whether the request was sent.
-///
-/// Not under the child's lock, because another process, the console's, answers. The ID is the child's even if the child has
-/// exited: its handle is open while it is borrowed here.
-pub(crate) fn ask(child: &Lifecycle<Child, Notice>, ask: Ask) -> io::Result<bool> {
-    Ok(ask.send(child.with_child(|child| child.id())))
-}
+/// Whether a child that std has spawned can receive a termination request. std does not return its flags.
+pub(crate) const PLAIN_CHILD_TAKES_REQUESTS: bool = false;
 
 /// The process handle, which belongs to std's `Child`.
 #[derive(Debug)]
