@@ -2,9 +2,9 @@
 
 use crate::lifecycle::Lifecycle;
 use crate::reaper;
-use crate::stop::{self, Stopping};
+use crate::stop_plan::Stopping;
 use crate::sync::Arc;
-use crate::sys::{self, Backend, Exit, FromChild, Notice, Opened, Reap, Reaped, Request};
+use crate::sys::{self, Backend, Exit, FromChild, Notice, Opened, Reap, Reaped};
 use crate::tree::{Leader, Owner, Spawned, Tree};
 use crate::usage::Usage;
 use std::fmt;
@@ -367,47 +367,6 @@ impl SharedChild {
             Body::Tree(tree) if tree.is_public() => Some(tree),
             _ => None,
         }
-    }
-
-    /// Stops the child: requests it to terminate, waits for up to `grace`, then kills it. If it leads a
-    /// [tree](Self::tree), stops the whole tree. Returns the child's exit status.
-    ///
-    /// This returns as soon as a single child has exited, or a tree is empty. If the leader of a tree exits first, the remaining members still have the rest of the grace, and are then killed. Where the
-    /// system does not list the members of a tree, the grace ends with the leader.
-    ///
-    /// Any number of threads may stop a child, each with a grace of its own: the shortest counts. A later call may
-    /// shorten the time that is left, never lengthen it, and does not repeat the request. Other threads may wait, poll,
-    /// signal and kill meanwhile. For a single child that has exited, this returns its status.
-    ///
-    /// # Platforms
-    ///
-    /// - **Unix**: SIGTERM, and SIGCONT after it, since a stopped process does nothing; then SIGKILL.
-    ///   `SharedChild::stop_with` sends another signal.
-    /// - **Windows**: CTRL_BREAK, then termination. The request requires a child with a console group of its own (the
-    ///   leader of a tree, or a child with the flag `CREATE_NEW_PROCESS_GROUP`), and a console that it shares with this
-    ///   process. Otherwise the child is killed at once. No test covers the request; the kill is tested.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`wait`](Self::wait), [`kill`](Self::kill), and for a tree [`Tree::kill`] and [`Tree::wait_empty`].
-    ///
-    /// [`TimedOut`](io::ErrorKind::TimedOut) if the child was killed and has not ended within 30 s: a process takes
-    /// that long only in a system call that cannot be interrupted (a read from a disk that no longer responds), or to release a
-    /// very large memory. Members of a tree that were killed are waited for at most 1 s.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # use {shared_child::SpawnOptions, std::process::Command, std::time::Duration};
-    /// # fn main() -> std::io::Result<()> {
-    /// let child = SpawnOptions::new().tree(true).spawn(Command::new("rustc").arg("--version"))?;
-    /// let status = child.stop(Duration::from_secs(5))?;
-    /// println!("it ended with {status}");
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn stop(&self, grace: Duration) -> io::Result<ExitStatus> {
-        stop::stop(self, Request::DEFAULT, grace)
     }
 
     pub(crate) fn stopping(&self) -> &Stopping {

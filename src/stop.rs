@@ -7,7 +7,6 @@
 //! so none depends on another, and the shortest grace counts for all.
 
 use crate::SharedChild;
-use crate::sync::Mutex;
 use crate::sys::Request;
 use crate::tree::{self, Tree};
 use std::io;
@@ -20,32 +19,6 @@ pub(crate) const DYING: Duration = Duration::from_secs(1);
 /// How long [`stop`] waits for a killed child. A process takes this long only in a system call that cannot be interrupted
 /// (a read from a disk that no longer responds), or to release a very large memory.
 const KILLED: Duration = Duration::from_secs(30);
-
-/// What all stops of one child share.
-#[derive(Default)]
-pub(crate) struct Stopping(Mutex<Plan>);
-
-#[derive(Default)]
-struct Plan {
-    /// The last request. It is not repeated, because some programs exit without cleanup at the second request.
-    requested: Option<Request>,
-    /// `None` is never: a grace beyond the end of the clock.
-    deadline: Option<Instant>,
-}
-
-impl Stopping {
-    /// Adds a stop. Returns when to kill the child, and whether to request it to terminate.
-    fn join(&self, request: Request, own: Option<Instant>) -> (Option<Instant>, bool) {
-        let mut plan = self.0.lock();
-        plan.deadline = match plan.requested {
-            None => own,
-            Some(_) => [plan.deadline, own].into_iter().flatten().min(),
-        };
-        let new = plan.requested != Some(request);
-        plan.requested = Some(request);
-        (plan.deadline, new)
-    }
-}
 
 /// A stop in progress.
 pub(crate) struct Stop<'c> {
@@ -215,6 +188,49 @@ pub(crate) fn has_not_ended(child: &SharedChild) -> io::Error {
 pub(crate) fn kill_all<'c>(children: impl IntoIterator<Item = &'c SharedChild>) -> io::Result<()> {
     let left: Vec<_> = children.into_iter().filter(|child| !child.has_ended()).collect();
     SharedChild::kill_each(&left).into_iter().fold(Ok(()), Result::and)
+}
+
+impl SharedChild {
+    /// Stops the child: requests it to terminate, waits for up to `grace`, then kills it. If it leads a
+    /// [tree](Self::tree), stops the whole tree. Returns the child's exit status.
+    ///
+    /// This returns as soon as a single child has exited, or a tree is empty. If the leader of a tree exits first, the remaining members still have the rest of the grace, and are then killed. Where the
+    /// system does not list the members of a tree, the grace ends with the leader.
+    ///
+    /// Any number of threads may stop a child, each with a grace of its own: the shortest counts. A later call may
+    /// shorten the time that is left, never lengthen it, and does not repeat the request. Other threads may wait, poll,
+    /// signal and kill meanwhile. For a single child that has exited, this returns its status.
+    ///
+    /// # Platforms
+    ///
+    /// - **Unix**: SIGTERM, and SIGCONT after it, since a stopped process does nothing; then SIGKILL.
+    ///   `SharedChild::stop_with` sends another signal.
+    /// - **Windows**: CTRL_BREAK, then termination. The request requires a child with a console group of its own (the
+    ///   leader of a tree, or a child with the flag `CREATE_NEW_PROCESS_GROUP`), and a console that it shares with this
+    ///   process. Otherwise the child is killed at once. No test covers the request; the kill is tested.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`wait`](Self::wait), [`kill`](Self::kill), and for a tree [`Tree::kill`] and [`Tree::wait_empty`].
+    ///
+    /// [`TimedOut`](io::ErrorKind::TimedOut) if the child was killed and has not ended within 30 s: a process takes
+    /// that long only in a system call that cannot be interrupted (a read from a disk that no longer responds), or to release a
+    /// very large memory. Members of a tree that were killed are waited for at most 1 s.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::SpawnOptions, std::process::Command, std::time::Duration};
+    /// # fn main() -> std::io::Result<()> {
+    /// let child = SpawnOptions::new().tree(true).spawn(Command::new("rustc").arg("--version"))?;
+    /// let status = child.stop(Duration::from_secs(5))?;
+    /// println!("it ended with {status}");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stop(&self, grace: Duration) -> io::Result<ExitStatus> {
+        stop(self, Request::DEFAULT, grace)
+    }
 }
 
 /// The steps of a stop, for a batch of children. The trees among them cost one pass over the process table.
