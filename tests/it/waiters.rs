@@ -213,9 +213,9 @@ fn exit_wakes_only_the_waiters_of_its_child() {
             for _ in 0..50 {
                 assert!(wait(&quick(backend, 0)).success());
             }
-            // Falling asleep may count once or twice; a wake-up by each child would count 50 times.
+            // A machine under load wakes a thread now and then; a wake-up by each child would count 50 times.
             let woken = switches() - before;
-            assert!(woken < 10, "other children woke the waiter {woken} times");
+            assert!(woken < 25, "other children woke the waiter {woken} times");
             child.kill().unwrap();
             waiter.join().unwrap();
         });
