@@ -1,37 +1,24 @@
-//! What this crate, its peers, std and bare system calls cost, measured side by side; and how they behave.
+//! Measures what this crate, other libraries, std and plain system calls cost, and how they behave in hostile cases.
 //!
-//! What is compared is measured in one run, in turns: every round runs every contender once, in an
-//! order that is shuffled each time, and the ratio is the median over the rounds. So whatever slows
-//! the machine for a while slows all alike. A missed bar is printed, and is no failure of the run.
+//! Each round runs every contender once, in a shuffled order, and a ratio is the median over the rounds. So load from
+//! other programs affects all contenders alike. A missed bar is printed, and is no failure.
 
 #![cfg(target_os = "linux")]
 
-mod allocator;
-pub mod behaviour;
-mod brood;
-mod capture;
-mod cgroup;
+mod behaviour;
 mod cli;
-mod contender;
-mod crowd;
-mod futures;
-mod handle;
-mod heap;
+mod helpers;
 mod machine;
+mod measure;
+mod peers;
 mod plots;
-mod procfs;
-mod raw_set;
 mod report;
 mod rounds;
-mod run;
-mod set;
-mod set_memory;
-mod spawn;
-mod timed;
-mod tree;
-mod try_wait;
-mod waiters;
-mod wake;
+mod system;
 mod worker;
 
+pub use behaviour::run as behaviour;
 pub use cli::{Result, run};
+
+#[global_allocator]
+static ALLOCATOR: &stats_alloc::StatsAlloc<std::alloc::System> = &stats_alloc::INSTRUMENTED_SYSTEM;

@@ -1,103 +1,65 @@
-//! What the figures were measured on, and of which versions.
+//! The machine of a run, and the versions of the packages.
 
-use serde_json::{Map, Value, json};
-use std::fs;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::process::Command;
-use std::sync::LazyLock;
+use std::{fs, thread};
 
-/// Whose versions are told, by the names of the packages. There are two of shared_child.
-const PACKAGES: [&str; 8] = [
-    "async-process",
-    "duct",
-    "process-wrap",
-    "process_control",
-    "shared_child",
-    "subprocess",
-    "tokio",
-    "wait-timeout",
-];
+/// The packages with a version in the results. There are two versions of shared_child.
+const PACKAGES: [&str; 5] = ["duct", "process-wrap", "shared_child", "subprocess", "tokio"];
 
-static MACHINE: LazyLock<Machine> = LazyLock::new(Machine::find);
-
-struct Machine {
-    cpu: String,
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Machine {
     cores: usize,
-    memory: String,
+    cpu: String,
     kernel: String,
+    memory: String,
     rustc: String,
 }
 
-pub(crate) fn json() -> Value {
-    let Machine { cpu, cores, memory, kernel, rustc } = &*MACHINE;
-    json!({ "cpu": cpu, "cores": cores, "memory": memory, "kernel": kernel, "rustc": rustc })
-}
-
-pub(crate) fn text() -> String {
-    let Machine { cpu, cores, memory, kernel, rustc } = &*MACHINE;
-    format!("{cpu}, {cores} cores, {memory}, Linux {kernel}, {rustc}")
-}
-
-/// As they were locked when this was built.
-pub(crate) fn versions() -> Value {
-    let lock = include_str!("../../Cargo.lock");
-    let quoted = |line: &str, key: &str| {
-        let value = line.strip_prefix(key)?.strip_prefix(" = \"")?.strip_suffix('"')?;
-        Some(value.to_owned())
-    };
-    let mut versions = Map::new();
-    let mut lines = lock.lines();
-    while let Some(line) = lines.next() {
-        let Some(name) = quoted(line, "name") else { continue };
-        let version = lines.next().and_then(|line| quoted(line, "version"));
-        if let Some(version) = version.filter(|_| PACKAGES.contains(&name.as_str())) {
-            // Only what comes from a registry has a source: this crate has none.
-            let is_ours = name == "shared_child" && !lines.next().is_some_and(is_source);
-            let name = if is_ours { "this crate".to_owned() } else { name };
-            versions.insert(name, version.into());
-        }
-    }
-    versions.into()
-}
-
-fn is_source(line: &str) -> bool {
-    line.starts_with("source = ")
-}
-
 impl Machine {
-    fn find() -> Self {
-        let cpu = field("/proc/cpuinfo", "model name").unwrap_or("an unknown CPU".into());
-        let memory = field("/proc/meminfo", "MemTotal").unwrap_or_default();
-        let kilobytes: f64 = memory.trim_end_matches(" kB").parse().unwrap_or_default();
-        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        let rustc = Command::new("rustc").arg("--version").output().map(|output| output.stdout);
-        let rustc = String::from_utf8(rustc.unwrap_or_default()).unwrap_or_default();
+    pub(crate) fn detect() -> Self {
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease");
+        let rustc = Command::new("rustc").arg("--version").output();
+        let rustc = rustc.map(|output| output.stdout).unwrap_or_default();
         Self {
-            cpu,
-            cores: std::thread::available_parallelism().map_or(0, |cores| cores.get()),
-            memory: format!("{:.0} GiB", kilobytes / f64::from(1 << 20)),
-            kernel: kernel.trim().to_owned(),
-            rustc: rustc.trim().to_owned(),
+            cores: thread::available_parallelism().map_or(0, |cores| cores.get()),
+            cpu: field("/proc/cpuinfo", "model name").unwrap_or_default(),
+            kernel: kernel.unwrap_or_default().trim().to_owned(),
+            memory: field("/proc/meminfo", "MemTotal").unwrap_or_default(),
+            rustc: String::from_utf8_lossy(&rustc).trim().to_owned(),
         }
+    }
+
+    pub(crate) fn describe(&self) -> String {
+        let Self { cores, cpu, kernel, memory, rustc } = self;
+        format!("{cpu}, {cores} cores, {memory}, Linux {kernel}, {rustc}")
     }
 }
 
-fn field(file: &str, name: &str) -> Option<String> {
+/// Returns the value of a line `name: value`.
+pub(crate) fn field(file: &str, name: &str) -> Option<String> {
     let text = fs::read_to_string(file).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Returns the peak memory of this process.
+pub(crate) fn peak_memory() -> Option<usize> {
+    let kilobytes: usize =
+        field("/proc/self/status", "VmHWM")?.strip_suffix(" kB")?.parse().ok()?;
+    Some(kilobytes << 10)
+}
 
-    #[test]
-    fn every_version_is_known() {
-        let versions = versions();
-        assert!(versions["this crate"].is_string());
-        assert_eq!(versions["shared_child"], "1.1.2");
-        for package in PACKAGES {
-            assert!(versions[package].is_string(), "{package}");
-        }
-    }
+/// Returns the versions in `Cargo.lock`. This crate's own is under `this crate`.
+pub(crate) fn versions() -> BTreeMap<String, String> {
+    let packages = include_str!("../../Cargo.lock").split("[[package]]\n").filter_map(|package| {
+        let value = |key: &str| Some(package.split_once(key)?.1.split_once('"')?.0);
+        let name = PACKAGES.into_iter().find(|it| value("name = \"") == Some(it))?;
+        // Only packages of a registry have a source.
+        let ours = name == "shared_child" && !package.contains("\nsource = ");
+        let name = if ours { "this crate" } else { name };
+        Some((name.to_owned(), value("version = \"")?.to_owned()))
+    });
+    packages.collect()
 }

@@ -1,101 +1,118 @@
-//! Interleaving, and what is computed from it.
+//! Interleaved rounds, and the medians and intervals of their samples.
 
 use crate::cli::Result;
-use crate::contender::Who;
-use crate::report::{Compare, Figure, Interval, Row};
-use crate::run::Run;
+use crate::peers::Contender;
+use crate::report::{Compare, Figure, Row};
 use crate::worker;
+use indicatif::ProgressBar;
 
-/// The fewest rounds of which [`interval`] can tell.
-pub(crate) const ENOUGH: usize = 6;
+/// With fewer rounds there is no interval of 95 %.
+pub(crate) const MIN_ROUNDS: usize = 6;
 
-/// The samples of every contender, round by round.
-pub(crate) struct Rounds(Vec<(Who, Vec<Vec<f64>>)>);
+/// A run of the benchmark.
+pub(crate) struct Run {
+    quick: bool,
+    rows: Vec<Row>,
+    progress: ProgressBar,
+    measurement: &'static str,
+}
 
-impl Rounds {
-    /// Runs every contender once a round, each time in another order, so that none always follows
-    /// the same one. A first round goes uncounted: it warms caches.
-    pub(crate) fn run(
-        run: &Run,
-        contenders: &[Who],
-        rounds: usize,
-        sample: impl FnMut(Who) -> Result<Vec<f64>>,
-    ) -> Result<Self> {
-        let mut all = Self::cold(run, contenders, rounds + 1, sample)?;
-        for (_, samples) in &mut all.0 {
-            samples.remove(0);
-        }
-        Ok(all)
+pub(crate) type Measure = fn(&Run) -> Result<Vec<Row>>;
+
+impl Run {
+    pub(crate) fn new(quick: bool) -> Self {
+        let progress = ProgressBar::no_length();
+        Self { quick, rows: Vec::new(), progress, measurement: "" }
     }
 
-    /// The same, where every sample is taken in a process of its own, which warms up itself: all rounds count.
-    pub(crate) fn cold(
+    pub(crate) fn pick<T>(&self, quick: T, full: T) -> T {
+        if self.quick { quick } else { full }
+    }
+
+    pub(crate) fn measure(&mut self, name: &'static str, measure: Measure) -> Result<()> {
+        self.measurement = name;
+        let rows = measure(self)?;
+        self.rows.extend(rows.into_iter().map(|row| row.complete(name)));
+        Ok(())
+    }
+
+    pub(crate) fn finish(self) -> Vec<Row> {
+        self.progress.finish_and_clear();
+        self.rows
+    }
+}
+
+/// The samples of each contender in each round.
+pub(crate) struct Rounds(Vec<(Contender, Vec<Vec<f64>>)>);
+
+impl Rounds {
+    /// Runs each contender once per round, in a shuffled order. The `warm_up` rounds before do not count: they warm caches
+    /// unless each sample comes from a new process.
+    pub(crate) fn run(
         run: &Run,
-        contenders: &[Who],
-        rounds: usize,
-        mut sample: impl FnMut(Who) -> Result<Vec<f64>>,
+        contenders: &[Contender],
+        (warm_up, rounds): (usize, usize),
+        mut sample: impl FnMut(Contender) -> Result<Vec<f64>>,
     ) -> Result<Self> {
-        let mut all: Vec<_> = contenders.iter().map(|who| (*who, Vec::new())).collect();
-        // The same orders in every run.
+        let mut all: Vec<_> = contenders.iter().map(|it| (*it, Vec::new())).collect();
+        // The orders are the same in each run.
         let mut random = fastrand::Rng::with_seed(0);
-        for round in 1..=rounds {
-            run.show_round(round, rounds);
+        for round in 0..warm_up + rounds {
+            run.progress.set_message(format!("{}: round {round} of {rounds}", run.measurement));
             let mut order: Vec<usize> = (0..all.len()).collect();
             random.shuffle(&mut order);
-            for contender in order {
+            for index in order {
                 worker::limit_time();
-                let (who, samples) = &mut all[contender];
-                samples.push(sample(*who).map_err(|error| format!("{}: {error}", who.name()))?);
+                let (contender, samples) = &mut all[index];
+                let taken = sample(*contender);
+                let taken = taken.map_err(|error| format!("{}: {error}", contender.name()))?;
+                if round >= warm_up {
+                    samples.push(taken);
+                }
             }
         }
         Ok(Self(all))
     }
 
-    /// All contenders beside the reference. The bar is for this crate.
-    pub(crate) fn row(&self, name: &str, unit: &'static str, reference: Who) -> Row {
-        let figures = self.figures(|who| (who != reference).then(|| self.ratio(who, reference)));
+    /// Compares all contenders with the reference, as ratios within the same round.
+    pub(crate) fn row(&self, name: &str, unit: &str, reference: Contender) -> Row {
+        let base = self.medians(reference);
+        let figures = self.figures(|contender| {
+            let pairs = self.medians(contender).into_iter().zip(&base);
+            let ratios: Vec<f64> = pairs.map(|(one, other)| one / other).collect();
+            (contender != reference).then(|| interval(&ratios))
+        });
         Row::new(name, unit, Compare::Ratio, reference, figures)
     }
 
-    /// The same, but the bar is for this crate's figure, whatever the reference's is.
-    pub(crate) fn row_of_figures(&self, name: &str, unit: &'static str, reference: Who) -> Row {
-        let figures = self.figures(|who| Some(interval(&self.medians(who))));
+    /// Compares nothing: a bar is for this crate's figure itself.
+    pub(crate) fn row_of_figures(&self, name: &str, unit: &str, reference: Contender) -> Row {
+        let figures = self.figures(|contender| Some(interval(&self.medians(contender))));
         Row::new(name, unit, Compare::Nothing, reference, figures)
     }
 
-    fn figures(&self, against: impl Fn(Who) -> Option<Interval>) -> Vec<Figure> {
-        let figures = self.0.iter().map(|(who, rounds)| {
+    fn figures(&self, against: impl Fn(Contender) -> Option<[f64; 3]>) -> Vec<Figure> {
+        let figures = self.0.iter().map(|(contender, rounds)| {
             let all: Vec<f64> = rounds.iter().flatten().copied().collect();
-            Figure {
-                who: *who,
-                median: quantile(&all, 0.5),
-                min: quantile(&all, 0.0),
-                p95: quantile(&all, 0.95),
-                against: against(*who),
-            }
+            let [min, median, p95] = [0.0, 0.5, 0.95].map(|share| quantile(&all, share));
+            Figure::new(*contender, [min, median, p95], against(*contender))
         });
         figures.collect()
     }
 
-    /// The median, over the rounds, of the ratio of the two in the same round.
-    fn ratio(&self, who: Who, reference: Who) -> Interval {
-        let pairs = self.medians(who).into_iter().zip(self.medians(reference));
-        let ratios: Vec<f64> = pairs.map(|(one, other)| one / other).collect();
-        interval(&ratios)
-    }
-
-    /// Of every round.
-    fn medians(&self, who: Who) -> Vec<f64> {
-        let rounds = self.0.iter().find(|(it, _)| *it == who).map_or(&[][..], |(_, it)| it);
+    /// Returns the median of each round.
+    fn medians(&self, contender: Contender) -> Vec<f64> {
+        let rounds = self.0.iter().find(|(it, _)| *it == contender).map_or(&[][..], |(_, it)| it);
         rounds.iter().map(|samples| quantile(samples, 0.5)).collect()
     }
 }
 
-/// The median, and the values between which the true one lies with a confidence of 95 % or more: each value is below it by
-/// the toss of a coin. Of fewer than are [`ENOUGH`] it is the least and the greatest.
-fn interval(values: &[f64]) -> Interval {
+/// Returns the median between the ends of its confidence interval of at least 95 %, by the sign test. With fewer than
+/// [`MIN_ROUNDS`] values the ends are the least and the greatest value.
+fn interval(values: &[f64]) -> [f64; 3] {
     let count = values.len();
-    // How many are left out at either end, and the probability that no more than that are below the true one.
+    // The number of values outside the interval at each end, and the probability that at most so many values are below
+    // the true median.
     let (mut outside, mut exactly) = (0, 0.5_f64.powi(count as i32));
     let mut at_most = exactly;
     loop {
@@ -107,14 +124,10 @@ fn interval(values: &[f64]) -> Interval {
         outside += 1;
     }
     let share = outside as f64 / count.saturating_sub(1).max(1) as f64;
-    Interval {
-        low: quantile(values, share),
-        mid: quantile(values, 0.5),
-        high: quantile(values, 1.0 - share),
-    }
+    [share, 0.5, 1.0 - share].map(|share| quantile(values, share))
 }
 
-/// The value that a share of the others is below, between two neighbours if need be.
+/// Returns the value that this share of the values is below, interpolated between neighbours.
 fn quantile(values: &[f64], share: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -127,38 +140,25 @@ fn quantile(values: &[f64], share: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::Effort;
 
     #[test]
-    fn quantiles() {
-        let values = [4.0, 1.0, 3.0, 2.0];
-        assert_eq!(quantile(&values, 0.0), 1.0);
-        assert_eq!(quantile(&values, 0.5), 2.5);
-        assert_eq!(quantile(&values, 1.0), 4.0);
-        assert!(quantile(&[], 0.5).is_nan());
-    }
-
-    #[test]
-    fn intervals() {
-        let of = |count: u32| interval(&(1..=count).map(f64::from).collect::<Vec<_>>());
-        // So it is in every table of the sign test.
+    fn interval_agrees_with_tables_of_the_sign_test() {
         for (count, low) in [(1, 1), (5, 1), (6, 1), (9, 2), (15, 4), (40, 14), (200, 86)] {
-            let Interval { low: found, high, .. } = of(count);
-            assert_eq!((found.round() as u32, high.round() as u32), (low, count + 1 - low));
+            let [found, _, high] = interval(&(1..=count).map(f64::from).collect::<Vec<_>>());
+            assert_eq!((found.round() as i32, high.round() as i32), (low, count + 1 - low));
         }
-        assert!(interval(&[]).low.is_nan());
     }
 
     #[test]
-    fn ratios_are_of_the_same_round() {
-        // The machine gets slower and slower, and one contender is always twice as slow.
+    fn ratio_is_computed_within_each_round() {
+        // The machine slows down steadily, and one contender always needs twice the time.
         let mut time = 0.0;
-        let run = Run::new(Effort::Quick, 1).unwrap();
-        let rounds = Rounds::run(&run, &[Who::Std, Who::Ours], 9, |who| {
+        let contenders = [Contender::Std, Contender::Duct];
+        let rounds = Rounds::run(&Run::new(true), &contenders, (1, 9), |contender| {
             time += 1.0;
-            Ok(vec![(time / 2.0_f64).ceil() * if who == Who::Ours { 2.0 } else { 1.0 }])
+            Ok(vec![(time / 2.0_f64).ceil() * if contender == Contender::Duct { 2.0 } else { 1.0 }])
         });
-        let ratio = rounds.unwrap().ratio(Who::Ours, Who::Std);
-        assert_eq!((ratio.low, ratio.mid, ratio.high), (2.0, 2.0, 2.0));
+        let row = rounds.unwrap().row("", "", Contender::Std);
+        assert_eq!(row.figure("duct").unwrap().against, Some([2.0; 3]));
     }
 }

@@ -1,113 +1,118 @@
-//! System calls, and what `/proc` tells.
+//! Children, signals, descriptors and processes of a case.
 
+use super::CHILD;
+use crate::cli::Result;
+use crate::machine::field;
+use crate::peers::{Contender, Handle, Program, is_not_offered};
+use crate::system::cpu_time;
+use rustix::process::{Resource, Rlimit, setrlimit};
 use std::fs::{self, File};
-use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::ptr;
-use std::thread;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process;
 use std::time::{Duration, Instant};
+use std::{env, mem, ptr, thread};
 
-/// Blocks SIGCHLD, for this thread and those that it starts.
-pub(crate) fn block_sigchld() -> io::Result<()> {
-    let mut set = MaybeUninit::uninit();
-    // SAFETY: the set is initialised before it is changed and read.
-    let error = unsafe {
-        libc::sigemptyset(set.as_mut_ptr());
-        libc::sigaddset(set.as_mut_ptr(), libc::SIGCHLD);
-        libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), ptr::null_mut())
-    };
-    if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
+pub(super) fn sleep(milliseconds: u64) {
+    thread::sleep(Duration::from_millis(milliseconds));
 }
 
-pub(crate) fn ignore_sigchld() -> io::Result<()> {
-    // SAFETY: no handler is installed.
-    match unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) } {
-        libc::SIG_ERR => Err(io::Error::last_os_error()),
-        _ => Ok(()),
+pub(super) fn spawn(contender: Contender, words: &[&str]) -> Result<Handle> {
+    Ok(Program::new(words).spawn(contender)?)
+}
+
+/// Spawns a child that exits after these milliseconds with this status. It is not a shell, which would have a signal
+/// disposition of its own.
+pub(super) fn spawn_child(contender: Contender, milliseconds: u64, status: i32) -> Result<Handle> {
+    let program = env::current_exe()?;
+    let program = program.to_str().ok_or("not a UTF-8 path")?;
+    spawn(contender, &[program, CHILD, &milliseconds.to_string(), &status.to_string()])
+}
+
+pub(super) const STATUS: &str = "the status";
+pub(super) const TIMED_OUT: &str = "sleeps until the timeout";
+pub(super) const PANICS: &str = "panics";
+
+/// Waits for a child that is to exit with this status, and returns what the wait does.
+pub(super) fn wait(child: &mut Handle, timeout: Duration, status: i32) -> Result<&'static str> {
+    let start = Instant::now();
+    let result = catch_unwind(AssertUnwindSafe(|| child.wait_timeout(timeout)));
+    let is_late = start.elapsed() >= timeout;
+    Ok(match result {
+        Ok(Ok(Some(it))) if it.code() != Some(status) => "a wrong status",
+        Ok(Ok(Some(_))) if is_late => "the status, but at the timeout",
+        Ok(Ok(Some(_))) => STATUS,
+        Ok(Ok(None)) => TIMED_OUT,
+        Ok(Err(error)) if is_not_offered(&error) => return Err(error.into()),
+        Ok(Err(_)) if is_late => "an error, but at the timeout",
+        Ok(Err(_)) => "an error",
+        Err(_) => PANICS,
+    })
+}
+
+/// Blocks SIGCHLD for this thread and the threads that it starts.
+pub(super) fn block_sigchld() {
+    // SAFETY: zeros are a valid signal set, and the pointers are valid or null.
+    unsafe {
+        let mut set = mem::zeroed();
+        libc::sigaddset(&raw mut set, libc::SIGCHLD);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut());
     }
 }
 
-pub(crate) fn is_sigchld_ignored() -> io::Result<bool> {
-    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: `action` is a writable sigaction, and nothing is changed.
-    if unsafe { libc::sigaction(libc::SIGCHLD, ptr::null(), action.as_mut_ptr()) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: it was filled.
-    Ok(unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN)
+pub(super) fn ignore_sigchld() {
+    // SAFETY: the call installs no handler.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
 }
 
-/// Reaps this child, or any (-1).
-pub(crate) fn reap(id: i32, options: i32) {
-    // SAFETY: no status is asked for. An error means that there is nobody to reap.
-    unsafe { libc::waitpid(id, ptr::null_mut(), options) };
+pub(super) fn is_sigchld_ignored() -> Result<bool> {
+    let ignored = field("/proc/self/status", "SigIgn").ok_or("no signals")?;
+    Ok(u64::from_str_radix(&ignored, 16)? & 1 << (libc::SIGCHLD - 1) != 0)
 }
 
-/// Allows this process so few descriptors that they can be used up.
-pub(crate) fn allow_few_descriptors() -> io::Result<()> {
-    let limit = libc::rlimit { rlim_cur: 64, rlim_max: 64 };
-    // SAFETY: `limit` is a readable rlimit.
-    match unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+/// Returns the CPU time of this process, and how often one of its threads went to sleep.
+pub(super) fn usage() -> (Duration, i64) {
+    // SAFETY: zeros are a valid rusage.
+    let mut usage: libc::rusage = unsafe { mem::zeroed() };
+    // SAFETY: `usage` is writable.
+    unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) };
+    (cpu_time(), usage.ru_nvcsw)
 }
 
-/// Takes all descriptors that this process is allowed and does not have. They are closed on exec.
-pub(crate) fn use_up_descriptors() -> Vec<OwnedFd> {
+/// Limits the descriptors of this process to a number that it can use up.
+pub(super) fn allow_few_descriptors() -> Result<()> {
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: Some(64), maximum: Some(64) })?)
+}
+
+/// Opens descriptors until the limit. They are closed on exec.
+pub(super) fn use_up_descriptors() -> Vec<OwnedFd> {
     std::iter::from_fn(|| File::open("/dev/null").ok()).map(OwnedFd::from).collect()
 }
 
-/// A process, as `/proc` shows it.
-pub(crate) struct Process {
-    pub(crate) parent: u32,
-    pub(crate) is_zombie: bool,
-    /// Program and arguments, with blanks between them. A zombie has none.
-    pub(crate) command: String,
+/// Returns the content of a file of each process in this PID namespace.
+fn of_processes(file: &str) -> impl Iterator<Item = String> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(move |entry| fs::read_to_string(entry.path().join(file)).ok())
 }
 
-/// All processes. They are few, since process IDs are this case's own.
-pub(crate) fn processes() -> io::Result<Vec<Process>> {
-    let entries = fs::read_dir("/proc")?;
-    // One that has no stat is none, or is gone.
-    Ok(entries.flatten().filter_map(|entry| process(&entry.path())).collect())
+pub(super) fn is_running(command: &str) -> bool {
+    of_processes("cmdline").any(|words| words.trim_end_matches('\0').replace('\0', " ") == command)
 }
 
-fn process(path: &std::path::Path) -> Option<Process> {
-    path.file_name()?.to_str()?.parse::<u32>().ok()?;
-    let stat = fs::read_to_string(path.join("stat")).ok()?;
-    // The name, which may contain anything, ends with the last bracket.
-    let (_, rest) = stat.rsplit_once(')')?;
-    let mut fields = rest.split_whitespace();
-    let is_zombie = matches!(fields.next()?, "Z" | "X");
-    let parent = fields.next()?.parse().ok()?;
-    let command = fs::read_to_string(path.join("cmdline")).unwrap_or_default();
-    let command = command.trim_end_matches('\0').replace('\0', " ");
-    Some(Process { parent, is_zombie, command })
+/// Returns the number of zombies that are children of this process.
+pub(super) fn zombies() -> usize {
+    let state = format!(") Z {} ", process::id());
+    of_processes("stat").filter(|stat| stat.contains(&state)).count()
 }
 
-/// Whether somebody runs this, program and arguments.
-pub(crate) fn runs(command: &str) -> io::Result<bool> {
-    Ok(processes()?.iter().any(|process| process.command == command))
-}
-
-/// The most memory that this process has had, in KiB.
-pub(crate) fn peak_memory() -> io::Result<usize> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib = peak.and_then(|peak| peak.split_whitespace().next()?.parse().ok());
-    kib.ok_or_else(|| io::Error::other("no peak of the memory"))
-}
-
-/// Whether it becomes true.
-pub(crate) fn within(time: Duration, is_true: impl Fn() -> io::Result<bool>) -> io::Result<bool> {
+/// Returns whether the condition becomes true in this time.
+pub(super) fn within(time: Duration, condition: impl Fn() -> bool) -> bool {
     let deadline = Instant::now() + time;
-    while !is_true()? {
+    while !condition() {
         if Instant::now() > deadline {
-            return Ok(false);
+            return false;
         }
-        thread::sleep(Duration::from_millis(10));
+        sleep(10);
     }
-    Ok(true)
+    true
 }

@@ -1,0 +1,55 @@
+//! The measurements.
+
+mod one_child;
+mod set;
+mod trees;
+mod waiters;
+mod wake;
+
+use crate::cli::Result;
+use crate::helpers::{Group, Helpers, Members, become_subreaper, reap_all};
+use crate::peers::{Contender, Contender::*, Unit, awaited, long_lived, one_worker, short_lived};
+use crate::report::{Compare, Figure, Row};
+use crate::rounds::{MIN_ROUNDS, Measure, Rounds, Run};
+use crate::system::{allow_descriptors, cpu_time, pid};
+use crate::worker::{self, Sampler};
+use std::time::{Duration, Instant};
+use std::{io, thread};
+
+pub(crate) const ALL: [(&str, Measure); 16] = [
+    ("spawn", one_child::measure_spawn),
+    ("timed", one_child::measure_timed),
+    ("wake", wake::measure),
+    ("waiters", waiters::measure),
+    ("idle", waiters::measure_idle),
+    ("try_wait", one_child::measure_try_wait),
+    ("handle", one_child::measure_handle),
+    ("capture", one_child::measure_capture),
+    ("tree_spawn", one_child::measure_tree),
+    ("tree_kill", trees::measure_kill),
+    ("scan", trees::measure_scan),
+    ("cgroup_kill", trees::measure_cgroup),
+    ("set", set::measure),
+    ("set_memory", set::measure_memory),
+    ("futures", wake::measure_tasks),
+    // The last one: some contenders leave threads behind in this process.
+    ("heap", one_child::measure_heap),
+];
+
+/// Returns what a worker of this kind does.
+pub(crate) fn sampler(kind: &str, contender: Contender, parameter: usize) -> Result<Sampler> {
+    Ok(match kind {
+        "spawn" => one_child::spawn_sampler(contender, Unit::Child, false)?,
+        "tree_spawn" => one_child::spawn_sampler(contender, Unit::Tree, false)?,
+        "timed" => one_child::spawn_sampler(contender, Unit::Child, true)?,
+        "try_wait" => one_child::try_wait_sampler(contender)?,
+        "handle" => Box::new(move |children| one_child::handle_cost(contender, children)),
+        "capture much" => Box::new(move |mib| one_child::capture_much(contender, mib)),
+        "capture many" => Box::new(move |commands| one_child::capture_many(contender, commands)),
+        "wake" => Box::new(move |count| wake::latencies(contender, count)),
+        "futures" => Box::new(move |count| wake::task_latencies(contender, count)),
+        "waiters" => waiters::sampler(contender, parameter)?,
+        "set" => Box::new(move |children| set::cost(contender, children)),
+        _ => return Err("no such worker".into()),
+    })
+}
