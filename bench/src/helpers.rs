@@ -61,6 +61,13 @@ impl Helpers {
         thread::sleep(Duration::from_millis(20));
         ids
     }
+
+    /// Returns when all processes have exited.
+    pub(crate) fn until_exited(self) -> io::Result<()> {
+        let Self { mut lines, output } = self;
+        drop(output);
+        lines.read_to_end(&mut Vec::new()).map(drop)
+    }
 }
 
 /// Runs [`Helpers::child`].

@@ -16,7 +16,7 @@ use crate::worker::{self, Sampler};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-pub(crate) const ALL: [(&str, Measure); 16] = [
+pub(crate) const ALL: [(&str, Measure); 17] = [
     ("spawn", one_child::measure_spawn),
     ("timed", one_child::measure_timed),
     ("wake", wake::measure),
@@ -29,6 +29,7 @@ pub(crate) const ALL: [(&str, Measure); 16] = [
     ("tree_kill", trees::measure_kill),
     ("scan", trees::measure_scan),
     ("cgroup_kill", trees::measure_cgroup),
+    ("many_trees", trees::measure_many),
     ("set", set::measure),
     ("set_memory", set::measure_memory),
     ("futures", wake::measure_tasks),
@@ -50,6 +51,6 @@ pub(crate) fn sampler(kind: &str, contender: Contender, parameter: usize) -> Res
         "futures" => Box::new(move |count| wake::task_latencies(contender, count)),
         "waiters" => waiters::sampler(contender, parameter)?,
         "set" => Box::new(move |children| set::cost(contender, children)),
-        _ => return Err("no such worker".into()),
+        _ => trees::many_sampler(kind.to_owned(), contender),
     })
 }

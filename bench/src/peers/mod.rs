@@ -57,6 +57,7 @@ contenders! {
     Tree = "this crate, a tree",
     Futures = "this crate, futures",
     SmallSets = "this crate, sets of 100",
+    FewTrees = "this crate, sets of 50 trees",
     SharedChild1 = "shared_child 1.1.2",
     Duct = "duct",
     Subprocess = "subprocess",
