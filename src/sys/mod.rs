@@ -154,6 +154,13 @@ pub(crate) const PLATFORM: Platform = Platform {
     target_os = "dragonfly"
 ))]
 pub(crate) mod bsd {
+    #[cfg(any(
+        target_os = "macos",
+        target_os = "freebsd",
+        target_os = "dragonfly",
+        target_os = "netbsd"
+    ))]
+    mod clock;
     pub(crate) mod kqueue;
     pub(crate) mod kqueue_watch;
     #[cfg(target_os = "macos")]

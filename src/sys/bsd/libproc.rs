@@ -6,7 +6,7 @@
 //! request without a buffer returns the length of the list plus 20, a list that is too long for the buffer (or for the
 //! kernel's own, which has 20 to spare as well) is cut off silently, and libproc returns 0 for an error.
 
-use super::records::{ATTEMPTS, micros};
+use super::clock::{ATTEMPTS, micros};
 use crate::sys::unix::by_pid::Pid;
 use crate::sys::unix::process_table::{Record, Time};
 use crate::usage::Usage;

@@ -1,10 +1,11 @@
 //! macOS, FreeBSD, DragonFly and NetBSD: the process table as a list of records, by libproc or by sysctl.
 
+use super::clock::clock;
 use crate::sys::PLATFORM;
 use crate::sys::process_records::{all, one, usable};
 use crate::sys::unix::by_pid::{Identity, Pid};
 use crate::sys::unix::process_table::{Groups, Listing, ProcessTable, Record, Since, Time};
-use crate::sys::unix::system::{Same, System};
+use crate::sys::unix::system::Same;
 use std::io;
 
 pub(crate) struct Records;
@@ -41,23 +42,6 @@ impl ProcessTable for Records {
         }
         Ok(listing)
     }
-}
-
-/// Attempts at reads that other processes can spoil, by a fork or by setting the clock.
-pub(super) const ATTEMPTS: usize = 10;
-
-/// On FreeBSD `fork` records the start by CLOCK_MONOTONIC, the time since the boot (`microuptime`).
-fn clock() -> i64 {
-    if PLATFORM.system == Some(System::FreeBsd) {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        return micros(now.tv_sec, now.tv_nsec / 1000);
-    }
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    i64::try_from(now.unwrap_or_default().as_micros()).unwrap_or(i64::MAX)
-}
-
-pub(super) fn micros(seconds: impl Into<i64>, rest: impl Into<i64>) -> i64 {
-    seconds.into() * 1_000_000 + rest.into()
 }
 
 /// The time when the process started, which stays the same when the clock is set.

@@ -3,7 +3,7 @@
 //! Sources: sysctl(3) of FreeBSD and DragonFly, sysctl(7) of NetBSD; `sys/user.h`, `sys/kinfo.h` and
 //! `sys/sysctl.h` for the records, and the `kern_proc.c` of each for what is in them.
 
-use super::records::{ATTEMPTS, micros};
+use super::clock::{ATTEMPTS, micros};
 use crate::sys::unix::process_table::{Record, Time};
 use std::ffi::{c_int, c_uint, c_void};
 use std::io;

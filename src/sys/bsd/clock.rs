@@ -1,0 +1,21 @@
+//! macOS, FreeBSD, DragonFly and NetBSD: the clock of the start times in the process table, in microseconds.
+
+use crate::sys::PLATFORM;
+use crate::sys::unix::system::System;
+
+/// Attempts at reads that other processes can spoil, by a fork or by setting the clock.
+pub(super) const ATTEMPTS: usize = 10;
+
+/// On FreeBSD `fork` records the start by CLOCK_MONOTONIC, the time since the boot (`microuptime`).
+pub(super) fn clock() -> i64 {
+    if PLATFORM.system == Some(System::FreeBsd) {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        return micros(now.tv_sec, now.tv_nsec / 1000);
+    }
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    i64::try_from(now.unwrap_or_default().as_micros()).unwrap_or(i64::MAX)
+}
+
+pub(super) fn micros(seconds: impl Into<i64>, rest: impl Into<i64>) -> i64 {
+    seconds.into() * 1_000_000 + rest.into()
+}
