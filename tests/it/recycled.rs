@@ -1,8 +1,7 @@
-//! Promise: no signal, wait or reap ever reaches another process, also when the child's process ID has
-//! a new owner.
+//! Promise: no signal, wait or reap ever reaches another process, even if the child's process ID has a new owner.
 //!
-//! Each round makes a child, has it reaped (by us or by somebody else), puts a *victim* on its process
-//! ID, does everything that a handle can do, and shows that the victim is as before.
+//! Each round makes a child, has it reaped here or elsewhere, puts a *victim* on its process ID, makes every call
+//! that a handle has, and checks that the victim is unharmed.
 
 #![cfg(target_os = "linux")]
 
@@ -15,14 +14,14 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command};
 use std::time::{Duration, Instant};
 
-/// A PID namespace of one's own, where process IDs can be chosen and nobody else takes them.
+/// A PID namespace for the test alone, where it chooses process IDs and no other process takes them.
 fn namespace() -> &'static [&'static str] {
     const ROOT: &[&str] = &["unshare", "--fork", "--pid", "--mount-proc"];
     const USER: &[&str] = &["unshare", "--map-root-user", "--fork", "--pid", "--mount-proc"];
     if linux::is_root() { ROOT } else { USER }
 }
 
-/// Leaves the test, saying so, where this user may not make namespaces.
+/// Skips the test, with a message, where this user cannot make namespaces.
 macro_rules! in_a_namespace {
     () => {
         let [program, arguments @ ..] = namespace() else { unreachable!() };
@@ -38,7 +37,7 @@ macro_rules! in_a_namespace {
     };
 }
 
-/// A running child of this process that has just this ID, and leads a group that has it too.
+/// A running child of this process that has exactly this ID, and leads a group with the same ID.
 struct Victim {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -54,7 +53,7 @@ impl Victim {
             if child.id() == pid {
                 return Self { child, stdin };
             }
-            // One of our threads has got the ID first, and will be gone soon.
+            // A new thread of ours has taken the ID, and ends soon.
             drop(stdin);
             child.wait().unwrap();
         }
@@ -68,7 +67,7 @@ impl Victim {
         linux::wait_for_zombie(self.child.id());
     }
 
-    /// It ends as it would have by itself, and not before.
+    /// Checks that the victim ends by itself, and not before.
     #[track_caller]
     fn ends_unharmed(mut self) {
         if self.stdin.is_some() {
@@ -78,9 +77,9 @@ impl Victim {
     }
 }
 
-/// Everything that a handle can do, but for the drop.
+/// Makes every call that a handle has, except the drop.
 fn do_everything(child: &SharedChild, round: usize) {
-    // Another one goes first each time: what the first call finds out, the others only remember.
+    // A different call is first each time: the later calls use what the first one found out.
     for call in round..round + 6 {
         match call % 6 {
             0 => child.kill().unwrap(),
@@ -104,7 +103,7 @@ fn a_round(child: SharedChild, met: Met, round: usize) {
     if met == Met::Zombie {
         victim.becomes_a_zombie();
     }
-    // Every now and then the drop alone: it must not take the victim for its own either.
+    // Some rounds only drop the handle: the drop must not reap the victim either.
     if round % 7 != 6 {
         do_everything(&child, round);
     }
@@ -143,7 +142,7 @@ fn after_a_foreign_reap() {
     });
 }
 
-/// Somebody else was faster than the handle. Nothing that it could open by the ID would mean the child.
+/// Another reaper was faster than the handle. Opening the ID would not find the child.
 #[test]
 fn after_a_foreign_reap_before_the_handle_was_made() {
     in_a_namespace!();
@@ -158,12 +157,11 @@ fn after_a_foreign_reap_before_the_handle_was_made() {
     });
 }
 
-/// Threads have been waiting since before the foreign reap.
+/// The threads have waited since before the foreign reap.
 ///
-/// While they are on their way from seeing the exit to reaping it, the helper-thread backend has only
-/// the process ID to go by: a victim that is a zombie by then could be theirs. A pidfd closes that;
-/// there the documented limit is, and this test keeps out of it, by letting the victim run until they
-/// are through.
+/// Between noticing the exit and reaping, the helper-thread backend knows only the process ID, so it may take a
+/// zombie victim for the child. A pidfd closes that window. This is the documented limit; the test stays outside it:
+/// the victim runs until the threads have returned.
 #[test]
 fn while_threads_wait() {
     in_a_namespace!();
@@ -173,11 +171,11 @@ fn while_threads_wait() {
             std::thread::scope(|scope| {
                 let timed = scope.spawn(|| drop(child.wait_timeout(LONG)));
                 let untimed = scope.spawn(|| drop(child.wait()));
-                // In the kernel, where they are bound to the process, not to its ID.
+                // Threads that block in the kernel are bound to the process, not to its ID.
                 until("two are blocked", || linux::threads_blocked_for_exits() == 2);
                 drop(stdin);
-                // It may be ours or theirs: whoever comes first.
-                // SAFETY: no status is asked for.
+                // Either this call or a waiting thread reaps the child.
+                // SAFETY: no status is requested.
                 unsafe { libc::waitpid(linux::pid_t(child.id()), std::ptr::null_mut(), 0) };
                 let victim = Victim::on(child.id());
                 do_everything(&child, round);
@@ -189,8 +187,8 @@ fn while_threads_wait() {
     });
 }
 
-/// An orphan that the reaper has taken on is reaped elsewhere, and its ID taken. (What is said above
-/// of threads on their way holds for a helper.)
+/// An orphan that the reaper has taken over is reaped elsewhere, and its ID reused. (The limit described above also
+/// holds for a helper thread.)
 #[test]
 fn by_the_background_reaper() {
     in_a_namespace!();
@@ -200,8 +198,8 @@ fn by_the_background_reaper() {
             let pid = child.id();
             drop(child);
             drop(stdin);
-            // It may be ours or theirs: whoever comes first.
-            // SAFETY: no status is asked for.
+            // Either this call or the reaper reaps the child.
+            // SAFETY: no status is requested.
             unsafe { libc::waitpid(linux::pid_t(pid), std::ptr::null_mut(), 0) };
             let mut victim = Victim::on(pid);
             until("all are at rest", linux::helper_threads_rest);
@@ -221,7 +219,7 @@ fn tree(backend: Backend, line: &str) -> Stage {
     Stage::of(spawn, &mut helper(&line), 1)
 }
 
-/// Everything that is done to a whole tree.
+/// Makes every call that a tree has.
 fn do_everything_to_a_tree(stage: &Stage, round: usize) {
     for call in round..round + 7 {
         match call % 7 {
@@ -239,12 +237,12 @@ fn do_everything_to_a_tree(stage: &Stage, round: usize) {
 fn spares_a_victim(mut stage: Stage, round: usize) {
     let victim = Victim::on(stage.child.id());
     do_everything_to_a_tree(&stage, round);
-    stage.pids.0.clear(); // which is the victim's by now
+    stage.pids.0.clear(); // The victim owns the ID now.
     drop(stage);
     victim.ends_unharmed();
 }
 
-/// A tree that is over, and a new group with its ID.
+/// The tree has ended, and a new group has its ID.
 #[test]
 fn a_group_whose_tree_is_over() {
     in_a_namespace!();
@@ -261,7 +259,7 @@ fn a_group_whose_tree_is_over() {
     });
 }
 
-/// Somebody else has reaped the leader, so its zombie does not hold the ID.
+/// The leader was reaped elsewhere, so no zombie holds the ID.
 #[test]
 fn a_group_whose_leader_was_reaped_elsewhere() {
     in_a_namespace!();
@@ -275,7 +273,7 @@ fn a_group_whose_leader_was_reaped_elsewhere() {
     });
 }
 
-/// As long as the tree is not over, nobody can get the ID, although the leader was waited for.
+/// The ID stays taken until the tree has ended, even if the leader was waited for.
 #[test]
 fn a_group_whose_leader_was_waited_for() {
     in_a_namespace!();
@@ -298,8 +296,8 @@ fn a_group_whose_leader_was_waited_for() {
     });
 }
 
-/// The guardian is told that a tree is over before the ID can be another's; and that somebody else has reaped the
-/// leader, of a tree or a single child.
+/// The guardian learns that a tree has ended before another process can own the ID, and that the leader of a tree, or
+/// a single child, was reaped elsewhere.
 #[test]
 fn a_group_that_the_guardian_knew() {
     in_a_namespace!();
@@ -307,7 +305,7 @@ fn a_group_that_the_guardian_knew() {
         ("tree", "wait-for-owned"),
         ("tree", "reap-owned"),
         ("guarded", "reap-owned"),
-        // Of which the status is lost.
+        // The status of this child is lost.
         ("guarded-fallback", "reap-owned"),
     ];
     for (kind, end) in ends.into_iter().cycle().take(rounds(12).max(4)) {
@@ -320,8 +318,8 @@ fn a_group_that_the_guardian_knew() {
         let victim = Victim::on(id);
         owner.child.kill().unwrap();
         wait(&owner.child);
-        // The guardian does what it does at the end of its input, and ends. (It is ours to see: this
-        // process is the first of its namespace.)
+        // The guardian acts at the end of its input, and ends. (This process reaps it: it is the first process of its
+        // namespace.)
         until("the guardian is gone", || {
             linux::zombies().into_iter().for_each(|zombie| {
                 linux::reap(zombie);

@@ -1,12 +1,12 @@
-//! Promise: what a child has used is told once it has exited, by whomever it was waited for here, and never a
-//! stranger's figures.
+//! Promise: the usage of a child is reported once it has exited, no matter which call here waited for it, and the
+//! figures are never those of another process.
 
 use crate::common::*;
 use shared_child::{SharedChild, Usage};
 use std::process::Stdio;
 use std::time::Duration;
 
-/// Whether the system tells without a reap.
+/// Whether the system reports usage without a reap.
 const TELLS: bool = cfg!(any(
     windows,
     target_os = "linux",
@@ -16,7 +16,7 @@ const TELLS: bool = cfg!(any(
     target_os = "netbsd"
 ));
 
-/// Whether those count that the child has waited for.
+/// Whether the figures include the grandchildren that the child has waited for.
 const TELLS_OF_OTHERS: bool = TELLS && !cfg!(any(windows, target_os = "netbsd"));
 
 #[track_caller]
@@ -29,7 +29,7 @@ fn usage(child: &SharedChild) -> Option<Usage> {
     usage
 }
 
-/// Wine tells, but the times of other processes are not theirs.
+/// Wine reports figures, but the times it gives for other processes are wrong.
 fn has_used(usage: Option<Usage>, cpu: Duration) -> bool {
     on_wine() || usage.is_none_or(|usage| usage.cpu() >= cpu)
 }
@@ -59,12 +59,12 @@ fn the_memory_of_a_child() {
         if cfg!(any(target_os = "linux", target_os = "macos", target_os = "freebsd")) {
             assert!(peak.is_some(), "{used:?}");
         }
-        // Systems count in lumps.
+        // Systems count memory in large units.
         assert!(peak.is_none_or(|peak| peak >= 48 << 20), "{used:?}");
     });
 }
 
-/// Those that the child has waited for count, where the documentation says so.
+/// Grandchildren that the child has waited for count, where the documentation says so.
 #[test]
 fn a_grandchild_that_was_waited_for() {
     watchdog!();
@@ -76,7 +76,7 @@ fn a_grandchild_that_was_waited_for() {
     });
 }
 
-/// More than what it takes to start a process.
+/// More CPU time than the start of a process costs.
 #[test]
 fn a_grandchild_that_was_not_waited_for() {
     watchdog!();
@@ -118,7 +118,7 @@ fn nothing_is_told_before_the_exit() {
     });
 }
 
-/// Who asks notices the exit, as a poll does, and the status is told after that.
+/// `usage` notices the exit, as a poll does; from then on the status is available.
 #[test]
 fn without_a_wait() {
     watchdog!();
@@ -136,7 +136,7 @@ fn without_a_wait() {
     });
 }
 
-/// Whoever has been told of the exit is told of the usage, and all are told the same.
+/// Every thread that learns of the exit reads the usage, and all threads read the same figures.
 #[test]
 fn many_threads() {
     watchdog!();
@@ -184,7 +184,7 @@ fn new_is_given_a_child_that_was_waited_for() {
         let child = backend.share(child).unwrap();
         assert_eq!(child.usage().unwrap(), None);
         assert_eq!(wait(&child).code(), Some(7));
-        // And one that was not.
+        // The same with a child that was not waited for.
         let mut command = stoppable_command(7);
         let mut child = command.spawn().unwrap();
         let stdin = child.stdin.take();
@@ -230,7 +230,7 @@ mod unix_only {
     #[cfg(target_os = "linux")]
     use std::io::Write;
 
-    /// The zombie is kept for the sake of its process ID, and what is told of it does not change.
+    /// The zombie is kept to hold its process ID, and its usage does not change.
     #[test]
     fn the_pinned_leader_of_a_tree() {
         watchdog!();
@@ -267,7 +267,7 @@ mod unix_only {
         });
     }
 
-    /// What was told stands.
+    /// Figures that were reported do not change.
     #[test]
     fn somebody_else_reaps_the_child_after_it_was_noticed() {
         alone!();
@@ -298,7 +298,7 @@ mod unix_only {
         });
     }
 
-    /// A sandbox that closes while the child runs.
+    /// A sandbox denies `waitid` while the child runs.
     #[cfg(target_os = "linux")]
     #[test]
     fn where_waitid_is_refused_from_now_on() {
@@ -314,7 +314,7 @@ mod unix_only {
         }
     }
 
-    /// It counts all that were ever in it, and what it has counted outlives it.
+    /// The cgroup counts every process that was ever in it, and its figures outlive it.
     #[cfg(target_os = "linux")]
     #[test]
     fn a_tree_with_a_cgroup() {
@@ -322,7 +322,7 @@ mod unix_only {
         if !Kind::all("a_tree_with_a_cgroup").contains(&Kind::Cgroup) {
             return;
         }
-        // Nobody waits for the daemon, which burns when the leader has exited.
+        // No process waits for the daemon, which burns CPU time after the leader has exited.
         let line = [daemon("pid hear burn 200 say burnt read"), parts("burn 100 pid")].concat();
         let mut stage = Stage::set(Kind::Cgroup, &line, 2);
         assert_eq!(wait(&stage.child).code(), Some(0));
@@ -344,7 +344,7 @@ mod unix_only {
         assert_eq!(usage(&stage.child), Some(in_all));
     }
 
-    /// As long as the leader runs nothing is told, whoever else has ended. A capture tells in the end.
+    /// No usage is reported while the leader runs, even if other members have ended. A capture reports it at its end.
     #[cfg(target_os = "linux")]
     #[test]
     fn a_leader_that_runs_in_a_cgroup() {
@@ -365,12 +365,12 @@ mod unix_only {
         let line = daemon("burn 100");
         let mut command = helper(&line.iter().map(String::as_str).collect::<Vec<_>>());
         command.stdout(Stdio::piped());
-        // Whoever has left the pipe open until it has burnt.
+        // The daemon holds the pipe open until it has burnt its CPU time.
         let captured = options.capture(&mut command, captures::bounded().drain(LONG)).unwrap();
         assert!(captured.usage.unwrap().cpu() >= BURNT, "{captured:?}");
     }
 
-    /// Somebody has taken it away, and so the child's own is told.
+    /// Another process has removed the cgroup, so the child's own usage is reported.
     #[cfg(target_os = "linux")]
     #[test]
     fn a_cgroup_that_is_gone() {
@@ -389,7 +389,7 @@ mod unix_only {
         assert_eq!(usage(&stage.child), Some(used));
     }
 
-    /// A copy of the handle tells nothing that is not the child's, and does not block.
+    /// A copied handle reports no other process's figures, and does not block.
     #[test]
     fn a_handle_that_a_fork_has_copied() {
         alone!();

@@ -1,5 +1,5 @@
-//! Promise, on Windows: a handle means one process and never another, and nothing of it is left when
-//! the `SharedChild` goes.
+//! Promise, on Windows: a handle means one process and never another, and dropping the `SharedChild` leaves no handle
+//! or thread behind.
 
 #![cfg(windows)]
 
@@ -14,7 +14,7 @@ use windows_sys::Win32::System::Threading::{
     CreateEventW, OpenProcess, PROCESS_QUERY_LIMITED_INFORMATION,
 };
 
-/// 259 is what `GetExitCodeProcess` says of a process that runs; and codes have 32 bits.
+/// `GetExitCodeProcess` returns 259 for a running process, and exit codes have 32 bits.
 #[test]
 fn every_exit_code_is_told() {
     watchdog!();
@@ -44,9 +44,9 @@ fn a_killed_child_exits_with_1() {
     });
 }
 
-/// As long as anybody has a handle of a process, it can be opened by its ID.
+/// A process can be opened by its ID as long as a handle to it is open anywhere.
 fn is_known(id: u32) -> bool {
-    // SAFETY: it takes integers; the handle, if there is one, belongs to nobody else.
+    // SAFETY: the arguments are integers; the handle, if there is one, is owned here alone.
     unsafe {
         let process = OpenProcess(PROCESS_QUERY_LIMITED_INFORMATION, 0, id);
         if process.is_null() {
@@ -81,7 +81,7 @@ fn a_child_is_forgotten_with_its_handle() {
             assert!(is_known(id));
             drop(stdin);
             end(child);
-            // A child that was dropped is on its way out; nobody else has a handle.
+            // A dropped child is about to exit, and no other handle to it is open.
             until("it is gone", || !is_known(id));
         }
     });
@@ -106,9 +106,9 @@ fn a_running_child_outlives_its_handle() {
     });
 }
 
-/// The number of a new handle, which is the lowest that is free.
+/// The value of a new handle, which is the lowest free one.
 fn lowest_free_handle() -> usize {
-    // SAFETY: no attributes and no name; the handle belongs to nobody else.
+    // SAFETY: there are no attributes and no name; the handle is owned here alone.
     unsafe {
         let event = CreateEventW(std::ptr::null(), 0, 0, std::ptr::null());
         assert!(!event.is_null());
@@ -129,7 +129,8 @@ fn handles_are_not_leaked() {
     });
 }
 
-/// Also when operations are under way at the end: a pipe that is held, and input that nobody reads.
+/// Operations that are pending at the end leak no handle either: a pipe that is held open, and input that is never
+/// read.
 #[test]
 fn handles_of_captures_are_not_leaked() {
     alone!();
@@ -157,13 +158,13 @@ fn leak_no_handles(round: impl Fn(Backend)) {
         for _ in 0..rounds(100) {
             round(backend);
         }
-        // Handles are numbered in steps of 4.
+        // Handle values are multiples of 4.
         let more = lowest_free_handle().saturating_sub(before) / 4;
         assert!(more < rounds(100) / 2, "{more} more handles than before");
     });
 }
 
-/// `timeout`, the example, as far as Windows goes.
+/// `timeout`, the example, as far as Windows supports it.
 #[test]
 fn the_example() {
     watchdog!();
@@ -185,8 +186,8 @@ fn the_example() {
     assert_eq!(timeout(&["1x", "CHILD", "exit", "7"]), Some(125));
 }
 
-/// Promise: a tree is a job object. `Tree::kill` leaves no survivor, and says that it is complete; and nothing
-/// of a tree is left when its handle goes, but what is to live.
+/// Promise: a tree is a job object. `Tree::kill` leaves no survivor and reports that it is complete; a dropped tree
+/// leaves nothing behind, except the processes that are meant to live.
 mod trees {
     use super::*;
     use shared_child::windows::SpawnOptionsExt;
@@ -203,7 +204,7 @@ mod trees {
         NORMAL_PRIORITY_CLASS, PROCESS_SYNCHRONIZE, WaitForSingleObject,
     };
 
-    /// One that has said who it is. It is known by a handle from then on.
+    /// A member that has reported its process ID. An open handle identifies it from then on.
     struct Member {
         id: u32,
         process: OwnedHandle,
@@ -212,7 +213,7 @@ mod trees {
     impl Member {
         fn open(id: u32) -> Self {
             let access = PROCESS_SYNCHRONIZE | PROCESS_QUERY_LIMITED_INFORMATION;
-            // SAFETY: it takes integers; the handle belongs to nobody else.
+            // SAFETY: the arguments are integers; the handle is owned here alone.
             let process = unsafe {
                 let process = OpenProcess(access, 0, id);
                 assert!(!process.is_null(), "process {id}: {}", std::io::Error::last_os_error());
@@ -232,8 +233,8 @@ mod trees {
         }
     }
 
-    /// A child of which all that it has started is known. They end when this is dropped: nearly all of them
-    /// read their input to its end.
+    /// A child whose descendants are all known. Dropping the stage ends them: nearly all of them read their input to
+    /// its end.
     struct Stage {
         child: Option<SharedChild>,
         stdin: Option<ChildStdin>,
@@ -242,7 +243,7 @@ mod trees {
     }
 
     impl Stage {
-        /// Returns when so many have said who they are.
+        /// Returns when this many members have reported their process IDs.
         fn set(options: &SpawnOptions, parts: &[String], members: usize) -> Self {
             Self::on(Backend::ALL[0], options, parts, members)
         }
@@ -270,7 +271,7 @@ mod trees {
             stage
         }
 
-        /// The rest of the next line that begins like this.
+        /// Returns the rest of the next line with this prefix.
         fn hear(&mut self, beginning: &str) -> String {
             loop {
                 let mut line = String::new();
@@ -305,7 +306,7 @@ mod trees {
             assert!(empty, "still there: {:?}", self.tree().processes());
         }
 
-        /// Nobody is left, by whatever account.
+        /// Checks by every account that no member is left.
         #[track_caller]
         fn is_empty(&self) {
             self.wait_empty();
@@ -314,7 +315,7 @@ mod trees {
             assert!(self.tree().is_empty().expect("an answer"));
         }
 
-        /// All live, and go on living, until they are told to end: nobody is on the way out.
+        /// Checks that all members live, and live on until their input is closed: none is about to exit.
         #[track_caller]
         fn all_live_on(&mut self) {
             self.living_live_on(self.ids());
@@ -322,7 +323,7 @@ mod trees {
 
         #[track_caller]
         fn living_live_on(&mut self, living: BTreeSet<u32>) {
-            // Nothing tells of what does not happen: whoever is on the way out has a while to get there.
+            // Only time can show that nothing happens: a member that is about to exit has this long to do so.
             std::thread::sleep(Duration::from_millis(50));
             assert_eq!(self.living(), living);
             self.stdin = None;
@@ -342,7 +343,7 @@ mod trees {
         text.split_whitespace().map(str::to_owned).collect()
     }
 
-    /// A part that gives these to another process.
+    /// A part that gives these parts to another process.
     fn given(to: &str, theirs: &[String]) -> Vec<String> {
         [&parts(to)[..], &[theirs.len().to_string()], theirs].concat()
     }
@@ -351,18 +352,18 @@ mod trees {
         given("spawn", &parts(theirs))
     }
 
-    /// Says who it is, and runs until its input is closed.
+    /// A part that reports its process ID, and runs until its input is closed.
     fn member() -> Vec<String> {
         parts("pid read")
     }
 
-    /// A name, the parts that are played, and how many members there are.
+    /// A name, the parts to play, and the number of members.
     fn cases() -> Vec<(&'static str, Vec<String>, usize)> {
         let with = |others: &[Vec<String>]| [&others.concat()[..], &member()].concat();
         vec![
             ("nobody else", member(), 1),
             ("children", with(&[start("pid read"), start("pid read")]), 3),
-            // More than are asked for at first.
+            // More than the first query has room for.
             ("many children", with(&vec![start("pid read"); 20]), 21),
             ("grandchildren", with(&[given("spawn", &with(&[start("pid read")]))]), 3),
             (
@@ -396,14 +397,14 @@ mod trees {
                 stage.tree().kill().unwrap();
                 stage.is_empty();
                 assert_eq!(wait(stage.child()).code(), Some(1));
-                // And again, when there is nobody.
+                // The same again, when the tree is empty.
                 stage.tree().kill().unwrap();
                 assert!(stage.tree().wait_empty(Some(Instant::now())).unwrap());
             }
         });
     }
 
-    /// The leader is gone, and was waited for; its tree is still a tree.
+    /// The leader has exited and was waited for; the tree is still a tree.
     #[test]
     fn a_leader_that_exits_first() {
         watchdog!();
@@ -415,7 +416,7 @@ mod trees {
             assert!(!stage.tree().is_empty().unwrap());
             let listed: BTreeSet<u32> = stage.tree().processes().unwrap().into_iter().collect();
             assert!(listed.is_superset(&stage.ids()));
-            stage.child().kill().unwrap(); // which is about the leader
+            stage.child().kill().unwrap(); // Kills the leader alone.
             assert_eq!(stage.living(), stage.ids());
             stage.tree().kill().unwrap();
             stage.is_empty();
@@ -460,7 +461,7 @@ mod trees {
         }
     }
 
-    /// With and without a job that kills when it is closed.
+    /// Runs the test with and without a job that kills when it is closed.
     fn both(test: impl Fn(SpawnOptions)) {
         for kill_with_parent in [false, true] {
             eprintln!("kill_with_parent: {kill_with_parent}");
@@ -476,7 +477,7 @@ mod trees {
             let mut stage = Stage::set(options.clone().kill_on_drop(true), &three, 3);
             drop(stage.child.take());
             until("all are gone", || stage.living().is_empty());
-            // After the leader.
+            // The tree dies after the leader has exited.
             let parts = [start("pid read"), parts("exit 7")].concat();
             let mut stage = Stage::set(options.clone().kill_on_drop(true), &parts, 1);
             assert_eq!(wait(stage.child()).code(), Some(7));
@@ -513,11 +514,11 @@ mod trees {
         });
     }
 
-    /// What the inner tree's owner does to it is none of the outer tree's business.
+    /// The inner tree's owner acts on the inner tree alone.
     #[test]
     fn a_kill_of_the_inner_tree_spares_the_outer() {
         watchdog!();
-        // Only one of them hears what it is told.
+        // Only one member reads the line that is written.
         let inner = [start("pid sleep"), parts("pid sleep")].concat();
         let parts = [
             given("owner tree-loose", &inner),
@@ -540,7 +541,7 @@ mod trees {
     #[test]
     fn a_tree_dies_with_its_parent() {
         watchdog!();
-        // The parent goes on to start somebody who is in no tree, and inherits what can be inherited.
+        // The parent then starts a process that is in no tree and inherits every inheritable handle.
         let parts = [
             given("owner tree", &[start("pid read"), member()].concat()),
             start("say other pid read"),
@@ -556,14 +557,14 @@ mod trees {
         stage.living_live_on(other);
     }
 
-    /// Also after its handle was dropped, and after its leader has exited.
+    /// The tree dies even if its handle was dropped and its leader has exited.
     #[test]
     fn a_tree_without_handle_dies_with_this_process() {
         const MARK: &str = "SHARED_CHILD_TEST_OWNER";
         watchdog!();
         let me = function_name!();
         if std::env::var_os(MARK).is_some() {
-            // The test once more, in a process of its own that is then terminated. (The harness has begun a line.)
+            // Runs the test again in a process of its own, which is then terminated. (The harness has begun a line.)
             let parts = [parts("say begun"), start("pid read"), parts("exit 7")].concat();
             let mut command = helper(&parts.iter().map(String::as_str).collect::<Vec<_>>());
             command.stdin(Stdio::inherit());
@@ -585,7 +586,7 @@ mod trees {
         until("the tree is gone", || stage.living().is_empty());
     }
 
-    /// And those that it has started do not.
+    /// Its descendants survive.
     #[test]
     fn a_single_child_dies_with_its_parent() {
         watchdog!();
@@ -601,7 +602,7 @@ mod trees {
         stage.living_live_on(grandchild);
     }
 
-    /// As long as its parent lives, it is a child like others.
+    /// While its parent lives, it behaves like any other child.
     #[test]
     fn a_single_child_that_is_tied_to_this_process() {
         watchdog!();
@@ -641,7 +642,7 @@ mod trees {
         assert_eq!(inner.unwrap().code(), Some(259));
     }
 
-    /// It ends at once where there is no console, and by CTRL_BREAK where there is one.
+    /// The stop ends the tree at once where there is no console, and by CTRL_BREAK where there is one.
     #[test]
     fn a_stop() {
         watchdog!();
@@ -667,7 +668,7 @@ mod trees {
                 let status = stop(&child);
                 assert!([Some(1), Some(CONTROL_C_EXIT)].contains(&status.code()), "{status}");
             }
-            // It shares a console group with us, and must not be asked.
+            // It shares our console group, so it must not receive CTRL_BREAK.
             assert_eq!(stop(&sleeper(backend)).code(), Some(1));
             let child = quick(backend, 7);
             wait(&child);
@@ -675,7 +676,7 @@ mod trees {
         });
     }
 
-    /// A plain spawn, one of a single child in a job, and one of a tree; with these flags.
+    /// Options for a plain child, a single child in a job, and a tree, with these flags.
     fn with_flags(flags: u32) -> [SpawnOptions; 3] {
         let mut plain = SpawnOptions::new();
         plain.creation_flags(flags);
@@ -691,18 +692,18 @@ mod trees {
             let mut command = helper(&["pid", "read"]);
             let stage = Stage::of(Backend::ALL[0], &options, &mut command, 1);
             assert_eq!(stage.members[0].priority(), idle, "{options:?}");
-            // They stay on the command.
+            // The flags stay on the command.
             let stage = Stage::of(Backend::ALL[0], &SpawnOptions::new(), &mut command, 1);
             assert_eq!(stage.members[0].priority(), idle, "{options:?}");
         }
-        // Options that ask for nothing leave those of the command alone.
+        // Options without flags leave the command's own flags alone.
         let mut command = helper(&["pid", "read"]);
         command.creation_flags(IDLE_PRIORITY_CLASS);
         let stage = Stage::of(Backend::ALL[0], &SpawnOptions::new(), &mut command, 1);
         assert_eq!(stage.members[0].priority(), idle);
     }
 
-    /// Who asks for a suspended child gets one.
+    /// `CREATE_SUSPENDED` leaves the child suspended.
     #[test]
     fn a_child_that_is_to_be_suspended() {
         watchdog!();
@@ -720,7 +721,7 @@ mod trees {
             let mut command = helper(&["exit", "7"]);
             is_suspended(options.spawn(&mut command).unwrap());
             is_suspended(SharedChild::spawn(&mut command).unwrap());
-            // Other options, other flags.
+            // Other options set other flags on the same command.
             let other = tree().spawn(&mut command).unwrap();
             assert_eq!(wait(&other).code(), Some(7));
             assert_eq!(wait(&SharedChild::spawn(&mut command).unwrap()).code(), Some(7));
@@ -730,7 +731,7 @@ mod trees {
         is_suspended(SpawnOptions::new().spawn(&mut command).unwrap());
     }
 
-    /// None of the children is suspended for ever, and the trees do not touch each other.
+    /// No child stays suspended, and the trees do not affect each other.
     #[test]
     fn one_command_for_several_trees() {
         watchdog!();
@@ -745,7 +746,7 @@ mod trees {
         command.stdin(Stdio::null()).stdout(Stdio::null());
         assert!(command.status().unwrap().success());
         assert!(wait(&SharedChild::spawn(&mut command).unwrap()).success());
-        // After a spawn that has failed.
+        // The command is usable after a failed spawn.
         let mut command = helper(&["exit", "7"]);
         command.current_dir("no such directory");
         tree().spawn(&mut command).unwrap_err();

@@ -16,18 +16,18 @@ use windows_sys::Win32::System::Threading::CreateEventW;
 
 const SHORT: Duration = Duration::from_millis(50);
 
-/// The end to read from and the end to write to, synchronous as those of `std::io::pipe`, which is newer than the oldest
+/// The read end and the write end of a pipe, synchronous as those of `std::io::pipe`, which is newer than the oldest
 /// Rust that the tests run on.
 fn pipe() -> (OwnedHandle, OwnedHandle) {
     let (mut reader, mut writer) = (null_mut(), null_mut());
-    // SAFETY: both outlive the call. The handles are new.
+    // SAFETY: both pointers outlive the call. The handles are new.
     unsafe {
         assert_ne!(CreatePipe(&raw mut reader, &raw mut writer, std::ptr::null(), 0), 0);
         (OwnedHandle::from_raw_handle(reader), OwnedHandle::from_raw_handle(writer))
     }
 }
 
-/// How many bytes are in the pipe.
+/// The number of bytes in the pipe.
 fn in_pipe(reader: &OwnedHandle) -> usize {
     let mut count = 0;
     let (reader, bytes, read, left) = (reader.as_raw_handle(), null_mut(), null_mut(), null_mut());
@@ -37,14 +37,14 @@ fn in_pipe(reader: &OwnedHandle) -> usize {
     count as usize
 }
 
-/// A child whose outputs go into one synchronous pipe, in which there are that many bytes already. It has a standard
-/// input to be held up by.
+/// A child whose outputs share one synchronous pipe, which already holds this many bytes. Closing its standard input
+/// lets it go on.
 fn merged(backend: Backend, parts: &[&str], written: usize) -> (SharedChild, ChildStdin) {
     let (reader, writer) = pipe();
     let mut command = helper(parts);
     command.stdin(Stdio::piped()).stdout(writer.try_clone().unwrap()).stderr(writer);
     let mut child = command.spawn().unwrap();
-    // The writers of the command.
+    // The command owns the write ends.
     drop(command);
     until("it has written", || in_pipe(&reader) >= written);
     let stdin = child.stdin.take().unwrap();
@@ -52,7 +52,8 @@ fn merged(backend: Backend, parts: &[&str], written: usize) -> (SharedChild, Chi
     (backend.share(child).unwrap(), stdin)
 }
 
-/// Captures while standard input is held open; but if the capture does not end, the input does, and so what waits for it.
+/// Captures while standard input is held open. If the capture does not end, the input is closed, which ends
+/// everything that waits for it.
 #[track_caller]
 fn capture_with(
     child: &SharedChild,
@@ -102,7 +103,7 @@ fn capture_of_a_quiet_synchronous_pipe_keeps_its_deadline() {
     });
 }
 
-/// The capture begins after the exit, and reads all that is in the pipe.
+/// A capture that begins after the exit reads everything in the pipe.
 #[test]
 fn capture_after_the_exit_has_all_that_is_in_a_synchronous_pipe() {
     watchdog!();
@@ -146,7 +147,7 @@ fn capture_of_much_through_a_synchronous_pipe_is_whole() {
         let mut expected = Vec::from_iter(0..251).repeat(COUNT.div_ceil(251));
         expected.truncate(COUNT);
         assert!(captured.stdout.bytes == expected, "{captured:?}");
-        // A child that never stops writing is held up, and stopped.
+        // A child that never stops writing blocks on the full pipe, and is stopped.
         let (child, stdin) = merged(backend, &["flood"], 1);
         let mut capture = bounded();
         let captured = capture_with(&child, stdin, capture.limit(1000).stop_at_limit(true));
@@ -172,7 +173,7 @@ fn input_through_a_synchronous_pipe_arrives_whole() {
         let child = fed(backend, &["echo"]);
         let captured = child.capture(bounded().stdin(&input[..])).unwrap();
         assert!(captured.success() && captured.stdout.bytes == input, "{captured:?}");
-        // A child that does not want it.
+        // A child that does not read its input.
         let child = fed(backend, &["exit", "7"]);
         let captured = child.capture(bounded().stdin(input)).unwrap();
         assert_eq!(captured.status.unwrap().code(), Some(7));
@@ -184,7 +185,7 @@ fn input_through_a_synchronous_pipe_arrives_whole() {
 fn capture_with_unread_input_in_a_synchronous_pipe_keeps_its_deadline() {
     watchdog!();
     on_every_backend(|backend| {
-        // The grandchild holds the pipe beyond the death of the child. It ends when its output is closed.
+        // The grandchild holds the pipe beyond the child's death. It ends when its output is closed.
         let child = fed(backend, &["spawn", "1", "flood", "sleep"]);
         let mut capture = CaptureOptions::new();
         capture.stdin(vec![0; 1 << 20]).limit(1000).timeout(4 * SHORT);
@@ -195,7 +196,7 @@ fn capture_with_unread_input_in_a_synchronous_pipe_keeps_its_deadline() {
     });
 }
 
-/// As good as a pipe, if a program has put one there.
+/// A program may put a file where a pipe is expected.
 #[test]
 fn file_as_standard_output_is_captured_to_its_end() {
     watchdog!();
@@ -210,7 +211,7 @@ fn file_as_standard_output_is_captured_to_its_end() {
     });
 }
 
-/// The number of a new handle, which is the lowest that is free.
+/// The value of a new handle, which is the lowest free one.
 fn lowest_free_handle() -> usize {
     // SAFETY: no attributes and no name. The handle is new, and closed here.
     unsafe {
@@ -221,7 +222,7 @@ fn lowest_free_handle() -> usize {
     }
 }
 
-/// The thread of a pipe owns a handle of it: a thread that is left behind is a handle that is left behind.
+/// A pipe's thread owns a handle of the pipe, so a leaked thread shows as a leaked handle.
 #[test]
 fn threads_and_handles_of_synchronous_pipes_end_with_the_capture() {
     alone!();
@@ -240,7 +241,7 @@ fn threads_and_handles_of_synchronous_pipes_end_with_the_capture() {
         for _ in 0..rounds(100) {
             round();
         }
-        // Handles are numbered in steps of 4.
+        // Handle values are multiples of 4.
         let more = lowest_free_handle().saturating_sub(before) / 4;
         assert!(more < rounds(100) / 2, "{more} more handles than before");
     });
