@@ -1,5 +1,5 @@
-//! Promise: what the system refuses (pidfds, threads, `/proc`) makes things slower at worst. Every fallback is forced here, by
-//! a seccomp filter. For descriptors see `descriptors.rs`.
+//! Promise: a refusal by the system (of pidfds, threads, `/proc`) costs speed at most. The tests force every fallback
+//! by a seccomp filter. For descriptors see `descriptors.rs`.
 
 #![cfg(target_os = "linux")]
 
@@ -19,7 +19,7 @@ fn assert_served_by(child: &SharedChild, mechanism: &str) {
     assert!(debug.contains(mechanism), "{debug}");
 }
 
-/// The promises, in short.
+/// Tests the promises in short.
 fn exercise(backend: Backend) {
     // Waits of every kind.
     let (child, stdin) = stoppable(backend, 7);
@@ -56,7 +56,7 @@ fn exercise(backend: Backend) {
         "a child that had exited was not reaped by the drop"
     );
     drop(stoppable(backend, 0));
-    // If no thread is to be had, then it is a later spawn that reaps.
+    // If no thread can be spawned, a later spawn reaps.
     until("reaped", || {
         wait(&quick(backend, 0));
         linux::children().is_empty()
@@ -71,7 +71,7 @@ fn with_nothing_refused() {
     on_every_backend(exercise);
 }
 
-/// Every failure of `pidfd_open` brings the fallback, whatever it means.
+/// Every error of `pidfd_open` selects the fallback.
 macro_rules! without_pidfd_open {
     ($($name:ident: $errno:ident),*) => {$(
         #[test]
@@ -95,7 +95,7 @@ without_pidfd_open! {
     pidfd_open_no_device: ENODEV
 }
 
-/// A handle whose child is killed when it goes out of scope, so that no test leaves one.
+/// A handle whose child is killed at the end of the scope, so that no test leaves a process.
 struct Killed(SharedChild);
 
 impl Drop for Killed {
@@ -153,7 +153,7 @@ fn waitid_does_not_know_pidfds_any_more() {
     until("reaped", || linux::children().is_empty());
 }
 
-/// Not even the fallback can block then; it polls with `waitpid`, as std does.
+/// Even the fallback cannot block then; it polls with `waitpid`, as std does.
 #[test]
 fn waitid_not_implemented() {
     alone!();
@@ -174,19 +174,19 @@ fn waitid_not_implemented() {
         assert_eq!(wait(&child).signal(), Some(libc::SIGTERM));
         drop(stoppable(backend, 0));
         until("reaped", || linux::children().is_empty());
-        // A foreign reap is told from the reap that finds nobody.
+        // The reap fails with ECHILD, which reveals a foreign reap.
         let (child, stdin) = stoppable(backend, 7);
         drop(stdin);
         linux::reap(child.id());
         child.kill().unwrap();
         assert!(child.wait().unwrap_err().get_ref().unwrap().is::<ReapedElsewhere>());
-        // And the ID is not used at all if that reap came first.
+        // If the foreign reap came first, the ID is not used at all.
         let child = linux::spawn_reaped(backend);
         assert!(format!("{child:?}").contains("reaped elsewhere"), "{child:?}");
     });
 }
 
-/// A spawn is no less possible where there is no way at all to wait, and the child is no less killed.
+/// A spawn works even if no way to wait works, and the child is still killed.
 #[test]
 fn no_wait_of_any_kind() {
     alone!();
@@ -203,12 +203,13 @@ fn no_wait_of_any_kind() {
         for answer in [child.try_wait().map(drop), child.wait().map(drop)] {
             assert_eq!(answer.unwrap_err().raw_os_error(), Some(libc::EPERM));
         }
-        // And a drop does not block. (What cannot be reaped is left to whoever reaps after this process.)
+        // A drop does not block. (A child that cannot be reaped is left to the reaper that adopts the orphans of this
+        // process.)
     });
 }
 
-/// On some systems a child has another parent while a debugger is attached to it: it is there, and is not
-/// to be waited for. Here, a filter on one thread says so.
+/// On some systems a traced child has another parent meanwhile: it exists, but cannot be waited for. A filter on one
+/// thread plays that here.
 #[test]
 fn a_child_that_is_somebody_elses_for_a_while() {
     alone!();
@@ -249,14 +250,14 @@ fn pidfd_send_signal_not_permitted_by_a_sandbox() {
     deny(&[Deny::always(libc::SYS_pidfd_send_signal, libc::EPERM)]);
     assert_served_by(&sleeper_killed_on_drop(BEST), "Pidfd");
     exercise(BEST);
-    // And after a foreign reap there is still nobody to signal.
+    // After a foreign reap there is still no process to signal.
     let (child, stdin) = stoppable(BEST, 7);
     drop(stdin);
     linux::reap(child.id());
     child.kill().unwrap();
 }
 
-/// EPERM can also be the truth; then it is the answer, and nothing else is tried.
+/// A true EPERM is returned, and nothing else is tried.
 #[test]
 fn a_signal_to_a_child_that_has_changed_its_user() {
     alone!();
@@ -270,7 +271,7 @@ fn a_signal_to_a_child_that_has_changed_its_user() {
         let refused = linux::as_nobody(|| child.send_signal(libc::SIGTERM).unwrap_err());
         assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
         assert_eq!(child.try_wait().unwrap(), None);
-        // Once it has exited there is nothing to refuse.
+        // Once the child has exited, no signal is sent, so none is refused.
         let (child, stdin) = stoppable(backend, 7);
         drop(stdin);
         linux::wait_for_zombie(child.id());
@@ -310,7 +311,7 @@ fn no_proc() {
     assert_served_by(&child, "identity: None");
     drop(child);
     exercise(BEST);
-    // Without a new owner of the ID, a foreign reap is noticed all the same.
+    // Even if the ID has no new owner, a foreign reap is detected.
     let (child, stdin) = stoppable(BEST, 7);
     drop(stdin);
     linux::reap(child.id());
@@ -318,7 +319,7 @@ fn no_proc() {
     assert!(child.wait().unwrap_err().get_ref().unwrap().is::<ReapedElsewhere>());
 }
 
-/// In a PID namespace whose `/proc` is that of another one, which numbers processes differently.
+/// In a PID namespace whose `/proc` belongs to another one, with different process IDs.
 #[test]
 fn the_proc_of_somebody_else() {
     const WRAPPER: &[&str] = &["unshare", "--fork", "--pid"];
@@ -343,8 +344,8 @@ fn the_proc_of_somebody_else() {
 fn no_threads() {
     alone!();
     watchdog!();
-    // The watchdog's own thread, and the waiters of `exercise`, are started before the filter is
-    // installed; so here is a shorter exercise, of this thread alone.
+    // The watchdog's thread and the waiters of `exercise` start before the filter is installed, so this is a shorter
+    // exercise, of this thread alone.
     deny(&Deny::threads());
     assert!(std::thread::Builder::new().spawn(|| ()).is_err(), "the filter works");
     on_every_backend(|backend| {
@@ -355,7 +356,7 @@ fn no_threads() {
         let child = sleeper(backend);
         child.kill().unwrap();
         assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
-        // Nobody can reap these in the background, so later spawns and drops do.
+        // No background thread can reap these children, so later spawns and drops do.
         for _ in 0..20 {
             drop(stoppable(backend, 0));
         }

@@ -1,5 +1,5 @@
-//! Promise: nobody else is disturbed, and nobody else can disturb. Other parts of the program may reap
-//! our children, ignore or block SIGCHLD or handle it as they like.
+//! Promise: the library neither disturbs other parts of the program nor is disturbed by them. They may reap our
+//! children, and ignore, block or handle SIGCHLD as they like.
 
 #![cfg(unix)]
 
@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-/// What a wait must answer for a child that exited with this code and was reaped by somebody else
-/// after its handle was made.
+/// Checks the result of a wait for a child that exited with this code and was reaped elsewhere after its handle was
+/// made.
 #[track_caller]
 fn assert_true_or_lost(backend: Backend, answer: io::Result<ExitStatus>, code: i32) {
     let must_know = unix::knows_status_of_reaped(backend);
@@ -35,7 +35,7 @@ fn assert_reaped_elsewhere(error: &io::Error) {
     assert!(error.to_string().contains("another part of this program"), "{error}");
 }
 
-/// A handle whose child has exited with this code, and was reaped by somebody else.
+/// A handle whose child has exited with this code and was reaped elsewhere.
 fn reaped_elsewhere(backend: Backend, code: i32) -> SharedChild {
     let (child, stdin) = stoppable(backend, code);
     drop(stdin);
@@ -58,7 +58,7 @@ fn the_true_status_or_a_clear_error() {
         for wait in ways {
             let child = reaped_elsewhere(backend, 7);
             assert_true_or_lost(backend, wait(&child), 7);
-            // The answer is remembered, whoever asks.
+            // Every later call returns the same result.
             for again in ways {
                 assert_true_or_lost(backend, again(&child), 7);
             }
@@ -68,8 +68,7 @@ fn the_true_status_or_a_clear_error() {
     });
 }
 
-/// A process may outlive its first thread, whose end is not the process's, and whose exit code is not
-/// either.
+/// A process may outlive its first thread. That thread's end and exit code are not the process's.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_child_that_has_outlived_its_first_thread() {
@@ -133,13 +132,13 @@ fn new_takes_a_child_that_was_reaped_elsewhere() {
     });
 }
 
-/// A thread that reaps whatever it can get.
+/// A thread that reaps every child it can.
 fn with_foreign_reaper(test: impl FnOnce()) {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
-                // SAFETY: no status is asked for.
+                // SAFETY: no status is requested.
                 unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) };
             }
         });
@@ -174,7 +173,7 @@ fn a_greedy_waitpid_in_another_thread() {
     });
 }
 
-/// Even a child that is gone before its handle exists gives a true status or the error.
+/// A child that exits before its handle exists yields a true status or the error.
 #[test]
 fn a_greedy_waitpid_and_children_that_exit_at_once() {
     alone!();
@@ -275,9 +274,9 @@ fn others_may_handle_sigchld_and_replace_their_handlers() {
     });
 }
 
-/// What this process does on each signal, and whether this thread blocks it.
+/// The disposition of each signal, and whether this thread blocks it.
 fn signals() -> Vec<(libc::c_int, libc::sighandler_t, bool)> {
-    // SAFETY: structs of zeroes are valid, and outlive the calls. What is no signal is an error.
+    // SAFETY: zeroed structs are valid, and outlive the calls. A number that is no signal is an error.
     unsafe {
         let mut blocked = std::mem::zeroed();
         let how = libc::SIG_BLOCK;
@@ -325,8 +324,8 @@ fn no_handler_and_no_mask_is_changed_and_nobody_is_interrupted() {
     });
 }
 
-/// In the child of a fork, a copied handle is about a process that is not its child. That is an error,
-/// but it is not the end: nothing wrong is remembered, and dropping the copy harms nothing.
+/// In the child of a fork, a copied handle refers to a process that is not its child. Calls return an error, record
+/// nothing wrong, and dropping the copy is harmless.
 #[test]
 fn a_handle_that_a_fork_has_copied() {
     alone!();
@@ -353,7 +352,7 @@ fn a_handle_that_a_fork_has_copied() {
     });
 }
 
-/// A fork copies one thread only: in there, no wait must count on a helper that the parent has.
+/// A fork copies one thread only, so no wait in the copy may depend on the parent's helper thread.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_handle_that_a_fork_has_copied_while_threads_wait() {

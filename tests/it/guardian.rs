@@ -1,5 +1,5 @@
-//! Promise: the guardian kills what is to die with its parent whatever the parent's environment, limits and
-//! descriptors are; kills nothing else; and leaves no trace in the program.
+//! Promise: the guardian kills the processes tied to their parent whatever the parent's environment, limits and
+//! descriptors are; kills no other process; and leaves no trace in the program.
 
 #![cfg(target_os = "linux")]
 
@@ -27,7 +27,7 @@ fn parent(line: &[Vec<String>], members: usize) -> Stage {
     parent_by(&mut command(line), members)
 }
 
-/// A daemon, whose parents are gone, and the leader.
+/// A daemon, whose parents have exited, and the leader.
 fn tree() -> Vec<String> {
     [daemon("pid read"), parts("pid read")].concat()
 }
@@ -44,7 +44,7 @@ fn status(id: u32) -> String {
     fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default()
 }
 
-/// The living guardians that are children of this process.
+/// Returns the living guardians that are children of this process.
 fn guardians_of(parent: u32) -> Vec<u32> {
     let ids = fs::read_dir("/proc").unwrap().flatten();
     let ids = ids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -56,7 +56,7 @@ fn is_guardian(id: u32) -> bool {
     status(id).starts_with("Name:\tchild-guardian\n") && linux::is_alive(id)
 }
 
-/// The only one, once it has taken its name.
+/// Returns the only guardian, once it has set its name.
 fn guardian_of(parent: u32) -> u32 {
     let mut all = Vec::new();
     until("there is one guardian", || {
@@ -108,7 +108,8 @@ fn an_empty_or_shadowed_path_changes_nothing() {
     fs::remove_dir_all(&directory).unwrap();
 }
 
-/// Runs the rest of a test as the first process of a PID namespace. Skips it, and says so, where this user cannot make one.
+/// Runs the rest of a test as the first process of a PID namespace. Skips the test, with a message, where this user
+/// cannot make one.
 macro_rules! in_a_namespace {
     () => {
         let namespace: &[&str] = if linux::is_root() {
@@ -127,7 +128,7 @@ macro_rules! in_a_namespace {
     };
 }
 
-/// The numbers in it mean other processes.
+/// Process IDs in that `/proc` name other processes.
 #[test]
 fn with_the_proc_of_another_namespace_no_other_process_is_killed() {
     const INNER: &str = "SHARED_CHILD_TEST_INNER";
@@ -135,7 +136,7 @@ fn with_the_proc_of_another_namespace_no_other_process_is_killed() {
     if std::env::var_os(INNER).is_some() {
         return in_the_inner_namespace();
     }
-    // So that the numbers out here are free in there.
+    // The IDs in use outside are then free inside.
     fs::write("/proc/sys/kernel/ns_last_pid", "5000").unwrap();
     let mut inner = Command::new("unshare");
     inner.args(["--fork", "--pid", "--kill-child"]).arg(std::env::current_exe().unwrap());
@@ -189,7 +190,7 @@ fn in_the_inner_namespace() {
     }
 }
 
-/// A parent whose limit on processes is in force: the limit is not for root.
+/// A parent whose limit on processes is in force. The limit does not apply to root.
 fn limited_parent(line: &[Vec<String>], members: usize) -> Stage {
     let mut command = command(line);
     if linux::is_root() {
@@ -265,7 +266,7 @@ fn a_guardian_that_is_stopped_is_resumed_at_once() {
     all_die(&parent);
 }
 
-/// Plays the parent in a fork, which is to be killed. It reports numbers.
+/// Plays the parent in a fork, which is then killed. The fork reports numbers.
 fn fork(run: impl FnOnce(&mut dyn FnMut(u32))) -> (u32, UnixStream) {
     let (theirs, mut ours) = UnixStream::pair().unwrap();
     // SAFETY: the test runs alone and with few threads, and the child takes no lock that another may hold.
@@ -273,7 +274,7 @@ fn fork(run: impl FnOnce(&mut dyn FnMut(u32))) -> (u32, UnixStream) {
     if id == 0 {
         drop(theirs);
         run(&mut |number| ours.write_all(&number.to_ne_bytes()).unwrap());
-        // SAFETY: it ends with the test, at the latest after two minutes.
+        // SAFETY: the fork ends with the test, and after two minutes at the latest.
         unsafe {
             libc::alarm(120);
             loop {
@@ -301,7 +302,7 @@ fn what_the_program_prints_to_a_closed_stream_is_no_order() {
     for closed in [&[1][..], &[0], &[2], &[0, 1, 2]] {
         let (owner, mut reports) = fork(|report| {
             for stream in closed {
-                // SAFETY: an integer. What uses the stream takes an error for nothing.
+                // SAFETY: an integer. Later users of the stream ignore the error.
                 unsafe { libc::close(*stream) };
             }
             for _ in 0..2 {
@@ -398,7 +399,7 @@ fn many_trees_are_killed_by_one_guardian() {
     all_die(&parent);
 }
 
-/// The copy has the guardian's socket, and does not end.
+/// The fork holds a copy of the guardian's socket, and does not end.
 #[test]
 fn a_fork_that_outlives_the_parent_does_not_delay_the_kill() {
     alone!();
@@ -421,7 +422,7 @@ fn a_fork_that_outlives_the_parent_does_not_delay_the_kill() {
     signal(copy, libc::SIGKILL);
 }
 
-/// A program that closes descriptors that are not its own has neither died nor executed another.
+/// A program that closes foreign descriptors has neither died nor called exec.
 #[test]
 fn a_program_that_closes_the_socket_loses_no_tree() {
     alone!();
@@ -439,7 +440,7 @@ fn a_program_that_closes_the_socket_loses_no_tree() {
     };
     until("the guardian has closed what is not its own", || sockets(guardian).len() == 1);
     for socket in sockets(me) {
-        // SAFETY: an integer. What is closed is the guardian's, which is what this is about.
+        // SAFETY: an integer. The test closes the guardian's descriptor on purpose.
         unsafe { libc::close(socket) };
     }
     until("the guardian has noticed", || sockets(guardian).is_empty());
@@ -449,7 +450,8 @@ fn a_program_that_closes_the_socket_loses_no_tree() {
     wait(&child);
 }
 
-/// No copy of the program's heap, name or environment, no descriptors, no SIGCHLD.
+/// The guardian holds no copy of the program's heap, name or environment and no descriptors, and its exit raises no
+/// SIGCHLD.
 #[test]
 fn the_guardian_keeps_nothing_of_the_program() {
     const SECRET: &str = "SHARED_CHILD_TEST_SECRET";
@@ -478,7 +480,7 @@ fn the_guardian_keeps_nothing_of_the_program() {
         let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
         line.split_whitespace().next().unwrap().parse().unwrap()
     };
-    // A program that is instrumented (ci/asan) has terabytes of address space, and its guardian keeps its memory.
+    // An instrumented program (ci/asan) has terabytes of address space, and its guardian keeps its memory.
     if size(&status(std::process::id()), "VmSize:") < 1 << 30 {
         let anonymous = size(&text("status"), "RssAnon:");
         assert!(anonymous < 8 << 10, "{anonymous} KiB");
@@ -493,7 +495,7 @@ fn the_guardian_keeps_nothing_of_the_program() {
     wait(&child);
     drop(child);
     until("the tree is reaped", || linux::children() == [guardian]);
-    // SAFETY: no status is wanted.
+    // SAFETY: no status is requested.
     let reaped = unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) };
     let error = std::io::Error::last_os_error().raw_os_error();
     assert_eq!((reaped, error), (-1, Some(libc::ECHILD)), "the program can reap the guardian");

@@ -1,7 +1,7 @@
-//! The example `parallel`, as its users meet it: on commands that the helper program plays.
+//! The example `parallel`, as its users run it: on commands that the helper program plays.
 //!
-//! Who is to be stopped says into a FIFO which process it is, and reads to the end of another that the test holds
-//! open. So whoever ends sooner was made to, and with the test all end.
+//! A command that the test stops writes its process ID into a FIFO, and reads another FIFO that the test holds open
+//! to its end. So a command that ends sooner was stopped, and all commands end with the test.
 #![cfg(unix)]
 
 use crate::common::stage::{Cast, findable_daemon, lists, parts};
@@ -27,7 +27,7 @@ fn ours() -> PathBuf {
     path
 }
 
-/// The helper, about to play these parts, as a shell has it.
+/// The helper program with these parts, as a shell command.
 fn line(parts: &[String]) -> String {
     let helper = helper(&[]);
     let program = helper.get_program().to_str().expect("a path in UTF-8");
@@ -38,7 +38,7 @@ fn play(text: &str) -> String {
     line(&parts(text))
 }
 
-/// Runs it to its end, on these arguments and this input.
+/// Runs `parallel` to its end, on these arguments and this input.
 #[track_caller]
 fn parallel(arguments: &[impl AsRef<OsStr>], input: &str) -> Captured {
     let mut options = SpawnOptions::new();
@@ -55,14 +55,14 @@ fn code(captured: &Captured) -> Option<i32> {
     captured.status.expect("a status").code()
 }
 
-/// What it says in the end.
+/// Checks that standard error ends with this.
 #[track_caller]
 fn says(captured: &Captured, what: &str) {
     let said = captured.stderr.text();
     assert!(said.contains(what), "not {what:?}: {said}");
 }
 
-/// A directory of a test's own.
+/// A directory for one test.
 struct Desk(PathBuf);
 
 impl Desk {
@@ -91,7 +91,7 @@ impl Drop for Desk {
     }
 }
 
-/// It is at work, on commands that do not end by themselves.
+/// A running `parallel`, on commands that do not end by themselves.
 struct Running {
     child: std::sync::Arc<SharedChild>,
     captured: Option<JoinHandle<Captured>>,
@@ -102,9 +102,9 @@ struct Running {
 }
 
 impl Running {
-    /// Returns when so many have said which process they are.
+    /// Returns when this many commands have written their process IDs.
     fn on(options: &str, commands: &[Vec<String>], members: usize) -> Self {
-        // Whoever runs the tests may have had these ignored, and what is ignored is inherited.
+        // The caller of the tests may have ignored these signals, and a child inherits that.
         for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
             // SAFETY: SIG_DFL runs no code.
             unsafe { libc::signal(signal, libc::SIG_DFL) };
@@ -114,7 +114,7 @@ impl Running {
         let streams = format!("<'{}' >'{}'", desk.path("input"), desk.path("says"));
         let mut command = Command::new(ours());
         command.args(parts(options));
-        // A shell that does not become the command.
+        // This shell does not exec the command.
         command.args(commands.iter().map(|parts| format!("{} {streams}; exit $?", line(parts))));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut spawn = SpawnOptions::new();
@@ -135,7 +135,7 @@ impl Running {
         running
     }
 
-    /// The rest of the next line that begins like this.
+    /// Returns the rest of the next line with this prefix.
     fn hear(&mut self, beginning: &str) -> String {
         loop {
             let mut line = String::new();
@@ -150,7 +150,7 @@ impl Running {
         self.child.send_signal(signal).expect("to signal");
     }
 
-    /// Those who have said so by now, if nobody says more.
+    /// Returns the commands that have written their process IDs, when no more will.
     fn hear_the_rest(&mut self) {
         fs::write(self.desk.path("says"), "pid over\n").expect("to say");
         while let Ok(pid) = self.hear("pid ").parse() {
@@ -158,7 +158,7 @@ impl Running {
         }
     }
 
-    /// It ends, with this code, and nobody is left, also if their input goes on.
+    /// Checks that it ends with this code and leaves no process, even if the commands' input stays open.
     #[track_caller]
     fn ends(&mut self, expected: i32) -> Captured {
         assert_eq!(wait(&self.child).code(), Some(expected));
@@ -176,7 +176,7 @@ fn all_are_run_and_their_output_is_complete() {
         (0..20).map(|n| play(&format!("say {n} write 100000 complain {n}"))).collect();
     let captured = parallel(&[&["-j3".to_owned()], &*commands].concat(), "");
     assert_eq!(code(&captured), Some(0));
-    // One after the other, whatever came first: what each has written is in one piece.
+    // Outputs appear one after the other, in any order; each output is in one piece.
     let block: Vec<u8> = (0..251).cycle().take(251 * 256).collect();
     let written: Vec<u8> = [&block[..], &block[..100_000 - block.len()]].concat();
     let mut rest = &captured.stdout.bytes[..];
@@ -206,7 +206,7 @@ fn lines_of_standard_input() {
     assert_eq!((code(&captured), &*captured.stdout.text()), (Some(1), "a  b\n"));
     says(&captured, "1 succeeded, 1 failed");
     says(&captured, "failed: -not-an-option: exit status: 127");
-    // Without an end of the line; and input that is not for the commands.
+    // The line has no terminator, and the commands do not read this input.
     let captured = parallel(&["--jobs=2"], &play("read say done"));
     assert_eq!((code(&captured), &*captured.stdout.text()), (Some(0), "done\n"));
     for nothing in ["", "\n", "# nothing\n \n"] {
@@ -214,13 +214,13 @@ fn lines_of_standard_input() {
         assert_eq!((code(&captured), &*captured.stdout.text()), (Some(0), ""));
         says(&captured, "0 succeeded, 0 failed");
     }
-    // No UTF-8.
+    // The argument is not valid UTF-8.
     let captured = parallel(&[OsStr::from_bytes(b"echo \xff")], "");
     assert_eq!((code(&captured), &*captured.stdout.bytes), (Some(0), &b"\xff\n"[..]));
 }
 
-/// Each takes one of so many places, and meets another that holds the next at that time: two of a pair are there
-/// at the same time, and nobody finds the places taken.
+/// Each command takes one of the places, and meets the command that holds the next place at that time. Two of a pair
+/// run at the same time, and no command finds all places taken.
 #[test]
 fn so_many_at_a_time() {
     watchdog!();
@@ -249,7 +249,7 @@ fn a_failure_is_named_and_the_others_go_on() {
     assert_eq!((code(&captured), &*captured.stdout.text()), (Some(1), "bad\ngood\n"));
     says(&captured, "parallel: 1 succeeded, 3 failed, in ");
     says(&captured, "exit status: 7\n");
-    // Between these two, and after them, each shell has words of its own.
+    // Each shell words the rest of the line in its own way.
     let of_the_shell = |line: &str| line.contains("no-such-command:") && line.contains("not found");
     assert!(captured.stderr.text().lines().any(of_the_shell), "{captured:?}");
     says(&captured, "parallel: failed: no-such-command: exit status: 127\n");
@@ -268,7 +268,7 @@ fn fail_fast_stops_the_others_and_starts_none() {
     let captured = running.ends(1);
     says(&captured, "0 succeeded, 1 failed, 2 stopped, 1 not started");
     says(&captured, "exit status: 5\n");
-    // Of two that cannot be there at the same time, the second is not started.
+    // Only one command runs at a time, so the second is not started.
     let captured = parallel(&["--fail-fast", "-j", "1", "exit 3", "echo late"], "");
     assert_eq!((code(&captured), &*captured.stdout.text()), (Some(1), ""));
     says(&captured, "0 succeeded, 1 failed, 1 not started");
@@ -278,7 +278,7 @@ fn fail_fast_stops_the_others_and_starts_none() {
 fn a_timeout_stops_a_tree() {
     watchdog!();
     let stubborn = [findable_daemon(STUBBORN), parts(STUBBORN)].concat();
-    // (On a slow machine some may not get as far as to say who they are.)
+    // On a slow machine a command may be killed before it writes its process ID.
     let mut running = Running::on("-j2 -t 1s -g 50ms", &[stubborn], 0);
     until("it has ended", || running.child.try_wait().expect("to look").is_some());
     running.hear_the_rest();
@@ -294,11 +294,11 @@ fn what_a_command_leaves_running_is_killed() {
     let leaves = |then: &str| {
         [findable_daemon(STUBBORN), parts(&format!("await {} {then}", desk.path("go")))].concat()
     };
-    // The grace is for those who are stopped.
+    // The grace applies to stopped commands only.
     let mut running = Running::on("-j2 -g 1000h", &[leaves("exit 0"), leaves("exit 3")], 2);
     fs::write(desk.path("go"), "").expect("a file");
     says(&running.ends(1), "1 succeeded, 1 failed");
-    // Also who holds the pipes.
+    // A process that holds the pipes is stopped too.
     let captured =
         parallel(&["-g", "1000h", &line(&findable_daemon("ignore TERM say there sleep"))], "");
     assert_eq!(code(&captured), Some(0));
@@ -316,11 +316,12 @@ fn a_signal_stops_all() {
     }
 }
 
-/// Their shells have ended by then, but who is asked has the whole grace, and is heard.
+/// The shells have ended by then, but a process that received the request has the whole grace, and its output is
+/// read.
 #[test]
 fn all_are_asked_at_the_same_time() {
     watchdog!();
-    // Elsewhere the grace ends with the shell.
+    // On other systems the grace ends with the shell.
     if !lists(function_name!()) {
         return;
     }
@@ -331,7 +332,7 @@ fn all_are_asked_at_the_same_time() {
         running.hear("signal TERM");
     }
     assert_eq!(running.cast.alive().len(), 3);
-    // Longer than a capture waits by itself for those who are left.
+    // Longer than a capture waits by itself for the remaining processes.
     thread::sleep(Duration::from_millis(400));
     running.input = None;
     let captured = running.ends(128 + libc::SIGINT);
@@ -351,7 +352,7 @@ fn the_stubborn_are_killed_after_the_grace() {
 #[test]
 fn a_second_signal_kills_at_once() {
     watchdog!();
-    // Elsewhere the grace ends with the shell.
+    // On other systems the grace ends with the shell.
     if !lists(function_name!()) {
         return;
     }
@@ -391,7 +392,7 @@ fn beyond_the_limit() {
     says(&captured, "[… 4 bytes omitted …]\n");
 }
 
-/// Whoever reads it goes away: all are stopped.
+/// The reader of the output goes away, and all commands are stopped.
 #[test]
 fn a_reader_that_goes_away() {
     watchdog!();
@@ -433,6 +434,6 @@ fn what_is_wrong_is_said() {
         says(&captured, message);
         assert_eq!(captured.stderr.text().lines().count(), 1, "{captured:?}");
     }
-    // What follows a -- is a command.
+    // Arguments after `--` are commands.
     assert_eq!(code(&parallel(&["--", "--bogus"], "")), Some(1));
 }

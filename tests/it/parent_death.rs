@@ -1,4 +1,4 @@
-//! Promise: what is to die with its parent does, by whatever cause that dies; and nobody else.
+//! Promise: a process that is tied to its parent dies with it, whatever kills the parent; no other process dies.
 //!
 //! The parent is the helper program, which uses the library, and is killed with SIGKILL.
 
@@ -11,7 +11,7 @@ use shared_child::{SharedChild, SpawnOptions};
 use std::path::PathBuf;
 use std::process::Stdio;
 
-/// A parent that plays these parts. When this goes, everybody's input ends.
+/// A parent that plays these parts. Its exit closes the input of every member.
 fn parent(line: &[Vec<String>], members: usize) -> Stage {
     let line = line.concat();
     let line: Vec<&str> = line.iter().map(String::as_str).collect();
@@ -30,7 +30,7 @@ fn guardian_of(parent: &Stage) -> Vec<u32> {
     .collect()
 }
 
-/// The only one, once it has taken its name.
+/// Returns the only guardian, once it has set its name.
 fn one_guardian(parent: &Stage) -> u32 {
     let mut all = Vec::new();
     until("there is one guardian", || {
@@ -45,7 +45,7 @@ fn die(parent: &Stage) {
     wait(&parent.child);
 }
 
-/// And all that was tied to it, and last its guardian.
+/// Checks that the parent, then every process tied to it, and last its guardian die.
 #[track_caller]
 fn all_die(parent: &Stage) {
     all_die_but(parent, 0);
@@ -78,8 +78,8 @@ fn a_single_child() {
     all_die(&parent);
 }
 
-/// The same, as it is done where the kernel does not. Only the child: what it has started is its own business,
-/// unless that is in its group.
+/// Uses the guardian instead of the kernel's signal. Only the child dies: its descendants do not, unless they are in
+/// its group.
 #[test]
 fn a_single_child_that_the_kernel_does_not_kill() {
     watchdog!();
@@ -94,7 +94,7 @@ fn a_single_child_that_the_kernel_does_not_kill() {
     }
 }
 
-/// It is no tree: once its status has been told it is reaped, and the guardian has been told before.
+/// A single child is reaped when its status is returned; the guardian learns of the exit before.
 #[test]
 fn a_single_child_that_a_guardian_knew() {
     alone!();
@@ -106,7 +106,7 @@ fn a_single_child_that_a_guardian_knew() {
         assert!(child.tree().is_none());
         assert_eq!(wait(&child).code(), Some(7));
         assert_eq!(linux::state(child.id()), None, "it was to be reaped");
-        // A kill and a drop are about the child alone.
+        // A kill and a drop affect the child alone.
         let mut stage = Stage::of(
             |command| backend.spawn_with(options.clone().kill_on_drop(true), command).unwrap(),
             &mut helper(&["spawn", "2", "pid", "read", "pid", "read"]),
@@ -133,7 +133,7 @@ fn a_tree() {
     }
 }
 
-/// With many trees there is one guardian, and it takes them all.
+/// One guardian serves many trees, and kills them all.
 #[test]
 fn many_trees() {
     watchdog!();
@@ -148,7 +148,7 @@ fn many_trees() {
     }
 }
 
-/// Who goes on in other threads than the first is not passed over, neither by its cookie nor in a cgroup.
+/// A member whose first thread has ended is found by its environment marker, and in a cgroup.
 #[test]
 fn a_member_whose_first_thread_has_ended() {
     watchdog!();
@@ -158,12 +158,12 @@ fn a_member_whose_first_thread_has_ended() {
         let ended = || parent.pids.0.iter().filter(|id| linux::is_zombie(**id)).count() == 1;
         until("its first thread has ended", ended);
         parent.child.kill().unwrap();
-        // Nobody has the pipe any more.
+        // The pipe ends when no process has it open any more.
         let _ = std::io::read_to_string(&mut parent.said).unwrap();
     }
 }
 
-/// The thread that has spawned the child is not the parent.
+/// The death of the thread that spawned the child is not the parent's death.
 #[test]
 fn the_death_of_a_thread_is_not_the_parents() {
     watchdog!();
@@ -174,7 +174,7 @@ fn the_death_of_a_thread_is_not_the_parents() {
     all_die(&parent);
 }
 
-/// To what is tied, an exec is a death: threads and descriptors are gone.
+/// An exec counts as the parent's death: it ends the parent's threads and closes its descriptors.
 #[test]
 fn an_exec_of_the_parent() {
     watchdog!();
@@ -193,7 +193,7 @@ fn an_exec_of_the_parent() {
     }
 }
 
-/// The handle is gone; the tie is not.
+/// A dropped handle leaves the child tied.
 #[test]
 fn after_a_drop() {
     watchdog!();
@@ -209,7 +209,7 @@ fn after_a_drop() {
     }
 }
 
-/// A tree that is given up with `into_inner` is on its own.
+/// A tree released with `into_inner` is no longer tied.
 #[test]
 fn after_into_inner() {
     watchdog!();
@@ -244,7 +244,7 @@ fn a_leader_that_exits_first() {
     }
 }
 
-/// Somebody kills the guardian. The next spawn starts another one, which knows of all trees.
+/// The guardian is killed from outside. The next spawn starts another one, which knows all trees.
 #[test]
 fn another_guardian() {
     watchdog!();
@@ -252,7 +252,7 @@ fn another_guardian() {
         PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("go-{}", std::process::id()));
     let owner = given("owner tree", &[start("setsid pid read"), parts("pid read")].concat());
     let wait = parts(&format!("say once await {}", file.display()));
-    // Nor does it matter that the program has not got SIGPIPE ignored, as Rust's have.
+    // The program has SIGPIPE at its default, unlike most Rust programs.
     let mut parent = parent(&[parts("default 13"), owner.clone(), wait, owner, parts("read")], 2);
     parent.hear("once");
     let first = one_guardian(&parent);
@@ -269,7 +269,7 @@ fn another_guardian() {
     all_die(&parent);
 }
 
-/// What a terminal or a group's death does to the parent, the guardian survives.
+/// A signal to the parent's group, from a terminal or a kill, does not reach the guardian.
 #[test]
 fn the_guardian_is_not_in_the_group_that_is_killed() {
     watchdog!();
@@ -280,14 +280,14 @@ fn the_guardian_is_not_in_the_group_that_is_killed() {
     for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGKILL] {
         // SAFETY: integers; the group is the helper program's own.
         unsafe { libc::kill(-group, signal) };
-        // SAFETY: integers; it may have ended, and then its ID is not another's so soon.
+        // SAFETY: integers; the guardian may have ended, but its ID is not reused so soon.
         unsafe { libc::kill(linux::pid_t(guardian), libc::SIGTERM) };
     }
     wait(&parent.child);
     parent.until_all_have_ended();
 }
 
-/// A child of the thread that lives for ever is like any other: signals, descriptors.
+/// A child of the permanent spawn thread inherits the same signals and descriptors as any other child.
 #[test]
 fn such_a_child_inherits_what_others_do() {
     alone!();
@@ -310,7 +310,7 @@ fn such_a_child_inherits_what_others_do() {
     };
     let plain = inherited(&SpawnOptions::new());
     assert!(plain.contains("SigBlk:\t0000000000000800"), "{plain}");
-    // std forks for such a child; and glibc has ways of its own with its own signals when it does not.
+    // std forks for such a child; without a fork, glibc treats its internal signals differently.
     let mut forked = helper(&["inherited"]);
     // SAFETY: the hook does nothing.
     unsafe { std::os::unix::process::CommandExt::pre_exec(&mut forked, || Ok(())) };
@@ -324,7 +324,7 @@ fn such_a_child_inherits_what_others_do() {
     unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, blocked.as_ptr(), std::ptr::null_mut()) };
 }
 
-/// One command for children that are tied and others that are not.
+/// One command spawns children that are tied and children that are not.
 #[test]
 fn one_command_for_tied_and_others() {
     watchdog!();
@@ -337,7 +337,7 @@ fn one_command_for_tied_and_others() {
             &mut command,
             1,
         );
-        // On a thread that ends. Were it tied as well, it would die.
+        // The spawning thread ends. A tied child would die with it.
         let mut plain = std::thread::scope(|scope| {
             let spawn = || Stage::of(|command| backend.spawn(command).unwrap(), &mut command, 1);
             scope.spawn(spawn).join().unwrap()
@@ -363,7 +363,7 @@ fn no_such_program() {
     }
 }
 
-/// For the help that this gives elsewhere.
+/// The tests on other systems rely on this check.
 #[test]
 fn only_helpers_are_killed_by_the_tests() {
     let mut sleep = std::process::Command::new("sleep").arg("1000").spawn().unwrap();

@@ -1,4 +1,4 @@
-//! The example `run`, as its users meet it: every way to end, and what it reports.
+//! The example `run`, as its users run it: every way to end, and its report.
 #![cfg(unix)]
 
 use crate::common::stage::{FINDS_DAEMONS, lists};
@@ -15,7 +15,7 @@ fn ours() -> PathBuf {
     path
 }
 
-/// `run` with these options, on the helper program that plays these parts.
+/// Runs `run` with these options, on the helper program that plays these parts.
 #[track_caller]
 fn run(options: &[&str], parts: &[&str]) -> Captured {
     let command = helper(parts);
@@ -57,7 +57,7 @@ fn what_a_command_says_is_passed_on_and_reported() {
 fn as_json() {
     let captured = run(&["--json"], &["say", "out", "complain", "err"]);
     assert_eq!(code(&captured), Some(0));
-    // What is passed on does not get in between.
+    // The output that is passed on does not mix with the report.
     assert_eq!(captured.stderr.text(), "out\nerr\n");
     let report = report_of(&captured);
     assert_eq!(report["success"], true);
@@ -112,13 +112,13 @@ fn input_from_a_file() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
     let captured = run(&["--stdin", file.to_str().expect("UTF-8")], &["echo"]);
     assert_eq!(captured.stdout.bytes, std::fs::read(&file).expect("a file"));
-    // And without, there is none.
+    // Without the option there is no input.
     assert_eq!(code(&run(&[], &["read"])), Some(0));
     assert_eq!(code(&run(&["--stdin", "/no/such/file"], &["read"])), Some(125));
 }
 
-/// A process that holds the pipes is left, in a session of its own where the library finds it there: it is reported, and
-/// killed.
+/// A process that holds the pipes survives, in a session of its own where the library can find it there. It is
+/// reported, and killed.
 #[test]
 fn a_daemon_that_holds_the_pipes() {
     if !lists(function_name!()) {
@@ -159,7 +159,7 @@ fn options_that_make_no_sense() {
     assert!(within_bounds(Command::new(ours()).arg("--help")).stdout.text().starts_with("Usage"));
 }
 
-/// Whoever reads it goes away: so does the command.
+/// The reader of the output goes away, and the command ends.
 #[test]
 fn a_reader_that_goes_away() {
     let mut command = Command::new("sh");

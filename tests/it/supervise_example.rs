@@ -1,7 +1,7 @@
-//! The example `supervise`, as its users meet it: on a file of commands, which the helper program plays.
+//! The example `supervise`, as its users run it: on a file of commands, which the helper program plays.
 //!
-//! Who is started says which process it is, and reads to the end of a FIFO that the test holds open. So whoever
-//! ends sooner was made to, and with the test all end.
+//! A command prints its process ID, and reads a FIFO that the test holds open to its end. So a command that ends
+//! sooner was stopped, and all commands end with the test.
 #![cfg(unix)]
 
 use crate::common::stage::{Cast, LISTS, findable_daemon, lists, parts};
@@ -23,7 +23,7 @@ fn ours() -> PathBuf {
     path
 }
 
-/// A directory with a file for the commands, and with the FIFO.
+/// A directory with the file of commands and the FIFO.
 struct Desk(PathBuf);
 
 impl Desk {
@@ -48,7 +48,7 @@ impl Drop for Desk {
     }
 }
 
-/// A supervisor at work.
+/// A running supervisor.
 struct Running {
     child: SharedChild,
     out: BufReader<ChildStdout>,
@@ -59,7 +59,7 @@ struct Running {
 }
 
 impl Running {
-    /// On these commands, each the parts of a helper.
+    /// Starts it on these commands, each the parts of a helper.
     fn on(options: &str, commands: &[Vec<String>]) -> Self {
         Self::wrapped(&[], options, commands)
     }
@@ -81,14 +81,14 @@ impl Running {
         Self { child, out, err, cast: Cast::default(), input: Some(input), _desk: desk }
     }
 
-    /// The process ID that somebody says next.
+    /// Returns the next process ID that a command prints.
     fn pid(&mut self) -> u32 {
         let pid = after(&mut self.out, "pid ").parse().expect("a process ID");
         self.cast.0.push(pid);
         pid
     }
 
-    /// The rest of the next line of the log in which this occurs.
+    /// Returns the rest of the next line of the log that contains this.
     fn logged(&mut self, what: &str) -> String {
         after(&mut self.err, what)
     }
@@ -97,7 +97,7 @@ impl Running {
         self.child.send_signal(signal).expect("to signal");
     }
 
-    /// It has stopped as it should, and nobody is left.
+    /// Checks that the supervisor has stopped as it should, and that no process is left.
     #[track_caller]
     fn ends(&self) {
         assert_eq!(wait(&self.child).code(), Some(0));
@@ -106,7 +106,7 @@ impl Running {
 
     #[track_caller]
     fn until_all_have_ended(&self) {
-        // Their input goes on, so they do not end by themselves.
+        // Their input stays open, so they do not end by themselves.
         assert!(self.input.is_some());
         until("all have ended", || self.cast.alive().is_empty());
     }
@@ -123,10 +123,10 @@ fn after(reader: &mut impl BufRead, what: &str) -> String {
     }
 }
 
-/// If the test fails it is killed, and then those whom it has started have the end of their input at the latest.
+/// If the test fails the supervisor is killed, and its commands read the end of their input at the latest.
 fn spawn(wrapper: &[&str], arguments: &[String]) -> SharedChild {
-    // Whoever runs the tests may have had these ignored (nohup, a shell's background job), and what is
-    // ignored is inherited.
+    // The caller of the tests may have ignored these signals (nohup, a shell's background job), and a child inherits
+    // that.
     for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
         // SAFETY: SIG_DFL runs no code.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
@@ -144,7 +144,7 @@ fn spawn(wrapper: &[&str], arguments: &[String]) -> SharedChild {
     options.kill_on_drop(true).kill_with_parent(true).spawn(&mut command).expect("to spawn")
 }
 
-/// Runs it to its end.
+/// Runs the supervisor to its end.
 fn supervise(arguments: &[&str]) -> (ExitStatus, String, String) {
     let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
     let child = spawn(&[], &arguments);
@@ -199,7 +199,7 @@ fn what_a_command_leaves_behind_is_stopped_before_the_next() {
         assert_eq!(running.cast.alive(), [] as [u32; 0]);
     }
     running.until_all_have_ended();
-    // It does not wait for the end of the pause.
+    // The stop does not wait for the end of the pause.
     running.signal(libc::SIGTERM);
     running.ends();
 }
@@ -222,7 +222,7 @@ fn all_are_stopped() {
 #[test]
 fn all_are_asked_at_the_same_time() {
     watchdog!();
-    // Elsewhere the grace ends with the shell, even if that is not the command itself.
+    // On other systems the grace ends with the shell, even if the shell is not the command itself.
     if !lists(function_name!()) {
         return;
     }

@@ -1,12 +1,11 @@
-//! The example `timeout`, as its users meet it: every option, every exit status, every signal, and
-//! side by side with the `timeout` of GNU coreutils where that is installed.
+//! The example `timeout`, as its users run it: every option, every exit status, every signal, and side by side with
+//! the `timeout` of GNU coreutils where that is installed.
 //!
-//! No test relies on speed. A command that is to time out runs for ever; one that is not to time
-//! out is quick and has (practically) for ever. A command says when it is ready. All that a test
-//! starts holds the test's pipes, so that their end proves that nobody is left; and it is one tree, of
-//! which a test that fails leaves nobody behind.
+//! No test relies on speed. A command that times out runs for ever; any other command is quick and has (practically)
+//! for ever. A command reports when it is ready. Every process of a test holds the test's pipes, so the end of the
+//! pipes proves that no process is left. The processes form one tree, which is killed if the test fails.
 //!
-//! POSIX gives numbers to a few signals only: 1, 2, 3, 6, 9, 14 and 15. No others are written as such.
+//! POSIX numbers only a few signals: 1, 2, 3, 6, 9, 14 and 15. The tests write no others as numbers.
 #![cfg(unix)]
 
 use crate::common::{helper, unix};
@@ -32,7 +31,7 @@ fn ours() -> PathBuf {
     path
 }
 
-/// A running program, and all that it has started.
+/// A running program and its descendants.
 struct Running {
     child: SharedChild,
     out: Receiver<String>,
@@ -47,7 +46,7 @@ struct Outcome {
 }
 
 impl Outcome {
-    /// What a shell shows as `$?`.
+    /// Returns the value of `$?` in a shell.
     fn code(&self) -> i32 {
         self.status.code().unwrap_or_else(|| 128 + self.status.signal().expect("code or signal"))
     }
@@ -57,13 +56,13 @@ fn start<A: AsRef<OsStr>>(
     program: impl AsRef<OsStr>,
     args: impl IntoIterator<Item = A>,
 ) -> Running {
-    // Whoever runs the tests may have had these ignored (nohup, a shell's background job), and what is
-    // ignored is inherited.
+    // The caller of the tests may have ignored these signals (nohup, a shell's background job), and a child inherits
+    // that.
     for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
         // SAFETY: SIG_DFL runs no code.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
-    // Some of the signals would leave a core file each.
+    // Some of the signals would each leave a core file.
     #[cfg(not(target_os = "haiku"))]
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).expect("setrlimit");
     let mut command = Command::new(program);
@@ -98,7 +97,7 @@ impl Running {
         status.unwrap_or_else(|| self.fail("does not end"))
     }
 
-    /// Waits for the exit, and for the end of everybody else.
+    /// Waits for the exit, and for the end of every descendant.
     fn finish(self) -> Outcome {
         let status = self.status();
         let (out, err) = (self.rest(&self.out), self.rest(&self.err));
@@ -136,7 +135,7 @@ fn timeout(args: &[&str]) -> Outcome {
     start(ours(), args).finish()
 }
 
-/// Starts our timeout from a shell that first does something to itself.
+/// Starts our timeout from a shell that first changes something about itself.
 fn timeout_after(shell: &str, args: &[&str]) -> Running {
     let script = format!("{shell}; exec \"$@\"");
     let program = ours();
@@ -145,14 +144,14 @@ fn timeout_after(shell: &str, args: &[&str]) -> Running {
     start("sh", all)
 }
 
-/// Starts our timeout with a command that says `ready` (or what else `script` says first).
+/// Starts our timeout with a command that prints `ready` (or the first line of `script`).
 fn ready(options: &[&str], script: &str) -> (Running, String) {
     let running = start(ours(), [options, &["sh", "-c", script]].concat());
     let line = running.line();
     (running, line)
 }
 
-/// What a shell shows as `$?` after a death by these signals.
+/// The value of `$?` in a shell after a death by these signals.
 const TERMINATED: i32 = 128 + libc::SIGTERM;
 const INTERRUPTED: i32 = 128 + libc::SIGINT;
 const KILLED: i32 = 128 + libc::SIGKILL;
@@ -222,7 +221,7 @@ fn durations() {
 
 #[test]
 fn zero_sets_no_deadline_for_the_kill_either() {
-    // WINCH does nothing to the command, so it would take KILL to end it, and nobody sends that.
+    // WINCH does not affect the command, so only KILL would end it, and no process sends that.
     let (running, _) = ready(&["-v", "-k", "0", "-s", "WINCH", ".01"], "echo ready; exec sleep .2");
     let outcome = running.finish();
     assert!([0, 124].contains(&outcome.code()), "{}", outcome.err);
@@ -312,7 +311,7 @@ fn commands_that_cannot_be_run() {
 #[test]
 fn script_without_an_interpreter_line() {
     let script = concat!(env!("CARGO_TARGET_TMPDIR"), "/timeout_example_script");
-    // A shell writes it: if we did, a process that another test spawns might hold it open.
+    // A shell writes the file: if this process did, a child of another test might hold it open.
     let make = format!("echo 'exit $(($1 + 1))' > '{script}' && chmod +x '{script}'");
     assert_eq!(start("sh", ["-c", &make]).finish().code(), 0);
     assert_codes(&[(6, &["1000", script, "5"])]);
@@ -333,8 +332,8 @@ fn timing_out() {
         (KILLED, &["-f", "--kill-after=.05", "--signal=WINCH", ".05", "sleep", "1000"]),
         (KILLED, &["-k.05", "-sCHLD", ".05", "sleep", "1000"]),
     ]);
-    // After a timeout the status is told by an exit, as with GNU, not by a signal; save that KILL
-    // is told as GNU's does, whose own group it takes.
+    // After a timeout the status is an exit code, as with GNU, not a signal. KILL is the exception, as with GNU,
+    // which kills its own group.
     assert_eq!(timeout(&["-p", ".05", "sleep", "1000"]).status.code(), Some(TERMINATED));
     assert_eq!(timeout(&["-fs9", ".05", "sleep", "1000"]).status.code(), Some(KILLED));
     assert_eq!(timeout(&["-s9", ".05", "sleep", "1000"]).status.signal(), Some(libc::SIGKILL));
@@ -381,8 +380,8 @@ fn signals_are_passed_on() {
     assert_eq!(running.finish().status.signal(), Some(Signal::PROF.as_raw()));
 }
 
-// These two run in circles rather than wait for a `sleep`: what a shell with a trap forks loses a
-// signal that comes before it has taken the trap away.
+// These two loop instead of waiting for a `sleep`: a fork of a shell with a trap loses a signal that arrives before
+// the fork has removed the trap.
 #[test]
 fn command_that_handles_the_signal() {
     let script = "trap 'echo got; exit 9' TERM; echo ready; while :; do :; done";
@@ -424,7 +423,7 @@ fn a_passed_signal_starts_the_countdown_to_kill() {
 fn the_group_dies_too() {
     let script = "sleep 1000 & sh -c 'sleep 1000 & wait' & echo ready; wait";
     for options in [&[".05"][..], &["-s", "KILL", ".05"], &["-k", ".05", "-s", "WINCH", ".05"]] {
-        // Without waiting for it to be ready, which it may never be; but all that was started ends.
+        // This does not wait for the command to be ready, which may never happen; but every process ends.
         let running = start(ours(), [options, &["sh", "-c", script]].concat());
         assert!([124, KILLED].contains(&running.finish().code()), "{options:?}");
     }
@@ -553,8 +552,8 @@ fn foreground_stays_in_the_group() {
 mod linux {
     use super::*;
 
-    /// Starts a daemon: in a session of its own, and its parent is gone. That says who it is, and then runs in
-    /// circles: what is in the midst of exec shows no environment, by which it could be found.
+    /// Starts a daemon in a session of its own, whose parent exits. It prints its process ID, and then loops without
+    /// exec: a process shows no environment during exec, so it could not be found.
     fn daemon(its_trap: &str, then: &str) -> String {
         format!("(setsid sh -c '{its_trap} echo $$; while :; do :; done' &); {then}")
     }
@@ -563,7 +562,7 @@ mod linux {
     fn a_daemon_dies_too() {
         let obeys = "exec sleep 1000";
         let ignores = "trap \"\" TERM;";
-        // The trap of both, which is set before the daemon can say anything, or of the daemon alone.
+        // The trap of both, set before the daemon can print, or of the daemon alone.
         let cases: [(&[&str], &str, &str, Option<i32>); 4] = [
             (&["1000"], "", "", None),
             (&["-s", "KILL", "1000"], ignores, "", Some(libc::SIGKILL)),
@@ -579,7 +578,7 @@ mod linux {
             assert_eq!(status.signal(), killed, "{options:?} {script}");
             assert_eq!(status.code(), killed.xor(Some(libc::SIGKILL)).map(|_| 124));
         }
-        // The status is that of the command, which has not timed out, whenever the daemon ends.
+        // The status is the command's, which has not timed out, whenever the daemon ends.
         for (options, its_trap) in [(&["1000"][..], ""), (&["-k", ".05", "1000"], "trap \"\" HUP;")]
         {
             let (running, _) = ready(options, &daemon(its_trap, obeys));
@@ -601,7 +600,7 @@ mod linux {
             running.kill_all();
             running.finish();
         }
-        // Nor for one whose command has ended in time.
+        // Nothing waits for the daemon of a command that ended in time either.
         let (running, pid) = ready(&["-k", "1000", "1000"], &daemon("", "exit 5"));
         assert_eq!(running.status().code(), Some(5));
         assert!(is_alive(&pid));
@@ -689,8 +688,8 @@ fn same_statuses_as_gnu() {
         let (theirs, own) = (start(&gnu, args).finish(), timeout(args));
         assert_eq!(own.status, theirs.status, "timeout {args:?}: {}{}", own.err, theirs.err);
     }
-    // Nothing here signals timeout itself: that of coreutils 9.1 ends at once, and its command
-    // lives on, if the signal comes before fork(2) has told it the process ID.
+    // No test here signals timeout itself: coreutils 9.1 ends at once and leaves its command running if the signal
+    // arrives before fork(2) has returned the process ID.
 }
 
 fn gnu_timeout() -> Option<PathBuf> {

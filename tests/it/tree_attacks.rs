@@ -1,4 +1,4 @@
-//! Promises about trees, held against members that mean harm, and against unlucky moments.
+//! Promises about trees, tested against hostile members and unlucky timing.
 
 #![cfg(target_os = "linux")]
 
@@ -44,7 +44,7 @@ fn a_tree_that_forks_in_its_group_is_not_called_empty() {
     stage.wait_empty();
 }
 
-/// A member of one tree is in the group of another, and leaves it when both are requested to end.
+/// A member of one tree is in the group of another, and leaves it when both receive termination requests.
 #[test]
 fn stop_all_ends_a_member_that_hides_in_the_group_of_another_tree() {
     watchdog!();
@@ -81,7 +81,7 @@ fn kill_reads_no_more_of_a_vast_environment_than_exec_allows() {
     assert!(peak < 256 << 10, "{peak} KiB of memory");
 }
 
-/// Makes a child that runs this, and returns its process ID.
+/// Forks a child that runs this, and returns its process ID.
 fn forked(run: impl FnOnce()) -> libc::pid_t {
     // SAFETY: the child makes system calls only.
     let id = unsafe { libc::fork() };
@@ -89,16 +89,16 @@ fn forked(run: impl FnOnce()) -> libc::pid_t {
     if id == 0 {
         run();
         loop {
-            // SAFETY: takes nothing.
+            // SAFETY: no arguments.
             unsafe { libc::pause() };
         }
     }
     id
 }
 
-/// The next process ID is the one after this.
+/// Makes the next process ID the one after this.
 fn choose_the_next_id(after: &std::ffi::CStr) {
-    // SAFETY: system calls whose strings outlive them.
+    // SAFETY: these are system calls, and the strings outlive them.
     unsafe {
         let file = libc::open(c"/proc/sys/kernel/ns_last_pid".as_ptr(), libc::O_WRONLY);
         libc::write(file, after.as_ptr().cast(), after.count_bytes());
@@ -106,8 +106,8 @@ fn choose_the_next_id(after: &std::ffi::CStr) {
     }
 }
 
-/// The leader is reaped elsewhere while the process table is read, and its ID has a new owner before the end, which has a
-/// child in another session.
+/// The leader is reaped elsewhere while the process table is read. Before the read ends, its ID has a new owner with
+/// a child in another session.
 #[test]
 fn kill_during_which_the_leaders_id_gets_a_new_owner_spares_the_owners_child() {
     if !linux::is_root() {
@@ -120,7 +120,7 @@ fn kill_during_which_the_leaders_id_gets_a_new_owner_spares_the_owners_child() {
     let leader = stage.child.id();
     stage.stdin = None;
     linux::wait_for_zombie(leader);
-    // So that a pass takes long enough.
+    // Many processes make one pass over the process table slow enough.
     for _ in 0..1500 {
         forked(|| ());
     }
@@ -138,7 +138,7 @@ fn kill_during_which_the_leaders_id_gets_a_new_owner_spares_the_owners_child() {
                 unsafe { libc::setpgid(0, 0) };
                 choose_the_next_id(c"29999");
                 forked(|| {
-                    // SAFETY: takes nothing.
+                    // SAFETY: no arguments.
                     unsafe { libc::setsid() };
                 });
             })
@@ -148,5 +148,5 @@ fn kill_during_which_the_leaders_id_gets_a_new_owner_spares_the_owners_child() {
     });
     until("the owner has a child", || linux::state(30_000).is_some());
     assert!(linux::is_alive(30_000), "the kill has hit a stranger");
-    stage.pids.0.clear(); // which is the owner's by now
+    stage.pids.0.clear(); // The new process owns the ID now.
 }

@@ -1,5 +1,5 @@
-//! Promise: a tree is ended within every bound, even if its members leave its group or its cgroup, hide, or are many; and
-//! where a member could be missed, the tree is not called empty.
+//! Promise: a tree is ended within every bound, even if its members leave its group or its cgroup, hide, or are many;
+//! a tree is not reported empty where a member could be missed.
 
 #![cfg(target_os = "linux")]
 
@@ -21,7 +21,7 @@ fn has_cgroups(test: &str) -> bool {
     Kind::all(test).contains(&Kind::Cgroup)
 }
 
-/// A cgroup tree whose leader has left the cgroup; and one with a member that has.
+/// A cgroup tree whose leader has left the cgroup, and a cgroup tree with another member that has.
 fn escaped() -> [Stage; 2] {
     let leave = format!("enter-cgroup {} pid read", own_cgroup().display());
     let member = [start(&format!("setsid {leave}")), parts("pid read")].concat();
@@ -175,7 +175,7 @@ fn wait_empty_returns_if_another_process_removes_the_cgroup() {
     }
 }
 
-/// Processes that run, are younger than any tree so far, and show no environment. They are no members.
+/// Running processes that are younger than every tree so far, and show no environment. They are no members.
 fn strangers_without_environment(count: usize) -> Vec<Stage> {
     let padding = "x".repeat(3 * 4096);
     let line = parts(&format!("unmap-environment {padding} pid read"));
@@ -192,7 +192,7 @@ fn strangers_without_environment(count: usize) -> Vec<Stage> {
     (0..count).map(stranger).collect()
 }
 
-/// Each of these processes used to cost 80 ms a pass, and two seconds once.
+/// Each of these processes once cost 80 ms per pass, and two seconds the first time.
 #[test]
 fn processes_without_environment_are_waited_for_once() {
     alone!();
@@ -213,7 +213,7 @@ fn processes_without_environment_are_waited_for_once() {
         last.child.capture(CaptureOptions::new().timeout(timeout).grace(timeout)).unwrap();
     assert!(captured.stopped_by.is_some());
     last.is_empty();
-    // It was more than six seconds for each of them.
+    // Each capture once took more than six seconds.
     assert!(start.elapsed() < Duration::from_secs(30), "it took {:?}", start.elapsed());
     assert_eq!(strangers.iter().filter(|stranger| stranger.survivors().len() == 1).count(), 80);
     strangers.iter().for_each(|stranger| kill_and_wait(&stranger.child));
@@ -243,7 +243,7 @@ fn a_batch_of_trees_is_ended_in_a_few_passes() {
         until("all are dead", || rest.iter().all(|rest| rest.survivors() == 0));
         passes
     };
-    // It was two or more a tree.
+    // It was at least two passes per tree.
     let most = 20;
     let killed = passes(40, |set| set.kill_all().unwrap());
     assert!(killed < most, "{killed}");
@@ -251,7 +251,7 @@ fn a_batch_of_trees_is_ended_in_a_few_passes() {
     assert!(stopped < most, "{stopped}");
 }
 
-/// Other threads need descriptors while a thread waits for a tree with many members outside its group.
+/// Other threads need descriptors while one thread waits for a tree with many members outside its group.
 #[test]
 fn a_wait_for_many_members_takes_few_descriptors() {
     alone!();
@@ -282,8 +282,8 @@ fn a_wait_for_many_members_takes_few_descriptors() {
     wait(&stage.child);
 }
 
-/// Runs this on a thread of another user, whose children cannot become a third one: so the processes of root that are
-/// started on this machine meanwhile are no possible members.
+/// Runs this on a thread of another user whose children cannot change their user. Processes of root that start on
+/// this machine meanwhile are therefore no possible members.
 fn without_privileges<T: Send>(run: impl FnOnce() -> T + Send) -> T {
     as_nobody(|| {
         // SAFETY: integers.
@@ -293,7 +293,7 @@ fn without_privileges<T: Send>(run: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// A member that is not dumpable, and has left the group, and whose parent is gone.
+/// The hidden member is not dumpable, has left the group, and its parent has exited.
 #[test]
 fn a_tree_with_a_hidden_orphan_is_not_called_empty() {
     watchdog!();
@@ -309,7 +309,7 @@ fn a_tree_with_a_hidden_orphan_is_not_called_empty() {
         until("the leader is dead", || stage.survivors().len() == 1);
         assert!(!stage.tree().is_empty().unwrap());
         assert!(!stage.tree().wait_empty(Some(Instant::now() + SHORT)).unwrap());
-        // It ends by itself.
+        // The hidden member ends by itself.
         let stdin = stage.stdin.take();
         std::thread::scope(|scope| {
             let waiter = scope.spawn(|| stage.tree().wait_empty(Some(Instant::now() + LONG)));
@@ -346,7 +346,7 @@ fn a_hidden_process_that_was_seen_below_its_parent_is_killed() {
     std::fs::remove_file(&file).unwrap();
 }
 
-/// As on systems that show no environments.
+/// Options of a tree without environment markers, as on systems that show no environments.
 fn without_marker(kill_on_drop: bool) -> SpawnOptions {
     let mut options = SpawnOptions::new();
     options.kill_on_drop(kill_on_drop);
@@ -373,7 +373,7 @@ fn without_markers_a_drop_finds_members_below_their_parents() {
     });
 }
 
-/// Each fork leaves the session, and its parent goes on.
+/// Each fork leaves the session, and its parent continues.
 #[test]
 fn without_markers_a_kill_catches_up_with_a_tree_that_forks() {
     alone!();
@@ -385,14 +385,14 @@ fn without_markers_a_kill_catches_up_with_a_tree_that_forks() {
         stage.tree().kill().unwrap();
         stage.wait_empty();
         wait(&stage.child);
-        // The forks have the same standard output, and end by themselves only after half a second each: so what is left is
-        // a process of the helper program that holds the pipe.
+        // The forks share the standard output, and each ends by itself only after half a second, so a survivor is a
+        // process of the helper program that holds the pipe.
         let left = helpers_in_other_sessions();
         assert_eq!(left, [] as [u32; 0], "survivors");
     }
 }
 
-/// Forks of the helper program that run, wherever they are. This test runs alone, in a process of its own.
+/// Returns the running forks of the helper program in any session. This test runs alone, in a process of its own.
 fn helpers_in_other_sessions() -> Vec<u32> {
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
     let ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -411,7 +411,7 @@ fn one_thread_serves_all_dropped_trees() {
     let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
     let mut options = SpawnOptions::new();
     options.tree(true).kill_with_parent(true);
-    // The guardian's part, which stays.
+    // This starts the guardian's thread, which stays.
     let first = options.spawn(&mut helper(&["exit", "0"])).unwrap();
     wait(&first);
     assert!(first.tree().unwrap().wait_empty(None).unwrap());

@@ -1,5 +1,5 @@
-//! Promise: what a tree needs may be refused at any time, and then it does what can still be done, and
-//! says what cannot.
+//! Promise: the system may refuse what a tree needs at any time; the tree then does what it still can, and reports
+//! what it cannot do.
 
 #![cfg(target_os = "linux")]
 
@@ -13,7 +13,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Members who have left the group in each way that is found out, and one who has not.
+/// One member for each way of leaving the group that the library detects, and one that stays.
 fn tree(backend: Backend) -> Stage {
     let all = [
         start("pid read"),
@@ -40,12 +40,12 @@ fn exercise() {
         let status = stage.child.stop(Duration::MAX).unwrap();
         assert_eq!(status.signal(), Some(libc::SIGTERM));
         stage.is_empty();
-        // One that ends by itself. (Whoever has an empty environment is known, before its parent ends.)
+        // A tree that ends by itself. (A member with an empty environment is found while its parent lives.)
         let mut stage = tree(backend);
         assert_eq!(stage.tree().processes().unwrap().len(), 6);
         stage.stdin = None;
         stage.is_empty();
-        // A drop.
+        // A tree that is dropped.
         let (child, rest) = {
             let options = SpawnOptions::new().kill_on_drop(true).clone();
             let all = [start("pid read"), daemon("pid read"), parts("pid read")].concat();
@@ -95,8 +95,8 @@ exercise_with! {
     }];
 }
 
-/// A pidfd means the leader's group also when somebody else has reaped the leader (Linux 6.9). Whoever is
-/// in the group is reached, though there is nothing else to know them by.
+/// A pidfd identifies the leader's group even if the leader was reaped elsewhere (Linux 6.9). Every member of the
+/// group is signalled, even if nothing else identifies it.
 #[test]
 fn a_leader_that_was_reaped_elsewhere() {
     alone!();
@@ -110,7 +110,7 @@ fn a_leader_that_was_reaped_elsewhere() {
             stage.child.kill().unwrap();
             linux::reap(stage.child.id());
             if known {
-                // Found out, one way or the other.
+                // The handle learns of the reap here.
                 let _ = stage.child.wait();
             }
             stage.tree().kill().unwrap();
@@ -121,8 +121,8 @@ fn a_leader_that_was_reaped_elsewhere() {
     });
 }
 
-/// Without a descriptor nobody can be looked for. The group is killed, and the error says that this was
-/// not all.
+/// Without a descriptor the process table cannot be read. The group is killed, and the error reports that members may
+/// be left.
 #[test]
 fn no_descriptors() {
     alone!();
@@ -141,7 +141,8 @@ fn no_descriptors() {
     });
 }
 
-/// A cgroup cannot be looked at either, and says so. Its leader is asked nevertheless, and has its grace.
+/// A cgroup cannot be read without descriptors either, which is an error. Its leader still receives the request, and
+/// has its grace.
 #[test]
 fn a_cgroup_without_descriptors() {
     alone!();
@@ -152,7 +153,7 @@ fn a_cgroup_without_descriptors() {
     let stage = Stage::set(Kind::Cgroup, &parts("pid read"), 1);
     let full = NoDescriptors::left();
     let listed = stage.tree().processes().unwrap_err();
-    // Whether members are left cannot be found out.
+    // The stop cannot determine whether members are left.
     let stopped = stage.child.stop(LONG).unwrap_err();
     drop(full);
     assert!(says_no_descriptor(&listed), "{listed}");
@@ -185,7 +186,7 @@ fn a_set_without_descriptors() {
     until("it is dead", || rest.survivors() == 0);
 }
 
-/// And a stop asks the group nevertheless, waits for the leader, and kills the group.
+/// A stop still signals the group, waits for the leader, and kills the group.
 #[test]
 fn a_stop_without_descriptors() {
     alone!();
@@ -193,7 +194,7 @@ fn a_stop_without_descriptors() {
     on_every_backend(|backend| {
         for (members, line) in [
             (2, [start("ignore TERM pid read"), parts("pid read")].concat()),
-            // Who is stopped can obey.
+            // A stopped leader is resumed, and can terminate.
             (1, parts("pid signal STOP read")),
         ] {
             let stage = Stage::set(Kind::Group(backend), &line, members);
@@ -210,8 +211,8 @@ fn a_stop_without_descriptors() {
     });
 }
 
-/// With a few descriptors, those who are found cannot all be held by one; and while they are dying the others are to be
-/// looked at.
+/// With few descriptors, one pass cannot hold pidfds of all members that it finds; the next pass finds the rest while
+/// the first ones die.
 #[test]
 fn few_descriptors() {
     alone!();
@@ -230,8 +231,7 @@ fn few_descriptors() {
     });
 }
 
-/// Nobody can be looked for in the `/proc` of another PID namespace. There is the group alone, and the
-/// tree says so.
+/// The `/proc` of another PID namespace shows no members. The tree has the group alone, and reports that.
 #[test]
 fn the_proc_of_somebody_else() {
     const WRAPPER: &[&str] = &["unshare", "--fork", "--pid"];
@@ -269,7 +269,7 @@ fn the_proc_of_somebody_else() {
             assert_eq!(error.kind(), ErrorKind::Unsupported);
             assert!(error.to_string().contains("/proc"), "{error}");
         }
-        said.read_to_end(&mut Vec::new()).unwrap(); // nobody holds the other end
+        said.read_to_end(&mut Vec::new()).unwrap(); // No process holds the write end any more.
         assert_eq!(wait(&child).signal(), Some(libc::SIGKILL));
         drop(child);
         // The grace ends with the child, and the rest of the group is killed.
@@ -291,7 +291,7 @@ fn no_threads() {
     };
     deny(&Deny::threads());
     assert!(std::thread::Builder::new().spawn(|| ()).is_err(), "the filter works");
-    // The drop does by itself what a thread would do.
+    // The drop itself does the work of the thread.
     let mut cgroups = Vec::new();
     let kinds = Kind::all(function_name!());
     for kind in &kinds {
@@ -303,19 +303,19 @@ fn no_threads() {
             until("all are dead", || rest.survivors() == 0);
         }
     }
-    // But for cgroups: they are removed when the next is made.
+    // Cgroups are the exception: the next spawn with a cgroup removes them.
     if let Some(kind) = kinds.iter().find(|kind| **kind == Kind::Cgroup) {
         wait(&kind.spawn(&SpawnOptions::new(), &mut helper(&["exit", "0"])));
         assert_eq!(cgroups.len(), 2);
         assert!(!cgroups.iter().any(|cgroup| cgroup.exists()));
     }
-    // There is no thread that lives for ever, and so no such child.
+    // There is no permanent spawn thread, so a tied single child cannot be spawned.
     let error = tie(false).spawn(&mut helper(&["sleep"])).map(drop).unwrap_err();
     assert!(error.to_string().contains("thread"), "{error}");
 }
 
-/// There is no thread that would see a tied tree to its end: its leader stays a zombie, and so the guardian can
-/// go by its ID, until a later spawn finds a thread.
+/// There is no thread to wait for the end of a tied tree. Its leader stays a zombie, which keeps its ID valid for the
+/// guardian, until a later spawn finds a thread.
 #[test]
 fn no_thread_for_a_tied_tree() {
     alone!();
@@ -325,7 +325,7 @@ fn no_thread_for_a_tied_tree() {
         let all = [start("pid read"), parts("pid read")].concat();
         let (child, rest) = Stage::set_with(Kind::Group(backend), &tied, &all, 2).take_child();
         let id = child.id();
-        // The filter is this thread's alone.
+        // The filter applies to this thread alone.
         std::thread::scope(|scope| {
             let dropped = scope.spawn(|| {
                 deny(&Deny::threads());
@@ -342,7 +342,7 @@ fn no_thread_for_a_tied_tree() {
     });
 }
 
-/// A guardian that cannot be started: the error says what it is for, and nothing is spawned.
+/// A guardian cannot be started: the error says what the guardian is for, and nothing is spawned.
 #[test]
 fn no_guardian() {
     alone!();
@@ -356,7 +356,7 @@ fn no_guardian() {
     assert_eq!(linux::children(), [] as [u32; 0]);
 }
 
-/// The kernel does not know how to signal at a parent's death.
+/// The kernel does not support a signal at the parent's death.
 #[test]
 fn no_signal_at_a_parents_death() {
     alone!();
