@@ -1,4 +1,4 @@
-//! Promise: all of a child's output, within every bound, and never a hang.
+//! Promise: a capture returns all of a child's output, within every bound, and never hangs.
 
 use crate::common::captures::{Failing, bounded, piped, run};
 use crate::common::*;
@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 const MIB: usize = 1 << 20;
 
-/// So short that nothing else can come first, but a child that has done nothing yet.
+/// Too short for anything except a child that does nothing.
 const SHORT: Duration = Duration::from_millis(50);
 
-/// What the part "write" writes.
+/// The bytes that the part "write" writes.
 fn written(count: usize) -> Vec<u8> {
     let mut all = Vec::from_iter(0..251).repeat(count.div_ceil(251));
     all.truncate(count);
@@ -59,7 +59,7 @@ fn failed_spawn_is_reported() {
 fn much_input_and_output_at_once_is_complete() {
     watchdog!();
     on_every_backend(|backend| {
-        // Less of it on an emulated machine.
+        // An emulated machine writes less.
         let input = written(rounds(64).clamp(6, 64) * MIB);
         for from_reader in [false, true] {
             let mut capture = bounded();
@@ -69,7 +69,7 @@ fn much_input_and_output_at_once_is_complete() {
             };
             let captured = run(backend, &["echo-both"], &mut capture);
             assert!(captured.success(), "{captured:?}");
-            // (Not by `assert_eq`, which would print them.)
+            // `assert_eq` would print the bytes.
             assert!(captured.stdout.bytes == input && captured.stderr.bytes == input);
         }
     });
@@ -101,7 +101,7 @@ fn input_that_the_child_does_not_read_is_no_error() {
             assert!(captured.success(), "{captured:?}");
             assert!(captured.error.is_none(), "{captured:?}");
         }
-        // Never read, by one that runs on.
+        // The child never reads its input, and keeps running.
         let mut capture = CaptureOptions::new();
         let captured = run(backend, &["sleep"], capture.stdin(vec![0; 8 * MIB]).timeout(SHORT));
         assert_eq!(captured.stopped_by, Some(StoppedBy::Deadline));
@@ -146,7 +146,7 @@ fn options_can_be_used_again() {
     });
 }
 
-/// The child is not to take what has come so far for all there is.
+/// The child must not take the input so far for the whole input.
 #[test]
 fn input_that_fails_stops_the_child_before_it_sees_an_end() {
     watchdog!();
@@ -161,7 +161,7 @@ fn input_that_fails_stops_the_child_before_it_sees_an_end() {
     });
 }
 
-/// A reader may be interrupted, and may have little.
+/// A reader may be interrupted, and may return few bytes at a time.
 #[test]
 fn input_that_comes_in_small_parts_is_written() {
     struct Drops(Vec<u8>);
@@ -194,7 +194,7 @@ fn input_without_a_pipe_is_refused() {
         let error = child.capture(bounded().stdin("lost")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         assert!(error.to_string().contains(&child.id().to_string()), "{error}");
-        // Nothing is lost.
+        // No byte is lost.
         assert_eq!(child.capture(&mut bounded()).unwrap().stdout.text().trim_end(), "on");
         let child = piped(backend, &["say", "on"]);
         let error = child.capture(bounded().merge_stderr(true)).unwrap_err();
@@ -216,13 +216,13 @@ fn stream_that_is_not_piped_is_not_captured() {
         let mut said = String::new();
         stdout.read_to_string(&mut said).unwrap();
         assert_eq!(said.trim_end(), "out");
-        // A second capture has nothing but the status.
+        // A second capture returns the status alone.
         let again = child.capture(&mut bounded()).unwrap();
         assert_eq!((again.status, again.stderr.end), (captured.status, StreamEnd::NotCaptured));
     });
 }
 
-/// Somebody whom the child has started holds the pipe, and never writes.
+/// A descendant holds the pipe, and never writes.
 #[test]
 fn held_pipe_does_not_delay_the_result() {
     watchdog!();
@@ -238,14 +238,14 @@ fn held_pipe_does_not_delay_the_result() {
             assert_eq!(captured.stdout.end, StreamEnd::HeldOpen);
             assert_eq!(captured.stderr.end, StreamEnd::HeldOpen);
             assert!(captured.stdout.text().contains("done"));
-            // What was in the pipe is read, however short the time.
+            // The content of the pipe is read, however short the time.
             assert_eq!(captured.stderr.total, 60_000);
             assert!(captured.elapsed >= drain);
         }
     });
 }
 
-/// They hold it for a while, write, and are waited for.
+/// A descendant holds the pipe for a while and writes; the capture waits for it.
 #[test]
 fn held_pipe_is_read_to_its_end_with_an_unlimited_drain() {
     watchdog!();
@@ -267,7 +267,7 @@ fn held_pipe_is_read_to_its_end_with_an_unlimited_drain() {
     });
 }
 
-/// They write all the time, and are not listened to for ever; nor beyond the deadline.
+/// A descendant writes all the time. The capture stops reading at the end of the drain or at the deadline.
 #[test]
 fn pipe_flooded_after_the_exit_is_left_at_the_drain_or_timeout() {
     watchdog!();
@@ -276,13 +276,13 @@ fn pipe_flooded_after_the_exit_is_left_at_the_drain_or_timeout() {
             let child = piped(backend, &["spawn", "2", "hear", "flood"]);
             wait(&child);
             child.take_stdin().unwrap().write_all(b"\n").unwrap();
-            // Slower than the flood, so that the pipe is never empty.
+            // The callback is slower than the flood, so the pipe is never empty.
             let mut capture = CaptureOptions::new();
             capture.on_output(|_, _| {
                 thread::sleep(Duration::from_millis(1));
                 ControlFlow::Continue(())
             });
-            // One of the two comes to an end.
+            // One of the two bounds ends the capture.
             let timeout = if drain == SHORT { LONG } else { 4 * SHORT };
             let captured = child.capture(capture.drain(drain).timeout(timeout).limit(10)).unwrap();
             assert_eq!(captured.stdout.end, StreamEnd::HeldOpen);
@@ -320,7 +320,7 @@ fn deadline_is_kept_whatever_the_child_does() {
     });
 }
 
-/// Who is not stopped with the child does not hold us either, however long we would wait for them otherwise.
+/// Processes that survive the child's stop do not delay the capture, however long the drain would be otherwise.
 #[test]
 fn deadline_is_kept_although_other_processes_have_the_pipe() {
     watchdog!();
@@ -339,7 +339,7 @@ fn deadline_is_kept_although_other_processes_have_the_pipe() {
     });
 }
 
-/// The time is up, and the child has ended, while the caller is busy with what it has said before.
+/// The deadline passes and the child ends while the caller handles earlier output.
 #[test]
 fn output_written_before_the_capture_is_captured() {
     watchdog!();
@@ -357,7 +357,7 @@ fn output_written_before_the_capture_is_captured() {
             ControlFlow::Continue(())
         });
         let captured = child.capture(&mut capture).unwrap();
-        // On a machine so slow that it has not even begun, it is stopped.
+        // On a slow machine the child may be stopped before it writes anything.
         if captured.stdout.total > 0 {
             assert!(captured.success(), "{captured:?}");
             assert_eq!(captured.stderr.text().trim_end(), "last");
@@ -365,7 +365,7 @@ fn output_written_before_the_capture_is_captured() {
     });
 }
 
-/// What is there already is read, though the time is up before it begins.
+/// Output that exists already is read even if the deadline has passed before the capture begins.
 #[test]
 fn capture_with_a_passed_deadline_polls_once() {
     watchdog!();
@@ -408,7 +408,7 @@ fn other_threads_may_wait_poll_and_kill_meanwhile() {
             child.kill().unwrap();
             let captured = capturing.join().unwrap();
             assert_eq!(captured.status, Some(waiting.join().unwrap()));
-            assert_eq!(captured.stopped_by, None); // not by the capture
+            assert_eq!(captured.stopped_by, None); // The capture has not stopped it.
         });
         let child = piped(backend, &["sleep"]);
         thread::scope(|scope| {
@@ -419,7 +419,7 @@ fn other_threads_may_wait_poll_and_kill_meanwhile() {
     });
 }
 
-/// Two at once share what there is, and both return.
+/// Two concurrent captures share the output, and both return.
 #[test]
 fn two_captures_of_one_child_share_its_output() {
     watchdog!();
@@ -482,7 +482,7 @@ fn limit_may_stop_the_child() {
         assert_eq!(captured.stopped_by, Some(StoppedBy::Limit(Stream::Stdout)));
         assert_eq!(captured.stdout.bytes.len(), 100_000);
         assert!(!captured.success());
-        // As much as the limit is not too much.
+        // Output of exactly the limit does not exceed it.
         let mut capture = bounded();
         let captured = run(backend, &["write", "1000"], capture.limit(1000).stop_at_limit(true));
         assert!(captured.success(), "{captured:?}");
@@ -500,13 +500,13 @@ fn output_is_shown_as_it_arrives() {
         let mut stdin = child.take_stdin();
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let mut capture = bounded();
-        // The limit is for what is kept.
+        // The limit applies to the bytes that are kept.
         capture.limit(3).on_output(|stream, bytes| {
             match stream {
                 Stream::Stdout => out.extend_from_slice(bytes),
                 Stream::Stderr => err.extend_from_slice(bytes),
             }
-            // It goes on only when this was shown.
+            // The child continues only after this output was shown.
             if out.ends_with(b"ready\n") {
                 stdin = None;
             }
@@ -544,7 +544,7 @@ fn callback_that_breaks_stops_the_child() {
             assert_eq!(captured.stopped_by, Some(StoppedBy::Callback));
             assert!(!captured.success());
             assert_eq!(count, 1);
-            // What came after that is kept all the same.
+            // Later output is kept all the same.
             assert_eq!(&captured.stdout.bytes[..3], b"one");
         }
     });
@@ -565,7 +565,7 @@ fn lines_are_reported_one_by_one() {
         assert!(captured.success());
         let expected = ["one", "", "\u{20ac}", "no end"];
         assert_eq!(lines, expected.map(|line| (Stream::Stdout, line.to_owned())));
-        // A line that is not at its end when nobody waits for that any more.
+        // The line has no end yet when the capture stops waiting for it.
         let mut lines = Vec::new();
         let mut capture = bounded();
         capture.drain(Duration::ZERO).on_line(|_, line| {
@@ -581,7 +581,7 @@ fn lines_are_reported_one_by_one() {
     });
 }
 
-/// The rest of the other stream is reason to stop the child, and so to read on.
+/// The rest of the other stream is a reason to stop the child, and so to continue reading.
 #[test]
 fn line_ends_only_when_all_of_it_is_read() {
     watchdog!();
@@ -597,14 +597,14 @@ fn line_ends_only_when_all_of_it_is_read() {
                 lines.push(line.as_bytes().to_vec());
             }
             if line.as_bytes() == written(5) {
-                // Who is left writes more, to both, and ends.
+                // The remaining process writes more to both streams, and ends.
                 while stdin.write_all(b"\n").is_ok() {}
             }
             ControlFlow::Continue(())
         });
         child.capture(&mut capture).unwrap();
         drop(capture);
-        // (The first says who was started.)
+        // The first line is the descendant's process ID.
         assert_eq!(lines[1..], [written(5)]);
     });
 }
@@ -619,11 +619,11 @@ fn panic_of_a_callback_leaves_no_process() {
         let stdin = child.take_stdin();
         let panicked = catch_unwind(AssertUnwindSafe(|| child.capture(&mut capture)));
         assert!(panicked.is_err());
-        // The child is as it was, but for its pipes.
+        // The child is unchanged, except that its pipes are closed.
         assert!(child.try_wait().unwrap().is_none());
         drop(stdin);
         wait(&child);
-        // Whom nobody else has is killed.
+        // The child is killed if the capture alone owns it.
         let mut pid = 0;
         let mut capture = bounded();
         capture.on_line(|_, line| {
@@ -652,7 +652,7 @@ fn merged_streams_keep_their_order() {
         }
         let mut command = helper(&parts);
         let mut capture = bounded();
-        // Twice: the command keeps nothing.
+        // Two captures: the command keeps no state of the first.
         for _ in 0..2 {
             let captured = backend
                 .capture(&SpawnOptions::new(), &mut command, capture.merge_stderr(true))
@@ -664,7 +664,7 @@ fn merged_streams_keep_their_order() {
             assert_eq!(captured.stdout.end, StreamEnd::Closed);
             assert_eq!(captured.stderr.end, StreamEnd::NotCaptured);
         }
-        // In two steps.
+        // The same in two steps.
         let child = SpawnOptions::new().spawn_piped(&mut command, &capture).unwrap();
         assert_eq!(child.capture(&mut capture).unwrap().stdout.text().lines().count(), 200);
         let captured = backend
@@ -698,7 +698,7 @@ fn hundred_captures_at_once_get_all_output() {
     });
 }
 
-/// The whole tree is stopped: also who has no pipe.
+/// The whole tree is stopped, including members without a pipe.
 #[test]
 fn deadline_ends_the_whole_tree() {
     watchdog!();
@@ -731,7 +731,7 @@ fn debug_is_short_and_shows_no_input() {
     });
 }
 
-/// The callback may use the handle, since nothing is locked.
+/// No lock is held, so the callback may use the handle.
 #[test]
 fn callback_may_kill_the_child() {
     watchdog!();

@@ -10,10 +10,10 @@ use shared_child::{SharedChild, StreamEnd};
 use std::thread;
 use std::time::Duration;
 
-/// How often this thread has gone to sleep in the kernel.
+/// How often this thread has slept in the kernel.
 #[cfg(target_os = "linux")]
 fn sleeps_of_this_thread() -> libc::c_long {
-    // SAFETY: the struct is one of integers, and outlives the call.
+    // SAFETY: the struct holds integers, and outlives the call.
     let usage = unsafe {
         let mut usage = std::mem::zeroed::<libc::rusage>();
         assert_eq!(libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage), 0);
@@ -22,8 +22,8 @@ fn sleeps_of_this_thread() -> libc::c_long {
     usage.ru_nvcsw
 }
 
-/// With a poll each 20 ms there are 50 sleeps in the second that the child runs. Without, there is one per event; their
-/// number does not depend on the speed of the machine.
+/// With a poll every 20 ms there are 50 sleeps in the second that the child runs. Without polling there is one sleep
+/// per event, and their number does not depend on the speed of the machine.
 #[cfg(target_os = "linux")]
 #[test]
 fn capture_of_a_quiet_child_sleeps_until_the_exit() {
@@ -33,7 +33,7 @@ fn capture_of_a_quiet_child_sleeps_until_the_exit() {
         let stdin = child.take_stdin();
         thread::scope(|scope| {
             scope.spawn(move || {
-                // The child is quiet for as long as this.
+                // The child is silent for this long.
                 thread::sleep(Duration::from_secs(1));
                 drop(stdin);
             });
@@ -111,7 +111,7 @@ fn capture_beside_waits_sees_the_exit() {
     });
 }
 
-/// What a capture makes to be woken is gone when it returns, even if it is the first to end.
+/// The descriptors that a capture opens for its wake-ups are closed when it returns, even if it is the first to end.
 #[cfg(target_os = "linux")]
 #[test]
 fn capture_that_ends_before_its_child_leaves_no_descriptor_behind() {
@@ -126,13 +126,13 @@ fn capture_that_ends_before_its_child_leaves_no_descriptor_behind() {
     }));
     assert!(panicked.is_err());
     assert_eq!(child.try_wait().unwrap(), None);
-    // The ends of stdout and stderr are gone with the capture, and nothing has come.
+    // The capture has closed its ends of stdout and stderr, and opened nothing else.
     assert_eq!(linux::descriptors(), before - 2);
     drop(stdin);
     wait(&child);
 }
 
-/// A program that has closed its standard streams: what it reads and prints must not reach a pipe of the library.
+/// If a program has closed its standard streams, its own reads and prints must not reach a pipe of the library.
 #[cfg(target_os = "linux")]
 #[test]
 fn capture_without_standard_streams_leaves_their_numbers_free() {
@@ -140,10 +140,10 @@ fn capture_without_standard_streams_leaves_their_numbers_free() {
     watchdog!();
     let child = piped(Backend::Thread, &["say", "once", "read"]);
     let closed = [0, 1, 2].map(|stream| {
-        // SAFETY: integers. The numbers are restored before anything is printed.
+        // SAFETY: integers. The descriptors are restored before anything is printed.
         let copy = unsafe { libc::fcntl(stream, libc::F_DUPFD_CLOEXEC, 100) };
         assert!(copy >= 100);
-        // SAFETY: as above; std takes a closed stream for an empty one.
+        // SAFETY: as above; std treats a closed stream as an empty one.
         assert_eq!(unsafe { libc::close(stream) }, 0);
         copy
     });
@@ -186,7 +186,7 @@ fn capture_until_exit(child: &SharedChild) {
     let captured = child.capture(capture.stdin("go on\n").drain(Duration::ZERO)).unwrap();
     assert_eq!(captured.status.unwrap().code(), Some(7), "{captured:?}");
     assert!(captured.error.is_none(), "{captured:?}");
-    // The process that the child has started, and named, runs until it is killed.
+    // The process that the child has started and named runs until it is killed.
     let said = captured.stdout.text();
     let pid = said.trim_end().strip_prefix("child ").expect("a process ID").parse().unwrap();
     // SAFETY: integers. The process has not ended, so the ID is its own.

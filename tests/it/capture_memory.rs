@@ -1,4 +1,4 @@
-//! Promise: with a limit, a capture takes no more memory than the limit and a little, however long the output is.
+//! Promise: with a limit, a capture uses little more memory than the limit, however long the output is.
 
 use crate::common::*;
 use shared_child::seam::Backend;
@@ -7,7 +7,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The system's allocator, with a count of the bytes of this process. A block that grows is counted twice for a moment.
+/// The system's allocator, with a count of this process's bytes. A block that grows is counted twice for a moment.
 struct Counting;
 
 static NOW: AtomicUsize = AtomicUsize::new(0);
@@ -18,7 +18,7 @@ fn more(size: usize) {
     PEAK.fetch_max(now, Ordering::Relaxed);
 }
 
-// SAFETY: everything is passed on as it is.
+// SAFETY: every call is passed on unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         more(layout.size());
@@ -51,7 +51,7 @@ fn memory_is_bounded_by_the_limit() {
     watchdog!();
     for backend in Backend::ALL {
         for (head, tail) in [(0, 0), (1, 1), (MIB, 0), (0, MIB), (3 * MIB, 2 * MIB)] {
-            // Both, but for an emulated machine.
+            // An emulated machine tests one way only.
             for by_line in [false, true].into_iter().take(rounds(10).min(2)) {
                 let parts = ["write", "8388608", "write-err", "8388608"];
                 let mut command = helper(&parts);

@@ -1,5 +1,5 @@
-//! Promise: a capture leaves nothing behind, touches nothing that is not its own, and is bounded also where the
-//! system refuses what it needs.
+//! Promise: a capture leaves nothing behind, changes nothing that it does not own, and is bounded even if the system
+//! refuses what it needs.
 
 #![cfg(unix)]
 
@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 const MIB: usize = 1 << 20;
 const SHORT: Duration = Duration::from_millis(50);
 
-/// The promises, in short.
+/// Tests the promises in short.
 fn exercise() {
     on_every_backend(|backend| {
         let input = vec![b'x'; MIB];
@@ -63,7 +63,7 @@ fn exercise() {
 fn capture_leaves_no_thread_descriptor_or_process() {
     alone!();
     watchdog!();
-    // (Threads and the like that are made once.)
+    // This creates threads and other things that are made once.
     exercise();
     let settled = || unix::helper_threads().is_empty() && unix::children().is_empty();
     until("all is over", settled);
@@ -81,7 +81,7 @@ fn capture_works_without_pidfds() {
     exercise();
 }
 
-/// With ENOMEM; with EINVAL see below.
+/// `poll` fails with ENOMEM here; EINVAL follows below.
 #[cfg(target_os = "linux")]
 #[test]
 fn capture_works_where_poll_is_refused() {
@@ -95,7 +95,7 @@ fn capture_works_where_poll_is_refused() {
     exercise();
 }
 
-/// As some sandboxes have it: nothing can be opened any more, and `poll` takes no descriptors.
+/// As in some sandboxes: no descriptor can be opened, and `poll` accepts none.
 #[test]
 fn capture_works_with_a_limit_of_no_descriptors() {
     alone!();
@@ -117,12 +117,12 @@ fn capture_works_with_a_limit_of_no_descriptors() {
 
 extern "C" fn nothing(_: c_int) {}
 
-/// Signals interrupt system calls, all the time.
+/// Signals interrupt system calls all the time.
 #[test]
 fn signals_that_interrupt_a_capture_do_not_end_it() {
     alone!();
     watchdog!();
-    // SAFETY: the handler does nothing; the structs outlive the calls. Without SA_RESTART.
+    // SAFETY: the handler does nothing; the structs outlive the calls. SA_RESTART is not set.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = nothing as extern "C" fn(c_int) as libc::sighandler_t;
@@ -146,13 +146,13 @@ fn signals_that_interrupt_a_capture_do_not_end_it() {
 }
 
 fn is_blocking(fd: BorrowedFd<'_>) -> bool {
-    // SAFETY: a question about an open descriptor.
+    // SAFETY: reads the flags of an open descriptor.
     let flags = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) };
     assert!(flags >= 0);
     flags & libc::O_NONBLOCK == 0
 }
 
-/// A pipe that somebody else has, be it the whole or a copy, works as before.
+/// A pipe that another process shares, as a whole or as a copy, keeps its mode.
 #[test]
 fn mode_of_a_pipe_stays_as_it_was() {
     watchdog!();
@@ -173,7 +173,7 @@ fn mode_of_a_pipe_stays_as_it_was() {
     });
 }
 
-/// A program may have SIGPIPE at its default, as those do that are used in pipelines.
+/// A program may have SIGPIPE at its default, as programs in pipelines do.
 #[test]
 fn sigpipe_does_not_kill_this_process() {
     alone!();
@@ -197,7 +197,7 @@ fn sigpipe_does_not_kill_this_process() {
     };
     write();
     assert!(!sigpipe_is_pending());
-    // One that is pending is somebody else's, and stays.
+    // A pending SIGPIPE has another cause, and stays pending.
     // SAFETY: the set outlives the calls.
     unsafe {
         let mut set = std::mem::zeroed();
@@ -211,8 +211,8 @@ fn sigpipe_does_not_kill_this_process() {
     assert!(sigpipe_is_pending());
 }
 
-/// Calls that signal fail with this on the thread that captures (0: they do nothing, successfully). A thread that
-/// is not affected kills the child afterwards.
+/// Calls that signal fail with this errno on the capturing thread (0: they succeed and do nothing). An unaffected
+/// thread kills the child afterwards.
 #[cfg(target_os = "linux")]
 fn where_nobody_can_be_killed(errno: c_int) {
     for backend in Backend::ALL {
@@ -264,7 +264,7 @@ fn capture_of_a_child_that_does_not_die_ends_in_time() {
     where_nobody_can_be_killed(0);
 }
 
-/// What it wrote is kept also if nobody knows how it ended.
+/// The output is kept even if the status is lost.
 #[test]
 fn capture_of_a_child_reaped_elsewhere_returns_its_output() {
     alone!();
@@ -294,7 +294,7 @@ fn child_that_terminates_within_the_grace_is_not_killed() {
     });
 }
 
-/// It is read in the grace as well: who has to say something before the end is not blocked.
+/// Output is read during the grace too: a child that must write before it ends does not block.
 #[test]
 fn output_within_the_grace_is_captured() {
     watchdog!();
@@ -305,14 +305,14 @@ fn output_within_the_grace_is_captured() {
         capture.limit(1 << 20).stop_at_limit(true).grace(4 * SHORT);
         let began = Instant::now();
         let captured = child.capture(&mut capture).unwrap();
-        // It has heard, and gone on.
+        // The child has received the request, and kept running.
         assert_eq!(captured.status.unwrap().signal(), Some(libc::SIGKILL));
         assert!(began.elapsed() >= 4 * SHORT);
         assert!(captured.stdout.omitted > 1 << 20, "{captured:?}");
     });
 }
 
-/// Its input is not closed before it is dead: it would take that for all there is.
+/// The input is closed only after the child's death: the child would take the end for the end of all input.
 #[test]
 fn input_that_fails_within_the_grace_is_reported() {
     watchdog!();
@@ -329,7 +329,7 @@ fn input_that_fails_within_the_grace_is_reported() {
     });
 }
 
-/// Who is left behind by a child that has ended by itself lives on, unless said otherwise.
+/// The descendants of a child that has ended by itself live on, unless the options kill them.
 #[test]
 fn descendant_lives_on_without_kill_on_drop() {
     watchdog!();
@@ -349,9 +349,9 @@ fn descendant_lives_on_without_kill_on_drop() {
             if kill {
                 until("it is dead", || cast.alive().is_empty());
             } else {
-                // One that was killed does not stop any more.
+                // A killed process would not stop any more.
                 let id = cast.0[0];
-                // SAFETY: plain integers. It was one of ours a moment ago.
+                // SAFETY: plain integers. The process was a child of ours a moment ago.
                 assert_eq!(unsafe { libc::kill(unix::pid_t(id), libc::SIGSTOP) }, 0);
                 until("it has stopped", || unix::is_stopped(id));
             }
@@ -359,7 +359,7 @@ fn descendant_lives_on_without_kill_on_drop() {
     });
 }
 
-/// A tree has the grace as a whole: also who has a pipe and is not the child, or has none.
+/// The grace applies to the whole tree, including members with a pipe and members without one.
 #[test]
 fn stopped_tree_has_its_grace() {
     watchdog!();
@@ -383,7 +383,7 @@ fn stopped_tree_has_its_grace() {
             });
             let captured = child.capture(&mut capture).unwrap();
             assert_eq!(captured.stopped_by, Some(StoppedBy::Callback));
-            // The child has obeyed; the other was given its time, and killed.
+            // The child has terminated on request; the other member had its grace, and was killed.
             assert_eq!(captured.status.unwrap().signal(), Some(libc::SIGTERM));
             assert!(captured.elapsed >= 4 * SHORT);
             assert!(child.tree().unwrap().is_empty().unwrap());
@@ -392,7 +392,7 @@ fn stopped_tree_has_its_grace() {
     });
 }
 
-/// Who holds a pipe and is not to be found does not use up the grace.
+/// A process that holds a pipe but cannot be found does not use up the grace.
 #[test]
 fn pipe_held_outside_the_tree_does_not_delay_a_stop() {
     watchdog!();
@@ -403,7 +403,7 @@ fn pipe_held_outside_the_tree_does_not_delay_a_stop() {
         let line: Vec<&str> = line.iter().map(String::as_str).collect();
         let child = piped(backend, &options, &line);
         let stdin = child.take_stdin();
-        // It is away, and whoever has started it is gone.
+        // The process has left the tree, and its parent has exited.
         let mut count = 0;
         let mut capture = CaptureOptions::new();
         capture.grace(2 * LONG).on_line(|_, line| {
@@ -418,12 +418,12 @@ fn pipe_held_outside_the_tree_does_not_delay_a_stop() {
     });
 }
 
-/// Nothing spins while there is nothing to do.
+/// No thread spins while there is nothing to do.
 #[test]
 fn waiting_uses_no_processor_time() {
     alone!();
     watchdog!();
-    // Who spins uses all of it. An emulated machine uses a fifth of a second for what there is to do.
+    // A spinning thread uses all of it. An emulated machine uses a fifth of a second for the work itself.
     const WHILE: Duration = Duration::from_secs(1);
     let mut options = SpawnOptions::new();
     options.tree(true);
@@ -434,7 +434,7 @@ fn waiting_uses_no_processor_time() {
             &["close-stdout", "close-stderr", "sleep"],
             &["spawn", "1", "sleep"],
         ] {
-            // Who sleeps goes a second after its parent, which may come a moment before the timeout.
+            // A sleeping process ends a second after its parent, possibly just before the timeout.
             let start = Instant::now();
             let child = piped(backend, &options, line);
             let before = cpu_time();
@@ -449,7 +449,7 @@ fn waiting_uses_no_processor_time() {
     });
 }
 
-/// A file is as good as a pipe, where somebody has put one.
+/// A file may stand in for a pipe.
 #[test]
 fn stream_that_is_no_pipe_is_captured() {
     watchdog!();
@@ -461,7 +461,7 @@ fn stream_that_is_no_pipe_is_captured() {
         let captured = backend.share(child).unwrap().capture(&mut bounded()).unwrap();
         assert_eq!(captured.stdout.end, StreamEnd::Closed);
         assert_eq!(captured.stdout.total, length);
-        // Nor is a directory, which cannot be read.
+        // A directory, which cannot be read, is no pipe either.
         let mut child = helper(&["exit", "0"]).spawn().unwrap();
         let directory = std::fs::File::open("/").unwrap();
         child.stdout = Some(std::os::fd::OwnedFd::from(directory).into());

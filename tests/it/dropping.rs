@@ -1,12 +1,11 @@
-//! Promise: dropping a handle never blocks and never kills, and leaves no zombie, no descriptor and no
-//! thread behind.
+//! Promise: dropping a handle never blocks and never kills, and leaves no zombie, descriptor or thread behind.
 
 use crate::common::*;
 use std::io::Read;
 use std::process::Stdio;
 
-/// std's `Child` closes its pipes when it is dropped. So must a handle, although the child is still to
-/// be reaped: a child that reads its input to the end would never exit.
+/// A drop closes the child's pipes, like the drop of std's `Child`, even before the child is reaped: a child that
+/// reads its input to the end would never exit otherwise.
 #[test]
 fn pipes_are_closed() {
     watchdog!();
@@ -57,7 +56,7 @@ mod unix_only {
             for round in 0..rounds(50) {
                 let (child, stdin) = stoppable(backend, 0);
                 if round % 2 == 0 {
-                    // With a helper thread that is already there, on that backend.
+                    // On the helper-thread backend the helper thread exists already.
                     let timeout = std::time::Duration::from_millis(1);
                     assert_eq!(child.wait_timeout(timeout).unwrap(), None);
                 }
@@ -81,9 +80,9 @@ mod unix_only {
             let (children, pipes): (Vec<_>, Vec<_>) =
                 (0..rounds(300)).map(|_| stoppable(backend, 0)).unzip();
             drop(children);
-            // It names itself, in a moment.
+            // The thread sets its name in a moment.
             until("one watcher", || unix::helper_threads() == ["child-watcher"]);
-            // It costs nothing while nothing happens.
+            // The watcher uses no CPU time while nothing happens.
             until("it sleeps", linux::helper_threads_rest);
             drop(pipes);
             until("nothing is left", nothing_left);
@@ -91,7 +90,7 @@ mod unix_only {
         }
     }
 
-    /// The reaper comes and goes; each child must find it, or start it.
+    /// The reaper's thread starts and ends; each drop must reach a running one, or start one.
     #[test]
     fn drops_race_the_end_of_the_reaper() {
         alone!();
@@ -123,7 +122,7 @@ mod unix_only {
             let mut inner = child.into_inner();
             drop(stdin);
             unix::wait_for_zombie(inner.id());
-            // Others that are dropped now make the reaper look at what it has.
+            // Other drops make the reaper poll its children.
             drop(stoppable(backend, 0));
             until("the other one is reaped", || unix::children().len() == 1);
             assert!(unix::is_zombie(inner.id()), "it was reaped behind the caller's back");
@@ -141,7 +140,7 @@ mod unix_only {
         });
     }
 
-    /// A traced zombie is noticed by the reaper, and cannot be reaped until the tracer lets go.
+    /// The reaper notices a traced zombie, and cannot reap it until the tracer detaches.
     #[cfg(target_os = "linux")]
     #[test]
     fn an_orphan_that_its_tracer_holds() {
@@ -160,8 +159,8 @@ mod unix_only {
         });
     }
 
-    /// A fork copies what the reaper knows, but not its thread. The copy starts afresh, and leaves
-    /// what is the parent's alone.
+    /// A fork copies the reaper's state, but not its thread. The copy starts with a new reaper, and leaves the
+    /// parent's children alone.
     #[test]
     fn after_a_fork() {
         alone!();
@@ -183,7 +182,7 @@ mod unix_only {
         });
     }
 
-    /// A lock that a thread of the parent held at the fork is held in the copy for ever.
+    /// A lock that a thread of the parent held during the fork stays locked in the copy for ever.
     #[test]
     fn after_a_fork_while_the_reaper_is_at_work() {
         alone!();
@@ -207,7 +206,7 @@ mod unix_only {
         });
     }
 
-    /// As a daemon does. The numbers of the parent's descriptors then mean something else.
+    /// A daemon closes all descriptors. The parent's descriptor numbers then mean something else.
     #[test]
     fn after_a_fork_that_has_closed_all_descriptors() {
         alone!();
@@ -216,8 +215,8 @@ mod unix_only {
             let (child, stdin) = stoppable(backend, 0);
             drop(child);
             let open = unix::in_a_fork(|| {
-                // SAFETY: plain integers. What is closed here is used no more in the fork, which ends by
-                // `_exit`; `stdin` is the parent's to close.
+                // SAFETY: plain integers. The fork, which ends by `_exit`, uses none of these descriptors again; the
+                // parent closes `stdin`.
                 unsafe {
                     (3..65_536).for_each(|fd| _ = libc::close(fd));
                     assert!((3..100).all(|fd| libc::dup(0) == fd));
@@ -278,14 +277,14 @@ mod unix_only {
             let before = unix::descriptors();
             let kept: Vec<_> = (0..50).map(|_| quick(backend, 0)).collect();
             assert!(kept.iter().all(|child| wait(child).success()));
-            // A helper thread may be on its way out.
+            // A helper thread may be about to end.
             until("no threads", || unix::helper_threads().is_empty());
             until("no descriptors", || unix::descriptors() == before);
             assert!(kept.iter().all(|child| child.wait().is_ok()));
         });
     }
 
-    /// A child gets nothing from us that it would not get from std: no descriptor, no signal that is
+    /// A child inherits from the library exactly what it would inherit from std: no extra descriptor, and no signal
     /// blocked or ignored.
     #[test]
     fn children_inherit_nothing() {

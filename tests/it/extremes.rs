@@ -1,5 +1,5 @@
-//! Promise: a deadline is kept, however large or small, and nothing odd that happens to a child or to
-//! a waiter makes a wait hang, end early or answer wrongly.
+//! Promise: a deadline is kept, however large or small, and no unusual event in a child or a waiter makes a wait
+//! hang, end early or return a wrong result.
 
 use crate::common::*;
 use std::time::{Duration, Instant};
@@ -34,7 +34,7 @@ fn a_deadline_is_kept() {
             assert!(start.elapsed() < LONG);
             assert_eq!(child.wait_deadline(start + timeout).unwrap(), None);
         }
-        // So short that no clock shows it.
+        // Shorter than the clock's resolution.
         assert_eq!(child.wait_timeout(Duration::from_nanos(1)).unwrap(), None);
         kill_and_wait(&child);
     });
@@ -50,12 +50,12 @@ mod unix_only {
 
     extern "C" fn do_nothing(_: libc::c_int) {}
 
-    /// Waiters that are interrupted by signals all the time neither fail nor come back early.
+    /// Waiters that signals interrupt all the time neither fail nor return early.
     #[test]
     fn interrupted_waiters() {
         alone!();
         watchdog!();
-        // Without SA_RESTART, so that system calls do answer EINTR.
+        // SA_RESTART is not set, so system calls fail with EINTR.
         // SAFETY: the action is initialised, and its handler does nothing.
         unsafe {
             let mut action = std::mem::zeroed::<libc::sigaction>();
@@ -88,11 +88,11 @@ mod unix_only {
                 let threads: Vec<_> = waiters.iter().map(|_| receive.recv().unwrap()).collect();
                 let interrupt = || {
                     for thread in &threads {
-                        // SAFETY: the thread is not joined, and so there is such a thread, even if it has ended.
+                        // SAFETY: the thread is not joined, so its ID is valid, even if it has ended.
                         unsafe { libc::pthread_kill(*thread as libc::pthread_t, libc::SIGUSR1) };
                     }
                 };
-                // Until the one with the short timeout is through, and for a while at least.
+                // Interrupts until the wait with the short timeout has returned, and for a while at least.
                 for _ in 0..100 {
                     interrupt();
                 }
@@ -128,15 +128,15 @@ mod unix_only {
             assert_eq!(child.wait_timeout(Duration::from_millis(1)).unwrap(), None);
             child.send_signal(libc::SIGCONT).unwrap();
             assert_eq!(wait(&child).code(), Some(7));
-            // A kill needs no SIGCONT.
+            // A kill requires no SIGCONT.
             let child = sleeper(backend);
             child.send_signal(libc::SIGSTOP).unwrap();
             kill_and_wait(&child);
         });
     }
 
-    /// The zombie of a traced process belongs to its tracer first: it is noticed, and yet there is
-    /// nothing to reap. Waits must keep their deadlines, must not spin, and get it in the end.
+    /// The zombie of a traced process belongs to its tracer first: the exit is noticed, but there is nothing to reap
+    /// yet. Waits keep their deadlines, do not spin, and return the status in the end.
     #[cfg(target_os = "linux")]
     #[test]
     fn a_zombie_that_its_tracer_holds() {
@@ -148,7 +148,7 @@ mod unix_only {
             let (to_tracer, orders) = mpsc::channel();
             let (tracer_says, heard) = mpsc::channel();
             std::thread::scope(|scope| {
-                // The tracer is another process, so that its wait is not ours.
+                // The tracer is another process, so its wait is not ours.
                 scope.spawn(move || {
                     let release = linux::trace_from_a_fork(pid);
                     tracer_says.send(()).unwrap();

@@ -1,4 +1,4 @@
-//! Promise: what is to go with its handle does, and the drop does not block; what is let go lives on.
+//! Promise: `kill_on_drop` kills the processes of a dropped handle without blocking; released processes live on.
 
 #![cfg(unix)]
 
@@ -12,7 +12,7 @@ fn options() -> SpawnOptions {
     SpawnOptions::new().kill_on_drop(true).clone()
 }
 
-/// A single child, and one that it has started.
+/// A single child and its descendant.
 fn alone(backend: Backend) -> (shared_child::SharedChild, Rest) {
     let line = [start("pid read"), parts("pid read")].concat();
     let line: Vec<&str> = line.iter().map(String::as_str).collect();
@@ -56,7 +56,7 @@ fn a_tree() {
 fn a_tree_whose_leader_is_gone() {
     watchdog!();
     for kind in Kind::all(function_name!()) {
-        // Without its parent a member outside the group is found as a daemon is.
+        // Once its parent has exited, a member outside the group is found as a daemon is.
         let another = if FINDS_DAEMONS { "setsid ignore TERM pid read" } else { "pid read" };
         let (child, rest) = tree_with(kind, another);
         child.kill().unwrap();
@@ -106,7 +106,7 @@ fn what_is_given_up_lives_on() {
     }
 }
 
-/// Of a tree too: the zombie is kept for the tree's sake, and yet the status is known.
+/// This also holds for a tree, whose zombie is kept: the status is known.
 #[test]
 fn what_is_given_up_knows_its_status() {
     watchdog!();
@@ -136,7 +136,7 @@ fn in_a_panic() {
     }
 }
 
-/// What a fork has copied is not its own to kill.
+/// A copy made by a fork does not kill.
 #[test]
 fn in_a_fork() {
     alone!();
@@ -162,21 +162,21 @@ fn in_a_fork() {
     }
 }
 
-/// Of neither is anything left: zombies, descriptors, threads. Only Linux shows the threads.
+/// Neither kind leaves zombies, descriptors or threads. Only Linux shows the threads.
 #[cfg(target_os = "linux")]
 #[test]
 fn nothing_is_left() {
     alone!();
     watchdog!();
     let kinds = Kind::all(function_name!());
-    // By number: a thread that has just begun has no name yet.
-    // The guardian and its thread stay for a few seconds after the last child that dies with this process.
+    // The threads are counted: a thread that has just begun has no name yet. The guardian and its thread stay for a
+    // few seconds after the last tied child has ended.
     let threads = || {
         let all = std::fs::read_dir("/proc/self/task").unwrap().flatten();
         let names = all.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
         names.filter(|name| name.trim_end() != "guardian-watch").count()
     };
-    // The thread that spawns children which die with this process stays.
+    // The thread that spawns tied children stays.
     let at_rest = threads() + 1;
     let parent = |tree| {
         let mut options = options();

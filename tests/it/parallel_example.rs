@@ -55,7 +55,7 @@ fn code(captured: &Captured) -> Option<i32> {
     captured.status.expect("a status").code()
 }
 
-/// Checks that standard error ends with this.
+/// Checks that standard error contains this.
 #[track_caller]
 fn says(captured: &Captured, what: &str) {
     let said = captured.stderr.text();

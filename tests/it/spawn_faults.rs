@@ -1,5 +1,5 @@
-//! Promise: a spawn that fails, or that another part of the program disturbs, leaves nothing behind, harms no
-//! other child, and loses no status that the kernel keeps.
+//! Promise: a spawn that fails, or that another part of the program disturbs, leaves nothing behind, harms no other
+//! child, and loses no status that the kernel keeps.
 
 #![cfg(target_os = "linux")]
 
@@ -20,7 +20,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
-/// The options whose children are spawned with a hook of the library, by name. Cgroups where they can be had.
+/// The options whose children are spawned with a hook of the library, by name. Cgroups are included where available.
 fn with_a_hook(test: &str) -> Vec<(&'static str, SpawnOptions)> {
     let mut all = vec![
         ("tied", SpawnOptions::new().kill_with_parent(true).clone()),
@@ -39,7 +39,7 @@ fn missing_program() -> Command {
     command
 }
 
-/// A command that std forks for, like one with a user or a group.
+/// A command that makes std fork, as a user or a group does.
 fn hook_that_does_nothing(command: &mut Command) -> &mut Command {
     // SAFETY: the hook does nothing.
     unsafe { command.pre_exec(|| Ok(())) }
@@ -67,13 +67,13 @@ fn beside_a_reaper<T>(run: impl FnOnce() -> T) -> T {
         });
         let result = catch_unwind(AssertUnwindSafe(run));
         stop.store(true, Ordering::Relaxed);
-        // It may be blocked, since other children live. It reaps this one.
+        // The reaper may be blocked while other children live. The exit of this child wakes it.
         drop(helper(&["exit", "0"]).spawn());
         result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
-// A failed exec, and the process of the child reaped by another part of the program: std panics.
+// The exec fails, and another part of the program reaps the child: std panics.
 
 #[test]
 fn failed_spawn_of_a_tied_child_spares_the_others_and_returns_the_command() {
@@ -91,7 +91,7 @@ fn failed_spawn_of_a_tied_child_spares_the_others_and_returns_the_command() {
     assert_reason_was_lost(&error);
     assert_eq!(command.get_program(), "/no/such/program");
     assert_eq!(command.get_args().collect::<Vec<_>>(), ["argument"]);
-    // The thread serves on.
+    // The spawn thread still serves.
     assert_eq!(wait(&tied.spawn(&mut helper(&["exit", "3"])).unwrap()).code(), Some(3));
     beside_a_reaper(|| {
         for _ in 0..rounds(50) {
@@ -111,9 +111,9 @@ fn failed_spawn_of_a_tied_child_spares_the_others_and_returns_the_command() {
 fn failed_spawn_leaves_nothing_and_restores_the_command() {
     alone!();
     watchdog!();
-    // By number: a thread that has just begun has no name yet.
+    // The threads are counted: a thread that has just begun has no name yet.
     let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
-    // The thread that spawns tied children, and that of the guardian.
+    // The thread that spawns tied children, and the guardian's thread.
     let at_rest = threads() + 2;
     let mut all = with_a_hook(function_name!());
     all.push(("no options", SpawnOptions::new()));
@@ -158,7 +158,7 @@ fn failed_spawn_without_options_is_an_error_too() {
     assert_reason_was_lost(&spawned.expect("an error, not a panic").map(drop).unwrap_err());
 }
 
-/// The cgroups of trees of this process, wherever they are.
+/// The cgroups of this process's trees, wherever they are.
 fn tree_cgroups() -> Vec<PathBuf> {
     fn collect(directory: &Path, mine: &str, found: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
@@ -177,7 +177,7 @@ fn tree_cgroups() -> Vec<PathBuf> {
     found
 }
 
-// A hook stays on the command. It does nothing but for the spawn that it was made for.
+// A hook stays on the command. It acts only in the spawn that it was made for.
 
 fn files(count: usize) -> Vec<std::fs::File> {
     let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
@@ -204,7 +204,7 @@ fn plain_spawn_after_a_failed_cgroup_spawn_writes_to_no_file() {
         let _ = catch_unwind(AssertUnwindSafe(|| options.spawn(command).map(drop).unwrap_err()));
     };
     spawn(SpawnOptions::new().cgroup(true), &mut command);
-    // They have the numbers that are free now.
+    // These files take the descriptors that are free now.
     let files = files(20);
     spawn(&SpawnOptions::new(), &mut command);
     for file in &files {
@@ -212,7 +212,7 @@ fn plain_spawn_after_a_failed_cgroup_spawn_writes_to_no_file() {
     }
 }
 
-/// A hook of the caller's runs before, and puts other files in the place of ours.
+/// The caller's hook runs first, and replaces our descriptors with other files.
 #[test]
 fn replaced_descriptor_is_not_written_to() {
     const CGROUP2: u64 = 0x6367_7270;
@@ -243,8 +243,8 @@ fn replaced_descriptor_is_not_written_to() {
     assert!(error.contains("cannot enter its cgroup"), "{error}");
 }
 
-/// As a change of the user ID would (credentials(7)), a hook of the caller's clears the signal, which is set after it:
-/// at every spawn of the command.
+/// The caller's hook clears the signal, as a change of the user ID would (credentials(7)). The library sets it after
+/// that hook, at every spawn of the command.
 #[test]
 fn death_signal_is_set_after_the_hooks_of_the_caller() {
     watchdog!();
@@ -265,7 +265,7 @@ fn death_signal_is_set_after_the_hooks_of_the_caller() {
         assert_eq!(said, format!("death signal {}\n", libc::SIGKILL));
         assert!(wait(&child).success());
     }
-    // And it is set for such children alone.
+    // The signal is set for tied children alone.
     let child = SpawnOptions::new().spawn(&mut command).unwrap();
     assert_eq!(io::read_to_string(child.take_stdout().unwrap()).unwrap(), "death signal 0\n");
     wait(&child);
@@ -299,7 +299,7 @@ fn slow_hook_of_a_tied_child_holds_up_no_other_spawn() {
         let options = &options;
         scope.spawn(move || spawned.send(options.spawn(&mut helper(&["exit", "9"]))).unwrap());
         let other = others.recv_timeout(LONG);
-        // Before anything can fail: those in their hooks would hang for ever.
+        // This comes before anything that can fail: the children in their hooks would hang for ever.
         release.write_all(b"go!").unwrap();
         let other = other.expect("it was held up").unwrap();
         for (n, held_up) in (1..).zip(held_up) {
@@ -309,7 +309,7 @@ fn slow_hook_of_a_tied_child_holds_up_no_other_spawn() {
     });
 }
 
-/// The number of threads does not follow the number of callers.
+/// The number of threads does not grow with the number of callers.
 #[test]
 fn tied_spawns_one_after_the_other_share_a_thread() {
     alone!();
@@ -327,7 +327,7 @@ fn tied_spawns_one_after_the_other_share_a_thread() {
 
 // The window between the spawn and the opening of the pidfd.
 
-/// What a wait must answer, if the kernel keeps the status of a process that was reaped.
+/// Checks the result of a wait: the status, if the kernel keeps the status of a reaped process.
 #[track_caller]
 fn assert_status(child: &SharedChild, code: i32) {
     match child.wait() {
@@ -358,14 +358,14 @@ fn no_status_is_lost_beside_a_thread_in_waitpid() {
                 assert_status(&options.spawn(&mut exit()).unwrap(), 42);
             }
         }
-        // For comparison, by the ID.
+        // For comparison, a spawn that opens the pidfd by the ID.
         let lost = (0..count).filter(|_| SharedChild::spawn(&mut exit()).unwrap().wait().is_err());
         eprintln!("without a pidfd from the child, {} of {count} statuses were lost", lost.count());
     });
 }
 
 /// A command whose child has exited and was reaped before the spawn returns: a process that the caller's hook forks
-/// holds the spawn until then.
+/// delays the spawn until then.
 fn gone_before_the_spawn_returns(command: &mut Command) -> &mut Command {
     // SAFETY: these are system calls that take integers. A fork's child may make them.
     unsafe {
@@ -407,7 +407,7 @@ fn child_that_is_reaped_before_the_spawn_returns_keeps_its_status() {
     }
 }
 
-/// Numbers 0, 1 and 2 are free for our descriptors, and std puts the child's streams there.
+/// Descriptors 0, 1 and 2 are free for the library, and std puts the child's streams there.
 #[test]
 fn closed_standard_streams_do_not_matter() {
     alone!();
@@ -438,14 +438,14 @@ fn closed_standard_streams_do_not_matter() {
     }
 }
 
-/// A hook of the caller's forks, and the program runs in the fork. The child is the process that std knows.
+/// The caller's hook forks, and the program runs in the fork. The child is the process that std knows.
 #[test]
 fn pidfd_of_another_process_is_not_taken_for_the_childs() {
     alone!();
     watchdog!();
     for (name, options) in with_a_hook(function_name!()) {
         if name == "tied" {
-            // It could not be tied, since its parent is not this process.
+            // A tied child must have this process as its parent.
             continue;
         }
         eprintln!("{name}");
@@ -470,7 +470,7 @@ fn pidfd_of_another_process_is_not_taken_for_the_childs() {
     }
 }
 
-// The child's pidfd is an extra: without it the spawn goes on.
+// The child's pidfd is optional: without it the spawn continues.
 
 macro_rules! spawns_without {
     ($($name:ident: $($call:ident)*;)*) => {$(
@@ -479,7 +479,7 @@ macro_rules! spawns_without {
             alone!();
             watchdog!();
             let all = with_a_hook(function_name!());
-            // Threads that were there are not under the filter.
+            // Existing threads are not under the filter.
             let all = all.iter().filter(|(name, _)| *name != "tied");
             deny(&[$(Deny::always(libc::$call, libc::EPERM)),*]);
             for (name, options) in all {
@@ -499,7 +499,7 @@ spawns_without! {
     spawn_without_recvmsg_succeeds: SYS_recvmsg;
 }
 
-/// However few descriptors are left, what std can spawn with a hook of its own can be spawned.
+/// However few descriptors are left, the library can spawn wherever std can spawn with a hook.
 #[test]
 fn spawn_with_few_descriptors_succeeds_where_std_does() {
     alone!();

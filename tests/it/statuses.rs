@@ -1,5 +1,5 @@
-//! Promise: a status is what the kernel said, on every Unix system: each of these tests runs on all of them, and reads
-//! what their kernels lay out in their own ways.
+//! Promise: a status is the kernel's, on every Unix system: each of these tests runs on all of them, and reads
+//! structs that each kernel lays out differently.
 
 #![cfg(unix)]
 
@@ -12,7 +12,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 const CODES: [i32; 5] = [0, 1, 2, 127, 255];
-/// None of them dumps core.
+/// None of these dumps core.
 const SIGNALS: [c_int; 4] = [libc::SIGHUP, libc::SIGKILL, libc::SIGTERM, libc::SIGUSR1];
 
 fn part(name: &str, number: i32) -> [String; 2] {
@@ -47,7 +47,7 @@ fn every_code_and_signal_is_reported_by_a_wait_and_by_a_poll() {
     });
 }
 
-/// The leader of a tree is not reaped while the tree is there, so its status is read from the zombie alone.
+/// The leader of a tree is not reaped while the tree has members, so its status is read from the zombie alone.
 #[test]
 fn every_code_and_signal_of_a_pinned_leader_is_reported_before_the_reap() {
     watchdog!();
@@ -68,7 +68,7 @@ fn every_code_and_signal_of_a_pinned_leader_is_reported_before_the_reap() {
 
 /// Whether the child can still be waited for.
 fn is_zombie(child: &SharedChild) -> bool {
-    let mut info = [0_u64; 32]; // more than any system writes
+    let mut info = [0_u64; 32]; // larger than any system's siginfo_t
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
     // SAFETY: the array is writable, aligned, and larger than a siginfo_t; it is not read.
     let result = unsafe {
@@ -77,7 +77,7 @@ fn is_zombie(child: &SharedChild) -> bool {
     result == 0
 }
 
-/// With SIGCHLD ignored the kernel reaps, or gives the zombie to another parent. A wait ends all the same.
+/// With SIGCHLD ignored the kernel reaps, or reparents the zombie. The wait still returns.
 #[test]
 fn a_wait_ends_although_sigchld_is_ignored() {
     alone!();
@@ -100,7 +100,8 @@ fn a_wait_ends_although_sigchld_is_ignored() {
     });
 }
 
-/// What the child and its descendants have used is, after the reap, what the children of this process have used more.
+/// After the reap, the usage of the child and its descendants equals the increase in the usage of this process's
+/// children.
 #[test]
 fn usage_counts_a_grandchild_once() {
     alone!();
@@ -114,7 +115,7 @@ fn usage_counts_a_grandchild_once() {
         let Some(usage) = child.usage().expect("an answer") else { return };
         let reaped = after - before;
         assert!(reaped >= BURNT, "{reaped:?}");
-        // Kernels round, and one that counts the grandchild twice is wrong by all that it has burnt.
+        // Kernels round; counting the grandchild twice would add all that it has burnt.
         assert!(usage.cpu() < reaped + BURNT / 2, "{usage:?}, reaped {reaped:?}");
     });
 }

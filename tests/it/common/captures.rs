@@ -28,7 +28,7 @@ pub(crate) fn piped_with(backend: Backend, options: &SpawnOptions, parts: &[&str
     backend.spawn_with(options, &mut command).expect("to spawn")
 }
 
-/// Input that cannot be read.
+/// Input whose reads fail.
 pub(crate) struct Failing;
 
 impl Read for Failing {

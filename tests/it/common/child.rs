@@ -1,7 +1,7 @@
 //! The helper program: it plays every child of the tests, on every platform.
 //!
-//! `shared_child_test_child [PART [ARGUMENT]]…` plays the parts one after the other, and exits with 0
-//! unless a part says otherwise. Nothing it does outlives ten minutes.
+//! `shared_child_test_child [PART [ARGUMENT]]…` plays the parts one after the other, and exits with 0 unless a part
+//! ends it. It runs for ten minutes at most.
 
 use shared_child::seam::Backend;
 use shared_child::{SharedChild, SpawnOptions};
@@ -13,26 +13,26 @@ fn main() {
     play(std::env::args().skip(1));
 }
 
-/// LeakSanitizer (`ci/asan`) is to leave this program alone. It stops a program to look at it, for ever if somebody
-/// sends SIGCONT just then, as the tests do; and what is left here at the end is on purpose.
+/// Turns LeakSanitizer (`ci/asan`) off. It stops the program to inspect it, and hangs if a SIGCONT arrives then, as
+/// in some tests; and this program leaks on purpose.
 #[unsafe(no_mangle)]
 extern "C" fn __lsan_is_turned_off() -> std::ffi::c_int {
     1
 }
 
 fn play(mut arguments: impl Iterator<Item = String>) {
-    // What is owned is let go of with this process, not by a drop.
+    // The process exits without dropping the handles that it owns.
     let mut owned = std::mem::ManuallyDrop::new(Vec::<SharedChild>::new());
     while let Some(part) = arguments.next() {
         let mut argument = || arguments.next().expect("the part wants an argument");
         match part.as_str() {
-            // Says that it got this far.
+            // Prints its argument.
             "say" => say(&argument()),
             // Runs until its standard input is closed.
             "read" => {
                 let _ = std::io::stdin().read_to_end(&mut Vec::new());
             }
-            // Until a line of it, that is.
+            // Runs until it has read a line.
             "hear" => {
                 let _ = std::io::stdin().read_line(&mut String::new());
             }
@@ -40,7 +40,7 @@ fn play(mut arguments: impl Iterator<Item = String>) {
             "echo" => {
                 std::io::copy(&mut std::io::stdin(), &mut std::io::stdout()).expect("to echo");
             }
-            // Echoes it twice.
+            // Echoes its standard input twice.
             "echo-both" => {
                 let mut buffer = [0; 8192];
                 while let count @ 1.. = std::io::stdin().read(&mut buffer).expect("to read") {
@@ -48,10 +48,10 @@ fn play(mut arguments: impl Iterator<Item = String>) {
                     std::io::stderr().write_all(&buffer[..count]).expect("to write");
                 }
             }
-            // Writes so many bytes.
+            // Writes this many bytes.
             "write" => write(&mut std::io::stdout(), &argument()),
             "write-err" => write(&mut std::io::stderr(), &argument()),
-            // Writes until nobody reads it any more.
+            // Writes until no process has the read end open.
             "flood" => while std::io::stdout().write_all(&[b'x'; 4096]).is_ok() {},
             "close-stdin" => close(0),
             "close-stdout" => close(1),
@@ -60,14 +60,15 @@ fn play(mut arguments: impl Iterator<Item = String>) {
             "sleep" => sleep(),
             "exit" => std::process::exit(argument().parse().expect("an exit code")),
             "complain" => eprintln!("{}", argument()),
-            // Starts another of itself, which plays so many of the next arguments, and goes on without it.
+            // Starts another helper, which plays this many of the next arguments, and continues without it.
             "spawn" => {
                 let count = argument().parse().expect("a number of arguments");
                 let child = another(arguments.by_ref().take(count)).spawn().expect("to spawn");
                 say(&format!("child {}", child.id()));
                 std::mem::forget(child);
             }
-            // The same, by this library: a tree, if the word says so, that is killed with this process.
+            // Does the same with this library: the word chooses a tree, and whether the child is killed with this
+            // process.
             "owner" => {
                 let kind = argument();
                 let count = argument().parse().expect("a number of arguments");
@@ -90,7 +91,7 @@ fn play(mut arguments: impl Iterator<Item = String>) {
                     );
                 }
             }
-            // Reaps them behind the library's back, which then learns of it.
+            // Reaps the children outside the library, which then learns of it.
             #[cfg(unix)]
             "reap-owned" => {
                 for child in owned.iter() {
@@ -98,7 +99,7 @@ fn play(mut arguments: impl Iterator<Item = String>) {
                     let _ = child.wait();
                 }
             }
-            // Until there is such a file.
+            // Waits until this file exists.
             "await" => {
                 let path = argument();
                 let exists = (0..60_000).any(|_| {
@@ -112,24 +113,24 @@ fn play(mut arguments: impl Iterator<Item = String>) {
                     child.tree().expect("a tree").kill().expect("to kill it");
                 }
             }
-            // Starts another of itself in the same way, and waits for its end.
+            // Starts another helper in the same way, and waits for its exit.
             "run" => {
                 let count = argument().parse().expect("a number of arguments");
                 let mut child = another(arguments.by_ref().take(count)).spawn().expect("to spawn");
                 child.wait().expect("to wait");
             }
-            // Uses so many milliseconds of CPU time.
+            // Uses this many milliseconds of CPU time.
             "burn" => {
                 let time = Duration::from_millis(argument().parse().expect("a number"));
                 let start = cpu_time();
                 while cpu_time() < start + time {}
             }
-            // Writes to so many MiB of memory.
+            // Writes to this many MiB of memory.
             "touch" => {
                 let size: usize = argument().parse().expect("a number");
                 std::hint::black_box(vec![1_u8; size << 20]);
             }
-            // Says which process this is.
+            // Prints its process ID.
             "pid" => say(&format!("pid {}", std::process::id())),
             #[cfg(unix)]
             "default" => unix::on_signal(unix::signal(&argument()), libc::SIG_DFL),
@@ -143,18 +144,18 @@ fn play(mut arguments: impl Iterator<Item = String>) {
             // Enters the process group of another process of its session.
             #[cfg(unix)]
             "enter-group" => unix::enter_group(argument().parse().expect("a process group")),
-            // Makes a session of its own when the signal comes, and goes on.
+            // Makes a new session when the signal arrives, and continues.
             #[cfg(unix)]
             "setsid-on" => unix::setsid_on(argument().parse().expect("a signal")),
-            // Goes on with an empty environment.
+            // Continues with an empty environment.
             #[cfg(unix)]
             "bare" => unix::without_environment(arguments.by_ref().collect()),
-            // In a group of its own, and back, until it is killed.
+            // Moves between a group of its own and its old group until it is killed.
             #[cfg(unix)]
             "hop-groups" => unix::hop_groups(),
             #[cfg(unix)]
             "fork-steadily" => unix::fork_steadily(&argument()),
-            // Becomes another of itself, so many times.
+            // Executes another helper in its place, this many times.
             #[cfg(unix)]
             "exec-steadily" => {
                 let times = argument().parse().expect("a number");
@@ -162,7 +163,7 @@ fn play(mut arguments: impl Iterator<Item = String>) {
                 unix::exec_steadily(times, &rest);
                 play(rest.into_iter());
             }
-            // Prints the word "signal" and the argument when the signal comes, and goes on.
+            // Prints the word "signal" and the argument when the signal arrives, and continues.
             #[cfg(unix)]
             "report" => unix::report(&argument()),
             #[cfg(unix)]
@@ -179,22 +180,22 @@ fn play(mut arguments: impl Iterator<Item = String>) {
                 let procs = std::path::Path::new(&argument()).join("cgroup.procs");
                 std::fs::write(procs, "0").expect("to enter the cgroup");
             }
-            // Is no longer dumpable, so that its environment belongs to root.
+            // Clears its dumpable flag, so that its environment belongs to root.
             #[cfg(target_os = "linux")]
             "hide" => linux::hide(),
-            // Unmaps its environment. The argument is to be longer than two pages, and the environment comes after it.
+            // Unmaps its environment. The argument must be longer than two pages; the environment follows it.
             #[cfg(target_os = "linux")]
             "unmap-environment" => {
                 argument();
                 linux::unmap_environment();
             }
-            // Says which signal it gets when its parent dies.
+            // Prints the signal that it receives when its parent dies.
             #[cfg(target_os = "linux")]
             "death-signal" => linux::death_signal(),
-            // Shows an environment of so many MiB, which take no memory.
+            // Shows an environment of this many MiB, which take no memory.
             #[cfg(target_os = "linux")]
             "vast-environment" => linux::show_an_environment(argument().parse().expect("a size")),
-            // Goes on in a second thread, and ends the first.
+            // Continues in a second thread, and ends the first.
             #[cfg(target_os = "linux")]
             "thread" => linux::go_on_in_a_thread(arguments.by_ref().collect()),
             other => panic!("unknown part: {other}"),
@@ -213,7 +214,7 @@ fn own(kind: &str, command: &mut Command) -> SharedChild {
     #[cfg(target_os = "linux")]
     shared_child::linux::SpawnOptionsExt::cgroup(&mut options, kind.contains("cgroup"));
     if kind.contains("thread") {
-        // One that is gone at once.
+        // The spawning thread ends at once.
         return std::thread::scope(|scope| {
             scope.spawn(|| options.spawn(command)).join().expect("no panic").expect("to spawn")
         });
@@ -228,7 +229,7 @@ fn say(line: &str) {
     stdout.flush().expect("to say");
 }
 
-/// Bytes that tell where they belong.
+/// Writes bytes that show their position.
 fn write(to: &mut impl Write, count: &str) {
     let mut left: usize = count.parse().expect("a number");
     let block: Vec<u8> = (0..251).cycle().take(251 * 256).collect();
@@ -243,7 +244,7 @@ fn write(to: &mut impl Write, count: &str) {
 /// Closes a standard stream of this process.
 fn close(stream: u32) {
     #[cfg(unix)]
-    // SAFETY: nothing uses the descriptor but std, which takes a closed one for an empty one.
+    // SAFETY: std alone uses the descriptor, and treats a closed one as an empty one.
     drop(unsafe { <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(stream as i32) });
     #[cfg(windows)]
     {
@@ -258,10 +259,10 @@ fn close(stream: u32) {
     }
 }
 
-/// What this process has used, as its parent is told.
+/// The CPU time of this process, as its parent reads it.
 #[cfg(unix)]
 fn cpu_time() -> Duration {
-    // SAFETY: the struct is one of integers, and outlives the call.
+    // SAFETY: the struct holds integers, and outlives the call.
     let usage = unsafe {
         let mut usage = std::mem::zeroed::<libc::rusage>();
         assert_eq!(libc::getrusage(libc::RUSAGE_SELF, &raw mut usage), 0);
@@ -278,7 +279,7 @@ fn cpu_time() -> Duration {
     use windows_sys::Win32::Foundation::FILETIME;
     use windows_sys::Win32::System::Threading::{GetCurrentProcess, GetProcessTimes};
     let [mut created, mut exited, mut kernel, mut user] = [FILETIME::default(); 4];
-    // SAFETY: they outlive the call, and the handle is always open.
+    // SAFETY: the structs outlive the call, and the handle is always open.
     let told = unsafe {
         GetProcessTimes(
             GetCurrentProcess(),
@@ -300,9 +301,8 @@ fn another(parts: impl Iterator<Item = String>) -> Command {
     command
 }
 
-/// Not beyond the end of its parent: a test that fails leaves nobody behind. (Those who read have a
-/// pipe that then ends.) And without a second thread: the first of several may look like a zombie
-/// while the process has yet to exit.
+/// Ends with its parent at the latest, so that a failed test leaves no process. (The end of its pipe ends a process
+/// that reads.) There is no second thread: a process whose first thread has ended shows as a zombie before it exits.
 fn sleep() {
     #[cfg(unix)]
     let parent = std::os::unix::process::parent_id();
@@ -331,7 +331,7 @@ mod unix {
     }
 
     pub(crate) fn reap(child: u32) {
-        // SAFETY: no status is asked for.
+        // SAFETY: no status is requested.
         let reaped = unsafe { libc::waitpid(child as libc::pid_t, std::ptr::null_mut(), 0) };
         assert_eq!(reaped, child as libc::pid_t, "waitpid: {}", std::io::Error::last_os_error());
     }
@@ -358,7 +358,7 @@ mod unix {
 
     pub(crate) fn setsid_on(signal: c_int) {
         extern "C" fn leave(_: c_int) {
-            // SAFETY: setsid(2) takes nothing, and is async-signal-safe.
+            // SAFETY: setsid(2) takes no arguments, and is async-signal-safe.
             unsafe { libc::setsid() };
         }
         let leave: extern "C" fn(c_int) = leave;
@@ -380,14 +380,13 @@ mod unix {
     pub(crate) fn without_environment(parts: Vec<String>) {
         use std::os::unix::process::CommandExt;
         let mut command = super::another(parts.into_iter());
-        // But for what an emulator needs to run it.
+        // The emulator requires this variable.
         let emulators = std::env::vars_os().filter(|(name, _)| name == "QEMU_LD_PREFIX");
         panic!("exec: {}", command.env_clear().envs(emulators).exec());
     }
 
-    /// Forks all the time, with up to 300 alive at once, each of which ends soon. With "hop" each forks
-    /// one, and ends. With "out" each leaves the session. After 50,000 forks it is over, and
-    /// says so.
+    /// Forks all the time, with up to 300 short-lived children at once. With "hop" each process forks one, and ends.
+    /// With "out" each child leaves the session. After 50,000 forks it prints "over", and ends.
     pub(crate) fn fork_steadily(how: &str) {
         let (hop, out) = (how.contains("hop"), how.contains("out"));
         let mut alive = 0;
@@ -419,7 +418,7 @@ mod unix {
                 }
             }
         }
-        // Nobody has put an end to it.
+        // No signal has ended the process.
         super::say("over");
     }
 
@@ -432,7 +431,7 @@ mod unix {
         }
     }
 
-    /// By its name, since the numbers of most signals differ from system to system. Or by its number.
+    /// Parses a signal's name, since most signals have different numbers on different systems; or its number.
     pub(crate) fn signal(text: &str) -> c_int {
         match text {
             "HUP" => libc::SIGHUP,
@@ -446,7 +445,7 @@ mod unix {
     }
 
     pub(crate) fn report(text: &str) {
-        /// What to print, by the signal's number.
+        /// The text to print, by the signal's number.
         static LINES: [OnceLock<String>; 65] = [const { OnceLock::new() }; 65];
         extern "C" fn say(signal: c_int) {
             if let Some(line) = LINES[signal as usize].get() {
@@ -456,9 +455,9 @@ mod unix {
         }
         let signal = signal(text);
         LINES[signal as usize].set(format!("signal {text}\n")).expect("one report per signal");
-        // Not signal(2), which resets the handler on illumos once it has run.
-        // SAFETY: a struct of zeroes is valid, and outlives the call. The handler reads a value that does not change any
-        // more, and makes one system call.
+        // signal(2) would reset the handler on illumos once it has run.
+        // SAFETY: a zeroed struct is valid, and outlives the call. The handler reads a value that no longer changes,
+        // and makes one system call.
         unsafe {
             let mut action = std::mem::zeroed::<libc::sigaction>();
             action.sa_sigaction = say as extern "C" fn(c_int) as libc::sighandler_t;
@@ -467,7 +466,7 @@ mod unix {
         }
     }
 
-    /// Lists what it has inherited from its parent: descriptors, and signals that are blocked or ignored.
+    /// Prints what it has inherited from its parent: descriptors, and signals that are blocked or ignored.
     #[cfg(not(target_os = "linux"))]
     pub(crate) fn inherited() {
         // SAFETY: integers.
@@ -480,7 +479,7 @@ mod unix {
             libc::sigismember(&raw const set, *signal) == 1
         };
         println!("blocked {:?}", (1..65).filter(is_blocked).collect::<Vec<_>>());
-        // SAFETY: the struct outlives the call, which fails for what is no signal.
+        // SAFETY: the struct outlives the call, which fails for a number that is no signal.
         let is_ignored = |signal: &c_int| unsafe {
             let mut action = std::mem::zeroed::<libc::sigaction>();
             libc::sigaction(*signal, std::ptr::null(), &raw mut action) == 0
@@ -490,7 +489,7 @@ mod unix {
     }
 
     pub(crate) fn on_signal(signal: c_int, action: libc::sighandler_t) {
-        // SAFETY: neither of the two runs any code.
+        // SAFETY: neither action runs any code.
         unsafe { libc::signal(signal, action) };
     }
 }
@@ -502,7 +501,7 @@ mod linux {
             super::play(parts.into_iter());
             std::process::exit(0);
         });
-        // SAFETY: ends this thread only. What is on its stack is never used again.
+        // SAFETY: ends this thread only. Its stack is never used again.
         unsafe { libc::syscall(libc::SYS_exit, 0) };
     }
 
@@ -515,7 +514,7 @@ mod linux {
     pub(crate) fn unmap_environment() {
         let stat = std::fs::read_to_string("/proc/self/stat").expect("/proc");
         let (_, after_name) = stat.rsplit_once(") ").expect("a name");
-        // By their numbers in proc_pid_stat(5), of which the first is 3.
+        // The fields have the numbers of proc_pid_stat(5); the first one here is 3.
         let fields: Vec<&str> = after_name.split_ascii_whitespace().collect();
         let address = |field: usize| fields[field - 3].parse::<usize>().expect("an address");
         let (arguments, start, end) = (address(48), address(50), address(51));
@@ -523,8 +522,8 @@ mod linux {
         let first = start / page * page;
         assert!(first > arguments, "the pages of the environment hold something else");
         let length = end.next_multiple_of(page) - first;
-        // SAFETY: these pages hold the ends of the arguments, which std has copied, and the environment, which is not used
-        // any more.
+        // SAFETY: these pages hold the ends of the arguments, which std has copied, and the environment, which is no
+        // longer used.
         let result = unsafe { libc::munmap(first as *mut _, length) };
         assert_eq!(result, 0, "munmap: {}", std::io::Error::last_os_error());
     }
@@ -537,11 +536,11 @@ mod linux {
         println!("death signal {signal}");
     }
 
-    /// prctl(2), PR_SET_MM_MAP: every user may do this where the kernel has been built for checkpoints.
+    /// Requires a kernel built for checkpoints, but no privilege: prctl(2), PR_SET_MM_MAP.
     pub(crate) fn show_an_environment(mebibytes: usize) {
         let stat = std::fs::read_to_string("/proc/self/stat").expect("/proc");
         let (_, after_name) = stat.rsplit_once(") ").expect("a name");
-        // By their numbers in proc_pid_stat(5), of which the first is 3.
+        // The fields have the numbers of proc_pid_stat(5); the first one here is 3.
         let fields: Vec<&str> = after_name.split_ascii_whitespace().collect();
         let address = |field: usize| fields[field - 3].parse::<u64>().expect("an address");
         let size = mebibytes << 20;
@@ -549,7 +548,7 @@ mod linux {
             libc::PROT_READ | libc::PROT_WRITE,
             libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
         );
-        // SAFETY: a new mapping, wherever there is room.
+        // SAFETY: a new mapping, at an address that the kernel chooses.
         let start = unsafe { libc::mmap(std::ptr::null_mut(), size, access, kind, -1, 0) };
         assert_ne!(start, libc::MAP_FAILED, "mmap: {}", std::io::Error::last_os_error());
         // SAFETY: reads the end of the heap.
@@ -583,13 +582,13 @@ mod linux {
         }
     }
 
-    /// Lists what it has inherited from its parent: descriptors, and signals that are blocked or ignored, those of the C
-    /// library among them.
+    /// Prints what it has inherited from its parent: descriptors, and signals that are blocked or ignored, including
+    /// those of the C library.
     pub(crate) fn inherited() {
         let directory = std::fs::read_dir("/proc/self/fd").expect("/proc");
         let mut descriptors: Vec<u32> = directory
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            // The one that lists them is closed by now.
+            // The descriptor of the listing itself is closed by now.
             .filter(|fd| std::fs::metadata(format!("/proc/self/fd/{fd}")).is_ok())
             .collect();
         descriptors.sort_unstable();

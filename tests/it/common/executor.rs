@@ -1,4 +1,4 @@
-//! Executors and wakers that count, so that a test sees each wake-up.
+//! Executors and wakers that count, so that a test can check each wake-up.
 
 use super::{LONG, stoppable};
 use shared_child::SharedChild;
@@ -72,7 +72,7 @@ pub(crate) fn finish<F: Future + Unpin>(future: &mut F) -> F::Output {
     counted(future).0
 }
 
-/// Also returns the number of polls.
+/// Does the same, and returns the number of polls too.
 #[track_caller]
 pub(crate) fn counted<F: Future + Unpin>(future: &mut F) -> (F::Output, usize) {
     let counter = Arc::new(WakeCounter::default());

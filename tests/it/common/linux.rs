@@ -1,5 +1,5 @@
-//! Linux: threads and cgroups in `/proc`, tracers, and system calls that fail. What every Unix has is in `unix.rs`, and
-//! can be called from here, too.
+//! Linux: threads and cgroups in `/proc`, tracers, and system calls that fail. `unix.rs`, which is re-exported here,
+//! has what every Unix shares.
 
 pub(crate) use super::unix::*;
 
@@ -14,7 +14,7 @@ pub(crate) fn helper_threads_rest() -> bool {
     stats.filter(|stat| stat.contains("(child-")).all(|stat| stat.contains(") S "))
 }
 
-/// How many threads of this process are in a system call that waits for an exit.
+/// The number of threads of this process that are in a system call that waits for an exit.
 pub(crate) fn threads_blocked_for_exits() -> usize {
     let tasks = fs::read_dir("/proc/self/task").expect("/proc").flatten();
     let calls = tasks.filter_map(|task| fs::read_to_string(task.path().join("syscall")).ok());
@@ -22,8 +22,8 @@ pub(crate) fn threads_blocked_for_exits() -> usize {
     numbers.filter(|number| [libc::SYS_waitid, libc::SYS_ppoll].contains(number)).count()
 }
 
-/// Makes the system calls of this thread, and of what it starts, fail: each with the errno that is
-/// named, if the condition on one of its arguments holds.
+/// Makes the system calls of this thread, and of the threads and processes that it starts, fail: each with its errno,
+/// if the condition on one of its arguments holds.
 pub(crate) fn deny(rules: &[Deny]) {
     // seccomp(2): on x86-64, 64-bit ARM and RISC-V the arguments lie at 16 + 8 n, low half first.
     let statement = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
@@ -87,18 +87,18 @@ impl Deny {
         Self { call, when: When::Always, errno }
     }
 
-    /// No thread can be started; processes can.
+    /// Threads cannot be started; processes can.
     pub(crate) fn threads() -> Vec<Self> {
         let thread = When::Has(0, libc::CLONE_THREAD as u32);
         vec![
-            // glibc falls back to `clone`, whose flags a filter can see.
+            // glibc falls back to `clone`, whose flags a filter can read.
             Self::always(libc::SYS_clone3, libc::ENOSYS),
             Self { call: libc::SYS_clone, when: thread, errno: libc::EAGAIN },
         ]
     }
 }
 
-/// Puts something else in the place of each epoll of this process, as who closes what is not theirs does.
+/// Replaces each epoll of this process with another file, as a program does that closes foreign descriptors.
 pub(crate) fn replace_epolls() {
     use std::os::fd::AsRawFd;
     let other = fs::File::open("/dev/null").expect("to open");
@@ -116,7 +116,7 @@ pub(crate) fn replace_epolls() {
     assert!(replaced > 0, "there is none");
 }
 
-/// Asks until a thread of this process sleeps.
+/// Polls until a thread of this process sleeps.
 pub(crate) fn until_asleep(thread: i32) {
     super::until("asleep", || {
         let stat = fs::read_to_string(format!("/proc/self/task/{thread}/stat")).expect("/proc");
@@ -124,8 +124,8 @@ pub(crate) fn until_asleep(thread: i32) {
     });
 }
 
-/// Whether a pidfd tells the exit status of a process that was reaped (Linux 6.15). Found out here
-/// without the library, so that the tests know what it must be able to do.
+/// Whether a pidfd reports the exit status of a reaped process (Linux 6.15). Determined here without the library, so
+/// that the tests know what it must support.
 pub(crate) fn keeps_status_of_reaped() -> bool {
     use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
     static ANSWER: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
@@ -135,7 +135,7 @@ pub(crate) fn keeps_status_of_reaped() -> bool {
             let stdin = child.stdin.take();
             (child, stdin)
         };
-        // SAFETY: plain integers; the descriptor is new and belongs to nobody else.
+        // SAFETY: plain integers; the descriptor is new and owned here alone.
         let pidfd = unsafe {
             let fd = libc::syscall(libc::SYS_pidfd_open, child.id(), 0);
             if fd < 0 {
@@ -144,16 +144,16 @@ pub(crate) fn keeps_status_of_reaped() -> bool {
             OwnedFd::from_raw_fd(fd as c_int)
         };
         drop(stdin);
-        // An error means that somebody else reaps it.
+        // An error means that the child is reaped elsewhere.
         let _ = child.wait();
         let get_info = libc::_IOWR::<[u64; 8]>(0xff, 11);
         loop {
             let mut info = [0_u64; 8];
             info[0] = 1 << 3;
-            // SAFETY: the 64 bytes that the number tells are there.
+            // SAFETY: the ioctl's number encodes 64 bytes, and the array has them.
             match unsafe { libc::ioctl(pidfd.as_raw_fd(), get_info, info.as_mut_ptr()) } {
                 0 if info[0] & (1 << 3) != 0 => return true,
-                // That somebody is not through yet.
+                // The reap elsewhere has not finished yet.
                 0 => std::thread::yield_now(),
                 _ => return false,
             }
@@ -161,11 +161,11 @@ pub(crate) fn keeps_status_of_reaped() -> bool {
     })
 }
 
-/// Runs this on a thread that has given up root for the time being.
+/// Runs this on a thread that has given up root.
 pub(crate) fn as_nobody<T: Send>(run: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            // The bare system call: glibc's would change the user of all threads.
+            // The bare system call is necessary: glibc's function would change the user of all threads.
             // SAFETY: plain integers.
             let result = unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
             assert_eq!(result, 0, "setresuid: {}", std::io::Error::last_os_error());
@@ -175,8 +175,8 @@ pub(crate) fn as_nobody<T: Send>(run: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// Has another process trace this one, and returns once it does. What it returns lets the process go,
-/// dead or alive.
+/// Makes another process trace this one, and returns once it does. The returned function detaches the tracer, whether
+/// the process is dead or alive.
 pub(crate) fn trace_from_a_fork(pid: u32) -> impl FnOnce() {
     let (attached, says_attached) = UnixStream::pair().expect("a pair");
     let (waits_for_release, release) = UnixStream::pair().expect("a pair");
@@ -186,7 +186,7 @@ pub(crate) fn trace_from_a_fork(pid: u32) -> impl FnOnce() {
             -1 => panic!("fork: {}", std::io::Error::last_os_error()),
             0 => {
                 drop(release);
-                // PTRACE_SEIZE does not stop it. A tracer that ends lets go of all that it traces.
+                // PTRACE_SEIZE does not stop it. The exit of a tracer detaches it from every process that it traces.
                 if libc::ptrace(libc::PTRACE_SEIZE, pid_t(pid), 0, 0) == 0 {
                     drop(says_attached);
                     let _ = std::io::Read::read(&mut &waits_for_release, &mut [0]);
@@ -206,7 +206,7 @@ pub(crate) fn trace_from_a_fork(pid: u32) -> impl FnOnce() {
     }
 }
 
-/// The directory of the cgroup v2 that this process is in.
+/// The directory of this process's cgroup v2.
 pub(crate) fn own_cgroup() -> std::path::PathBuf {
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("/proc");
     let mount = mounts.lines().find(|line| line.contains(" - cgroup2 ")).expect("a cgroup v2");

@@ -1,6 +1,6 @@
-//! What the tests share.
+//! Helpers that the tests share.
 
-#![allow(dead_code, unused_imports)] // each test file uses its part of it
+#![allow(dead_code, unused_imports)] // each test file uses some of them
 
 use shared_child::SharedChild;
 use shared_child::seam::Backend;
@@ -18,7 +18,7 @@ pub(crate) mod stage;
 #[cfg(unix)]
 pub(crate) mod unix;
 
-/// Longer than any stall of a machine, shorter than any patience.
+/// Longer than any stall of a machine, and short enough to wait for.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 /// Fails the whole test process, with this test's name, if the test takes too long.
@@ -28,7 +28,7 @@ pub(crate) fn watchdog(test: &'static str) -> Watchdog {
     let (alive, dropped) = mpsc::channel::<()>();
     std::thread::spawn(move || {
         if dropped.recv_timeout(2 * LONG) == Err(mpsc::RecvTimeoutError::Timeout) {
-            // Not by `eprintln!`: the harness captures that, and prints it only when the test has ended.
+            // The harness captures `eprintln!`, and prints it only when the test has ended.
             let _ = writeln!(std::io::stderr(), "{test} hangs");
             std::process::exit(101);
         }
@@ -44,7 +44,7 @@ macro_rules! watchdog {
     };
 }
 
-/// The path of the function that this is in, without the crate.
+/// The path of the enclosing function, without the crate.
 #[macro_export]
 macro_rules! function_name {
     () => {{
@@ -55,7 +55,7 @@ macro_rules! function_name {
     }};
 }
 
-/// The helper program, about to play these parts.
+/// A command for the helper program that plays these parts.
 pub(crate) fn helper(parts: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_shared_child_test_child"));
     command.args(parts).stdin(Stdio::null());
@@ -85,7 +85,7 @@ pub(crate) fn quick(backend: Backend, code: i32) -> SharedChild {
     backend.spawn(&mut helper(&["exit", &code.to_string()])).expect("to spawn")
 }
 
-/// Waits, but not for ever.
+/// Waits for at most `LONG`.
 #[track_caller]
 pub(crate) fn wait(child: &SharedChild) -> ExitStatus {
     child.wait_timeout(LONG).expect("to wait").expect("it to exit")
@@ -105,7 +105,7 @@ pub(crate) fn on_every_backend(test: impl Fn(Backend)) {
     }
 }
 
-/// Polls a condition of which nothing notifies this thread. The pauses leave the processor to the tests beside it.
+/// Polls a condition that has no notification. The pauses leave the processor to concurrent tests.
 #[track_caller]
 pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
@@ -117,8 +117,8 @@ pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Runs the rest of a test in a process of its own: the same test binary, with this test alone. Says
-/// `true` in there.
+/// Runs the rest of a test in a process of its own: the same test binary, with this test alone. Returns `true` in
+/// that process.
 #[track_caller]
 pub(crate) fn isolated(test: &str, wrapper: &[&str]) -> bool {
     const MARK: &str = "SHARED_CHILD_TEST_ALONE";
@@ -134,7 +134,7 @@ pub(crate) fn isolated(test: &str, wrapper: &[&str]) -> bool {
             command
         }
     };
-    // Into a file: what a failed test leaves behind would hold a pipe open.
+    // The output goes to a file: a process that a failed test leaves behind would hold a pipe open.
     let name = format!("{}-{}.log", test.replace("::", "-"), std::process::id());
     let log = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let file = std::fs::File::create(&log).expect("a log file");
@@ -160,7 +160,7 @@ pub(crate) fn isolated(test: &str, wrapper: &[&str]) -> bool {
     false
 }
 
-/// Leaves the test here unless it runs in a process of its own; starts that process if need be.
+/// Returns from the test unless it runs in a process of its own; starts that process if needed.
 #[macro_export]
 macro_rules! alone {
     () => {
@@ -173,7 +173,7 @@ macro_rules! alone {
     };
 }
 
-/// Whether this is wine, which does not do all that Windows does.
+/// Whether this is wine, which does not support everything that Windows does.
 #[cfg(windows)]
 pub(crate) fn on_wine() -> bool {
     use windows_sys::Win32::System::LibraryLoader::{GetModuleHandleA, GetProcAddress};
@@ -189,8 +189,8 @@ pub(crate) fn on_wine() -> bool {
     false
 }
 
-/// How often to do what finds races by repetition: more often where somebody asks for torture, and less
-/// often on an emulated machine.
+/// The number of repetitions of a test that finds races by repetition: higher if the environment requests torture,
+/// lower on an emulated machine.
 pub(crate) fn rounds(usual: usize) -> usize {
     if std::env::var_os("SHARED_CHILD_TORTURE").is_some() {
         usual * 10

@@ -19,7 +19,7 @@ pub(crate) const LISTS: bool = FINDS_DAEMONS
         target_os = "dragonfly"
     ));
 
-/// The same for a test that needs it. Prints a line if not.
+/// Returns the same for a test that requires it. Prints a line if not.
 pub(crate) fn lists(test: &str) -> bool {
     if !LISTS {
         eprintln!("{test} skipped: trees are not listed on this system");
@@ -30,7 +30,7 @@ pub(crate) fn lists(test: &str) -> bool {
 /// Whether the library finds a member outside the group though its parent has exited: by its environment.
 pub(crate) const FINDS_DAEMONS: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
-/// What holds a tree together.
+/// The mechanism that contains a tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Group(Backend),
@@ -39,7 +39,8 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// All that this system has, for a test of all members of a tree: none where the library does not list them.
+    /// Every kind that this system has, for a test of all members of a tree: none where the library does not list
+    /// them.
     pub(crate) fn all(test: &str) -> Vec<Self> {
         if !lists(test) {
             return Vec::new();
@@ -56,7 +57,7 @@ impl Kind {
         None
     }
 
-    /// Prints a line if it cannot be had.
+    /// Prints a line if cgroups are not available.
     #[cfg(target_os = "linux")]
     fn cgroup(test: &str) -> Option<Self> {
         let trial = SpawnOptions::new().cgroup(true).spawn(&mut helper(&["exit", "0"]));
@@ -97,7 +98,7 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Returns when so many have said which process they are.
+    /// Returns when this many members have printed their process IDs.
     pub(crate) fn set(kind: Kind, parts: &[String], members: usize) -> Self {
         Self::set_with(kind, &SpawnOptions::new(), parts, members)
     }
@@ -128,7 +129,7 @@ impl Stage {
         stage
     }
 
-    /// The rest of the next line that begins like this. Other lines are kept: members speak as they come.
+    /// Returns the rest of the next line with this prefix. Other lines are kept: members print in any order.
     pub(crate) fn hear(&mut self, beginning: &str) -> String {
         let mut next = self.unheard.iter().position(|line| line.starts_with(beginning));
         while next.is_none() {
@@ -157,11 +158,11 @@ impl Stage {
         assert!(empty, "still there: {:?}", self.tree().processes());
     }
 
-    /// Nobody is left, by whatever account.
+    /// Checks by every account that no member is left.
     #[track_caller]
     pub(crate) fn is_empty(&self) {
         self.wait_empty();
-        // With what the kernel says of them, should there be any.
+        // The message shows the kernel's record of each survivor.
         let stat = |pid| std::fs::read_to_string(format!("/proc/{pid}/stat"));
         let left: Vec<_> = self.survivors().into_iter().map(stat).collect();
         assert!(left.is_empty(), "{left:?}, of {:?}", self.pids.0);
@@ -169,7 +170,7 @@ impl Stage {
         assert!(self.tree().is_empty().expect("an answer"));
     }
 
-    /// The handle by itself, and the rest.
+    /// Separates the handle from the rest.
     pub(crate) fn take_child(self) -> (SharedChild, Rest) {
         #[cfg(target_os = "linux")]
         let cgroup = self.pids.0.first().and_then(|pid| super::linux::tree_cgroup_of(*pid));
@@ -184,7 +185,7 @@ impl Stage {
     }
 }
 
-/// Whoever is alive of the helper program when this goes is killed.
+/// Processes of the helper program. A drop kills the living ones.
 #[derive(Debug, Default)]
 pub(crate) struct Cast(pub(crate) Vec<u32>);
 
@@ -200,22 +201,22 @@ impl Drop for Cast {
     }
 }
 
-/// Kills a process if it is one of the helper program's.
+/// Kills a process if it runs the helper program.
 pub(crate) fn kill_a_helper(pid: u32) {
     let helper = helper(&[]);
     if unix::runs(pid, helper.get_program()) {
-        // SAFETY: plain integers. It was one of ours a moment ago.
+        // SAFETY: plain integers. The process was ours a moment ago.
         unsafe { libc::kill(unix::pid_t(pid), libc::SIGKILL) };
     }
 }
 
-/// What is left of a stage when the handle is taken off it.
+/// The rest of a stage after its handle is taken.
 pub(crate) struct Rest {
     cast: Cast,
     stdin: Option<ChildStdin>,
-    /// Removed in the background, by this process; so that has to be there.
+    /// This process removes the cgroup in the background, so it must live until then.
     cgroup: Option<PathBuf>,
-    /// Whoever says something is not to find it closed.
+    /// Kept open: a member that writes must not find it closed.
     _said: BufReader<ChildStdout>,
 }
 
@@ -232,7 +233,7 @@ impl Rest {
 }
 
 impl Rest {
-    /// Says which cgroup it has. It is not waited for.
+    /// Takes the cgroup's path, so that the drop does not wait for its removal.
     pub(crate) fn take_cgroup(&mut self) -> Option<PathBuf> {
         self.cgroup.take()
     }
@@ -246,7 +247,7 @@ impl Drop for Rest {
     }
 }
 
-/// Parts one after the other.
+/// Splits a text into parts.
 pub(crate) fn parts(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
@@ -263,7 +264,7 @@ pub(crate) fn start(theirs: &str) -> Vec<String> {
     given("spawn", &parts(theirs))
 }
 
-/// In a session of its own, and its parent is gone.
+/// A part that starts a daemon, in a session of its own, whose parent exits.
 pub(crate) fn daemon(theirs: &str) -> Vec<String> {
     given("run", &[parts("setsid"), start(theirs)].concat())
 }

@@ -1,7 +1,7 @@
 //! Unix: processes as other programs see them, and limits of this process.
 //!
-//! Linux and Android show processes in `/proc`. Elsewhere `ps` does, but for Haiku and iOS: there a zombie and a stopped
-//! process count as alive, unless they are children of this process.
+//! Linux and Android show processes in `/proc`. On other systems `ps` shows them, except on Haiku and iOS: there a
+//! zombie and a stopped process count as alive, unless they are children of this process.
 
 use shared_child::SharedChild;
 use shared_child::seam::Backend;
@@ -27,7 +27,7 @@ mod by_proc {
         after_name.chars().next()
     }
 
-    /// Neither gone nor a zombie.
+    /// Whether the process exists and is no zombie.
     pub(crate) fn is_alive(pid: u32) -> bool {
         !matches!(state(pid), None | Some('Z' | 'X'))
     }
@@ -77,7 +77,7 @@ mod elsewhere {
         target_os = "dragonfly"
     ));
 
-    /// What `ps` prints for these arguments, and its own process ID.
+    /// Returns what `ps` prints for these arguments, and the process ID of `ps`.
     fn ps(arguments: &[&str]) -> (String, u32) {
         let mut command = Command::new("ps");
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -101,7 +101,7 @@ mod elsewhere {
 
     /// The letter that `ps` shows for a process: `Z` for a zombie, `T` if it is stopped. `None` if there is no such process.
     pub(crate) fn state(pid: u32) -> Option<char> {
-        // SAFETY: integers. Signal 0 is none.
+        // SAFETY: integers. Signal 0 sends nothing.
         let found = unsafe { libc::kill(super::pid_t(pid), 0) } == 0
             || io::Error::last_os_error().raw_os_error() == Some(libc::EPERM);
         if !found {
@@ -117,7 +117,7 @@ mod elsewhere {
         ps(&["-o", letter, "-p", &pid.to_string()]).0.trim_start().chars().next()
     }
 
-    /// Neither gone nor a zombie.
+    /// Whether the process exists and is no zombie.
     pub(crate) fn is_alive(pid: u32) -> bool {
         match is_zombie_child(libc::P_PID, pid) {
             Some(is_zombie) => !is_zombie,
@@ -151,9 +151,10 @@ mod elsewhere {
         children
     }
 
-    /// By trying each: `/dev/fd` shows the first three only on some systems, and all that can be on others.
+    /// Tries each number: `/dev/fd` shows only the first three descriptors on some systems, and all possible ones on
+    /// others.
     pub(crate) fn descriptors() -> usize {
-        // The lowest number is always taken first, so no test comes near to the end.
+        // The kernel takes the lowest free number, so no test reaches the limit.
         // SAFETY: integers.
         (0..65_536).filter(|fd| unsafe { libc::fcntl(*fd, libc::F_GETFD) } != -1).count()
     }
@@ -187,7 +188,7 @@ pub(crate) fn wait_for_zombie(pid: u32) {
     assert_eq!(result, 0, "waitid: {}", std::io::Error::last_os_error());
 }
 
-/// What a foreign reaper does.
+/// Reaps a child, as another part of the program would.
 pub(crate) fn reap(pid: u32) -> c_int {
     let mut status = 0;
     // SAFETY: the status outlives the call.
@@ -201,8 +202,8 @@ pub(crate) fn zombies() -> Vec<u32> {
     children().into_iter().filter(|pid| is_zombie(*pid)).collect()
 }
 
-/// Whether a handle must know the status of a child that was reaped elsewhere after the handle was made. Where this is
-/// false the handle knows it or not.
+/// Whether a handle must know the status of a child that was reaped elsewhere after the handle was made. If this is
+/// false, the handle may know it.
 pub(crate) fn knows_status_of_reaped(backend: Backend) -> bool {
     #[cfg(target_os = "linux")]
     let kept = super::linux::keeps_status_of_reaped();
@@ -249,7 +250,8 @@ impl Drop for DescriptorLimit {
     }
 }
 
-/// Whether std needs no descriptor for a spawn without pipes. It does where `posix_spawn` takes some, or std forks.
+/// Whether std needs no descriptor for a spawn without pipes. It needs some where `posix_spawn` uses them, or std
+/// forks.
 pub(crate) fn spawns_without_descriptors() -> bool {
     cfg!(all(target_os = "linux", target_env = "gnu"))
 }
@@ -259,7 +261,7 @@ pub(crate) struct NoDescriptors(Vec<fs::File>, #[allow(dead_code)] DescriptorLim
 
 impl NoDescriptors {
     pub(crate) fn left() -> Self {
-        // A low limit, so that this is quick.
+        // A low limit keeps this quick.
         let limit = DescriptorLimit::of(200);
         let mut files = Vec::new();
         while let Ok(file) = fs::File::open("/dev/null") {
@@ -273,7 +275,7 @@ impl NoDescriptors {
     }
 }
 
-/// Sets what this process does on SIGCHLD.
+/// Sets this process's disposition of SIGCHLD.
 pub(crate) fn on_sigchld(handler: libc::sighandler_t) {
     // SAFETY: the handlers of these tests do nothing, or are SIG_IGN or SIG_DFL.
     assert_ne!(unsafe { libc::signal(libc::SIGCHLD, handler) }, libc::SIG_ERR);
@@ -284,7 +286,7 @@ pub(crate) fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
-/// A child that dies, and is reaped elsewhere, before the spawn has returned.
+/// Returns a child that exits, and is reaped elsewhere, before the spawn returns.
 pub(crate) fn spawn_reaped(backend: Backend) -> SharedChild {
     use std::os::unix::process::CommandExt;
     let mut command = super::helper(&[]);
@@ -293,7 +295,7 @@ pub(crate) fn spawn_reaped(backend: Backend) -> SharedChild {
         command.pre_exec(|| {
             let child = libc::getpid();
             if libc::fork() == 0 {
-                // The spawn returns when no process is left that might report an error to it, such as this one.
+                // The spawn returns when no process is left that could report an error to it, such as this one.
                 for _ in 0..super::LONG.as_millis() {
                     if libc::kill(child, 0) != 0 {
                         break;
@@ -311,10 +313,10 @@ pub(crate) fn spawn_reaped(backend: Backend) -> SharedChild {
     child
 }
 
-/// Runs this in the child of a fork, and returns its answer.
+/// Runs this in the child of a fork, and returns its result.
 pub(crate) fn in_a_fork(run: impl FnOnce() -> u8) -> u8 {
-    // SAFETY: the test runs alone and nearly single-threaded, and what it runs here takes no lock that
-    // another thread may hold. The child leaves by `_exit`, whatever happens.
+    // SAFETY: the test runs alone and nearly single-threaded, and the function takes no lock that another thread may
+    // hold. The child ends by `_exit`, whatever happens.
     unsafe {
         match libc::fork() {
             -1 => panic!("fork: {}", std::io::Error::last_os_error()),
