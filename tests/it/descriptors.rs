@@ -1,4 +1,4 @@
-//! Promise: without descriptors things are slower at worst.
+//! Promise: a lack of descriptors costs speed at most.
 
 #![cfg(unix)]
 
@@ -22,7 +22,7 @@ fn assert_served_by(child: &SharedChild, mechanism: &str) {
 fn no_descriptors() {
     alone!();
     watchdog!();
-    // One of those that have a descriptor already, and one that exits meanwhile.
+    // A child that has its descriptor already, and a child that exits meanwhile.
     let before = sleeper(BEST);
     let (exits_meanwhile, stdin) = stoppable(BEST, 7);
     let dropped_meanwhile = sleeper(BEST);
@@ -36,17 +36,17 @@ fn no_descriptors() {
     } else {
         assert!(!unix::spawns_without_descriptors(), "std needs no descriptor to spawn");
     }
-    // One that has exited.
+    // A child that has exited.
     if let Ok(child) = spawn(&["exit", "7"]) {
         assert_eq!(wait(&child).code(), Some(7));
         assert_eq!(child.wait_timeout(Duration::ZERO).unwrap().unwrap().code(), Some(7));
     }
-    // Those from before.
+    // The children from before.
     assert_eq!(before.wait_timeout(Duration::from_millis(5)).unwrap(), None);
     kill_and_wait(&before);
     drop(stdin);
     assert_eq!(wait(&exits_meanwhile).code(), Some(7));
-    // Dropped while nothing can be opened: `before` has freed a descriptor, so fill up first.
+    // These are dropped while nothing can be opened. `before` has freed a descriptor, so fill the table first.
     drop((before, exits_meanwhile));
     let full_again = NoDescriptors::left();
     for child in [Some(dropped_meanwhile), spawn(&["sleep"]).ok()].into_iter().flatten() {
@@ -59,7 +59,7 @@ fn no_descriptors() {
     until("reaped, with no help from later spawns and drops", || unix::children().is_empty());
 }
 
-/// `poll` refuses even one descriptor then. Some sandboxes do that to themselves.
+/// `poll` refuses even one descriptor then. Some sandboxes set such a limit.
 #[test]
 fn no_descriptor_allowed_at_all() {
     alone!();
@@ -81,7 +81,7 @@ fn no_descriptor_allowed_at_all() {
     });
 }
 
-/// With so and so many free descriptors, either both can spawn or none.
+/// With any number of free descriptors, std and the library can both spawn, or neither can.
 #[test]
 fn spawning_needs_no_more_descriptors_than_std_does() {
     alone!();

@@ -70,7 +70,7 @@ fn waiting_leaves_a_piped_stdin_open() {
         let child = child.unwrap();
         std::thread::scope(|scope| {
             let waiter = scope.spawn(|| child.wait().unwrap());
-            // Before or after the wait has begun.
+            // The child exits before or after the wait has begun.
             let mut stdin = child.take_stdin().unwrap();
             stdin.write_all(b"still open").unwrap();
             drop(stdin);
@@ -167,7 +167,7 @@ fn new_accepts_a_child_in_any_state() {
 fn into_inner_gives_a_child_that_knows_its_status() {
     watchdog!();
     on_every_backend(|backend| {
-        // Whichever call returned the status.
+        // The result is the same whichever call returned the status.
         type Learn = fn(&SharedChild) -> ExitStatus;
         let ways: [Learn; 3] = [
             |child| child.wait().unwrap(),

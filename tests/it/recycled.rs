@@ -159,9 +159,9 @@ fn after_a_foreign_reap_before_the_handle_was_made() {
 
 /// The threads have waited since before the foreign reap.
 ///
-/// Between noticing the exit and reaping, the helper-thread backend knows only the process ID, so it may take a
-/// zombie victim for the child. A pidfd closes that window. This is the documented limit; the test stays outside it:
-/// the victim runs until the threads have returned.
+/// Between noticing the exit and reaping, the helper-thread backend knows only the process ID, so it may take a zombie
+/// victim for the child. This is the documented limit, which a pidfd removes. The test stays outside the limit: the
+/// victim runs until the threads have returned.
 #[test]
 fn while_threads_wait() {
     in_a_namespace!();

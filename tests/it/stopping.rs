@@ -92,7 +92,7 @@ fn stop_does_not_signal_an_exited_child() {
         let child = quick(backend, 7);
         wait(&child);
         assert_eq!(child.stop(FOR_EVER).unwrap().code(), Some(7));
-        // Nor a zombie.
+        // A zombie receives no signal either.
         let child = quick(backend, 8);
         unix::wait_for_zombie(child.id());
         assert_eq!(child.stop(Duration::ZERO).unwrap().code(), Some(8));
@@ -179,7 +179,7 @@ fn stop_terminates_every_member_of_a_tree() {
     }
 }
 
-/// The leader terminates, but a member stays: it has the rest of the grace, and is then killed.
+/// The leader terminates, but a member survives: it has the rest of the grace, and is then killed.
 #[test]
 fn stop_kills_a_member_that_ignores_the_request() {
     watchdog!();
@@ -202,7 +202,7 @@ fn stop_kills_a_member_that_ignores_the_request() {
     }
 }
 
-/// The leader was reaped before; members are left.
+/// The leader was reaped before; members survive.
 #[test]
 fn stop_ends_a_tree_whose_leader_was_reaped() {
     watchdog!();

@@ -114,7 +114,7 @@ fn kill_ends_a_tree_whose_leader_has_exited() {
         assert_eq!(stage.child.try_wait().unwrap().unwrap().code(), Some(7));
         assert!(!stage.tree().is_empty().unwrap());
         assert_eq!(stage.survivors().len(), stage.pids.0.len());
-        stage.child.kill().unwrap(); // which is about the leader
+        stage.child.kill().unwrap(); // Kills the leader alone.
         stage.tree().kill().unwrap();
         stage.is_empty();
         assert_eq!(wait(&stage.child).code(), Some(7));
@@ -169,7 +169,7 @@ fn with_word(word: &str) -> Vec<u32> {
     .collect()
 }
 
-/// It forks while it is killed.
+/// The tree forks while it is killed.
 #[cfg(target_os = "linux")]
 #[test]
 fn kill_ends_a_tree_that_forks_steadily() {
@@ -245,7 +245,7 @@ fn kill_ends_a_member_that_executes_steadily() {
     }
 }
 
-/// The process runs on in other threads, which alone show its environment.
+/// The process continues in other threads, which alone show its environment.
 #[cfg(target_os = "linux")]
 #[test]
 fn kill_finds_a_daemon_whose_first_thread_has_ended() {
@@ -258,13 +258,13 @@ fn kill_finds_a_daemon_whose_first_thread_has_ended() {
         assert!(stage.tree().processes().unwrap().contains(&daemon));
         stage.tree().kill().unwrap();
         stage.wait_empty();
-        // No process has the pipe any more.
+        // No process has the pipe open any more.
         assert_eq!(std::io::read_to_string(&mut stage.said).unwrap(), "");
     }
 }
 
-/// The one exception: without a cgroup, the library does not find a process outside the group that has neither a parent
-/// nor an environment. `Containment` says so.
+/// The one exception, as `Containment` reports: without a cgroup, the library does not find a process outside the
+/// group that has neither a parent nor an environment.
 #[cfg(target_os = "linux")]
 #[test]
 fn unfindable_daemon_survives_and_containment_says_so() {
@@ -518,7 +518,7 @@ fn cgroup_is_removed_when_it_is_empty() {
         assert_eq!(made(), 1);
         stage
     };
-    // Once it is empty, although the handle exists.
+    // The cgroup is removed once it is empty, although the handle exists.
     let mut stage = set();
     stage.tree().kill().unwrap();
     stage.is_empty();
@@ -540,7 +540,7 @@ fn cgroup_is_removed_when_it_is_empty() {
     stage.tree().kill().unwrap();
     stage.is_empty();
     assert_eq!(made(), 0);
-    // After a drop without a kill: when the members have ended.
+    // A drop without a kill removes the cgroup when the members have ended.
     let Stage { child, stdin, .. } = &mut set();
     let child = std::mem::replace(
         child,
@@ -550,7 +550,7 @@ fn cgroup_is_removed_when_it_is_empty() {
     assert_eq!(made(), 1);
     *stdin = None;
     until("it is removed", || made() == 0);
-    // After a failed spawn.
+    // A failed spawn removes the cgroup.
     let mut command = Command::new("/no/such/program");
     let error = SpawnOptions::new().cgroup(true).spawn(&mut command).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
@@ -641,7 +641,7 @@ fn failed_spawn_into_a_cgroup_does_not_wait_for_a_fork() {
     drop(ours);
 }
 
-/// The error names the cgroup, and is not taken for an error of the exec.
+/// The error names the cgroup, and does not look like an error of the exec.
 #[cfg(target_os = "linux")]
 #[test]
 fn spawn_reports_a_cgroup_that_cannot_be_entered() {
@@ -666,6 +666,6 @@ fn spawn_reports_a_cgroup_that_cannot_be_entered() {
     assert!(error.contains("cannot enter its cgroup"), "{error}");
     std::fs::remove_dir(&threaded).unwrap();
     std::fs::remove_dir(&parent).unwrap();
-    // The command can be used again.
+    // The command is usable again.
     assert!(command.spawn().unwrap().wait().unwrap().success());
 }

@@ -138,7 +138,7 @@ fn poll_after_a_wait_returns_the_same_status() {
     });
 }
 
-/// No waiter waits for the others: one that leaves or panics affects none of them.
+/// No waiter depends on another: a waiter that returns early or panics affects no other waiter.
 #[test]
 fn waiter_that_panics_or_leaves_affects_no_other_waiter() {
     watchdog!();
@@ -213,7 +213,7 @@ fn exit_wakes_only_the_waiters_of_its_child() {
             for _ in 0..50 {
                 assert!(wait(&quick(backend, 0)).success());
             }
-            // A machine under load wakes a thread now and then; a wake-up by each child would count 50 times.
+            // A loaded machine wakes a thread now and then; a wake-up by each child would count 50 times.
             let woken = switches() - before;
             assert!(woken < 25, "other children woke the waiter {woken} times");
             child.kill().unwrap();

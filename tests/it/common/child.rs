@@ -1,7 +1,7 @@
 //! The helper program: it plays every child of the tests, on every platform.
 //!
 //! `shared_child_test_child [PART [ARGUMENT]]…` plays the parts one after the other, and exits with 0 unless a part
-//! ends it. It runs for ten minutes at most.
+//! ends it. Neither it nor a process that it starts runs for more than ten minutes.
 
 use shared_child::seam::Backend;
 use shared_child::{SharedChild, SpawnOptions};

@@ -123,7 +123,7 @@ fn tokio_awaits_a_thousand_children() {
     }
 }
 
-/// The runtime that polled it first need not run any more.
+/// The runtime that first polled the future may have ended.
 #[test]
 fn future_polled_first_in_tokio_finishes_elsewhere() {
     watchdog!();
@@ -205,7 +205,7 @@ fn aborted_task_leaves_the_other_task_of_its_child() {
     });
 }
 
-/// The worker thread that blocks may be the one that runs the reactor, and its task may have no budget left.
+/// The worker thread that blocks may be the thread that runs the reactor, and its task may have no budget left.
 #[test]
 fn executor_inside_a_tokio_task_gets_the_status() {
     watchdog!();

@@ -224,7 +224,7 @@ fn foreign_reap_gives_the_true_status_or_an_error() {
 fn ignored_sigchld_gives_the_true_status_or_an_error() {
     alone!();
     watchdog!();
-    // Finds this out before SIGCHLD is ignored, since it requires a child that can be reaped.
+    // This requires a child that can be reaped, so it runs before SIGCHLD is ignored.
     unix::knows_status_of_reaped(BEST);
     unix::on_sigchld(libc::SIG_IGN);
     on_every_backend(|backend| {
@@ -237,7 +237,7 @@ fn ignored_sigchld_gives_the_true_status_or_an_error() {
     until_all_threads_have_ended();
 }
 
-/// Its parent cannot reap it before the tracer releases it; polling for it must not spin.
+/// The parent cannot reap the child before the tracer detaches; polling for it must not spin.
 #[cfg(target_os = "linux")]
 #[test]
 fn traced_zombie_is_reported_after_its_release() {

@@ -70,7 +70,7 @@ fn notice_is_unsupported_where_a_thread_waits() {
     assert!(error.to_string().contains(&child.id().to_string()), "{error}");
     drop(stdin);
     wait(&child);
-    // A child that is known to have ended has one: there is nothing left to wait for.
+    // A child that is known to have ended still yields a notice, which is ready at once.
     assert!(is_ready(&child.exit_notice().unwrap(), Duration::ZERO));
 }
 
@@ -105,7 +105,7 @@ fn notice_is_ready_from_the_exit_on() {
     });
 }
 
-/// In the child of a fork the numbers may belong to other descriptors, as in a daemon.
+/// In the child of a fork, as in a daemon, the numbers may belong to other descriptors.
 #[cfg(target_os = "linux")]
 #[test]
 fn fork_that_drops_its_notices_closes_no_other_descriptor() {
@@ -119,7 +119,7 @@ fn fork_that_drops_its_notices_closes_no_other_descriptor() {
     let forked = || {
         let copies = notices.each_mut().map(|notice| notice.take().expect("a copy"));
         let numbers = copies.each_ref().map(AsRawFd::as_raw_fd);
-        // SAFETY: plain integers. The copies are not used any more.
+        // SAFETY: plain integers. The copies are not used again.
         numbers.iter().for_each(|fd| assert_eq!(unsafe { libc::dup2(2, *fd) }, *fd));
         drop(copies);
         // SAFETY: plain integers.

@@ -9,7 +9,7 @@ use std::process::Stdio;
 
 pub(super) const BEST: Backend = Backend::ALL[0];
 
-/// The threads stay for a second.
+/// The threads end after a second without work.
 #[track_caller]
 fn until_ended(is_one: impl Fn(&str) -> bool) {
     until("the threads have ended", || {
@@ -214,7 +214,7 @@ fn thousands_of_children_need_one_thread() {
     assert_eq!(unix::descriptors(), before);
 }
 
-/// The two children have had the same address. The event is about the one that was dropped.
+/// The two children have had the same address. The event belongs to the dropped child.
 #[cfg(target_os = "linux")]
 #[test]
 fn late_event_does_not_remove_the_registration_of_another_child() {

@@ -76,7 +76,7 @@ fn panicking_waker_stops_no_other_task_or_timer() {
     on_every_backend(|backend| {
         let [first, second, third] = [7, 8, 9].map(|code| stoppable(backend, code));
         let panics = Waker::from(Arc::new(Panics));
-        // Panicking wakers before and after other wakers of the same child; and one of a timer.
+        // Panicking wakers before and after other wakers of the same child, and a panicking waker of a timer.
         let mut bad: Vec<_> = (0..2).map(|_| first.0.wait_async()).collect();
         let mut late = third.0.wait_deadline_async(Instant::now() + Duration::from_millis(5));
         assert!(poll_by(&mut bad[0], &panics).is_pending());

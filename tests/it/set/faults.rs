@@ -1,5 +1,5 @@
-//! Promise: without descriptors, threads, waits or kills a set does what can still be done; and after a foreign reap or a
-//! fork a member has its true status or a clear error.
+//! Promise: without descriptors, threads, waits or kills a set does what it still can; after a foreign reap or a fork
+//! a member has its true status or a clear error.
 
 #![cfg(unix)]
 
@@ -187,7 +187,7 @@ fn children_spawned_without_descriptors_are_handed_out() {
     drop(full);
 }
 
-/// No child can be polled, which does not mean that it has exited.
+/// A child that cannot be polled does not count as exited.
 #[cfg(target_os = "linux")]
 #[test]
 fn kill_all_kills_where_every_wait_is_refused() {
@@ -205,7 +205,7 @@ fn kill_all_kills_where_every_wait_is_refused() {
     });
 }
 
-/// Nothing else is known of the child.
+/// Waits are refused as well, so the set cannot know whether the child has exited.
 #[cfg(target_os = "linux")]
 #[test]
 fn kill_all_reports_a_refused_kill() {
@@ -293,7 +293,7 @@ fn foreign_waitpid_gives_the_true_status_or_an_error() {
                     set.insert(n, child);
                     stdins.push(stdin);
                 }
-                // And a child that may have been reaped before it is in the set.
+                // A child that may have been reaped before it enters the set.
                 set.insert(10, quick(backend, code(10)));
                 let waiter = scope.spawn(|| (0..5).map(|_| next(&set)).collect::<Vec<_>>());
                 drop(stdins);

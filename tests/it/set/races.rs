@@ -1,5 +1,5 @@
-//! Promise: each child is handed out once, or removed, whichever comes first; and a waiter that leaves leaves the work to
-//! another.
+//! Promise: each child is handed out once, or removed, whichever comes first; a waiter that returns leaves the
+//! remaining work to another waiter.
 
 #[cfg(unix)]
 use super::resources::{BEST, BY_THREAD};
@@ -38,7 +38,7 @@ fn exits_that_race_inserts_are_handed_out_once() {
     });
 }
 
-/// Never both, and never neither.
+/// Each child is handed out or removed, never both, and never neither.
 #[test]
 fn exits_that_race_removals_are_handed_out_or_removed() {
     watchdog!();
@@ -295,7 +295,7 @@ fn poller_that_leaves_is_succeeded_by_another_waiter() {
     }
 }
 
-/// On a machine that stalls waiters may leave too early: the round is then repeated with a longer timeout.
+/// On a slow machine waiters may return too early: the round is then repeated with a longer timeout.
 #[cfg(unix)]
 fn on_time(mut timeout: Duration, round: impl Fn(Duration) -> bool) {
     while !round(timeout) {
@@ -304,7 +304,7 @@ fn on_time(mut timeout: Duration, round: impl Fn(Duration) -> bool) {
     }
 }
 
-/// All waiters but one leave after this timeout. Returns whether a child had to be polled by then.
+/// All waiters but one return after this timeout. Returns whether a child had to be polled by then.
 #[cfg(target_os = "linux")]
 fn leave_after_the_exit(round: usize, timeout: Duration) -> bool {
     let (set, child) = (ChildSet::new(), Arc::new(sleeper(BEST)));

@@ -126,7 +126,7 @@ fn dropped_set_leaves_its_children_running() {
         let alive = |child: &Arc<SharedChild>| child.try_wait().unwrap().is_none();
         assert!(children.iter().all(alive), "they run on");
         assert_eq!(unix::children().len(), 20);
-        // A child without another handle runs on, and is reaped.
+        // A child without another handle continues, and is reaped.
         let (child, stdin) = stoppable(backend, 0);
         let pid = child.id();
         let set = ChildSet::new();

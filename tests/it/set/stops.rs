@@ -51,7 +51,7 @@ fn kill_all_kills_every_tree() {
             }));
         }
         is_over(&set);
-        // A child that was handed out is not in the set any more.
+        // A child that was handed out is no longer in the set.
         set.kill_all().unwrap();
     });
 }

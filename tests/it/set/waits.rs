@@ -19,7 +19,7 @@ fn exited_child_is_handed_out_at_once() {
         let set = ChildSet::new();
         for (n, take) in (0..).zip(takes) {
             assert!(set.try_wait_next().is_none());
-            // An exit that is known already.
+            // An exit that the child knows already.
             let child = quick(backend, 7);
             wait(&child);
             assert!(set.insert(n, child).is_none());
@@ -142,7 +142,7 @@ fn waiter_gets_a_child_inserted_meanwhile() {
     });
 }
 
-/// The last child may have been removed, or handed out.
+/// The last child may have been removed or handed out.
 #[test]
 fn waiters_return_none_when_the_set_becomes_empty() {
     watchdog!();
