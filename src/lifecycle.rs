@@ -1,25 +1,25 @@
-//! Exit is noticed, then reaped once, then remembered.
+//! The exit is noticed, then the child is reaped once, then its status is remembered.
 //!
-//! This is the whole argument why nothing here can race, and nothing here knows an operating system:
-//! the child and its exit notice are parameters, so that `model.rs` can check every interleaving.
+//! This module is the whole argument why no operation can race. It knows no operating system: the child and its exit
+//! notice are parameters, so that `model.rs` can check every interleaving.
 //!
-//! One mutex guards the state. It is never held over anything that blocks. What happens under it, in
-//! this order:
+//! One mutex guards the state. It is never held over anything that blocks. Under it happen, in this order:
 //!
-//! - *signal*: only in `Unreaped`. We have not reaped the child, so unless somebody else has (which
-//!   the exit notice knows or finds out), its process ID is still its own.
-//! - *look*: has it exited? If so, what has it used, which only a zombie tells; then
-//! - *reap*, last and once: after it, the kernel may give the process ID to a stranger. So the state
-//!   turns to `Exited` before the lock is released, and no signal, look or reap happens ever after.
+//! - *signal*: only in `Unreaped`. This process has not reaped the child, so unless another part of the program has (which
+//!   the exit notice finds out), the process ID is the child's.
+//! - *look*: whether the child has exited, and what it has used, which only a zombie shows.
+//! - *reap*, last and once: after it, the kernel may give the process ID to another process. So the state changes to
+//!   `Exited` before the lock is released, and no signal, look or reap follows.
 //!
-//! A mechanism that goes by the process ID has waiters that rely on it while they block. As long as
-//! there are any, an exit is told but not reaped; each looks again on its way out, and the last reaps.
-//! The same holds while the child is *pinned*, because something else goes by its process ID: a process
-//! group has the ID of its leader, and both stay taken for as long as the zombie is there.
+//! A zombie keeps its process ID. While something relies on that ID, an exit is returned but the child is not reaped. Two
+//! things rely on it:
 //!
-//! Waiters block outside the lock, in [`Exit::wait`], which does not reap. Each waits for itself: there
-//! is no leader whose fate the others share. A waiter holds an `Arc` of the notice, so the descriptor
-//! it blocks on stays open until it has left, although whoever reaps drops the state's own `Arc`.
+//! - a *pin*: a process group has the ID of its leader;
+//! - a *waiter* whose mechanism goes by the process ID. It is counted under the lock, after a look that saw the child run,
+//!   and looks again when it leaves; the last one reaps.
+//!
+//! Waiters block outside the lock, in [`Exit::wait`], which does not reap. Each waits for itself. A waiter holds an `Arc` of
+//! the notice, so the descriptor that it polls stays open until it leaves, even if the state's own `Arc` is dropped.
 
 use crate::backoff::Backoff;
 use crate::sync::{Arc, Mutex};
@@ -32,23 +32,25 @@ use std::time::Instant;
 pub(crate) struct Lifecycle<C, E: Exit>(Mutex<State<C, E>>);
 
 struct State<C, E: Exit> {
-    /// Before the child, on whose resources a notice may rely until it is abandoned.
+    /// Dropped before the child, whose resources the notice may use until it is abandoned.
     life: Life<E>,
     child: C,
-    /// The status of a child that could not be reaped yet. It has been told, so it stands.
-    held: Option<ExitStatus>,
-    /// Comes with the exit that is seen first, so before the reap. Boxed since handles are many, and small.
+    /// The status of an unreaped child. It was returned, so it stands.
+    returned: Option<ExitStatus>,
+    /// From the look that saw the exit first, before the reap. Boxed, because handles are many and small.
     usage: Option<Box<Usage>>,
-    /// Not to be reaped though it may have exited, for the sake of its process ID.
+    /// Something other than a waiter relies on the process ID.
     pinned: bool,
+    /// How many waiters rely on the process ID.
+    waiters: usize,
 }
 
 enum Life<E: Exit> {
-    /// Not reaped by us. The guard makes sure that somebody will.
+    /// This process has not reaped the child. The guard makes sure that it will.
     Unreaped(ReapGuard<E>),
-    /// Reaped, and this was its status.
+    /// Reaped, with this status.
     Exited(ExitStatus),
-    /// Somebody else reaped it, and its status is gone for good.
+    /// Another part of the program has reaped the child, and its status is lost.
     Lost,
 }
 
@@ -58,8 +60,7 @@ struct ReapGuard<E: Exit> {
     /// Reaps the child when it exits.
     abandon: fn(&Arc<E>),
     armed: bool,
-    /// The process that wants the child killed when this is dropped. What a fork has copied is not its
-    /// own to kill.
+    /// The process in which a drop kills the child: a copy in the child of a fork does not.
     killed_by: Option<u32>,
 }
 
@@ -68,7 +69,7 @@ impl<E: Exit> Drop for ReapGuard<E> {
         if !self.armed {
             return;
         }
-        // Before it may be reaped. If it cannot be killed there is nobody left to tell.
+        // Before it may be reaped. No caller is left to return an error to.
         if self.killed_by.is_some_and(|process| process == std::process::id()) {
             let _ = self.exit.kill();
         }
@@ -104,19 +105,26 @@ impl<C: Reap, E: Exit> Lifecycle<C, E> {
     }
 
     fn with(child: C, life: Life<E>) -> Self {
-        Self(Mutex::new(State { life, child, held: None, usage: None, pinned: false }))
+        Self(Mutex::new(State {
+            life,
+            child,
+            returned: None,
+            usage: None,
+            pinned: false,
+            waiters: 0,
+        }))
     }
 
-    /// From here on an exit is told, but the child not reaped: its process ID stays taken.
+    /// Keeps the process ID from here on: an exit is returned, but the child is not reaped.
     pub(crate) fn pin(&self) {
         self.0.lock().pinned = true;
     }
 
-    /// The process ID is not needed any more. Reaps the child if it has exited.
+    /// Releases the process ID. Reaps the child if it has exited.
     pub(crate) fn unpin(&self) {
         let was_pinned = std::mem::take(&mut self.0.lock().pinned);
         if was_pinned {
-            // Whatever is wrong, the next to wait is told.
+            // The next wait returns the error.
             let _ = self.try_wait();
         }
     }
@@ -128,27 +136,35 @@ impl<C: Reap, E: Exit> Lifecycle<C, E> {
         }
     }
 
-    /// Blocks until the child has exited, or until the deadline (`None`). Looks at least once.
+    /// Blocks until the child has exited, or until the deadline (`None`). Polls at least once.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> io::Result<Option<ExitStatus>> {
         let mut pause = Backoff::new();
         loop {
             let Some(exit) = self.notice() else {
                 return self.try_wait(); // from memory
             };
-            let noticed = exit.wait(deadline)?;
-            drop(exit);
-            if let Some(status) = self.try_wait()? {
-                return Ok(Some(status));
+            let counted = usize::from(exit.wait_relies_on_pid());
+            if counted > 0 {
+                if let Some(status) = self.poll(0, counted)? {
+                    return Ok(Some(status));
+                }
             }
-            // Noticed, and yet not to be had: the exit is still in the making (see `Backoff`). The
-            // notice would not block, so pause instead of spinning.
+            let noticed = exit.wait(deadline);
+            drop(exit);
+            let polled = self.poll(counted, 0)?;
+            if polled.is_some() {
+                return Ok(polled);
+            }
+            let noticed = noticed?;
+            // Noticed before the child can be reaped (see `Backoff`). The notice would not block, so pause instead of
+            // spinning.
             if !noticed || !pause.sleep(deadline) {
                 return Ok(None);
             }
         }
     }
 
-    /// What to block on while the child is unreaped.
+    /// Returns what to block on while the child is unreaped.
     pub(crate) fn notice(&self) -> Option<Arc<E>> {
         match &self.0.lock().life {
             Life::Unreaped(guard) => Some(Arc::clone(&guard.exit)),
@@ -156,41 +172,49 @@ impl<C: Reap, E: Exit> Lifecycle<C, E> {
         }
     }
 
-    /// The status, if the child has exited. Never blocks.
+    /// Returns the status if the child has exited. Never blocks.
     pub(crate) fn try_wait(&self) -> io::Result<Option<ExitStatus>> {
+        self.poll(0, 0)
+    }
+
+    /// The same, for a number of waiters that leave, and a number that enter if the child has not exited.
+    fn poll(&self, leave: usize, enter: usize) -> io::Result<Option<ExitStatus>> {
         let mut state = self.0.lock();
+        state.waiters -= leave;
         let exit = match &state.life {
             Life::Unreaped(guard) => Arc::clone(&guard.exit),
             Life::Exited(status) => return Ok(Some(*status)),
             Life::Lost => return Err(reaped_elsewhere(state.child.id())),
         };
         let answer = state.reap_if_exited(&exit);
-        // Unlock before `exit` goes: the last of it closes a descriptor, and nobody need wait for that.
+        if let Ok(None) = answer {
+            state.waiters += enter;
+        }
+        // Unlock before `exit` is dropped: the last reference closes a descriptor, which needs no lock.
         drop(state);
         answer
     }
 
-    /// What the child has used, if its exit has been seen, and as far as the system told.
+    /// Returns what the child has used, if its exit was seen and the system shows it.
     pub(crate) fn usage(&self) -> Option<Usage> {
         self.0.lock().usage.as_deref().copied()
     }
 
-    /// Hands the notice to `send` if the child may still be signalled; otherwise there is nothing to
-    /// do, which is fine.
+    /// Calls `send` with the notice if the child may still be signalled. Otherwise does nothing.
     pub(crate) fn signal(&self, send: impl FnOnce(&E) -> io::Result<()>) -> io::Result<()> {
-        // The lock is held until the signal is sent: nobody can reap before that.
+        // The lock is held until the signal is sent: no thread can reap before that.
         match &self.0.lock().life {
             Life::Unreaped(guard) => send(&guard.exit),
             Life::Exited(_) | Life::Lost => Ok(()),
         }
     }
 
-    /// Gives the child to `f`, for what is not about its exit (its pipes, say).
+    /// Calls `f` with the child, for what is not about its exit: its pipes, for example.
     pub(crate) fn with_child<T>(&self, f: impl FnOnce(&mut C) -> T) -> T {
         f(&mut self.0.lock().child)
     }
 
-    /// The child as it is. Whoever gets it has the duty to reap it.
+    /// Returns the child. The caller has the duty to reap it.
     pub(crate) fn into_inner(self) -> C {
         self.unpin();
         let mut state = self.0.into_inner();
@@ -198,12 +222,12 @@ impl<C: Reap, E: Exit> Lifecycle<C, E> {
         state.child
     }
 
-    /// What is known, in a word or two.
+    /// Adds what is known about the exit.
     pub(crate) fn describe(&self, f: &mut std::fmt::DebugStruct<'_, '_>)
     where
         E: std::fmt::Debug,
     {
-        // Formatting runs the caller's code, which may block, or use this very handle: not under the lock.
+        // Not under the lock: formatting runs the caller's code, which may block or use this handle.
         let (exit, status) = {
             let state = self.0.lock();
             match &state.life {
@@ -227,18 +251,20 @@ impl<C: Reap, E: Exit> State<C, E> {
         if self.usage.is_none() {
             self.usage = usage.map(Box::new);
         }
-        // The look is about this very process, the reap goes by its ID. So they can differ, and then the
-        // exit notice decides (`Exit::arbitrate`). A status that has been told stands in any case: all
-        // waiters get the same.
+        // The look is about this very process, the reap goes by its ID. So they can differ, and then the exit notice decides
+        // (`Exit::arbitrate`). A status that was returned stands in any case: all waiters get the same.
         let status = match look {
             Look::Running => return Ok(None),
-            // (Where only the reap tells the status, it goes before the pin.)
-            Look::Exited(Some(seen)) if self.pinned => {
-                let told = *self.held.get_or_insert(seen);
-                return Ok(Some(told));
+            Look::Exited(Some(seen)) if self.pinned || self.waiters > 0 => {
+                return Ok(Some(*self.returned.get_or_insert(seen)));
             }
-            Look::Exited(seen) => match (self.child.reap()?, self.held.or(seen)) {
-                (Reaped::Status(reaped), Some(seen)) if self.held.is_none() && reaped != seen => {
+            // Only the reap shows the status. The exit has woken the waiters, so they leave soon. A pin has no such end:
+            // the status is worth more than the process ID.
+            Look::Exited(None) if self.waiters > 0 => return Ok(self.returned),
+            Look::Exited(seen) => match (self.child.reap()?, self.returned.or(seen)) {
+                (Reaped::Status(reaped), Some(seen))
+                    if self.returned.is_none() && reaped != seen =>
+                {
                     Some(exit.arbitrate(seen, reaped))
                 }
                 (_, Some(seen)) => Some(seen),
@@ -246,16 +272,12 @@ impl<C: Reap, E: Exit> State<C, E> {
                 (Reaped::NotYet, None) => return Ok(None),
                 (Reaped::NoSuchChild, None) => exit.recover(),
             },
-            Look::Held(seen) => {
-                let told = *self.held.get_or_insert(seen);
-                return Ok(Some(told));
-            }
-            Look::ReapedElsewhere => self.held.or_else(|| exit.recover()),
+            Look::ReapedElsewhere => self.returned.or_else(|| exit.recover()),
         };
         self.settle(status).map(Some)
     }
 
-    /// The child has been reaped, by whomever: remember what there is to know.
+    /// Remembers the result: the child was reaped, by this process or elsewhere.
     fn settle(&mut self, status: Option<ExitStatus>) -> io::Result<ExitStatus> {
         self.life.disarm();
         match status {

@@ -33,8 +33,6 @@ struct Process {
     reaps: usize,
     /// Handed to the background reaper.
     abandoned: usize,
-    /// Waiters that rely on the process ID. (None are counted where there is a descriptor.)
-    inside: usize,
     stranger_exited: bool,
 }
 
@@ -55,6 +53,8 @@ struct Kernel {
     keeps_status: bool,
     /// What it shows is misread.
     is_misread: bool,
+    /// Nothing but the exit of whatever has the process ID.
+    waits_by_pid: bool,
 }
 
 const BY_ITSELF: i32 = 7 << 8;
@@ -72,7 +72,6 @@ impl World {
             status: 0,
             reaps: 0,
             abandoned: 0,
-            inside: 0,
             stranger_exited: false,
         };
         Arc::new(Self { process: Mutex::new(process), exited: Condvar::new(), kernel })
@@ -172,7 +171,7 @@ impl MockExit {
 
 impl Exit for MockExit {
     fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
-        let mut process = self.0.process();
+        let process = self.0.process();
         if process.phase != Phase::Running {
             return Ok(true);
         }
@@ -180,15 +179,14 @@ impl Exit for MockExit {
             // It has passed: any deadline may have, when the scheduler says so.
             return Ok(false);
         }
-        process.inside += 1;
         drop(process);
         // Here it is held up, on its way into the system call.
         let mut process = self.0.process();
         while process.phase == Phase::Running {
             process = self.0.exited.wait(process).unwrap();
         }
-        assert!(process.reaps == 0, "reaped while somebody relied on its ID");
-        process.inside -= 1;
+        let is_kept = process.reaps == 0 || !self.0.kernel.waits_by_pid;
+        assert!(is_kept, "reaped while a waiter relied on its ID");
         Ok(true)
     }
 
@@ -198,7 +196,6 @@ impl Exit for MockExit {
         let usage = (process.phase == Phase::Zombie).then_some(USED);
         let look = match process.phase {
             Phase::Running => Look::Running,
-            Phase::Zombie if process.inside > 0 => Look::Held(self.seen(&process)),
             Phase::Zombie => Look::Exited(self.0.kernel.shows_status.then(|| self.seen(&process))),
             Phase::Reaped | Phase::Recycled => Look::ReapedElsewhere,
         };
@@ -226,6 +223,10 @@ impl Exit for MockExit {
         assert!(self.0.process().abandoned == 0, "whoever reaps may have reaped it by now");
         self.0.exit(KILLED);
         Ok(())
+    }
+
+    fn wait_relies_on_pid(&self) -> bool {
+        self.0.kernel.waits_by_pid
     }
 
     fn settled(&self) {}
@@ -481,7 +482,8 @@ fn a_kill_on_drop() {
 #[test]
 fn a_status_that_was_told_stands() {
     loom::model(|| {
-        let world = World::new(Kernel::default());
+        let world =
+            World::new(Kernel { shows_status: true, waits_by_pid: true, ..Kernel::default() });
         let child = spawn(&world);
         let waiter = on_a_thread(&child, |child| child.wait(None));
         world.exit(BY_ITSELF);
@@ -567,7 +569,12 @@ fn a_misread_status_gives_way_to_the_reaped_one() {
 #[test]
 fn a_kept_status_decides_between_what_was_seen_and_what_was_reaped() {
     loom::model(|| {
-        let world = World::new(Kernel { shows_status: true, keeps_status: true, is_misread: true });
+        let world = World::new(Kernel {
+            shows_status: true,
+            keeps_status: true,
+            is_misread: true,
+            waits_by_pid: false,
+        });
         world.exit(BY_ITSELF);
         let child = spawn(&world);
         let foreign = {

@@ -73,6 +73,10 @@ impl Exit for Notice {
         Ok(())
     }
 
+    fn wait_relies_on_pid(&self) -> bool {
+        true
+    }
+
     fn settled(&self) {
         self.0.settled();
     }

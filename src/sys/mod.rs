@@ -368,7 +368,12 @@ pub(crate) trait Exit: Send + Sync + Sized + 'static {
     /// Kills the child. Never blocks.
     fn kill(&self) -> io::Result<()>;
 
-    /// The child has been reaped. Wakes the threads in [`wait`](Exit::wait) where the exit itself does not.
+    /// Whether [`wait`](Exit::wait) goes by the process ID, which the child then keeps until the wait returns.
+    fn wait_relies_on_pid(&self) -> bool {
+        false
+    }
+
+    /// The child was reaped. Reports that to the listeners that the exit itself does not wake.
     fn settled(&self);
 }
 
@@ -393,10 +398,6 @@ pub(crate) enum Look {
     Running,
     /// The child has exited and can be reaped. The status is the kernel's for this very process, where the mechanism has it.
     Exited(Option<ExitStatus>),
-    /// The child has exited with this status, but must not be reaped yet: a thread in [`wait`](Exit::wait) relies on its
-    /// process ID, and polls again when it returns.
-    #[cfg_attr(windows, expect(dead_code, reason = "Windows has no zombies"))]
-    Held(ExitStatus),
     /// Another part of the program has reaped the child.
     #[cfg_attr(windows, expect(dead_code, reason = "Windows has no zombies"))]
     ReapedElsewhere,
@@ -406,7 +407,7 @@ pub(crate) enum Look {
 impl Look {
     /// The child has exited and is unreaped.
     pub(crate) fn is_zombie(self) -> bool {
-        matches!(self, Self::Exited(_) | Self::Held(_))
+        matches!(self, Self::Exited(_))
     }
 }
 

@@ -7,21 +7,18 @@
 //! blocks on a condvar, while a helper thread, one for all of them, blocks in `waitid`; it is started
 //! by the first of them and ends when the child has exited.
 //!
-//! Both block after releasing the lock under which they learnt that the child is unreaped. What if they
-//! are held up there, another thread reaps, and the ID goes to another child of this program?
+//! Both block after releasing the lock under which the child was seen to run. Another thread could reap the child before
+//! that, and its ID could go to another child of this program.
 //!
-//! - A *waiter* would then block until that one exits. So it counts itself in first, and as long as
-//!   anyone is counted in, an exit is [`Look::Held`]: told, but not reaped. From the moment that it is
-//!   to be reaped nobody is let in any more (`closed`). Both under the same lock.
-//! - The *helper* is not counted in: it would put off the reap until it is through, and nobody depends
-//!   on it, since whoever reaps calls [`Thread::settled`], which wakes all that are on the condvar. A
-//!   helper that is late sees a stranger at worst, does nothing to it, and goes when that exits.
+//! - *Waiters* rely on the ID, so the lifecycle does not reap while one is in [`Thread::wait`]
+//!   ([`Exit::wait_relies_on_pid`](super::Exit::wait_relies_on_pid)).
+//! - The *helper* is not counted: it would delay the reap. A late helper blocks for another process at worst, does nothing
+//!   to it, and ends when that process exits.
 //!
-//! *Listeners* are told instead of blocking. They share the helper with the waits that have a deadline, are told by it
-//! when it has left, and by whoever reaps before that (`settled`); each once.
+//! *Listeners* are called instead of blocking. They share the helper with the waits that have a deadline. The helper calls
+//! them when it leaves, and [`Thread::settled`] calls them if the child is reaped before that; each once.
 //!
-//! Against foreign reapers, who heed no lock, there is only the [`Identity`], asked after a look, and before a
-//! signal.
+//! Foreign reapers heed no lock. Against them there is only the identity, checked after a look and before a signal.
 //!
 //! The process is a parameter, so that `model.rs` can check every interleaving.
 
@@ -79,7 +76,7 @@ impl ById for ChildById {
 
 pub(crate) struct Thread<P = ChildById> {
     shared: Arc<Shared<P>>,
-    /// The one whose child it is.
+    /// The process whose child it is.
     parent: u32,
 }
 
@@ -87,25 +84,23 @@ struct Shared<P> {
     process: P,
     /// Never held over anything that blocks.
     waiting: Mutex<Waiting>,
-    /// The helper has left, or there is nothing left to wait for.
+    /// The helper has left.
     changed: Condvar,
 }
 
 #[derive(Default)]
 struct Waiting {
-    /// How many are in `waitid`, or on their way there or back; not the helper.
-    inside: usize,
-    /// The child has been, or is about to be, reaped: nobody must block any more.
-    closed: bool,
-    /// The helper is in `waitid`, or on its way there or back.
+    /// The child was reaped: its ID may be that of another process.
+    settled: bool,
+    /// The helper runs.
     helper: bool,
-    /// How many helpers have left. Those on the condvar watch it change.
+    /// How many helpers have left. Waiters with a deadline wait for a change.
     rounds: u64,
     listeners: Vec<(u64, Listener)>,
     next_listener: u64,
 }
 
-/// Called once, when there is reason to look. It does not block, and does not come back here.
+/// Called once, when there is reason to poll. It does not block, and does not call this module.
 pub(crate) type Listener = Box<dyn FnOnce() + Send>;
 
 impl Thread {
@@ -141,48 +136,41 @@ impl<P: ById> Thread<P> {
 
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> bool {
         match (self.shared(), deadline) {
-            (Ok(shared), None) => shared.block(),
+            (Ok(shared), None) => {
+                // Look first: if another part of the program has reaped the child, the ID may be another process's.
+                if shared.runs() {
+                    shared.process.block();
+                }
+                true
+            }
             (Ok(shared), Some(deadline)) => Shared::block_until(shared, deadline),
-            // The look tells.
+            // The look returns the error.
             (Err(_), _) => true,
         }
     }
 
     pub(crate) fn look(&self) -> io::Result<Look> {
-        let shared = self.shared()?;
-        let mut waiting = shared.waiting.lock();
-        Ok(match shared.process.look() {
-            Ok(Look::Exited(Some(status))) if waiting.inside > 0 => Look::Held(status),
-            // A status that only the reap will tell. Those inside have been woken by the exit and are
-            // about to leave, so this is over at once.
-            Ok(Look::Exited(None)) if waiting.inside > 0 => Look::Running,
-            Ok(look @ Look::Exited(_)) => {
-                waiting.closed = true;
-                look
-            }
-            Ok(look) => look,
-            // No `waitid`: try the reap, which goes by `waitpid`. (Nobody is inside, then.)
-            Err(_) => Look::Exited(None),
-        })
+        // Without `waitid`, the reap by `waitpid` returns the status.
+        Ok(self.shared()?.process.look().unwrap_or(Look::Exited(None)))
     }
 
     pub(crate) fn settled(&self) {
         if let Ok(shared) = self.shared() {
             let mut waiting = shared.waiting.lock();
-            waiting.closed = true;
-            shared.tell_all(&mut waiting);
+            waiting.settled = true;
+            shared.notify_all(&mut waiting);
         }
     }
 
-    /// Has it told when there is reason to look; at once, if there is already. `None` if nobody will: no thread is to
-    /// be had, or this is the child of a fork.
+    /// Calls the listener when there is reason to poll the child: at once, if there is already. `None` if the helper cannot
+    /// be started, or in the child of a fork.
     pub(crate) fn listen(&self, listener: Listener) -> Option<u64> {
         let shared = self.shared().ok()?;
         let mut waiting = shared.waiting.lock();
         let id = waiting.next_listener;
         waiting.next_listener += 1;
-        // Look under the lock: whoever settles it, or leaves as the helper, comes before or after all this.
-        if waiting.closed || !shared.runs() {
+        // Look under the lock, so that `settled` and the end of the helper come before or after all of this.
+        if waiting.settled || !shared.runs() {
             drop(waiting);
             listener();
         } else if waiting.helper || Shared::start_helper(shared, &mut waiting) {
@@ -193,21 +181,20 @@ impl<P: ById> Thread<P> {
         Some(id)
     }
 
-    /// It is not told from here on, if it has not been.
+    /// Removes a listener. It is not called after this returns.
     pub(crate) fn unlisten(&self, id: u64) {
         if let Ok(shared) = self.shared() {
             shared.waiting.lock().listeners.retain(|(other, _)| *other != id);
         }
     }
 
-    /// Reaps it if it has exited, and forgets its status. Says whether it is gone, or none of ours.
+    /// Reaps the child if it has exited, and drops its status. Returns `false` if there is something left to reap.
     pub(crate) fn reap(&self) -> bool {
         self.shared().map_or(true, |shared| shared.reap())
     }
 }
 
-/// Nothing of what is behind the lock: formatting runs the caller's code, and derived code would hold
-/// the lock meanwhile.
+/// Shows nothing that the lock guards: formatting runs the caller's code, which must not run under the lock.
 impl<P: fmt::Debug> fmt::Debug for Thread<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Thread").field(&self.shared.process).finish()
@@ -215,36 +202,20 @@ impl<P: fmt::Debug> fmt::Debug for Thread<P> {
 }
 
 impl<P: ById> Shared<P> {
-    /// Without a deadline.
-    fn block(&self) -> bool {
-        let mut waiting = self.waiting.lock();
-        // Look first: if somebody else has reaped the child, the ID may mean a stranger, who runs on.
-        if waiting.closed || !self.runs() {
-            return true;
-        }
-        waiting.inside += 1;
-        drop(waiting);
-        self.process.block();
-        self.waiting.lock().inside -= 1;
-        true
-    }
-
-    /// With a deadline.
     fn block_until(this: &Arc<Self>, deadline: Instant) -> bool {
         let mut waiting = this.waiting.lock();
         let round = waiting.rounds;
-        while !waiting.closed && waiting.rounds == round {
+        while waiting.rounds == round {
             let left = left(deadline);
             if left.is_zero() {
-                // The caller looks once more: that answers for an exit which the helper has yet to
-                // report.
+                // The caller polls once more, and finds an exit that the helper has not reported yet.
                 return false;
             }
-            // Look first, as above. And if no thread is to be had, the caller pauses and comes back.
+            // Look first, as in `wait`. If the helper cannot be started, the caller pauses and comes back.
             if !waiting.helper && (!this.runs() || !Self::start_helper(this, &mut waiting)) {
                 return true;
             }
-            // (In the model there is no time, and nobody times out.)
+            // (In the model no wait times out.)
             let woken = this.changed.wait_timeout(waiting, left);
             waiting = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -258,7 +229,6 @@ impl<P: ById> Shared<P> {
         waiting.helper
     }
 
-    /// The helper's whole life.
     fn help(&self) {
         if self.runs() {
             self.process.block();
@@ -266,17 +236,16 @@ impl<P: ById> Shared<P> {
         let mut waiting = self.waiting.lock();
         waiting.helper = false;
         waiting.rounds += 1;
-        self.tell_all(&mut waiting);
+        self.notify_all(&mut waiting);
     }
 
-    /// Tells the listeners, and wakes those on the condvar. All under the lock: once a waiter has come back, whoever
-    /// listens has been told as well.
-    fn tell_all(&self, waiting: &mut Waiting) {
+    /// Calls the listeners and wakes the waiters. All under the lock: when a waiter returns, the listeners were called.
+    fn notify_all(&self, waiting: &mut Waiting) {
         waiting.listeners.drain(..).for_each(|(_, listener)| listener());
         self.changed.notify_all();
     }
 
-    /// Whether there is something to block for. Without `waitid` there is not, and callers poll.
+    /// Returns whether there is something to block for. Without `waitid` there is not, and callers poll.
     fn runs(&self) -> bool {
         self.process.runs()
     }
@@ -284,7 +253,7 @@ impl<P: ById> Shared<P> {
     fn reap(&self) -> bool {
         match self.process.look() {
             Ok(Look::Running) => false,
-            Ok(Look::Exited(_) | Look::Held(_)) | Err(_) => self.process.reap(),
+            Ok(Look::Exited(_)) | Err(_) => self.process.reap(),
             Ok(Look::ReapedElsewhere) => true,
         }
     }

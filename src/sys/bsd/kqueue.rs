@@ -121,7 +121,7 @@ impl ProcessDescriptor for Kqueue {
     fn signal(&self, signal: c_int) -> io::Result<()> {
         match self.state()? {
             Look::Running => by_pid::signal(self.child.pid, signal),
-            Look::Exited(_) | Look::Held(_) | Look::ReapedElsewhere => Ok(()),
+            Look::Exited(_) | Look::ReapedElsewhere => Ok(()),
         }
     }
 
@@ -132,7 +132,7 @@ impl ProcessDescriptor for Kqueue {
     fn reap(&self) -> bool {
         match self.state() {
             Ok(Look::Running) => false,
-            Ok(Look::Exited(_) | Look::Held(_)) => by_pid::reap(self.child.pid),
+            Ok(Look::Exited(_)) => by_pid::reap(self.child.pid),
             Ok(Look::ReapedElsewhere) | Err(_) => true,
         }
     }

@@ -73,7 +73,7 @@ impl ChildById {
     pub(crate) fn signal(&self, number: c_int) -> io::Result<()> {
         match self.look() {
             Ok(Look::Running) | Err(_) => signal(self.pid, number),
-            Ok(Look::Exited(_) | Look::Held(_) | Look::ReapedElsewhere) => Ok(()),
+            Ok(Look::Exited(_) | Look::ReapedElsewhere) => Ok(()),
         }
     }
 

@@ -232,6 +232,10 @@ impl Exit for Notice {
         self.signal(libc::SIGKILL)
     }
 
+    fn wait_relies_on_pid(&self) -> bool {
+        matches!(self, Self::Thread(_))
+    }
+
     fn settled(&self) {
         match self {
             // The exit itself makes a descriptor readable, for good.
