@@ -3,7 +3,7 @@
 use super::{BY_ITSELF, Kernel, MockChild, Phase, World, status};
 use crate::lifecycle::Lifecycle;
 use crate::sync::Arc;
-use crate::sys::thread::{ById, Thread};
+use crate::sys::unix::waitid_thread::{ById, Thread};
 use crate::sys::{Exit, Look};
 use crate::usage::Usage;
 use loom::sync::{Condvar, Mutex};

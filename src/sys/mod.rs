@@ -15,15 +15,13 @@ use {
     unix::process_table::{Pidfds, ProcessTable},
 };
 
-#[cfg(unix)]
-pub(crate) mod thread;
-
 // Every Unix.
 
 #[cfg(unix)]
 pub(crate) mod unix {
     pub(crate) mod by_pid;
     pub(crate) mod exit_descriptor;
+    pub(crate) mod helper_thread;
     pub(crate) mod notice;
     pub(crate) mod pipe;
     pub(crate) mod poll;
@@ -39,6 +37,7 @@ pub(crate) mod unix {
     pub(crate) mod siginfo;
     pub(crate) mod sigpipe;
     pub(crate) mod system;
+    pub(crate) mod waitid_thread;
 }
 #[cfg(unix)]
 pub use unix::{notice::Backend, reaped_elsewhere::ReapedElsewhere};
@@ -46,9 +45,9 @@ pub use unix::{notice::Backend, reaped_elsewhere::ReapedElsewhere};
 pub(crate) use {
     std::os::fd::OwnedFd as FromChild,
     unix::exit_descriptor::ExitDescriptor,
+    unix::helper_thread::{spawn_helper, spawn_thread},
     unix::notice::{
         Notice, PLAIN_CHILD_TAKES_REQUESTS, Request, Subscription, is_signal, reaped_elsewhere,
-        spawn_helper, spawn_thread,
     },
     unix::pipe::pipe,
     unix::poll::time_left,

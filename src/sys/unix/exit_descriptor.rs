@@ -1,7 +1,7 @@
 //! Unix: one descriptor that becomes readable when the child may have exited, for every mechanism.
 //!
 //! A pidfd or a kqueue is such a descriptor. The helper thread has none, so it writes into a pipe: as a *listener*
-//! (see [`thread`](crate::sys::thread)), at most once.
+//! (see [`waitid_thread`](crate::sys::unix::waitid_thread)), at most once.
 
 use super::notice::{Notice, Subscription};
 use super::pipe::pipe;

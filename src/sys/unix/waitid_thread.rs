@@ -11,7 +11,7 @@
 //! that, and its ID could go to another child of this program.
 //!
 //! - *Waiters* rely on the ID, so the lifecycle does not reap while one is in [`Thread::wait`]
-//!   ([`Exit::wait_relies_on_pid`](super::Exit::wait_relies_on_pid)).
+//!   ([`Exit::wait_relies_on_pid`](crate::sys::Exit::wait_relies_on_pid)).
 //! - The *helper* is not counted: it would delay the reap. A late helper blocks for another process at worst, does nothing
 //!   to it, and ends when that process exits.
 //!
@@ -22,11 +22,11 @@
 //!
 //! The process is a parameter, so that `model.rs` can check every interleaving.
 
-use super::Look;
-use super::unix::by_pid::{self, ChildById, Pid};
-use super::unix::notice as unix;
+use super::by_pid::{self, ChildById, Pid};
+use super::helper_thread::spawn_helper;
 use crate::backoff::left;
 use crate::sync::{Arc, Mutex, imp::Condvar};
+use crate::sys::Look;
 use crate::usage::Usage;
 use std::ffi::c_int;
 use std::fmt;
@@ -224,7 +224,7 @@ impl<P: ById> Shared<P> {
 
     fn start_helper(this: &Arc<Self>, waiting: &mut Waiting) -> bool {
         let shared = Arc::clone(this);
-        let started = unix::spawn_helper("child-waiter", move || shared.help());
+        let started = spawn_helper("child-waiter", move || shared.help());
         waiting.helper = started.is_ok();
         waiting.helper
     }
