@@ -379,27 +379,29 @@ fn without_markers_a_kill_catches_up_with_a_tree_that_forks() {
     alone!();
     watchdog!();
     for _ in 0..rounds(3) {
-        let line = parts("pid say forking fork-steadily out");
+        // A word that only the processes of this test have on their command line.
+        let word = format!("forking-{}", std::process::id());
+        let line = parts(&format!("pid say {word} fork-steadily out"));
         let mut stage = Stage::set_with(GROUP, &without_marker(false), &line, 1);
-        stage.hear("forking");
+        stage.hear(&word);
         stage.tree().kill().unwrap();
         stage.wait_empty();
         wait(&stage.child);
         // The forks share the standard output, and each ends by itself only after half a second, so a survivor is a
         // process of the helper program that holds the pipe.
-        let left = helpers_in_other_sessions();
+        let left = processes_with(&word);
         assert_eq!(left, [] as [u32; 0], "survivors");
     }
 }
 
-/// Returns the running forks of the helper program in any session. This test runs alone, in a process of its own.
-fn helpers_in_other_sessions() -> Vec<u32> {
+/// Returns the running processes, in any session, that have this word on their command line.
+fn processes_with(word: &str) -> Vec<u32> {
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
     let ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     ids.filter(|id: &u32| linux::is_alive(*id))
         .filter(|id| {
             let line = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
-            line.windows(13).any(|part| part == b"fork-steadily")
+            line.split(|byte| *byte == 0).any(|argument| argument == word.as_bytes())
         })
         .collect()
 }
