@@ -6,7 +6,8 @@ use crate::sys::unix::system::System;
 /// Attempts at reads that other processes can spoil, by a fork or by setting the clock.
 pub(super) const ATTEMPTS: usize = 10;
 
-/// On FreeBSD `fork` records the start by CLOCK_MONOTONIC, the time since the boot (`microuptime`).
+/// Returns the present time. On FreeBSD `fork` records the start by CLOCK_MONOTONIC, the time since the boot
+/// (`microuptime`); the other systems record the time of day.
 pub(super) fn clock() -> i64 {
     if PLATFORM.system == Some(System::FreeBsd) {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);

@@ -1,27 +1,27 @@
 //! macOS, iOS and the BSDs: a kqueue that holds one event, the child's exit.
 //!
 //! `EVFILT_PROC` with `NOTE_EXIT` is bound to the process, not to its ID: once registered, it cannot fire for another
-//! process. The event is *left in the queue*, so the descriptor stays readable, and any number of threads can `poll` it,
-//! before and after the exit, without taking the event from each other.
+//! process. The event is *left in the queue*, so the descriptor stays readable: any number of threads can `poll` it,
+//! before and after the exit, and none takes the event from another.
 //!
 //! The states of the child, and what this mechanism observes in each:
 //!
 //! | child | registering | the descriptor | reaping by ID |
 //! |---|---|---|---|
 //! | runs | succeeds | not readable | not yet |
-//! | runs, hidden by a policy (FreeBSD) | ESRCH | none: the helper thread serves it | not yet |
+//! | runs, hidden by a policy (FreeBSD) | ESRCH | none: the helper thread serves the child | not yet |
 //! | exiting | FreeBSD and DragonFly fire at once; others: ESRCH | readable | not yet, then a zombie: the caller polls again |
 //! | zombie | the same | readable | its status |
-//! | zombie that a debugger holds | the same | readable | ECHILD, and yet there by its identity: the caller polls again |
+//! | zombie that a debugger holds | the same | readable | ECHILD, but the identity is still the child's: the caller polls again |
 //! | reaped elsewhere, ID free | ESRCH | readable | ECHILD: the status of the event |
-//! | zombie, reparented because SIGCHLD is ignored (FreeBSD) | fires at once | readable | ECHILD, and reparented by its identity: the status of the event |
-//! | reaped elsewhere, ID taken | not registered any more | readable | not tried: another process by its identity |
+//! | zombie, reparented because SIGCHLD is ignored (FreeBSD) | fires at once | readable | ECHILD, and the identity has another parent: the status of the event |
+//! | reaped elsewhere, ID taken | not registered any more | readable | not tried: the identity is another process's |
 //!
-//! Where ESRCH means that the child is exiting or reaped ([`System::kevent_misses_exiting`]) there is no event to wait for.
-//! A timer takes its place, so that the descriptor becomes readable for a poll and for the queue of many.
+//! Where ESRCH means that the child is exiting or reaped ([`System::kevent_misses_exiting`]) no event will come. A
+//! timer replaces it, so that the descriptor becomes readable for a poll and for the queue of many children.
 //!
-//! A kqueue is closed by `exec` and *not inherited by a fork's child*: there the number may mean another descriptor. So a
-//! [`Queue`] is neither used nor closed there. Type-checked, not run.
+//! `exec` closes a kqueue, and *the child of a fork does not inherit it*: there the number may mean another descriptor.
+//! So the child of a fork neither uses nor closes a [`Queue`]. Type-checked, not run.
 //!
 //! Sources: kqueue(2) of macOS, FreeBSD, NetBSD, OpenBSD and DragonFly.
 
@@ -52,8 +52,8 @@ struct Kqueue {
     late: bool,
 }
 
-/// The exit event of a child of this process. `None` without a spare descriptor, if the child has been reaped, or if the
-/// system does not let this process watch it.
+/// Opens a kqueue with the exit event of a child of this process. `None` if no descriptor is spare, if the child has
+/// been reaped, or if the system does not permit this process to watch it.
 pub(crate) fn open(pid: Pid) -> Option<Box<dyn ProcessDescriptor>> {
     let queue = Queue::new().ok()?;
     let late = match queue.add_exit(pid, exit_with_status()) {
@@ -65,7 +65,7 @@ pub(crate) fn open(pid: Pid) -> Option<Box<dyn ProcessDescriptor>> {
         Err(_) => return None,
     };
     let child = ChildById::new(pid);
-    // The event may be bound to another process, but only if another part of the program has reaped the child by now.
+    // The event is bound to another process only if another part of the program has reaped the child by now.
     match by_pid::look(pid) {
         Ok(Look::ReapedElsewhere) | Err(_) => None,
         Ok(_) => Some(Box::new(Kqueue { queue, child, late })),
@@ -87,8 +87,8 @@ impl Kqueue {
 
 impl ProcessDescriptor for Kqueue {
     fn wait(&self, deadline: Option<Instant>) -> bool {
-        // In a fork there is nothing to wait for: the look reports it. A late child is reported at once: not every system
-        // fires the timer in time.
+        // The child of a fork has nothing to wait for: the poll after this reports that. A late child is reported at
+        // once, because not every system fires the timer in time.
         self.queue.inherited() || self.late || poll_readable(self.as_fd(), deadline)
     }
 
@@ -96,13 +96,14 @@ impl ProcessDescriptor for Kqueue {
         Ok(self.child.with_usage(self.state()?))
     }
 
-    /// The status that came with the event. This takes the event out of the queue, so a waiter that is about to poll could
-    /// sleep for ever. Hence the timer: it makes the queue readable again, and for good, since no call takes it out.
+    /// Returns the status that came with the event. This takes the event out of the queue, so a waiter that is about to
+    /// poll could sleep for ever. Therefore a timer makes the queue readable again, and for good, since no call takes
+    /// the timer out.
     fn recover(&self) -> Option<ExitStatus> {
         if self.queue.inherited() {
             return None;
         }
-        // Before the event is taken: a waiter must not find an empty queue in between.
+        // This precedes taking the event: a waiter must not find an empty queue in between.
         self.queue.fire_soon()?;
         // One event, and not the timer.
         let mut room = [MaybeUninit::uninit()];
@@ -144,8 +145,9 @@ impl AsFd for Kqueue {
     }
 }
 
-/// The exit event of the process that has this ID now, a child or not: a descriptor that becomes readable when the process
-/// exits, and stays readable. `None` without a spare descriptor, if this process lacks permission to watch it, and if it is exiting.
+/// Opens a descriptor that becomes readable when the process that has this ID now, a child or not, exits, and that
+/// stays readable. `None` if no descriptor is spare, if this process lacks permission to watch that process, or if that
+/// process is exiting.
 pub(crate) fn exit_of(pid: Pid) -> Option<Box<dyn AsFd + Send>> {
     let queue = Queue::new().ok()?;
     // Without the status, which macOS reports to parents only.
@@ -153,7 +155,7 @@ pub(crate) fn exit_of(pid: Pid) -> Option<Box<dyn AsFd + Send>> {
     Some(Box::new(queue))
 }
 
-/// A kqueue, used and closed only by the process that made it.
+/// A kqueue that only the process that made it uses and closes.
 #[derive(Debug)]
 pub(super) struct Queue(ForkGuard<OwnedFd>);
 
@@ -166,7 +168,7 @@ impl Queue {
         Ok(Self(ForkGuard::new(queue)))
     }
 
-    /// Whether this is the child of a fork, which has no such descriptor.
+    /// Returns whether this process is the child of a fork, which has no such descriptor.
     fn inherited(&self) -> bool {
         self.0.is_copied()
     }
@@ -183,9 +185,9 @@ impl Queue {
         unsafe { kevent(self, &[event], &mut none[..], Some(Duration::ZERO)) }.map(drop)
     }
 
-    /// Makes the queue readable in a millisecond, and for good, since no call takes the event out: a timer. (Not every
-    /// system has user events.) By libc, because all systems use milliseconds where no unit is named, and rustix names a
-    /// unit, which NetBSD ignores before version 10.
+    /// Makes the queue readable in a millisecond, and for good, by a timer that no call takes out. (Not every system
+    /// has user events.) This calls libc, because all systems use milliseconds where no unit is named, and rustix names
+    /// a unit, which NetBSD ignores before version 10.
     fn fire_soon(&self) -> Option<()> {
         // SAFETY: integers and pointers, for which zeroes are valid.
         let mut timer: libc::kevent = unsafe { std::mem::zeroed() };

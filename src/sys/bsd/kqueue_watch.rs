@@ -1,5 +1,5 @@
-//! macOS and the BSDs: one kqueue that waits for the kqueues of many children, since a kqueue is itself a descriptor to
-//! wait for. Type-checked, not run.
+//! macOS and the BSDs: one kqueue that waits for the kqueues of many children, since a kqueue can wait for another
+//! kqueue. Type-checked, not run.
 //!
 //! Sources: kqueue(2) of macOS, FreeBSD, NetBSD, OpenBSD and DragonFly.
 
@@ -18,7 +18,7 @@ use wake_event::WakeEvent;
 struct QueueOfMany {
     queue: Queue,
     wake: WakeEvent,
-    /// The descriptors in the queue. To add one again would replace its key.
+    /// The descriptors in the queue. Adding a descriptor again would replace its key.
     watched: Mutex<HashSet<RawFd>>,
 }
 
@@ -29,8 +29,8 @@ pub(crate) fn open() -> io::Result<Box<dyn KernelQueue>> {
 }
 
 impl KernelQueue for QueueOfMany {
-    /// FreeBSD and OpenBSD notify a kqueue of an event in another by a task, which runs later (`sys/kern/kern_event.c` of
-    /// both). For a child that was exiting when it was registered, a timer fires.
+    /// FreeBSD and OpenBSD notify a kqueue of an event in another by a task, which runs later (`sys/kern/kern_event.c`
+    /// of both). For a child that was exiting at its registration, only a timer fires.
     fn is_prompt(&self) -> bool {
         false
     }
@@ -52,11 +52,11 @@ impl KernelQueue for QueueOfMany {
         Ok(added?)
     }
 
-    /// Must come before the descriptor is closed: after that its number may belong to another descriptor.
+    /// Removes the descriptor. Must precede closing it: after that the number may belong to another descriptor.
     fn remove(&self, fd: BorrowedFd<'_>) {
         let fd = fd.as_raw_fd();
-        // Hold the lock until the event is deleted (this does not block), or it might delete the event of another thread
-        // that adds the same descriptor.
+        // Hold the lock until the event is deleted (this does not block). Otherwise this might delete the event of
+        // another thread that adds the same descriptor.
         let mut watched = self.watched.lock();
         watched.remove(&fd);
         // It fails if the event was reported, because then the kernel has deleted it.
@@ -103,7 +103,8 @@ const WAKE: usize = usize::MAX;
 /// The most events that one call takes.
 const EVENTS: usize = 64;
 
-/// A user event in the queue, reported to every waiter while it is set. It has no descriptor, so no child can inherit one.
+/// A user event in the queue, which every waiter receives while it is set. It has no descriptor that a child could
+/// inherit.
 #[cfg(any(target_vendor = "apple", target_os = "freebsd", target_os = "dragonfly"))]
 mod wake_event {
     use super::{Queue, WAKE};
@@ -122,7 +123,8 @@ mod wake_event {
             let _ = queue.change(event(EventFlags::empty(), UserFlags::TRIGGER));
         }
 
-        /// Systems differ in how a user event is cleared. All forget a deleted event, and a new event is not set.
+        /// Deletes the event and adds it again: systems differ in how a user event is cleared, but all forget a deleted
+        /// event, and a new event is not set.
         pub(super) fn clear(&self, queue: &Queue) {
             let _ = queue.change(event(EventFlags::DELETE, UserFlags::empty()));
             let _ = queue.change(event(EventFlags::ADD, UserFlags::empty()));
@@ -161,7 +163,7 @@ mod wake_event {
             Ok(Self { read, write })
         }
 
-        /// A byte always fits: the caller sets and clears in turns.
+        /// A byte always fits, because the caller alternates `set` and `clear`.
         pub(super) fn set(&self, _: &Queue) {
             let _ = rustix::io::write(&self.write, &[0]);
         }

@@ -18,7 +18,7 @@ use std::process::ExitStatus;
 use std::ptr::null_mut;
 use std::time::Duration;
 
-// From `sys/proc_info.h`; libc lacks them, or has them since late.
+// From `sys/proc_info.h`. libc lacks them, or older versions of it do.
 const PROC_ALL_PIDS: u32 = 1;
 const PROC_FLAG_TRACED: u32 = 2;
 const PROC_PIDT_SHORTBSDINFO: c_int = 13;
@@ -36,17 +36,17 @@ struct Short {
     _reserved: u32,
 }
 
-/// Whether the system shows processes of other users, such as launchd. A sandbox may hide them.
+/// Returns whether the system shows processes of other users, such as launchd. A sandbox may hide them.
 pub(crate) fn usable() -> bool {
     one(1).is_some()
 }
 
 pub(crate) fn all() -> io::Result<Vec<Record>> {
-    // Without processes that were reaped meanwhile, and without the kernel, which has the ID 0.
+    // This omits processes that were reaped meanwhile, and the kernel, which has the ID 0.
     Ok(ids()?.into_iter().filter(|id| *id > 0).filter_map(one).collect())
 }
 
-/// Zombies as well. `None` if there is no such process, or if it is hidden.
+/// Returns the record of one process, which may be a zombie. `None` if there is no such process, or if it is hidden.
 pub(crate) fn one(id: i32) -> Option<Record> {
     // SAFETY: this flavor writes this struct.
     if let Some(info) = unsafe { info::<libc::proc_bsdinfo>(id, libc::PROC_PIDTBSDINFO) } {
@@ -59,7 +59,7 @@ pub(crate) fn one(id: i32) -> Option<Record> {
             must_be_young: info.pbi_flags & PROC_FLAG_TRACED != 0,
         });
     }
-    // The long form is for processes of the same user, which excludes a program with the set-user-ID bit.
+    // The long form covers processes of the same user only, so not a program with the set-user-ID bit.
     // SAFETY: this flavor writes this struct.
     let info = unsafe { info::<Short>(id, PROC_PIDT_SHORTBSDINFO) }?;
     Some(Record {
@@ -72,13 +72,13 @@ pub(crate) fn one(id: i32) -> Option<Record> {
     })
 }
 
-/// The status of a zombie of this user, without reaping it. `None` for a process that is no zombie, and for one of another
-/// user (a program with the set-user-ID bit).
+/// Returns the status of a zombie of this user without reaping it. `None` for a process that is no zombie, and for a
+/// zombie of another user (a program with the set-user-ID bit).
 pub(crate) fn status_of_zombie(pid: Pid) -> Option<ExitStatus> {
     let id = pid.as_raw_nonzero().get();
     // SAFETY: this flavor writes this struct.
     let info = unsafe { info::<libc::proc_bsdinfo>(id, libc::PROC_PIDTBSDINFO) }?;
-    // `p_xstat`, which is what `wait4` returns as the status.
+    // This is `p_xstat`, which `wait4` returns as the status.
     (info.pbi_status == libc::SZOMB).then(|| ExitStatus::from_raw(info.pbi_xstatus as c_int))
 }
 
@@ -100,7 +100,7 @@ fn ids() -> io::Result<Vec<i32>> {
     for _ in 0..ATTEMPTS {
         let mut ids = vec![0; list(&mut [])?];
         let count = list(&mut ids)?;
-        // The list is cut off only if 20 processes were forked meanwhile, and then it fills the buffer.
+        // The list is cut off only if 20 processes were forked meanwhile, and a list that was cut off fills the buffer.
         if count < ids.len() {
             ids.truncate(count);
             return Ok(ids);
@@ -109,13 +109,13 @@ fn ids() -> io::Result<Vec<i32>> {
     Err(io::Error::other("the list of processes grows faster than it can be read"))
 }
 
-/// Returns how many there are; without room for any, 20 more than there are.
+/// Returns the number of processes; without room for any, that number plus 20.
 fn list(ids: &mut [i32]) -> io::Result<usize> {
     let size = size_of_val(ids) as c_int;
     let buffer = if ids.is_empty() { null_mut() } else { ids.as_mut_ptr() };
     // SAFETY: `buffer` has room for `size` bytes, or is null, which requests a length only.
     let written = unsafe { libc::proc_listpids(PROC_ALL_PIDS, 0, buffer.cast(), size) };
-    // An empty list is an error too: this process is always there.
+    // An empty list is an error too, since it lacks this process.
     if written > 0 {
         Ok(written as usize / size_of::<i32>())
     } else {
@@ -123,8 +123,8 @@ fn list(ids: &mut [i32]) -> io::Result<usize> {
     }
 }
 
-/// `struct mach_timebase_info`: by how much a tick of the machine's clock is to be multiplied, and divided, to make
-/// nanoseconds of it. (libc has it, for the time being.)
+/// `struct mach_timebase_info`: the factor and the divisor that convert a tick of the machine's clock to nanoseconds.
+/// (libc has it for the time being.)
 #[repr(C)]
 #[derive(Default)]
 struct Timebase {
@@ -150,11 +150,11 @@ impl Timebase {
     }
 }
 
-/// The usage of a zombie, which the kernel recorded at the exit. `None` if the process is no zombie.
+/// Returns the usage of a zombie, which the kernel recorded at the exit. `None` if the process is no zombie.
 ///
-/// The CPU times include those of the children that it waited for. The peak is that of the footprint, which the system's
-/// own tools show as a process's memory: it includes compressed memory, and excludes memory shared with other processes.
-/// The largest resident size is reported to a reaper alone.
+/// The CPU times include those of the children that it waited for. The peak is that of the footprint, which the
+/// system's own tools show as a process's memory: it includes compressed memory, and excludes memory shared with other
+/// processes. Only a reaper receives the largest resident size.
 pub(crate) fn usage_of(pid: Pid) -> Option<Usage> {
     let mut info = MaybeUninit::<libc::rusage_info_v4>::zeroed();
     let pid = pid.as_raw_nonzero().get();

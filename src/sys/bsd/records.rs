@@ -15,10 +15,10 @@ impl ProcessTable for Records {
         if usable() { Ok(()) } else { Err("the system hides processes from this program") }
     }
 
-    /// In microseconds, on the clock of the records: the time since the boot on FreeBSD, Unix time on the other systems,
-    /// where a clock that is set back makes a later process start earlier.
+    /// Returns microseconds on the clock of the records: the time since the boot on FreeBSD, Unix time on the other
+    /// systems, where a clock that is set back makes a later process start earlier.
     fn now(&self) -> Time {
-        // NetBSD records the time of the last tick, so leave room.
+        // NetBSD records the time of the last tick, so leave a margin.
         const ROOM: i64 = 1_000_000;
         Time(clock().saturating_sub(ROOM))
     }
@@ -44,15 +44,15 @@ impl ProcessTable for Records {
     }
 }
 
-/// The time when the process started, which stays the same when the clock is set.
+/// The start time of a process, which stays the same when the clock is set.
 #[derive(Debug)]
 struct StartTime {
     pid: Pid,
     started: Time,
 }
 
-/// `None` if the process is reaped, if this program lacks permission, or if the system does not report the start: of a
-/// zombie on NetBSD and DragonFly.
+/// Returns the identity of the process with this ID. `None` if the process is reaped, if this program lacks permission,
+/// or if the system does not report the start, as for a zombie on NetBSD and DragonFly.
 pub(crate) fn identity_of(pid: Pid) -> Option<Box<dyn Identity>> {
     let (started, _) = started(pid)?;
     Some(Box::new(StartTime { pid, started }))
@@ -65,7 +65,7 @@ impl Identity for StartTime {
     }
 }
 
-/// When the process with this ID started, and its parent.
+/// Returns the start time and the parent of the process with this ID.
 fn started(pid: Pid) -> Option<(Time, i32)> {
     let record = one(pid.as_raw_nonzero().get())?;
     Some((record.started?, record.parent))

@@ -21,8 +21,8 @@ const ALL: c_int = libc::KERN_PROC_PROC;
 #[cfg(any(target_os = "dragonfly", target_os = "netbsd"))]
 const ALL: c_int = libc::KERN_PROC_ALL;
 
-/// Whether this process may read records (a sandbox such as Capsicum may refuse it), and whether they have the size that
-/// libc has: shorter ones leave no whole record, and longer ones do not fit.
+/// Returns whether this process may read records (a sandbox such as Capsicum may refuse it), and whether they have the
+/// size that libc has: shorter records do not make a whole one, and longer records do not fit.
 pub(crate) fn usable() -> bool {
     one(std::process::id() as i32).is_some()
 }
@@ -41,14 +41,14 @@ pub(crate) fn all() -> io::Result<Vec<Record>> {
     Err(io::Error::other("the list of processes grows faster than it can be read"))
 }
 
-/// Zombies as well, but not on DragonFly, where `KERN_PROC_PID` looks in the list of living processes alone ([`all`] has
-/// zombies there, too). `None` if there is no such process, or if it is hidden.
+/// Returns the record of one process, which may be a zombie except on DragonFly: there `KERN_PROC_PID` searches only
+/// the list of living processes (but [`all`] includes zombies). `None` if there is no such process, or if it is hidden.
 pub(crate) fn one(id: i32) -> Option<Record> {
     records(Some(id), 1).ok()?.pop()
 }
 
-/// Reads the records of one process or of all, with room for so many. For a process that is not there the system returns an
-/// error or nothing.
+/// Reads the records of one process or of all, with room for this many. For a process that does not exist the system
+/// returns an error or nothing.
 fn records(id: Option<i32>, room: usize) -> io::Result<Vec<Record>> {
     for _ in 0..ATTEMPTS {
         let before = booted()?;
@@ -58,9 +58,9 @@ fn records(id: Option<i32>, room: usize) -> io::Result<Vec<Record>> {
         sysctl(&name(id, room), infos.as_mut_ptr().cast(), &mut size)?;
         infos.truncate(size / size_of::<Info>());
         if booted()? == before {
-            // SAFETY: the kernel wrote so many of them.
+            // SAFETY: the kernel wrote this many of them.
             let records = infos.iter().map(|info| unsafe { record(info, before) });
-            // DragonFly lists threads of the kernel, which have no ID, and all have process 0.
+            // DragonFly lists threads of the kernel, which have no ID, and all systems list process 0.
             return Ok(records.filter(|record| record.id > 0).collect());
         }
     }
@@ -82,11 +82,12 @@ fn name(id: Option<i32>, room: usize) -> Vec<c_int> {
     vec![libc::CTL_KERN, libc::KERN_PROC2, what, id, size, room as c_int]
 }
 
-/// When the machine was booted, in microseconds, as far as that matters here.
+/// Returns the boot time in microseconds: what must be subtracted from the start in a record.
 ///
-/// A process must have the same start in every record. DragonFly and NetBSD record the time of day at its start. FreeBSD
-/// reports the boot time plus the uptime at the start, and the boot time moves when the clock is set. So the boot time is
-/// subtracted, and the record is read again if the boot time has changed meanwhile. The rest is the uptime at the start.
+/// A process must have the same start in every record. DragonFly and NetBSD record the time of day at its start.
+/// FreeBSD reports the boot time plus the uptime at the start, and the boot time moves when the clock is set. So the
+/// boot time is subtracted, which leaves the uptime at the start, and the record is read again if the boot time has
+/// changed meanwhile.
 #[cfg(target_os = "freebsd")]
 fn booted() -> io::Result<i64> {
     let mut time = MaybeUninit::<libc::timeval>::zeroed();
@@ -102,8 +103,8 @@ fn booted() -> io::Result<i64> {
     Ok(0)
 }
 
-/// Reads single fields, not the whole: that has enums on DragonFly (`kl_stat` is 0 for a process without threads), and a
-/// number that is no variant must never be read as an enum.
+/// Reads single fields, not the whole struct: it has enums on DragonFly (`kl_stat` is 0 for a process without threads),
+/// and a number that is no variant must never be read as an enum.
 ///
 /// # Safety
 ///
@@ -147,15 +148,15 @@ unsafe fn record(info: &MaybeUninit<Info>, _: i64) -> Record {
     }
 }
 
-/// A record without times is not necessarily a zombie's: the kernel leaves them out as well while a process executes a
-/// program.
+/// Reads single fields. A record without times is not necessarily a zombie's: the kernel omits them as well while a
+/// process executes a program.
 ///
 /// # Safety
 ///
 /// The kernel has written it.
 #[cfg(target_os = "netbsd")]
 unsafe fn record(info: &MaybeUninit<Info>, _: i64) -> Record {
-    // From `sys/proc.h` and, the last, `sys/sysctl.h`; libc lacks them. A dead process is about to be a zombie.
+    // From `sys/proc.h`, and the last from `sys/sysctl.h`. libc lacks them. A dead process is about to be a zombie.
     const SZOMB: u64 = 5;
     const SDEAD: u64 = 6;
     const P_TRACED: u64 = 0x800;
@@ -173,15 +174,16 @@ unsafe fn record(info: &MaybeUninit<Info>, _: i64) -> Record {
     }
 }
 
-/// Zero means that the system does not report it.
+/// Returns a time unless it is zero, which means that the system does not report it.
 fn known(seconds: impl Into<i64>, rest: impl Into<i64>) -> Option<Time> {
     Some(Time(micros(seconds, rest))).filter(|time| *time != Time(0))
 }
 
-/// Reads into `value`, which has room for `size` bytes, or is null. Sets `size` to the number of bytes that there are.
+/// Reads into `value`, which has room for `size` bytes, or is null. Sets `size` to the number of bytes that the system
+/// has.
 fn sysctl(name: &[c_int], value: *mut c_void, size: &mut usize) -> io::Result<()> {
-    // SAFETY: `name` has this length, `value` has room for `size` bytes by the contract of this function, and nothing is to
-    // be set.
+    // SAFETY: `name` has this length, `value` has room for `size` bytes by the contract of this function, and the call
+    // sets nothing.
     let result = unsafe {
         libc::sysctl(name.as_ptr(), name.len() as c_uint, value, &raw mut *size, null(), 0)
     };

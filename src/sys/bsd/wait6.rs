@@ -1,4 +1,4 @@
-//! FreeBSD and NetBSD: `wait6` with `WNOWAIT`, of whose result this reads `wru_self` alone.
+//! FreeBSD and NetBSD: `wait6` with `WNOWAIT`. This reads only `wru_self` of the result.
 //!
 //! FreeBSD, `exit1`: when a process becomes a zombie, the kernel adds the usage of the children that it has waited for to
 //! its own: `ruadd(&p->p_ru, &p->p_rux, &p->p_stats->p_cru, &p->p_crux)` adds the times, and takes the larger of the
@@ -14,9 +14,9 @@
 //! `exit1` holds the lock of the process until all this is done, and `proc_to_reap` takes it first: no caller sees a
 //! zombie whose sum is not there yet.
 //!
-//! NetBSD adds at the reap, not at the exit. There `wru_self` is `o`, and `wru_children` has the times of the child itself unless
-//! the call reaps; so the usage of the children is not reported. The peak is left out if it is zero, since the kernel may
-//! put it together at the reap only. Type-checked, not run.
+//! NetBSD adds at the reap, not at the exit. There `wru_self` is `o`, and `wru_children` has the times of the child
+//! itself unless the call reaps; so the usage of the children is not reported. A peak of zero is omitted, since the
+//! kernel may compute the peak at the reap only. Type-checked, not run.
 //!
 //! Sources: wait6(2) of both, and the `kern_exit.c` and `kern_resource.c` of each.
 
@@ -50,8 +50,7 @@ pub(crate) fn usage_of(pid: Pid) -> Option<Usage> {
     let mut status = 0;
     let mut usage = MaybeUninit::<Both>::zeroed();
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-    // SAFETY: the status and the usage are writable for the whole call; and without a siginfo nothing is written
-    // there.
+    // SAFETY: the status and the usage are writable for the whole call, and no siginfo is passed.
     let found = unsafe {
         wait6(
             libc::P_PID,
@@ -62,7 +61,7 @@ pub(crate) fn usage_of(pid: Pid) -> Option<Usage> {
             null_mut(),
         )
     };
-    // Zero, if it is no zombie.
+    // The result is zero if the process is no zombie.
     if found != pid {
         return None;
     }
