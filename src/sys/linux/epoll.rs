@@ -1,4 +1,4 @@
-//! Linux: many pidfds in one epoll. To add a pidfd, and to report one, cost the same however many there are.
+//! Linux: many pidfds in one epoll. Adding a pidfd and reporting one cost the same however many pidfds there are.
 //!
 //! Sources: epoll(7), eventfd(2).
 
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 struct Epoll {
     epoll: OwnedFd,
-    /// Readable while the queue is to wake its waiters.
+    /// An eventfd that is readable while the queue is to wake its waiters.
     wake: OwnedFd,
 }
 
@@ -30,7 +30,8 @@ pub(crate) fn open() -> io::Result<Box<dyn KernelQueue>> {
 }
 
 impl KernelQueue for Epoll {
-    /// A pidfd wakes its waiters, an epoll among them, under a lock that a reaper of the child takes after that.
+    /// Returns `true`: a pidfd wakes its waiters, an epoll among them, under a lock that a reaper of the child takes
+    /// after that.
     fn is_prompt(&self) -> bool {
         true
     }
@@ -40,14 +41,14 @@ impl KernelQueue for Epoll {
         Ok(epoll::add(&self.epoll, fd, epoll::EventData::new_u64(key), flags)?)
     }
 
-    /// Must come before the descriptor is closed: if a fork has copied the descriptor, closing it would leave it
+    /// Removes the descriptor. Must precede closing it: if a fork has copied the descriptor, closing it would leave it
     /// registered.
     fn remove(&self, fd: BorrowedFd<'_>) {
-        // It fails only if the descriptor is not registered.
+        // This fails only if the descriptor is not registered.
         let _ = epoll::delete(&self.epoll, fd);
     }
 
-    // Neither fails: the counter has 64 bits, and does not block.
+    // Neither call fails: the counter has 64 bits, and does not block.
     fn wake(&self) {
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
     }

@@ -1,6 +1,6 @@
 //! Linux: a pidfd, a descriptor that means one process and never another.
 //!
-//! | what | since | fails with |
+//! | call | since | fails with |
 //! |---|---|---|
 //! | `pidfd_send_signal` | 5.1 | ENOSYS; EPERM under some sandboxes |
 //! | `pidfd_open` | 5.3 | ENOSYS; EPERM under some sandboxes; EMFILE, ENFILE, ENOMEM |
@@ -9,9 +9,9 @@
 //! | `PIDFD_SIGNAL_PROCESS_GROUP` | 6.9 | EINVAL |
 //! | `PIDFD_GET_INFO` with `PIDFD_INFO_EXIT` | 6.15 | ENOTTY, EINVAL; ESRCH once reaped before 6.15 |
 //!
-//! Versions say little under seccomp, gVisor or a full descriptor table, so each call is tried. If `pidfd_open` or `waitid`
-//! fails for any reason, [`open`] returns `None`. If only the signal fails, signals go to the process ID, or to the
-//! group's. If only the ioctl fails, a status that another part of the program has taken is lost.
+//! Versions say little under seccomp, gVisor or a full descriptor table, so each call is tried. If `pidfd_open` or
+//! `waitid` fails for any reason, [`open`] returns `None`. If only the signal fails, signals go to the process ID, or
+//! to the group's. If only the ioctl fails, the status is lost when another part of the program reaps the child.
 //!
 //! Sources: pidfd_open(2), pidfd_send_signal(2), waitid(2), and `fs/pidfs.c` for the ioctl.
 
@@ -35,8 +35,8 @@ struct Pidfd {
     pid: Pid,
 }
 
-/// The pidfd of a child of this process. `None` if pidfds do not serve here, or if the child has been reaped: then the ID
-/// is free (ESRCH), or means a process that is no child of this process (ECHILD).
+/// Opens a pidfd of a child of this process. `None` if pidfds do not work here, or if the child has been reaped: then
+/// the ID is free (ESRCH), or means a process that is no child of this process (ECHILD).
 pub(crate) fn open(pid: Pid) -> Option<Box<dyn ProcessDescriptor>> {
     let fd = open_any(pid).ok()?;
     match poll_pidfd(fd.as_fd()) {
@@ -45,8 +45,8 @@ pub(crate) fn open(pid: Pid) -> Option<Box<dyn ProcessDescriptor>> {
     }
 }
 
-/// The pidfd that a child has opened itself, and sent. `None` if `waitid` does not serve here. An error if another part of
-/// the program has reaped the child: with its status, if the kernel kept that.
+/// Accepts the pidfd that a child has opened itself, and sent. `None` if `waitid` does not work here. An error if
+/// another part of the program has reaped the child, with the status if the kernel kept it.
 pub(crate) fn accept(
     fd: OwnedFd,
     pid: Pid,
@@ -59,24 +59,25 @@ pub(crate) fn accept(
     Some(if is_reaped { Err(pidfd.recover()) } else { Ok(Box::new(pidfd)) })
 }
 
-/// The pidfd of any process (pidfd_open(2)).
+/// Opens a pidfd of any process (pidfd_open(2)).
 fn open_any(pid: Pid) -> rustix::io::Result<OwnedFd> {
     rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
 }
 
 impl Pidfd {
-    /// A zombie, or reaped.
+    /// Returns whether the process is a zombie or has been reaped.
     fn has_ended(&self) -> bool {
         poll_readable(self.fd.as_fd(), Some(Instant::now()))
     }
 
-    /// The state of a process for which `waitid` has returned ECHILD, which is one of these:
-    /// - It never was a child of *this* process, as in the child of a fork that copied the handle. It may be running, and
-    ///   nothing is final.
-    /// - Another thread is reaping it. The status is not kept yet, and the task exists: the ioctl succeeds, and does not set
-    ///   `PIDFD_INFO_EXIT`. That is over in microseconds unless the kernel preempts that thread. So repeat the ioctl for as
-    ///   long as that usually takes, and then let the caller come back: other threads wait for the caller's lock.
-    /// - It has been reaped.
+    /// Returns the state of a process for which `waitid` has returned ECHILD. It is one of these:
+    /// - The process never was a child of *this* process, as in the child of a fork that copied the handle. It may be
+    ///   running, and nothing is final.
+    /// - Another thread is reaping it. The status is not kept yet, and the task exists: the ioctl succeeds, and does
+    ///   not set `PIDFD_INFO_EXIT`. The reap ends within microseconds unless the kernel preempts that thread. So repeat
+    ///   the ioctl for as long as a reap usually takes, and then have the caller poll again: other threads wait for the
+    ///   caller's lock.
+    /// - The process has been reaped.
     fn poll_reap(&self) -> io::Result<Look> {
         if !self.has_ended() {
             return Err(by_pid::no_child());
@@ -90,10 +91,10 @@ impl Pidfd {
         Ok(Look::Running)
     }
 
-    /// The exit status, once the process has been reaped (`Ok(None)` before).
+    /// Returns the exit status, once the process has been reaped (`Ok(None)` before).
     ///
     /// The kernel reads the status first and finds the task second. If the process is reaped in between, the call fails
-    /// with ESRCH as if nothing were kept. By the second call the status is there.
+    /// with ESRCH as if nothing were kept. The second call finds the status.
     fn info(&self) -> rustix::io::Result<Option<ExitStatus>> {
         self.info_once().or_else(|_| self.info_once())
     }
@@ -111,7 +112,7 @@ impl Pidfd {
 }
 
 impl ProcessDescriptor for Pidfd {
-    /// The kernel wakes the waiters of this process alone.
+    /// Sleeps in the kernel, which wakes only the waiters of this process.
     fn wait(&self, deadline: Option<Instant>) -> bool {
         poll_readable(self.fd.as_fd(), deadline)
     }
@@ -120,7 +121,7 @@ impl ProcessDescriptor for Pidfd {
         let look = match poll_pidfd(self.fd.as_fd()) {
             Ok((Look::ReapedElsewhere, _)) => self.poll_reap()?,
             Ok(look_and_usage) => return Ok(look_and_usage),
-            // `waitid` worked when the pidfd was opened: a sandbox has closed since then.
+            // `waitid` worked when the pidfd was opened, so a sandbox forbids it now.
             Err(_) if !self.has_ended() => Look::Running,
             Err(_) if self.recover().is_some() => Look::ReapedElsewhere,
             Err(_) => Look::Exited(None),
@@ -128,7 +129,7 @@ impl ProcessDescriptor for Pidfd {
         Ok((look, None))
     }
 
-    /// The status that the kernel keeps of a process that was reaped while a pidfd to it was open.
+    /// Returns the status, which the kernel keeps if the process was reaped while a pidfd to it was open.
     fn recover(&self) -> Option<ExitStatus> {
         self.info().ok().flatten()
     }
@@ -138,12 +139,12 @@ impl ProcessDescriptor for Pidfd {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
-        // After the exit no error matters. (A zombie of another user answers EPERM as well.)
+        // After the exit no error matters. (For a zombie of another user the error is EPERM as well.)
         if self.look()?.0 != Look::Running {
             return Ok(());
         }
-        // EPERM may be true (a child that has changed its user), or come from a sandbox that does not know the call. For a
-        // descriptor that cannot exist, only a sandbox returns EPERM.
+        // EPERM may be genuine (the child has changed its user), or come from a sandbox that does not know the call.
+        // For a descriptor that cannot exist, only a sandbox returns EPERM.
         let blocked = match error.raw_os_error() {
             Some(libc::ENOSYS) => true,
             Some(libc::EPERM) => {
@@ -154,8 +155,8 @@ impl ProcessDescriptor for Pidfd {
         if blocked { by_pid::signal(self.pid, signal) } else { by_pid::ignore_missing(error) }
     }
 
-    /// The pidfd means the group that had the ID of the process, even if the process has been reaped. Any error may mean
-    /// that the kernel lacks the flag; `kill` then meets the error again.
+    /// Signals the group that had the ID of the process, even if the process has been reaped. Any error may mean that
+    /// the kernel lacks the flag; `kill` then meets a genuine error again.
     fn signal_group(&self, signal: c_int) -> io::Result<()> {
         const PROCESS_GROUP: u32 = 1 << 2;
         match send(self.fd.as_raw_fd(), signal, PROCESS_GROUP) {
@@ -165,14 +166,14 @@ impl ProcessDescriptor for Pidfd {
         }
     }
 
-    /// Through the pidfd if possible, so that no other process can be meant.
+    /// Reaps through the pidfd if possible, which cannot mean another process.
     fn reap(&self) -> bool {
         use rustix::process::{WaitId, WaitIdOptions, waitid};
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
         match waitid(WaitId::PidFd(self.fd.as_fd()), options) {
             Ok(None) => false,
             Ok(Some(_)) | Err(rustix::io::Errno::CHILD) => true,
-            // A sandbox has closed, as above.
+            // A sandbox forbids the call, as above.
             Err(_) => self.recover().is_some() || by_pid::reap(self.pid),
         }
     }
@@ -184,26 +185,26 @@ impl AsFd for Pidfd {
     }
 }
 
-/// No other process can be meant.
+/// Polls the process of the pidfd, which cannot mean another process.
 fn poll_pidfd(fd: BorrowedFd<'_>) -> io::Result<(Look, Option<Usage>)> {
     waitid::poll(libc::P_PIDFD, fd.as_raw_fd().unsigned_abs())
 }
 
-/// pidfd_send_signal(2). (rustix has it for named signals only: not for 0, nor for real-time signals.)
+/// Calls pidfd_send_signal(2). (rustix has it for named signals only: not for 0, nor for real-time signals.)
 fn send(fd: c_int, signal: c_int, flags: u32) -> io::Result<()> {
     let info = std::ptr::null::<libc::siginfo_t>();
-    // SAFETY: a null `info` means the one that `kill` would make; nothing else is pointed to.
+    // SAFETY: a null `info` means the one that `kill` would make. There is no other pointer.
     match unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, info, flags) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-/// How processes that are not children are held.
+/// Pidfds of processes that are not children.
 pub(crate) const OF_ANY: Pidfds =
     Pidfds { open: open_any, send: |fd, signal| send(fd.as_raw_fd(), signal, 0), serial };
 
-/// `None` before Linux 6.9, where all pidfds have the same inode.
+/// Returns the inode. `None` before Linux 6.9, where all pidfds have the same inode.
 fn serial(fd: BorrowedFd<'_>) -> Option<u64> {
     /// `PID_FS_MAGIC` of `linux/magic.h`.
     const PIDFS: u64 = 0x5049_4446;

@@ -1,8 +1,8 @@
 //! Linux and Android: `/proc`.
 //!
-//! A list reads `stat` of each process (about 14 µs), and a search for a marker reads `environ` of the processes that remain (18 µs
-//! more). So the cheap checks come first: `getpgid` (a fraction of a microsecond) finds the members of the groups, and the
-//! start sorts out most of the other processes.
+//! A list reads `stat` of each process (about 14 µs), and a search for a marker reads `environ` of the processes that
+//! remain (18 µs more). So the cheap checks come first: `getpgid` (a fraction of a microsecond) finds the members of
+//! the groups, and the start time excludes most other processes.
 //!
 //! Sources: proc(5), proc_pid_stat(5), proc_pid_environ(5), proc_loadavg(5).
 
@@ -24,14 +24,14 @@ impl ProcessTable for Procfs {
         if usable() { Ok(()) } else { Err("there is no /proc of this PID namespace") }
     }
 
-    /// In clock ticks since the machine was booted.
+    /// Returns clock ticks since the machine was booted.
     fn now(&self) -> Time {
         use rustix::time::{ClockId, clock_gettime};
         let now = clock_gettime(ClockId::Boottime);
         let hertz = rustix::param::clock_ticks_per_second();
         let ticks =
             now.tv_sec.unsigned_abs() * hertz + now.tv_nsec.unsigned_abs() * hertz / 1_000_000_000;
-        // The kernel rounds in its own way.
+        // Subtract 1, because the kernel may round differently.
         Time(ticks.saturating_sub(1) as i64)
     }
 
@@ -52,12 +52,12 @@ impl ProcessTable for Procfs {
         Ok(listing)
     }
 
-    /// IDs are handed out in turn in each PID namespace.
+    /// Returns the newest ID: each PID namespace hands out IDs in turn.
     fn newest(&self) -> Option<i32> {
         let mut buffer = Vec::new();
         read("/proc/loadavg", &mut buffer).ok()?;
         let newest = std::str::from_utf8(&buffer).ok()?.split_ascii_whitespace().last()?;
-        // An emulated `/proc` may say 0.
+        // An emulated `/proc` may report 0.
         newest.parse().ok().filter(|id| *id > 0)
     }
 
@@ -68,7 +68,7 @@ impl ProcessTable for Procfs {
         after: i32,
         newest: i32,
     ) -> io::Result<Listing> {
-        /// For more IDs than this, reading the list of all processes costs less.
+        /// The number of IDs above which reading the list of all processes costs less.
         const MANY: usize = 50_000;
         // Process IDs wrap around.
         let (end, start) = if after <= newest { (newest, newest + 1) } else { (largest_id(), 1) };
@@ -88,15 +88,15 @@ impl ProcessTable for Procfs {
         true
     }
 
-    /// A process shows no environment in the middle of an exec, although it had one and will have one again. Nor does a
-    /// process that is exiting, nor one that has unmapped its environment. What the kernel reports of its memory
-    /// distinguishes these from a process whose environment is empty.
+    /// Reads the environment. A process shows none in the middle of an exec, although it had one and will have one
+    /// again. A process that is exiting, or that has unmapped its environment, shows none either. The memory that
+    /// `stat` reports distinguishes these from a process whose environment is empty.
     fn environment(&self, id: i32, buffer: &mut Vec<u8>) -> io::Result<Environment> {
         let is_hidden = match read(&format!("/proc/{id}/environ"), buffer) {
             Ok(()) if !buffer.is_empty() => return Ok(Environment::Shown),
             // ESRCH: the process, or its first thread, is exiting.
             Ok(()) | Err(Errno::SRCH) => false,
-            // A process of another user, one that is not dumpable, and every process without memory.
+            // A process of another user, a process that is not dumpable, and every process without memory.
             Err(Errno::ACCESS | Errno::PERM) => true,
             Err(Errno::NOENT) => return Ok(Environment::Missing),
             Err(error) => return Err(error.into()),
@@ -109,14 +109,14 @@ impl ProcessTable for Procfs {
                 Memory::WithoutEnvironment => Environment::Empty,
                 Memory::Unsettled => Environment::Unsettled,
             },
-            // `hidepid`: the process is there, and the kernel hides it.
+            // `hidepid`: the process exists, and the kernel hides it.
             None if is_hidden => Environment::Hidden,
             _ => Environment::Missing,
         })
     }
 
-    /// The ancestors of this process, which may be subreapers (prctl(2)), the init process of the PID namespace, and this
-    /// process itself if it is a subreaper.
+    /// Returns the ancestors of this process, which may be subreapers (prctl(2)), the init process of the PID
+    /// namespace, and this process itself if it is a subreaper.
     fn adopters(&self) -> Vec<i32> {
         let mut adopters = vec![1];
         if is_subreaper() {
@@ -132,15 +132,15 @@ impl ProcessTable for Procfs {
         adopters
     }
 
-    /// By the files of proc(5) that every process may read.
+    /// Compares the files of proc(5) that every process may read.
     fn may_descend_from(&self, id: i32, leader: i32) -> bool {
-        // A member is in the control groups of this process, and in its audit session, unless it was moved.
+        // A member is in the control groups and the audit session of this process, unless it was moved.
         ["cgroup", "loginuid", "sessionid"].iter().all(|file| is_like_ours(id, file))
             && may_change_its_user(id, leader)
     }
 }
 
-/// Whether `/proc` is there, and is that of this process's PID namespace.
+/// Returns whether there is a `/proc`, and it is that of this process's PID namespace.
 fn usable() -> bool {
     let me = readlinkat(CWD, "/proc/self", Vec::new()).ok();
     me.and_then(|me| me.to_str().ok()?.parse().ok()) == Some(std::process::id())
@@ -155,7 +155,7 @@ fn largest_id() -> i32 {
         .unwrap_or(1 << 22)
 }
 
-/// Adds a process to the listing. Returns whether it lives.
+/// Adds a process to the listing. Returns whether the process lives.
 ///
 /// `getpgid` comes first: it costs a fraction of a microsecond, and reading `stat` costs 14.
 fn add(
@@ -178,12 +178,12 @@ fn add(
 
 struct Stat {
     record: Record,
-    /// One of the kernel's own.
+    /// Whether it is a thread of the kernel.
     is_kernels: bool,
     memory: Memory,
 }
 
-/// What `stat` reports of the memory that would hold the environment.
+/// The memory that would hold the environment, according to `stat`.
 enum Memory {
     /// The process runs a program, and its environment is empty.
     WithoutEnvironment,
@@ -195,7 +195,7 @@ enum Memory {
     Unsettled,
 }
 
-/// `None` if there is no such process, or if it is hidden. An error means that `stat` could not be read.
+/// Reads `stat`. `None` if there is no such process, or if it is hidden. An error means that `stat` could not be read.
 fn stat(id: i32, buffer: &mut Vec<u8>) -> io::Result<Option<Stat>> {
     match read(&format!("/proc/{id}/stat"), buffer) {
         Ok(()) => Ok(parse(id, buffer)),
@@ -213,17 +213,17 @@ fn parse(id: i32, stat: &[u8]) -> Option<Stat> {
     let state = fields.next()?;
     let parent = fields.next()?.parse().ok()?;
     let group = fields.next()?.parse().ok()?;
-    // By their numbers in proc_pid_stat(5), of which the next is 6.
+    // The numbers are those of proc_pid_stat(5). The next is 6.
     let flags: u64 = fields.nth(9 - 6)?.parse().ok()?;
     let threads: u32 = fields.nth(20 - 10)?.parse().ok()?;
     let started = Some(Time(fields.nth(22 - 21)?.parse().ok()?));
     let code: u64 = fields.nth(26 - 23)?.parse().ok()?;
     let from: u64 = fields.nth(50 - 27)?.parse().ok()?;
     let to: u64 = fields.next()?.parse().ok()?;
-    // The first of several threads may have ended while the process runs on.
+    // The first of several threads may have ended while the process continues.
     let lives = !matches!(state, "Z" | "X") || threads > 1;
-    // An exec sets these in this order: where the environment begins, and ends, for the time being, at the same
-    // place; where it ends; where the code is.
+    // An exec sets in this order: the start and the end of the environment, at first to the same place; the end; the
+    // start of the code.
     let memory = match () {
         () if flags & PF_EXITING != 0 && threads > 1 => Memory::OfOtherThreads,
         () if flags & PF_EXITING != 0 => Memory::Released,
@@ -238,12 +238,12 @@ fn parse(id: i32, stat: &[u8]) -> Option<Stat> {
 const PF_EXITING: u64 = 0x0000_0004;
 const PF_KTHREAD: u64 = 0x0020_0000;
 
-/// No file that is read here is longer, except the environment of a process that shows other memory as its environment
-/// (PR_SET_MM_MAP of prctl(2)). execve(2) allows 6 MiB.
+/// The longest file that is read here. Only the environment of a process that shows other memory as its environment
+/// (PR_SET_MM_MAP of prctl(2)) is longer; execve(2) allows 6 MiB.
 const LONGEST: usize = 8 << 20;
 
-/// Reads a whole file of `/proc` in one system call: between two of them the process may execute another program, whose
-/// file is another.
+/// Reads a whole file of `/proc` in one system call: between two calls the process may execute another program, whose
+/// file differs.
 fn read(path: &str, buffer: &mut Vec<u8>) -> rustix::io::Result<()> {
     let file = openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     buffer.reserve(4096);
@@ -251,7 +251,7 @@ fn read(path: &str, buffer: &mut Vec<u8>) -> rustix::io::Result<()> {
         buffer.clear();
         let room = buffer.capacity();
         match rustix::io::pread(&file, rustix::buffer::spare_capacity(buffer), 0) {
-            // These files are short only at their end.
+            // A read of these files is short only at their end.
             Ok(read) if read < room || room >= LONGEST => return Ok(()),
             Ok(_) => buffer.reserve(2 * room),
             Err(Errno::INTR) => {}
@@ -260,7 +260,7 @@ fn read(path: &str, buffer: &mut Vec<u8>) -> rustix::io::Result<()> {
     }
 }
 
-/// Reads the environment as one of the other threads shows it. Returns whether one does.
+/// Reads the environment as another thread of the process shows it. Returns whether a thread shows it.
 fn read_of_a_thread(id: i32, buffer: &mut Vec<u8>) -> bool {
     let threads = std::fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
     let mut environments = threads.filter_map(|thread| {
@@ -285,7 +285,7 @@ fn is_like_ours(id: i32, file: &str) -> bool {
     both.is_err() || theirs == ours
 }
 
-/// Whether a process has the user of the leader, or could have changed it: by a program with set-user-ID, which
+/// Returns whether a process has the user of the leader, or could have changed it: by a program with set-user-ID, which
 /// no_new_privs rules out for good (prctl(2)), or by a capability.
 fn may_change_its_user(id: i32, leader: i32) -> bool {
     let field = |status: &[u8], name: &str| {
@@ -301,16 +301,16 @@ fn may_change_its_user(id: i32, leader: i32) -> bool {
     !is_bound || field(&theirs, "Uid:") == field(&leaders, "Uid:")
 }
 
-/// A directory below `/proc`, held open: it means one process and never another. Every call on it fails once its process
-/// has been reaped, even if another process has the ID (proc(5)).
+/// An open directory below `/proc`: it means one process and never another. Every call on it fails once its process has
+/// been reaped, even if another process has the ID (proc(5)).
 #[derive(Debug)]
 struct ProcDirectory {
     directory: OwnedFd,
     pid: Pid,
 }
 
-/// `None` without `/proc`, or without a spare descriptor; or if this is the `/proc` of another PID namespace, where the same
-/// IDs mean other processes.
+/// Opens the directory of this process ID. `None` if there is no `/proc`, if no descriptor is spare, or if this is the
+/// `/proc` of another PID namespace, where the same IDs mean other processes.
 pub(crate) fn identity_of(pid: Pid) -> Option<Box<dyn Identity>> {
     if !usable() {
         return None;
@@ -327,10 +327,11 @@ impl Identity for ProcDirectory {
         if is_there() {
             Same::Yes
         } else if is_taken() && !is_there() {
-            // The second check: the process may have been hidden at the first, as below, and be visible now.
+            // Check again: the process may have been hidden at the first check, as below, and be visible now.
             Same::No
         } else {
-            // Reaped, and the ID is free; or hidden (`hidepid`, and the child has changed its user). `waitid` decides.
+            // The process was reaped and the ID is free, or it is hidden (`hidepid`, and the child has changed its
+            // user). `waitid` decides.
             Same::Unknown
         }
     }

@@ -14,7 +14,7 @@ use std::ffi::c_int;
 use std::io;
 use std::mem::MaybeUninit;
 
-/// The kernel's `long`. The struct of the C library can have another type.
+/// The kernel's `long`. The struct of the C library may have another type.
 #[cfg(not(all(target_arch = "x86_64", target_pointer_width = "32")))]
 type Long = std::ffi::c_long;
 #[cfg(all(target_arch = "x86_64", target_pointer_width = "32"))]
@@ -43,7 +43,7 @@ struct Rusage {
     _rest: Rest,
 }
 
-/// Never read.
+/// Fields that are not read.
 #[repr(transparent)]
 struct Rest(MaybeUninit<[Long; 13]>);
 
@@ -55,19 +55,19 @@ impl Default for Rest {
 
 const _: () = assert!(size_of::<Rusage>() == 18 * size_of::<Long>());
 
-/// The usage of the zombie with this ID. `None` if it is no zombie.
+/// Returns the usage of the zombie with this ID. `None` if the process is no zombie.
 pub(crate) fn usage_of(pid: Pid) -> Option<Usage> {
     poll(libc::P_PID, pid.as_raw_nonzero().get().unsigned_abs()).ok()?.1
 }
 
-/// The state of a child, and the usage of a zombie.
+/// Returns the state of a child, and the usage of a zombie.
 pub(crate) fn poll(kind: libc::idtype_t, id: u32) -> io::Result<(Look, Option<Usage>)> {
     let mut usage = Rusage::default();
     let to = &raw mut usage;
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
     let look = by_pid::look_by(|info| {
-        // SAFETY: a siginfo_t and a rusage, as the kernel lays them out, are writable for the whole call, and
-        // nothing else is pointed to.
+        // SAFETY: a siginfo_t and a rusage, as the kernel lays them out, are writable for the whole call. There is no
+        // other pointer.
         let result = unsafe { libc::syscall(libc::SYS_waitid, kind, id, info, options, to) };
         result as c_int
     })?;

@@ -1,9 +1,9 @@
 //! Windows: the process handle.
 //!
-//! A handle means one process and never another, is signalled by the exit, and keeps the exit code while it is open. So no
-//! other part of the program can take the status, there are no zombies, and dropping a `SharedChild` leaves nothing to do.
-//! The exit code alone does not show whether a process has exited (259, `STILL_ACTIVE`, is a legal one); a wait with a
-//! timeout of zero does.
+//! A handle means one process and never another, is signalled by the exit, and keeps the exit code while it is open. So
+//! no other part of the program can take the status, there are no zombies, and dropping a `SharedChild` leaves nothing
+//! to do. The exit code alone does not show whether a process has exited, since 259 (`STILL_ACTIVE`) is a legal code; a
+//! wait with a timeout of zero does.
 //!
 //! Sources: WaitForMultipleObjects, TerminateProcess, GenerateConsoleCtrlEvent, Process Creation Flags,
 //! GetProcessTimes, GetProcessMemoryInfo and PROCESS_MEMORY_COUNTERS of the Win32 documentation.
@@ -25,17 +25,17 @@ use windows_sys::Win32::System::Threading::{
     GetProcessTimes, INFINITE, TerminateProcess, WaitForMultipleObjects,
 };
 
-/// How a child's exit is waited for.
+/// The way to wait for a child's exit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
-    /// In waits as long as the system allows.
+    /// Waits as long as the system allows.
     Best,
-    /// In waits of a few milliseconds, so that the tests cover waits that exceed the longest one (49.7 days).
+    /// Waits of a few milliseconds, so that the tests cover waits that exceed the longest one (49.7 days).
     ShortWaits,
 }
 
 impl Backend {
-    /// All of them, the default first.
+    /// All backends, the default first.
     #[cfg_attr(not(feature = "_seam"), allow(dead_code))]
     pub const ALL: &[Self] = &[Self::Best, Self::ShortWaits];
 }
@@ -67,10 +67,10 @@ impl Request {
     }
 }
 
-/// Whether a child that std has spawned can receive a termination request. std does not return its flags.
+/// Whether a child that std has spawned can receive a termination request. std does not return the child's flags.
 pub(crate) const PLAIN_CHILD_TAKES_REQUESTS: bool = false;
 
-/// The process handle, which belongs to std's `Child`.
+/// The process handle, which std's `Child` owns.
 #[derive(Debug)]
 pub(crate) struct Notice {
     process: HANDLE,
@@ -84,8 +84,8 @@ unsafe impl Send for Notice {}
 unsafe impl Sync for Notice {}
 
 impl Notice {
-    /// The notice of a child. It must not be used after the `Child` is dropped: the lifecycle owns both, and lends the
-    /// notice only to calls that borrow the lifecycle.
+    /// Opens the notice of a child. It must not be used after the `Child` is dropped: the lifecycle owns both, and
+    /// lends the notice only to calls that borrow the lifecycle.
     pub(crate) fn open(child: &Child, _: Option<FromChild>, backend: Backend) -> Opened {
         let longest_wait = match backend {
             Backend::Best => LONGEST_WAIT,
@@ -94,7 +94,7 @@ impl Notice {
         Opened::Unreaped(Self { process: child.as_raw_handle(), longest_wait })
     }
 
-    /// The handle that the exit signals.
+    /// Returns the handle that the exit signals.
     pub(crate) fn descriptor(&self) -> Option<BorrowedHandle<'_>> {
         Some(self.process())
     }
@@ -114,7 +114,7 @@ impl Notice {
 pub(crate) struct ExitDescriptor(Arc<Notice>);
 
 impl ExitDescriptor {
-    /// Never `None`.
+    /// Returns the handle. Never `None`.
     pub(crate) fn new(notice: Arc<Notice>) -> Option<Self> {
         Some(Self(notice))
     }
@@ -126,7 +126,7 @@ impl AsHandle for ExitDescriptor {
     }
 }
 
-/// Blocks until one of these is signalled, or until the deadline (`false`). Polls at least once.
+/// Blocks until one of these handles is signalled (`true`), or until the deadline. Polls at least once.
 pub(crate) fn wait_for_any(
     handles: &[BorrowedHandle<'_>],
     deadline: Option<Instant>,
@@ -134,12 +134,12 @@ pub(crate) fn wait_for_any(
     wait_until(deadline, LONGEST_WAIT, |millis| is_signalled_within(handles, millis))
 }
 
-/// Whether it is signalled now.
+/// Returns whether the handle is signalled now.
 pub(crate) fn is_signalled(handle: BorrowedHandle<'_>) -> io::Result<bool> {
     is_signalled_within(&[handle], 0)
 }
 
-/// Puts a wait together from such as the system can make.
+/// Composes a wait of any length of waits that the system can make.
 fn wait_until(
     deadline: Option<Instant>,
     longest_wait: u32,
@@ -147,7 +147,7 @@ fn wait_until(
 ) -> io::Result<bool> {
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        // Rounded up, so as not to spin through the last millisecond.
+        // This rounds up, because a wait of 0 would spin through the last millisecond.
         let millis = left.map_or(u128::MAX, |left| left.as_nanos().div_ceil(1_000_000));
         let millis = u32::try_from(millis).unwrap_or(u32::MAX).min(longest_wait);
         if within(millis)? {
@@ -161,12 +161,12 @@ fn wait_until(
 
 fn is_signalled_within(handles: &[BorrowedHandle<'_>], millis: u32) -> io::Result<bool> {
     let count = handles.len() as u32;
-    // SAFETY: a borrowed handle is a handle as it is (`repr(transparent)`), and is open for as long as it is
+    // SAFETY: a borrowed handle has the layout of a handle (`repr(transparent)`), and is open for as long as it is
     // borrowed.
     match unsafe { WaitForMultipleObjects(count, handles.as_ptr().cast(), 0, millis) } {
         WAIT_FAILED => Err(io::Error::last_os_error()),
         WAIT_TIMEOUT => Ok(false),
-        // The index of one of them.
+        // The index of a signalled handle.
         _ => Ok(true),
     }
 }
@@ -178,7 +178,7 @@ impl Exit for Notice {
     }
 
     fn look(&self) -> io::Result<(Look, Option<Usage>)> {
-        // The exit code itself is read by std's `Child`, which remembers it.
+        // std's `Child` reads the exit code itself, and remembers it.
         Ok(match is_signalled(self.process())? {
             true => (Look::Exited(None), usage_of(self.process())),
             false => (Look::Running, None),
@@ -199,15 +199,15 @@ impl Exit for Notice {
         if error.raw_os_error() != Some(ERROR_ACCESS_DENIED as i32) {
             return Err(error);
         }
-        // The handle came with all access, so the process has exited, or is being terminated and not signalled yet. Either
-        // way there is nothing left to do. (An invalid handle makes this call fail.)
+        // The handle came with all access, so the process has exited, or is being terminated and not signalled yet.
+        // Either way nothing is left to do. (An invalid handle makes this call fail.)
         is_signalled(self.process()).map(drop)
     }
 
     fn settled(&self) {}
 }
 
-/// Never returned: no other part of the program can take the exit code.
+/// Returns an error that does not occur: no other part of the program can take the exit code.
 pub(crate) fn reaped_elsewhere(id: u32) -> io::Error {
     io::Error::other(format!("the exit status of child process {id} was taken"))
 }
@@ -229,7 +229,7 @@ pub(crate) fn spawn_thread(
     Ok(())
 }
 
-/// The handle keeps the usage after the exit.
+/// Returns the usage, which the handle keeps after the exit.
 fn usage_of(process: BorrowedHandle<'_>) -> Option<Usage> {
     let [mut created, mut exited, mut kernel, mut user] = [FILETIME::default(); 4];
     // SAFETY: the handle is open for as long as it is borrowed, and all four outlive the call.
@@ -249,13 +249,13 @@ fn usage_of(process: BorrowedHandle<'_>) -> Option<Usage> {
     })
 }
 
-/// From units of 100 ns.
+/// Converts units of 100 ns.
 fn time(time: FILETIME) -> Duration {
     let units = u64::from(time.dwHighDateTime) << 32 | u64::from(time.dwLowDateTime);
     Duration::from_nanos(units.saturating_mul(100))
 }
 
-/// Zero means that the system does not count it, as under wine.
+/// Returns the peak unless it is zero, which means that the system does not count it, as under wine.
 fn peak_memory(process: BorrowedHandle<'_>) -> Option<u64> {
     let mut counters = PROCESS_MEMORY_COUNTERS::default();
     let size = size_of_val(&counters) as u32;

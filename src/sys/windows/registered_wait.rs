@@ -1,4 +1,4 @@
-//! Windows: a registered wait for the exit of one child. A thread of the system waits for up to 63 of them.
+//! Windows: a registered wait for the exit of one child. One thread of the system serves up to 63 such waits.
 //!
 //! Sources: RegisterWaitForSingleObject and UnregisterWaitEx of the Win32 documentation.
 
@@ -17,11 +17,11 @@ use windows_sys::Win32::System::Threading::{
 pub(crate) struct Subscription {
     wait: HANDLE,
     report: *mut Report,
-    /// The handle stays open during the wait, even if the child is dropped.
+    /// Keeps the handle open during the wait, even if the child is dropped.
     _process: OwnedHandle,
 }
 
-/// Called by a thread of the system. It does not block.
+/// A function that a thread of the system calls. It does not block.
 type Report = Box<dyn Fn() + Send + Sync>;
 
 // SAFETY: a registered wait is not bound to a thread, and `drop` alone frees the function.
@@ -33,7 +33,7 @@ impl Subscription {
         let process = notice.descriptor()?.try_clone_to_owned().ok()?;
         let report = Box::into_raw(Box::new(report));
         let mut wait = null_mut();
-        // In the thread that waits, because the function takes no time.
+        // The thread that waits may call the function, because it takes no time.
         let flags = WT_EXECUTEONLYONCE | WT_EXECUTEINWAITTHREAD;
         // SAFETY: the handle is open until the wait is over, and the function lives until then: `drop` alone frees both.
         let registered = unsafe {
@@ -57,11 +57,11 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        // Waits for a call in progress.
+        // This waits for a call in progress.
         // SAFETY: the wait was registered, and this is the only place that ends it.
         if unsafe { UnregisterWaitEx(self.wait, INVALID_HANDLE_VALUE) } != 0 {
-            // SAFETY: from `Box::into_raw`, and no call follows. (If the unregistration failed, one may: the function is
-            // leaked.)
+            // SAFETY: the pointer is from `Box::into_raw`, and no call follows. (If the unregistration fails, a call
+            // may follow, so the function is leaked.)
             drop(unsafe { Box::from_raw(self.report) });
         }
     }
