@@ -1,4 +1,4 @@
-//! The operating systems: one folder per family, one file per mechanism, and in this file all that chooses between them.
+//! The operating systems: one folder per family and one file per mechanism. This file alone chooses between them.
 //!
 //! [`Exit`] is the interface between the platform-neutral [`lifecycle`](crate::lifecycle) and the mechanisms. `Notice`
 //! implements it on each system.
@@ -53,31 +53,32 @@ pub(crate) use {
     unix::poll::time_left,
 };
 
-/// What a Unix offers beyond POSIX. What it lacks is `None`.
+/// The mechanisms that a Unix offers beyond POSIX. A missing mechanism is `None`.
 #[cfg(unix)]
 pub(crate) struct Platform {
-    /// The kernel, where its facts matter: not on Linux and Android, and not on systems that are never checked.
+    /// The kernel. `None` on Linux and Android, which need no such facts, and on systems on which this library is not
+    /// checked.
     pub(crate) system: Option<unix::system::System>,
-    /// The layout of `siginfo_t` is part of the kernel's interface.
+    /// Whether the layout of `siginfo_t` is part of the kernel's interface.
     pub(crate) has_stable_siginfo: bool,
-    /// A descriptor for the exit of a child.
+    /// Opens a descriptor for the exit of a child.
     pub(crate) descriptor: Option<OpenDescriptor>,
-    /// The same of a descriptor that the child has sent. An error, with the status that the kernel kept, if another part
-    /// of the program has reaped the child.
+    /// Accepts such a descriptor that the child has sent. An error if another part of the program has reaped the child,
+    /// with the status if the kernel kept it.
     pub(crate) sent_descriptor: Option<AcceptDescriptor>,
-    /// The exits of many children.
+    /// Opens a queue for the exits of many children.
     kernel_queue: Option<OpenKernelQueue>,
     /// Distinguishes a process from the next owner of its ID.
     pub(crate) identity: Option<Identify>,
-    /// The status of a zombie, without reaping it, other than by `waitid`.
+    /// Reads the status of a zombie by another call than `waitid`, without reaping it.
     pub(crate) status_of_zombie: Option<fn(Pid) -> Option<ExitStatus>>,
-    /// The usage of a zombie, without reaping it.
+    /// Reads the usage of a zombie without reaping it.
     pub(crate) usage_of_zombie: Option<fn(Pid) -> Option<Usage>>,
     /// All processes of the machine.
     pub(crate) process_table: Option<&'static dyn ProcessTable>,
     /// Descriptors that pin processes other than children.
     pub(crate) pidfds: Option<Pidfds>,
-    /// A descriptor for the exit of any process that has the ID now.
+    /// Opens a descriptor for the exit of any process that has the ID now.
     pub(crate) exit_of: Option<ExitOf>,
 }
 
@@ -240,7 +241,8 @@ pub(crate) const PLATFORM: Platform = Platform {
     ..Platform::BSD
 };
 
-// OpenBSD's sysctl(2) would kill a program that has pledged no `ps`, which nothing else here requires.
+// No process table: OpenBSD's sysctl(2) would kill a program that has not pledged `ps`, which nothing else here
+// requires.
 #[cfg(target_os = "openbsd")]
 pub(crate) const PLATFORM: Platform =
     Platform { system: Some(unix::system::System::OpenBsd), ..Platform::BSD };
@@ -290,13 +292,13 @@ pub(crate) use {
     windows::registered_wait::Subscription,
 };
 
-/// A descriptor of the child that the child itself has sent: a Windows child sends none.
+/// A descriptor that the child has sent for itself. A Windows child sends none.
 #[cfg(windows)]
 pub(crate) type FromChild = std::convert::Infallible;
 
 /// A queue of the kernel that reports the exits of many children.
 pub(crate) trait KernelQueue: Send + Sync {
-    /// Whether the queue has an exit no later than any other part of the program can observe it.
+    /// Returns whether the queue reports an exit no later than any other part of the program can observe it.
     #[cfg(unix)]
     fn is_prompt(&self) -> bool;
 
@@ -308,7 +310,7 @@ pub(crate) trait KernelQueue: Send + Sync {
     #[cfg(unix)]
     fn remove(&self, descriptor: BorrowedFd<'_>);
 
-    /// Wakes all waiters, now and later, until `clear_wake`. Never blocks. The caller calls the two in turns.
+    /// Wakes all waiters, now and later, until `clear_wake`. Never blocks. The caller alternates the two calls.
     fn wake(&self);
 
     fn clear_wake(&self);
@@ -322,7 +324,7 @@ pub(crate) trait KernelQueue: Send + Sync {
     ) -> io::Result<bool>;
 }
 
-/// Opens a kernel queue. Fails where the system has none, and without a spare descriptor.
+/// Opens a kernel queue. Fails where the system has none, or if no descriptor is spare.
 pub(crate) fn kernel_queue() -> io::Result<Box<dyn KernelQueue>> {
     #[cfg(unix)]
     if let Some(open) = PLATFORM.kernel_queue {
@@ -331,7 +333,7 @@ pub(crate) fn kernel_queue() -> io::Result<Box<dyn KernelQueue>> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// How the exit of one child is noticed, without reaping it.
+/// Notices the exit of one child without reaping it.
 ///
 /// The lifecycle calls `look`, `recover` and every signal under its lock and before its reap. So an implementation races
 /// only with the threads in its own `wait`, and with foreign reapers.
@@ -342,9 +344,10 @@ pub(crate) trait Exit: Send + Sync + Sized + 'static {
     /// `true` does not promise that [`look`](Exit::look) finds an exit.
     fn wait(&self, deadline: Option<Instant>) -> io::Result<bool>;
 
-    /// The child's state, and the usage of a zombie where the system reports it without a reap. Never blocks.
+    /// Polls the child: returns its state, and the usage of a zombie where the system reports it without a reap. Never
+    /// blocks.
     ///
-    /// | system | by | CPU times | peak |
+    /// | system | call | CPU times | peak |
     /// |---|---|---|---|
     /// | Linux, Android | `waitid`, the system call | with those of the children it waited for | resident; the larger of its own and theirs |
     /// | FreeBSD | `wait6`, `wru_self` | the same | the same |
@@ -353,13 +356,13 @@ pub(crate) trait Exit: Send + Sync + Sized + 'static {
     /// | Windows | `GetProcessTimes`, `GetProcessMemoryInfo` | its own | its own working set |
     fn look(&self) -> io::Result<(Look, Option<Usage>)>;
 
-    /// The status of a child that another part of the program has reaped, if the kernel kept it. Never blocks.
+    /// Returns the status of a child that another part of the program has reaped, if the kernel kept it. Never blocks.
     fn recover(&self) -> Option<ExitStatus>;
 
-    /// Chooses between two statuses that differ: `seen`, which a look read from the zombie, and `reaped`, which a reap
-    /// returned after that for the child's process ID. Never blocks.
+    /// Chooses between two statuses that differ: `seen`, which a poll read from the zombie, and `reaped`, which a later
+    /// reap returned for the child's process ID. Never blocks.
     ///
-    /// Where a look cannot misread the zombie, `seen` is right: the ID belonged to another process at the reap.
+    /// Where a poll cannot misread the zombie, `seen` is right: the ID belonged to another process at the reap.
     fn arbitrate(&self, seen: ExitStatus, _reaped: ExitStatus) -> ExitStatus {
         seen
     }
@@ -367,16 +370,17 @@ pub(crate) trait Exit: Send + Sync + Sized + 'static {
     /// Kills the child. Never blocks.
     fn kill(&self) -> io::Result<()>;
 
-    /// Whether [`wait`](Exit::wait) goes by the process ID, which the child then keeps until the wait returns.
+    /// Returns whether [`wait`](Exit::wait) relies on the process ID, which the child then keeps until the wait
+    /// returns.
     fn wait_relies_on_pid(&self) -> bool {
         false
     }
 
-    /// The child was reaped. Reports that to the listeners that the exit itself does not wake.
+    /// Notifies the listeners that the exit itself does not wake. Called after the reap.
     fn settled(&self);
 }
 
-/// What opening a notice finds, for a child that this library has not reaped.
+/// The result of opening a notice for a child that this library has not reaped.
 #[derive(Debug)]
 pub(crate) enum Opened {
     /// The notice means the child, which is unreaped.
@@ -384,8 +388,8 @@ pub(crate) enum Opened {
     /// The notice means the process that has the child's ID. Only a reap shows whether that is the child.
     #[cfg_attr(windows, expect(dead_code, reason = "a process handle always means the child"))]
     Unverified(Notice),
-    /// Another part of the program has reaped the child, so its process ID may belong to another process. With its status,
-    /// if the kernel kept that.
+    /// Another part of the program has reaped the child, so its process ID may belong to another process. Holds the
+    /// status if the kernel kept it.
     #[cfg_attr(windows, expect(dead_code, reason = "Windows has no zombies"))]
     ReapedElsewhere(Option<ExitStatus>),
 }
@@ -395,7 +399,8 @@ pub(crate) enum Opened {
 pub(crate) enum Look {
     /// The child has not exited, as far as the system reports.
     Running,
-    /// The child has exited and can be reaped. The status is the kernel's for this very process, where the mechanism has it.
+    /// The child has exited and can be reaped. The status, where the mechanism has one, is the kernel's for this very
+    /// process.
     Exited(Option<ExitStatus>),
     /// Another part of the program has reaped the child.
     #[cfg_attr(windows, expect(dead_code, reason = "Windows has no zombies"))]
@@ -404,32 +409,32 @@ pub(crate) enum Look {
 
 #[cfg(unix)]
 impl Look {
-    /// The child has exited and is unreaped.
+    /// Returns whether the child has exited and is unreaped.
     pub(crate) fn is_zombie(self) -> bool {
         matches!(self, Self::Exited(_))
     }
 }
 
-/// The reaping end of a child: std's, or the model's.
+/// The reaping side of a child: std's `Child`, or the model's.
 ///
-/// By the process ID, although a pidfd could reap: a `Child` learns its status only by reaping, and `into_inner` returns a
-/// `Child` that knows it. (The reaper has no `Child`, and reaps through the pidfd.)
+/// Reaps by the process ID, although a pidfd could reap: a `Child` learns its status only by reaping, and `into_inner`
+/// returns a `Child` that knows it. (The reaper has no `Child`, and reaps through the pidfd.)
 pub(crate) trait Reap {
     /// Reaps the child if it is a zombie. Never blocks.
     fn reap(&mut self) -> io::Result<Reaped>;
 
-    /// For messages.
+    /// Returns the process ID, for messages.
     fn id(&self) -> u32;
 }
 
-/// What [`Reap::reap`] did.
+/// The result of [`Reap::reap`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reaped {
     /// Reaped.
     Status(ExitStatus),
-    /// A process with this ID is our child, and it is not a zombie.
+    /// A child of this process has the ID and is not a zombie.
     NotYet,
-    /// No child of ours has this ID.
+    /// No child of this process has the ID.
     NoSuchChild,
 }
 

@@ -1,10 +1,10 @@
-//! A child that is known by its process ID.
+//! A child known by its process ID.
 //!
-//! A process ID is the child's own until the child is reaped. So everything here is called before this library reaps it.
-//! Another part of the program may have reaped the child. So the child's [`Identity`] is checked after every call that only
-//! reads (if the ID is the child's now, it was the child's during the call), and before every signal and reap. That leaves
-//! the moment between the check and the system call: a foreign reap *and* a new process on the same ID within it are
-//! missed. Only a pidfd has no such moment.
+//! A process ID is the child's own until the child is reaped. So all functions here are called before this library
+//! reaps the child. Another part of the program may have reaped the child. So the child's [`Identity`] is checked after
+//! every call that only reads (if the ID is the child's now, it was the child's during the call), and before every
+//! signal and reap. A gap is left between that check and the system call: a foreign reap *and* a new process on the
+//! same ID within this gap are missed. Only a pidfd has no such gap.
 
 use super::siginfo;
 use crate::backoff::Backoff;
@@ -20,12 +20,12 @@ use std::process::ExitStatus;
 /// A process ID: positive, so it never means a group or every process.
 pub(crate) type Pid = rustix::process::Pid;
 
-/// The ID as system calls take it. `None` if it cannot be a process ID.
+/// Converts the ID for system calls. `None` if it cannot be a process ID.
 pub(crate) fn pid(id: u32) -> Option<Pid> {
     i32::try_from(id).ok().filter(|id| *id > 0).and_then(Pid::from_raw)
 }
 
-/// The error in the child of a fork for a handle that it has copied.
+/// Returns the error for a copied handle in the child of a fork.
 pub(crate) fn no_child() -> io::Error {
     io::Error::from_raw_os_error(libc::ECHILD)
 }
@@ -46,8 +46,8 @@ impl ChildById {
         Self { pid, identity: PLATFORM.identity.and_then(|of| of(pid)) }
     }
 
-    /// The child's state. An error means that `waitid` is not available (a sandbox), and that no other reaper is known to
-    /// have reaped the child.
+    /// Returns the child's state. An error means that `waitid` is not available (a sandbox), and that no other reaper
+    /// is known to have reaped the child.
     pub(crate) fn look(&self) -> io::Result<Look> {
         let of_zombie = || PLATFORM.status_of_zombie.and_then(|of| of(self.pid));
         let seen = look(self.pid).map(|look| with_status(look, of_zombie));
@@ -84,8 +84,9 @@ impl ChildById {
     }
 }
 
-/// macOS 10.12 to 10.15 do not write into a `siginfo_t` which signal ended a child. The process table has the status.
-/// Without it only a reap reports the status, and a leader that is pinned would be reaped (`lifecycle.rs`).
+/// Adds the status from the process table where `waitid` does not report it: macOS 10.12 to 10.15 do not write into a
+/// `siginfo_t` which signal ended a child. Otherwise only a reap would report the status, and a pinned leader would be
+/// reaped (`lifecycle.rs`).
 fn with_status(look: Look, of_zombie: impl FnOnce() -> Option<ExitStatus>) -> Look {
     match look {
         Look::Exited(None) => Look::Exited(of_zombie()),
@@ -93,12 +94,12 @@ fn with_status(look: Look, of_zombie: impl FnOnce() -> Option<ExitStatus>) -> Lo
     }
 }
 
-/// The state of the child, from what `waitid` reports of the ID and from the check of the identity after that.
+/// Derives the state of the child from the report of `waitid` about the ID and from the later check of the identity.
 fn judge(seen: io::Result<Look>, same: Option<Same>) -> io::Result<Look> {
     match (same, &seen) {
         (Some(Same::No), _) => Ok(Look::ReapedElsewhere),
-        // The child is there, and `waitid` does not find it: on some systems an attached debugger is its parent until it
-        // detaches. Or a foreign reaper is in the middle of its reap.
+        // The child exists, and `waitid` does not find it: on some systems an attached debugger is its parent until it
+        // detaches. Or a foreign reaper has not finished its reap.
         (Some(Same::Yes), Ok(Look::ReapedElsewhere)) => Ok(Look::Running),
         _ => seen,
     }
@@ -118,34 +119,34 @@ pub(crate) fn signal_group(leader: io::Result<Look>, pid: Pid, signal: c_int) ->
     if let Ok(Look::ReapedElsewhere) = leader {
         return Err(no_child());
     }
-    // SAFETY: `kill` takes two integers and touches no memory of ours. A `Pid` is positive, and its negative means a
-    // group; 1, whose negative means every process, is no child of ours.
+    // SAFETY: `kill` takes two integers and touches no memory of this process. A `Pid` is positive, and its negative
+    // means a group; 1, whose negative means every process, is no child of this process.
     if unsafe { libc::kill(-pid.as_raw_nonzero().get(), signal) } == 0 {
         return Ok(());
     }
     let error = io::Error::last_os_error();
-    // XNU answers EPERM for a group of zombies, and also for a group whose members this process lacks permission to signal. The leader is a
-    // zombie, so take the group for the former.
+    // XNU answers EPERM for a group of zombies, and also for a group whose members this process lacks permission to
+    // signal. If the leader is a zombie, assume a group of zombies.
     let only_zombies = PLATFORM.system == Some(System::Apple)
         && error.raw_os_error() == Some(libc::EPERM)
         && leader.is_ok_and(Look::is_zombie);
     if only_zombies { Ok(()) } else { ignore_missing(error) }
 }
 
-/// A signal to a process that was reaped succeeds without effect, as `kill` and `send_signal` promise.
+/// Ignores ESRCH: a signal to a reaped process succeeds without effect, as `kill` and `send_signal` promise.
 pub(crate) fn ignore_missing(error: io::Error) -> io::Result<()> {
     if error.raw_os_error() == Some(libc::ESRCH) { Ok(()) } else { Err(error) }
 }
 
-/// Reaps the child if it is a zombie, and discards its status. Returns whether it is reaped (waitpid(2)).
+/// Reaps the child if it is a zombie, and discards the status. Returns whether the child is reaped (waitpid(2)).
 pub(crate) fn reap(pid: Pid) -> bool {
     use rustix::process::{WaitOptions, waitpid};
-    // ECHILD means that it is reaped. No other error is documented for these arguments, and another attempt would gain
-    // nothing.
+    // ECHILD means that the child is reaped. No other error is documented for these arguments, and another attempt
+    // would gain nothing.
     !matches!(waitpid(Some(pid), WaitOptions::NOHANG), Ok(None))
 }
 
-/// The state of the process with this ID, as far as it is a child of this process. Does not reap.
+/// Returns the state of the process with this ID, if it is a child of this process. Does not reap.
 pub(crate) fn look(pid: Pid) -> io::Result<Look> {
     waitid(pid, libc::WNOHANG)
 }
@@ -159,15 +160,16 @@ pub(crate) fn block(pid: Pid) {
     }
 }
 
-/// waitid(2) with `WEXITED | WNOWAIT`, which leaves the zombie for later calls.
+/// Calls waitid(2) with `WEXITED | WNOWAIT`, which leaves the zombie for later calls.
 fn waitid(pid: Pid, options: c_int) -> io::Result<Look> {
     let id = pid.as_raw_nonzero().get().unsigned_abs() as libc::id_t;
     let options = options | libc::WEXITED | libc::WNOWAIT;
-    // SAFETY: `info` is a writable siginfo_t for the whole call, and nothing else is pointed to.
+    // SAFETY: `info` is a writable siginfo_t for the whole call. There is no other pointer.
     look_by(|info| unsafe { libc::waitid(libc::P_PID, id, info, options) })
 }
 
-/// The state of a child according to `wait`, which writes as waitid(2) does, or returns a number other than zero.
+/// Returns the state of a child according to `wait`, which writes as waitid(2) does, or returns a number other than
+/// zero.
 pub(crate) fn look_by(mut wait: impl FnMut(*mut libc::siginfo_t) -> c_int) -> io::Result<Look> {
     let mut room = siginfo::Room::new();
     while wait(room.as_mut_ptr()) != 0 {
@@ -190,7 +192,7 @@ mod tests {
     use std::os::unix::process::ExitStatusExt;
     use std::process::ExitStatus;
 
-    /// What `waitid` answers with ECHILD about is judged by the identity.
+    /// The identity decides the state after `waitid` fails with ECHILD.
     #[test]
     fn child_that_waitid_does_not_find_runs_unless_it_is_reparented() {
         let judged = |same| judge(Ok(Look::ReapedElsewhere), Some(same)).expect("no error went in");

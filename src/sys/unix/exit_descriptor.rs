@@ -8,17 +8,17 @@ use super::pipe::pipe;
 use crate::sync::Arc;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// Readable from the moment that the child may have exited, and for good. It never reaps.
+/// A descriptor that becomes readable when the child may have exited, and stays readable. It never reaps.
 pub(crate) struct ExitDescriptor {
     notice: Arc<Notice>,
-    /// Where the notice has no descriptor of its own: both ends. The listener shares them: while it can write, there is a
+    /// Both ends of a pipe, if the notice has no descriptor. The listener shares them: while it can write, there is a
     /// reader, so a write never raises SIGPIPE.
     pipe: Option<(Arc<(OwnedFd, OwnedFd)>, Subscription)>,
 }
 
 impl ExitDescriptor {
-    /// `None` if nothing will report the exit: no descriptor is spare, no thread can be started, or this is the child of a
-    /// fork. The caller polls then.
+    /// Returns `None` if nothing will report the exit: no descriptor is spare, no thread can be started, or this is the
+    /// child of a fork. The caller polls then.
     pub(crate) fn new(notice: Arc<Notice>) -> Option<Self> {
         let pipe = match &*notice {
             Notice::Descriptor(_) => None,
@@ -26,7 +26,7 @@ impl ExitDescriptor {
                 let ends = Arc::new(pipe().ok()?);
                 let theirs = Arc::clone(&ends);
                 let write = move || {
-                    // One byte into an empty pipe: it has room, so this neither blocks nor fails.
+                    // An empty pipe has room for one byte, so this neither blocks nor fails.
                     let _ = rustix::io::write(&theirs.1, &[0]);
                 };
                 Some((ends, Subscription::new(&notice, Box::new(write))?))

@@ -7,8 +7,8 @@ pub(crate) fn spawn_helper(name: &str, run: impl FnOnce() + Send + 'static) -> i
     spawn_thread(name, 128 * 1024, run)
 }
 
-/// Starts a thread of this library. It blocks all signals, except at its very start: to block them there as well, the mask of
-/// the calling thread would have to be changed.
+/// Starts a thread of this library. It blocks all signals, except at its very start: to block them there as well, this
+/// would have to change the mask of the calling thread.
 #[cfg(not(all(test, loom)))]
 pub(crate) fn spawn_thread(
     name: &str,

@@ -1,4 +1,4 @@
-//! Unix: which mechanism serves a child.
+//! Unix: chooses the mechanism that serves a child.
 
 use super::by_pid::{self, Pid};
 use super::reaped_elsewhere::ReapedElsewhere;
@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::process::{Child, ExitStatus};
 use std::time::Instant;
 
-/// Which mechanism is to serve a child.
+/// The mechanism that is to serve a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
     /// A descriptor if one can be opened, else the helper thread.
@@ -23,23 +23,23 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// All that every Unix has, the default first.
+    /// The backends of every Unix, the default first.
     #[cfg_attr(not(feature = "_seam"), allow(dead_code))]
     pub const ALL: &[Self] = &[Self::Best, Self::Thread];
 }
 
 /// A descriptor that means one child of this process, becomes readable when the child exits, and stays readable.
 ///
-/// A trait object: one allocation per child, which costs nothing next to a spawn, and no system needs a stand-in for what
-/// it lacks.
+/// A trait object: one allocation per child costs nothing next to a spawn, and no system needs a stand-in for a
+/// mechanism that it lacks.
 pub(crate) trait ProcessDescriptor: AsFd + Debug + Send + Sync {
-    /// As [`Exit::wait`].
+    /// Implements [`Exit::wait`].
     fn wait(&self, deadline: Option<Instant>) -> bool;
 
-    /// As [`Exit::look`].
+    /// Implements [`Exit::look`].
     fn look(&self) -> io::Result<(Look, Option<Usage>)>;
 
-    /// As [`Exit::recover`].
+    /// Implements [`Exit::recover`].
     fn recover(&self) -> Option<ExitStatus>;
 
     /// Sends a signal to the child.
@@ -68,7 +68,7 @@ impl Request {
 /// Returns whether a number is a signal of this system (sigaddset(3)).
 pub(crate) fn is_signal(signal: c_int) -> bool {
     let mut set = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
-    // SAFETY: the first call makes a set of it, and the second fails for a number that is no signal.
+    // SAFETY: the first call initialises the set, and the second fails for a number that is no signal.
     unsafe {
         libc::sigemptyset(set.as_mut_ptr());
         libc::sigaddset(set.as_mut_ptr(), signal) == 0
@@ -78,7 +78,7 @@ pub(crate) fn is_signal(signal: c_int) -> bool {
 /// Whether a child that std has spawned can receive a termination request.
 pub(crate) const PLAIN_CHILD_TAKES_REQUESTS: bool = true;
 
-/// How the exit of a child is noticed: by a descriptor if one can be opened, else by a helper thread.
+/// The mechanism that notices the exit of a child: a descriptor if one can be opened, else a helper thread.
 #[derive(Debug)]
 pub(crate) enum Notice {
     Descriptor(Box<dyn ProcessDescriptor>),
@@ -86,22 +86,23 @@ pub(crate) enum Notice {
 }
 
 impl Notice {
-    /// The notice for a child that this library has not reaped.
+    /// Opens the notice for a child that this library has not reaped.
     ///
-    /// Each child's mechanism is found by trying: what works may change while the program runs (a full descriptor table,
-    /// a sandbox that closes).
+    /// The mechanism is chosen by trying, anew for each child: a call that has worked may fail later (a full descriptor
+    /// table, a sandbox that becomes stricter).
     ///
     /// A descriptor that the child itself has sent means the child and never another process. If another part of the
     /// program has reaped the child, the descriptor still has the status (Linux 6.15).
     ///
-    /// Without one, the child is known by its ID. Another part of the program may reap the child during this call, and then
-    /// the ID may mean another process. So the descriptor is opened *first*, and `waitid` reports *after* that whether the
-    /// ID means a child of this process: if it does, and no other process had the ID meanwhile, the descriptor means the
-    /// child. If it does not, the child is lost, and nothing may ever be done to that ID.
+    /// Without such a descriptor, the child is known by its ID. Another part of the program may reap the child during
+    /// this call, and then the ID may mean another process. So the descriptor is opened *first*, and `waitid` reports
+    /// *after* that whether the ID means a child of this process: if it does, and no other process had the ID
+    /// meanwhile, the descriptor means the child. If it does not, the child is lost, and no call may use that ID any
+    /// more.
     ///
-    /// Another child of this process on the same ID cannot be distinguished. IDs are handed out in turn (on some BSDs at random),
-    /// and this ID was just handed out. So that takes a whole round of the ID space, or a great coincidence, between two
-    /// adjacent calls of this thread, *and* a foreign reaper.
+    /// Another child of this process on the same ID cannot be distinguished. IDs are handed out in turn (on some BSDs
+    /// at random), and this ID was just handed out. So this case requires a whole round of the ID space, or a great
+    /// coincidence, between two adjacent calls of this thread, *and* a foreign reaper.
     pub(crate) fn open(child: &Child, from_child: Option<FromChild>, backend: Backend) -> Opened {
         // A number that cannot be a process ID cannot be a child's.
         let Some(pid) = by_pid::pid(child.id()) else { return Opened::ReapedElsewhere(None) };
@@ -145,7 +146,7 @@ impl Notice {
         }
     }
 
-    /// Whether the child's ID is its own. This library must not have reaped the child.
+    /// Returns whether the child's ID is its own. This library must not have reaped the child.
     pub(crate) fn has_its_id(&self) -> bool {
         !matches!(self.look(), Ok((Look::ReapedElsewhere, _)))
     }
@@ -158,7 +159,7 @@ impl Notice {
         }
     }
 
-    /// The descriptor that becomes readable when the child exits, if the mechanism has one.
+    /// Returns the descriptor that becomes readable when the child exits, if the mechanism has one.
     pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Descriptor(descriptor) => Some(descriptor.as_fd()),
@@ -174,8 +175,8 @@ pub(crate) struct Subscription {
 }
 
 impl Subscription {
-    /// Calls `report` when there is reason to poll the child: at once, if there is already. `None` if the notice has a
-    /// descriptor, if no helper thread can be started, or in the child of a fork.
+    /// Calls `report` when there is a reason to poll the child: at once if there is one already. `None` if the notice
+    /// has a descriptor, if no helper thread can be started, or in the child of a fork.
     pub(crate) fn new(notice: &Arc<Notice>, report: Listener) -> Option<Self> {
         let Notice::Thread(thread) = &**notice else { return None };
         let listener = thread.listen(report)?;
@@ -213,17 +214,17 @@ impl Exit for Notice {
         }
     }
 
-    /// Either a foreign reaper reaped the child between the look and the reap, and the ID belonged to another child of
-    /// this program, a zombie, by then: `reaped` is that child's status. Or the look misread what `waitid` wrote, which
-    /// each system lays out in its own way (`siginfo.rs`): `seen` is no status at all. `reaped` is an `int`, which cannot
-    /// be misread.
+    /// Either a foreign reaper reaped the child between the poll and the reap, and by then the ID belonged to another
+    /// child of this program, a zombie: `reaped` is that child's status. Or the poll misread the result of `waitid`,
+    /// whose layout differs between systems (`siginfo.rs`): `seen` is no status at all. `reaped` is an `int`, which
+    /// cannot be misread.
     ///
     /// - A kqueue event and, from Linux 6.15, a pidfd keep the status of the process after any reap: they decide.
-    /// - On Linux and Android the layout is part of the kernel's interface, and every test run reads statuses by it. So it
-    ///   was a foreign reaper, and `seen` is right.
-    /// - Elsewhere nothing decides. For `reaped` to be wrong, a foreign reaper has to come between two adjacent system
-    ///   calls, and in the same time another child of this program has to get the ID, and exit. A misread layout spoils
-    ///   every status, on a system on which this library has not run. So `reaped` is right.
+    /// - On Linux and Android the layout is part of the kernel's interface, and every test run reads statuses by it. So
+    ///   there was a foreign reaper, and `seen` is right.
+    /// - Elsewhere there is no proof. `reaped` is wrong only if a foreign reaper runs between two adjacent system
+    ///   calls, and another child of this program gets the ID and exits within the same time. A misread layout spoils
+    ///   every status, on a system on which this library has not run. So assume that `reaped` is right.
     fn arbitrate(&self, seen: ExitStatus, reaped: ExitStatus) -> ExitStatus {
         self.recover().unwrap_or(if PLATFORM.has_stable_siginfo { seen } else { reaped })
     }
@@ -245,7 +246,7 @@ impl Exit for Notice {
     }
 }
 
-/// The error for a child whose status another part of the program has taken.
+/// Returns the error for a child whose status another part of the program has taken.
 pub(crate) fn reaped_elsewhere(id: u32) -> io::Error {
     let error = io::Error::from_raw_os_error(libc::ECHILD);
     io::Error::new(error.kind(), ReapedElsewhere::new(id, error))

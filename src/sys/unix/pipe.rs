@@ -5,8 +5,9 @@ use rustix::io::fcntl_dupfd_cloexec;
 use std::io;
 use std::os::fd::AsRawFd;
 
-/// A pipe: the end to read from, and the end to write to. Both are close-on-exec from the start (but see below), and
-/// neither is descriptor 0, 1 or 2: a program that has closed one of these must not read from or print to our pipe.
+/// Creates a pipe: the end to read from, and the end to write to. Both are close-on-exec from the start (but see
+/// below), and neither is descriptor 0, 1 or 2: a program that has closed one of these must not read from or print to
+/// this pipe.
 pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     #[cfg(not(any(target_vendor = "apple", target_os = "haiku")))]
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;

@@ -5,21 +5,21 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
-/// The timeout of a `poll` until the deadline: `None` without a deadline.
+/// Returns the timeout of a `poll` until the deadline: `None` without a deadline.
 pub(crate) fn time_left(deadline: Option<Instant>) -> Option<Timespec> {
     // The conversion cannot fail: `left` is a day or less.
     deadline.and_then(|deadline| Timespec::try_from(left(deadline)).ok())
 }
 
-/// Blocks until the descriptor is readable, or until the deadline (`false`). Polls at least once.
+/// Blocks until the descriptor is readable (`true`), or until the deadline. Polls at least once.
 ///
-/// Returns `true` where `poll` is refused (EINVAL where RLIMIT_NOFILE is 0, as some sandboxes set it; ENOMEM): the caller
-/// inspects the process, and pauses. The same holds for errors of the descriptor itself.
+/// Returns `true` if the system refuses `poll` (EINVAL where RLIMIT_NOFILE is 0, as some sandboxes set it; ENOMEM): the
+/// caller inspects the process, and pauses. The same holds for errors of the descriptor itself.
 pub(crate) fn poll_readable(fd: BorrowedFd<'_>, deadline: Option<Instant>) -> bool {
     try_poll(fd, PollFlags::IN, deadline).unwrap_or(true)
 }
 
-/// The same for any event, with the error where `poll` is refused.
+/// Does the same for any event. Returns the error if the system refuses `poll`.
 pub(crate) fn try_poll(
     fd: BorrowedFd<'_>,
     flags: PollFlags,

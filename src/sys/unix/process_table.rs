@@ -1,5 +1,5 @@
-//! The processes of this machine, whether they are children or not: what the process table of the system reports of them,
-//! and how one is held so that it cannot be taken for the next owner of its ID.
+//! The processes of this machine, children or not: reads the process table of the system, and holds a process so that
+//! it cannot be mistaken for the next owner of its ID.
 
 use super::by_pid::{self, Pid};
 use super::poll::{poll_readable, try_poll};
@@ -16,20 +16,20 @@ use std::time::Instant;
 
 /// The process table of one system.
 pub(crate) trait ProcessTable: Sync {
-    /// Whether this process may read the table, here and now. The error is the reason.
+    /// Returns whether this process can read the table at present. The error is the reason.
     fn check(&self) -> Result<(), &'static str>;
 
-    /// A process that starts from here on has this start or a later one.
+    /// Returns a time: a process that starts from now on has this start time or a later one.
     fn now(&self) -> Time;
 
-    /// Zombies as well, on most systems. `None` if there is no such process, or if it is hidden. An error means that the
-    /// system could not report it.
+    /// Returns the record of a process, on most systems of a zombie too. `None` if there is no such process, or if it
+    /// is hidden. An error means that the system could not report it.
     fn record(&self, id: i32) -> io::Result<Option<Record>>;
 
     /// Reads the whole table.
     fn list(&self, groups: &Groups, since: Since) -> io::Result<Listing>;
 
-    /// The process ID that was handed out last. `None` where IDs are not handed out in turn.
+    /// Returns the process ID that was handed out last. `None` where IDs are not handed out in turn.
     fn newest(&self) -> Option<i32> {
         None
     }
@@ -39,7 +39,7 @@ pub(crate) trait ProcessTable: Sync {
         self.list(groups, since)
     }
 
-    /// Whether the table has the environments of processes.
+    /// Returns whether the table has the environments of processes.
     fn has_environments(&self) -> bool {
         false
     }
@@ -49,18 +49,18 @@ pub(crate) trait ProcessTable: Sync {
         Ok(Environment::Missing)
     }
 
-    /// The processes that may have become the parents of orphaned members.
+    /// Returns the processes that may have become the parents of orphaned members.
     fn adopters(&self) -> Vec<i32> {
         Vec::new()
     }
 
-    /// Whether an orphan that this process cannot read may come from the tree of this leader.
+    /// Returns whether an orphan that this process cannot read may come from the tree of this leader.
     fn may_descend_from(&self, _: i32, _: i32) -> bool {
         false
     }
 }
 
-/// How a system pins a process that is not a child by a descriptor: the pidfd of Linux.
+/// Descriptors that pin processes other than children: the pidfds of Linux.
 pub(crate) struct Pidfds {
     pub(crate) open: fn(Pid) -> rustix::io::Result<OwnedFd>,
     pub(crate) send: fn(BorrowedFd<'_>, c_int) -> io::Result<()>,
@@ -72,20 +72,20 @@ pub(crate) struct Pidfds {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Time(pub(crate) i64);
 
-/// What the table reports of a process.
+/// A process, as the table reports it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Record {
     pub(crate) id: i32,
     pub(crate) parent: i32,
     pub(crate) group: i32,
-    /// It is no zombie.
+    /// The process is no zombie.
     pub(crate) lives: bool,
-    /// The same for as long as the process is there. `None` where the system does not report it: on macOS of another user's
-    /// process; on NetBSD of a zombie, and while a process executes a program, or exits.
+    /// Constant until the process is reaped. `None` where the system does not report it: on macOS for another user's
+    /// process; on NetBSD for a zombie, and while a process executes a program, or exits.
     pub(crate) started: Option<Time>,
-    /// The process belongs to a tree only if it is as young as the tree: on Linux always. On the other systems if a
-    /// debugger traces it, because then the record may name the debugger (macOS, NetBSD) or a former parent (DragonFly)
-    /// as the parent.
+    /// The process can belong to a tree only if it is not older than the tree. This is always set on Linux. On the
+    /// other systems it is set if a debugger traces the process, because then the record may name the debugger (macOS,
+    /// NetBSD) or a former parent (DragonFly) as the parent.
     pub(crate) must_be_young: bool,
 }
 
@@ -93,25 +93,25 @@ pub(crate) struct Record {
 pub(crate) type Other = Record;
 
 impl Record {
-    /// Whether the process is young enough to belong to a tree that was spawned then.
+    /// Returns whether the process is young enough to belong to a tree that was spawned at that time.
     pub(crate) fn may_belong(&self, since: Since) -> bool {
         !self.must_be_young || self.started.is_some_and(|started| started >= since.0)
     }
 
-    /// Distinguishes this process from the next owner of its ID, in a set of processes.
+    /// Returns a key that distinguishes this process from the next owner of its ID, in a set of processes.
     pub(crate) fn key(&self) -> (i32, u64) {
         (self.id, self.started.map_or(0, |Time(started)| started.unsigned_abs()))
     }
 }
 
-/// When a tree was spawned. Older processes do not belong to it.
+/// The time when a tree was spawned. Older processes do not belong to it.
 ///
 /// The clock of macOS, DragonFly and NetBSD is Unix time, which can be set, so there an age proves little. That matters
 /// little, because a process outside the group is known by its parent, except where a debugger traces it
 /// ([`Record::must_be_young`]).
 ///
-/// A member that was listed in the group and is not in it any more may have left it, or the ID has a new owner. It is the
-/// member only if it started before the list was made.
+/// A process that was listed in the group and is not in it any more may have left it, or its ID has a new owner. It is
+/// the member only if it started before the list was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Since(pub(crate) Time);
 
@@ -124,31 +124,31 @@ impl Since {
 /// The process groups of trees, by their IDs, with the position of each tree in the batch.
 pub(crate) type Groups = HashMap<i32, usize>;
 
-/// The processes of this machine, except this one and processes that are too old to belong to any tree of the batch. By the
-/// time that it is read it may be wrong.
+/// The processes of this machine, except this one and processes that are too old to belong to any tree of the batch. A
+/// listing may be outdated when it is read.
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
-    /// Members of the groups, zombies among them, with the position of their tree.
+    /// Members of the groups, including zombies, with the position of their tree.
     pub(crate) grouped: Vec<(i32, usize)>,
-    /// The other processes that live.
+    /// The other living processes.
     pub(crate) others: Vec<Other>,
-    /// A process that `list_new` was to read has ended. It may have had children.
+    /// A process that `list_new` should have read has ended. It may have had children.
     pub(crate) has_ended: bool,
 }
 
-/// What reading the environment of a process gives.
+/// The result of reading the environment of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(dead_code, reason = "not every system has environments in its table")]
 pub(crate) enum Environment {
-    /// It is in the buffer.
+    /// The environment is in the buffer.
     Shown,
-    /// It is empty.
+    /// The environment is empty.
     Empty,
     /// The process is in the middle of an exec, or has unmapped its environment.
     Unsettled,
     /// The process is exiting, and shows nothing any more.
     Exiting,
-    /// This process lacks permission to read it.
+    /// This process lacks permission to read the environment.
     Hidden,
     /// There is no such process.
     Missing,
@@ -162,7 +162,7 @@ fn table() -> io::Result<&'static dyn ProcessTable> {
     })
 }
 
-/// Whether this system lists processes, here and now.
+/// Returns whether this system lists processes at present.
 pub(crate) fn usable() -> bool {
     table().is_ok()
 }
@@ -179,7 +179,8 @@ pub(crate) fn newest() -> Option<i32> {
 
 static PASSES_MADE: AtomicUsize = AtomicUsize::new(0);
 
-/// How often this process has read the whole process table. The tests count passes where a user would feel the time.
+/// Returns how often this process has read the whole process table. The tests count passes where they would cost a user
+/// time.
 pub(crate) fn passes() -> usize {
     PASSES_MADE.load(Ordering::Relaxed)
 }
@@ -223,38 +224,38 @@ fn record(id: i32) -> io::Result<Option<Record>> {
     PLATFORM.process_table.map_or(Ok(None), |table| table.record(id))
 }
 
-/// getpgid(2). (rustix's version requires every group to have an ID. Here kernel threads, and groups from outside a PID
-/// namespace, have 0.)
+/// Calls getpgid(2). (rustix's version requires every group to have an ID. Here kernel threads, and groups from outside
+/// a PID namespace, have 0.)
 pub(crate) fn group_of(id: i32) -> Option<i32> {
-    // SAFETY: an integer goes in, and one comes out.
+    // SAFETY: the argument and the result are integers.
     let group = unsafe { libc::getpgid(id) };
     (group > 0).then_some(group)
 }
 
-/// Whether this process lacks permission to signal another one (kill(2)).
+/// Returns whether this process lacks permission to signal another one (kill(2)).
 pub(crate) fn refuses(id: i32) -> bool {
-    // SAFETY: integers. Signal 0 is none, so nothing is sent, whichever process the ID means.
+    // SAFETY: integers. Signal 0 is no signal, so nothing is sent, whichever process the ID means.
     let refused = unsafe { libc::kill(id, 0) } != 0;
     refused && io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
 }
 
-/// One process, opened so that it cannot be taken for the next owner of its ID: *open, read, [`lives`](Self::lives), act*.
-/// A read by the ID between `open` and a `lives` that is true is about this very process, because no other process
-/// could have the ID meanwhile.
+/// One process, opened so that it cannot be mistaken for the next owner of its ID: *open, read, [`lives`](Self::lives),
+/// act*. A read by the ID between `open` and a `lives` that returns `true` is about this very process, because no other
+/// process could have the ID meanwhile.
 ///
-/// Without a pidfd the ID and the start identify the process. Then the moment between `lives` and `kill` is left: the
-/// process may end, and another get its ID. For that all other IDs must be handed out within microseconds, or this very
-/// one, where they are handed out at random.
+/// Without a pidfd the ID and the start identify the process. Then a gap is left between `lives` and `kill`: the
+/// process may end, and another may get its ID. That requires that all other IDs are handed out within microseconds,
+/// or, where IDs are handed out at random, this very one.
 #[derive(Debug)]
 pub(crate) struct Held {
     id: Pid,
     pidfd: Option<OwnedFd>,
-    /// Read only without a pidfd.
+    /// Used only without a pidfd.
     started: Option<Time>,
 }
 
 impl Held {
-    /// `None` if there is no such process.
+    /// Opens a process. `None` if there is no such process.
     pub(crate) fn open(id: i32) -> io::Result<Option<Self>> {
         let Some(pid) = Pid::from_raw(id) else { return Ok(None) };
         match PLATFORM.pidfds.as_ref().map_or(Err(Errno::NOSYS), |pidfds| (pidfds.open)(pid)) {
@@ -274,26 +275,26 @@ impl Held {
         Ok(self.record()?.map(|record| record.parent))
     }
 
-    /// Whether it had started by then, for certain.
+    /// Returns whether the process had certainly started by that time.
     pub(crate) fn is_older_than(&self, since: Since) -> io::Result<bool> {
         Ok(self.start()?.flatten().is_some_and(|started| started < since.0))
     }
 
     pub(crate) fn group(&self) -> Option<i32> {
-        // By the system call where that means this process: it costs less than a record.
+        // With a pidfd the system call means this process, and costs less than a record.
         if self.pidfd.is_some() {
             return group_of(self.id());
         }
         Some(self.record().ok()??.group)
     }
 
-    /// What identifies the process without a descriptor. `None` if it has been reaped.
+    /// Returns the identity of the process without a descriptor. `None` if the process has been reaped.
     pub(crate) fn process(&self) -> io::Result<Option<Process>> {
         let serial = self.pidfd.as_ref().and_then(serial);
         Ok(self.start()?.map(|started| Process { id: self.id, started, serial }))
     }
 
-    /// Whether the process is neither reaped nor a zombie. A process that cannot be read counts as living.
+    /// Returns whether the process is neither reaped nor a zombie. A process that cannot be read counts as living.
     pub(crate) fn lives(&self) -> bool {
         self.is_known_to_live().unwrap_or(true)
     }
@@ -303,17 +304,17 @@ impl Held {
         let Some(fd) = &self.pidfd else { return is_listed() };
         match try_poll(fd.as_fd(), PollFlags::IN, Some(Instant::now())) {
             Ok(ended) => Ok(!ended),
-            // `poll` is refused. The record is this process's if the pidfd can be signalled after that.
+            // The system refuses `poll`. The record is this process's if the pidfd can be signalled after that.
             Err(_) => Ok(is_listed()? && is_unreaped(fd)),
         }
     }
 
-    /// Succeeds without effect if the process has ended.
+    /// Sends a signal. Succeeds without effect if the process has ended.
     pub(crate) fn signal(&self, signal: c_int) -> io::Result<()> {
         if self.pidfd.as_ref().is_some_and(|fd| send(fd, signal).is_ok()) {
             return Ok(());
         }
-        // This process may lack permission to signal it, or to use the pidfd for it: then by its ID.
+        // This process may lack permission to signal that process, or to use the pidfd for it. So try its ID.
         if !self.is_known_to_live()? {
             return Ok(());
         }
@@ -326,7 +327,7 @@ impl Held {
 
     /// Blocks until the process has ended (`true`), or until the deadline.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> bool {
-        // Registered first, then found to live: so this process was registered.
+        // The process lives after the registration, so the registration is for this very process.
         let mut exit = match &self.pidfd {
             Some(_) => None,
             None => PLATFORM.exit_of.and_then(|exit_of| exit_of(self.id)),
@@ -334,7 +335,7 @@ impl Held {
         let mut pause = Backoff::new();
         while self.lives() {
             let is_before = match (&self.pidfd, exit.take()) {
-                // A process that is ready and lives: `poll` is refused.
+                // The descriptor is ready and the process lives, so the system refuses `poll`.
                 (Some(fd), _) => {
                     poll_readable(fd.as_fd(), deadline) && (!self.lives() || pause.sleep(deadline))
                 }
@@ -349,7 +350,7 @@ impl Held {
         true
     }
 
-    /// When the process started, as far as the system reports it; `None` if it has been reaped.
+    /// Returns the start time, as far as the system reports it. `None` if the process has been reaped.
     fn start(&self) -> io::Result<Option<Option<Time>>> {
         match (&self.pidfd, self.started) {
             (Some(_), _) => Ok(self.record()?.map(|record| record.started)),
@@ -357,18 +358,18 @@ impl Held {
         }
     }
 
-    /// The record of this very process, as far as starts distinguish processes.
+    /// Returns the record of this very process, as far as start times distinguish processes.
     ///
-    /// Where a start is not reported, the ID decides, because a member must not be taken for reaped: on macOS a member that
-    /// has become another user's, which few programs may signal; on NetBSD a member that executes a program. For another
-    /// process to be taken for it, the ID must have come round since the process was found. Signals are sent at once, and
-    /// waits end at the exit.
+    /// Where the system does not report a start, the ID decides, because a living member must not count as reaped: on
+    /// macOS a member that has become another user's, which few programs may signal; on NetBSD a member that executes a
+    /// program. Another process is mistaken for the member only if all IDs were handed out once since the process was
+    /// found. Signals are sent at once, and waits end at the exit.
     fn record(&self) -> io::Result<Option<Record>> {
         Ok(record(self.id())?.filter(|record| may_be_equal(self.started, record.started)))
     }
 }
 
-/// One process, identified without a descriptor, so that any number can be remembered.
+/// One process, identified without a descriptor, so that any number of processes can be remembered.
 ///
 /// The ID alone may get a new owner. The start distinguishes owners unless all other IDs are handed out within one tick of
 /// the clock (10 ms on Linux). From Linux 6.9, the serial number of a pidfd distinguishes them in any case.
@@ -397,20 +398,20 @@ impl Process {
         Ok(same.then_some(held))
     }
 
-    /// Whether the process is neither reaped nor a zombie. A process that cannot be read counts as living.
+    /// Returns whether the process is neither reaped nor a zombie. A process that cannot be read counts as living.
     pub(crate) fn lives(&self) -> bool {
         self.hold().map_or(true, |held| held.is_some_and(|held| held.lives()))
     }
 
-    /// A descriptor that becomes readable when the process ends. `None` without a spare descriptor, or if there is no such
-    /// process.
+    /// Opens a descriptor that becomes readable when the process ends. `None` if no descriptor is spare, or if there is
+    /// no such process.
     pub(crate) fn exit_descriptor(&self) -> Option<Box<dyn AsFd + Send>> {
         let held = self.hold().ok()??;
         if let Some(fd) = held.pidfd {
             return Some(Box::new(fd));
         }
         let exit = PLATFORM.exit_of.and_then(|exit_of| exit_of(self.id))?;
-        // Registered first, then found to live: so this process was registered.
+        // The process lives after the registration, so the registration is for this very process.
         held.lives().then_some(exit)
     }
 
@@ -442,15 +443,16 @@ fn send(fd: &OwnedFd, signal: c_int) -> io::Result<()> {
     PLATFORM.pidfds.as_ref().map_or_else(unsupported, |pidfds| (pidfds.send)(fd.as_fd(), signal))
 }
 
-/// Living, or a zombie.
+/// Returns whether the process lives or is a zombie.
 fn is_unreaped(fd: &OwnedFd) -> bool {
     !send(fd, 0).is_err_and(|error| error.raw_os_error() == Some(libc::ESRCH))
 }
 
-/// How many processes are held at a time. Each may take a descriptor, and other threads need descriptors too.
+/// The number of processes that are held at a time. Each may require a descriptor, and other threads need descriptors
+/// too.
 pub(crate) const AT_ONCE: usize = 16;
 
-/// How many passes an operation makes at most: more than any tree requires, and few enough to come to an end.
+/// The largest number of passes of an operation: more than any tree requires, and few enough to end.
 pub(crate) const PASSES: usize = 1000;
 
 /// Signals one member. The error names the process.
@@ -461,7 +463,7 @@ pub(crate) fn signal(member: &Held, signal: c_int) -> io::Result<()> {
     })
 }
 
-/// Signals all of these. The error is the last one.
+/// Signals all of these processes. Returns the last error.
 pub(crate) fn signal_each(members: &[Held], number: c_int) -> io::Result<()> {
     let mut result = Ok(());
     for member in members {
@@ -470,7 +472,8 @@ pub(crate) fn signal_each(members: &[Held], number: c_int) -> io::Result<()> {
     result
 }
 
-/// Signals all of these, opening one at a time. A process that has been reaped is passed over. The error is the last one.
+/// Signals all of these processes, and opens one at a time. Skips a process that has been reaped. Returns the last
+/// error.
 pub(crate) fn signal_processes(members: &[Process], number: c_int) -> io::Result<()> {
     let mut result = Ok(());
     for member in members {

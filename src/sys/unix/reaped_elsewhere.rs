@@ -16,8 +16,8 @@ use std::io;
 ///   only if the child was reaped before its pidfd was open. `linux::SpawnOptionsExt::pidfd_from_child` closes that
 ///   gap.
 /// - **macOS, the BSDs**: the event of the kqueue carries the status, so the error occurs only if the child was reaped
-///   before it was registered there, or is served by a helper thread.
-/// - **Other Unix, and Linux otherwise**: it occurs whenever another part of the program was first.
+///   before it was registered there, or if a helper thread serves the child.
+/// - **Other Unix, and Linux otherwise**: the error occurs whenever another part of the program reaped the child first.
 ///
 /// # Examples
 ///

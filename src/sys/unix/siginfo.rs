@@ -1,12 +1,13 @@
-//! What `waitid` wrote: whether a child has exited, and its status, read by offsets of our own.
+//! Reads the result of `waitid` (whether a child has exited, and its status) by offsets of this library.
 //!
-//! The accessor `si_status` of the `libc` crate is right on Linux. It has been wrong elsewhere: on OpenBSD it reads
-//! offset 152 of a struct of 136 bytes (0.2.183 to 0.2.191), on NetBSD it read offset 40 instead of 24 (before 0.2.179),
-//! and on illumos it reads through a pointer that is not aligned. So [`System::layout`] has the offsets of each system's
-//! own header. It takes the width of a pointer and the alignment of a 64-bit integer as arguments, so that the tests
-//! check every system on any system. All fields are `int`s.
+//! The accessor `si_status` of the `libc` crate is right on Linux. Elsewhere it has been wrong: on OpenBSD it reads
+//! offset 152 of a struct of 136 bytes (0.2.183 to 0.2.191), on NetBSD it read offset 40 instead of 24 (before
+//! 0.2.179), and on illumos it reads through a pointer that is not aligned. So [`System::layout`] has the offsets of
+//! each system's own header. Its arguments are the width of a pointer and the alignment of a 64-bit integer, so that
+//! the tests check every system on any system. All fields are `int`s.
 //!
-//! `si_signo` is the first field everywhere. `si_code` and `si_errno` have changed places on about half of the systems.
+//! `si_signo` is the first field everywhere. About half of the systems have `si_code` before `si_errno`, the others
+//! after it.
 //!
 //! Sources: `sys/signal.h` of XNU and FreeBSD, `sys/_siginfo.h` of DragonFly, `sys/siginfo.h` of NetBSD, OpenBSD (1.14)
 //! and illumos, `posix/signal.h` of Haiku; `sys/wait.h` of each for the `wait` status.
@@ -16,7 +17,7 @@ use crate::sys::PLATFORM;
 use std::ffi::c_int;
 use std::mem::offset_of;
 
-/// Where in a `siginfo_t` the fields are, in bytes, and its size.
+/// The offsets of the fields in a `siginfo_t`, and its size, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Layout {
     code: usize,
@@ -26,28 +27,31 @@ struct Layout {
 
 #[allow(dead_code, reason = "a system is built for itself, the tests for all")]
 impl System {
-    /// `word` is the size of a pointer and of a `long`, and `align` the alignment of a 64-bit integer.
+    /// Returns the layout, where `word` is the size of a pointer and of a `long`, and `align` the alignment of a 64-bit
+    /// integer.
     const fn layout(self, word: usize, align: usize) -> Layout {
         match self {
-            // Twelve bytes, then si_pid, si_uid and si_status; si_addr, si_value, si_band and seven longs.
+            // Twelve bytes; si_pid, si_uid and si_status; si_addr, si_value, si_band and seven longs.
             Self::Apple => Layout { code: 8, status: 20, size: 24 + 10 * word },
             // The same start; then si_addr, si_value, and a union of one long and seven ints.
             Self::FreeBsd | Self::DragonFly => {
                 Layout { code: 8, status: 20, size: (24 + 3 * word + 28).next_multiple_of(word) }
             }
-            // A union follows the first three ints, and has 64-bit integers in another of its variants. In ours:
-            // si_pid, si_uid, si_status.
+            // A union follows the first three ints, and has 64-bit integers in another variant. The variant for
+            // SIGCHLD: si_pid, si_uid, si_status.
             Self::NetBsd => {
                 let data = if word == 8 { 16 } else { 12_usize.next_multiple_of(align) };
                 Layout { code: 4, status: data + 8, size: 128 }
             }
-            // A union of 29 ints; in our variant si_pid, si_uid, two clock_t of 64 bits everywhere, si_status.
+            // A union of 29 ints. The variant for SIGCHLD: si_pid, si_uid, two clock_t of 64 bits everywhere,
+            // si_status.
             Self::OpenBsd => {
                 let align = if word == 8 { 8 } else { align };
                 let data = 12_usize.next_multiple_of(align);
                 Layout { code: 4, status: data + 24, size: (data + 116).next_multiple_of(align) }
             }
-            // A union follows; in our variant si_pid, and a union: a clock_t (a long), si_status, another clock_t.
+            // A union follows. The variant for SIGCHLD: si_pid, and a union: a clock_t (a long), si_status, another
+            // clock_t.
             Self::Solarish if word == 8 => Layout { code: 4, status: 32, size: 256 },
             Self::Solarish => Layout { code: 4, status: 20, size: 128 },
             // si_pid, si_uid, si_addr, si_status, si_band, si_value.
@@ -78,7 +82,7 @@ impl System {
     }
 }
 
-/// What the fields mean, and how a `wait` status is put together.
+/// The values of the fields, and the encoding of a `wait` status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Numbers {
     /// SIGCHLD.
@@ -87,7 +91,7 @@ struct Numbers {
     exited: c_int,
     killed: c_int,
     dumped: c_int,
-    /// By how many bits an exit code is shifted, and a signal.
+    /// The number of bits by which an exit code is shifted, and a signal.
     code_shift: u32,
     signal_shift: u32,
     /// WCOREFLAG.
@@ -95,7 +99,7 @@ struct Numbers {
 }
 
 impl Numbers {
-    /// All systems agree, except in SIGCHLD, and except Haiku.
+    /// The values of all systems except Haiku, apart from SIGCHLD.
     const USUAL: Self = Self {
         child_signal: 0,
         exited: 1,
@@ -108,8 +112,8 @@ impl Numbers {
 
     fn report(self, fields: Fields) -> Report {
         let Fields { signal, code, status } = fields;
-        // POSIX leaves `si_signo` zero where there is no child to report. `si_code` counts as well: macOS has been seen
-        // to report stopped children to a caller that wanted exits alone.
+        // POSIX leaves `si_signo` zero if there is no child to report. Check `si_code` as well: macOS was observed to
+        // report stopped children to a caller that wanted exits alone.
         if signal != self.child_signal {
             return Report::NoExit;
         }
@@ -146,12 +150,12 @@ impl Layout {
     }
 }
 
-/// What `waitid` has written.
+/// The report of `waitid`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Report {
-    /// There was no child to report.
+    /// There is no child to report.
     NoExit,
-    /// The `wait` status of a child that has exited. `None` if the fields do not show the signal that ended it.
+    /// The `wait` status of a child that has exited. `None` if the fields do not show the signal that ended the child.
     Exit(Option<c_int>),
 }
 
@@ -213,14 +217,15 @@ impl Room {
         // SAFETY: the room is large enough and aligned (asserted above). It was zeroed, and a `siginfo_t` consists of
         // integers and pointers, for which any bytes are valid.
         let info = unsafe { self.0.as_ptr().cast::<libc::siginfo_t>().read() };
-        // SAFETY: the room is initialised, so the field is; it is used only if the other fields show that it was written.
+        // SAFETY: the room is initialised, so the field is too. It is used only if the other fields show that it was
+        // written.
         let status = unsafe { info.si_status() };
         Fields { signal: info.si_signo, code: info.si_code, status }
     }
 }
 
-/// Each system's `siginfo_t` is transcribed from its header, apart from the offsets above, and written as its kernel
-/// does. The transcriptions are laid out as C lays them out where the tests run: 64-bit pointers and `long`s.
+/// Transcribes each system's `siginfo_t` from its header, independently of the offsets above, and fills it as its
+/// kernel does. The transcriptions have the C layout of the machine that runs the tests: 64-bit pointers and `long`s.
 #[cfg(all(test, not(loom), target_pointer_width = "64"))]
 mod tests {
     use super::{Layout, Numbers, Report};
@@ -339,7 +344,7 @@ mod tests {
         process: OpenBsdProcessOfI386,
     }
 
-    /// illumos: `si_pad` is there where pointers have 64 bits.
+    /// illumos: `si_pad` exists where pointers have 64 bits.
     #[repr(C)]
     struct Solarish {
         si_signo: c_int,
@@ -385,11 +390,12 @@ mod tests {
         si_value: *mut c_void,
     }
 
-    /// The bytes of a struct that a kernel fills: first with something that is no field's value, then with the fields.
+    /// Returns the bytes of a struct that a kernel fills: first all bytes get a value that no field has, then the
+    /// fields are written.
     fn bytes<T>(fill: impl FnOnce(&mut T)) -> Vec<u8> {
         let mut info = MaybeUninit::<T>::uninit();
-        // SAFETY: as many bytes are written as the struct has; it consists of integers, of pointers that are not
-        // followed, and of padding, and all of them are initialised by this.
+        // SAFETY: this writes as many bytes as the struct has. It consists of integers, of pointers that are not
+        // followed, and of padding, and this initialises all of them.
         unsafe {
             info.as_mut_ptr().cast::<u8>().write_bytes(0xa5, size_of::<T>());
             fill(info.assume_init_mut());
@@ -404,7 +410,7 @@ mod tests {
         })
     }
 
-    /// As the kernel of the system writes it.
+    /// Returns the bytes as the kernel of the system writes them.
     fn written(system: System, signal: c_int, code: c_int, status: c_int) -> Vec<u8> {
         match system {
             System::Apple => sequential::<AppleTail>(signal, code, status),
@@ -500,7 +506,7 @@ mod tests {
         type OfI386 = OpenBsd<OpenBsdDataOfI386>;
         let status = offset_of!(OfI386, data) + offset_of!(OpenBsdProcessOfI386, status);
         assert_eq!(layout(System::OpenBsd, 4), (status, size_of::<OfI386>()));
-        // The union is of 64-bit integers and of ints, so its alignment counts, and not the width of a pointer.
+        // The union consists of 64-bit integers and of ints, so its alignment decides, and not the width of a pointer.
         assert_eq!(layout(System::OpenBsd, 8), (40, 136));
     }
 }

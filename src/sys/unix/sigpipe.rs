@@ -3,10 +3,11 @@
 //! A child that closes its standard input early must not kill this process. Rust programs ignore SIGPIPE by default, but
 //! not all do, and other programs may load this library.
 //!
-//! `write` has no flag against SIGPIPE. But most systems send the signal to the *thread* that writes. So the thread blocks
-//! SIGPIPE, and consumes it after the write if it was not pending before.
+//! `write` has no flag against SIGPIPE. But most systems send the signal to the *thread* that writes. So the thread
+//! blocks SIGPIPE, and consumes the signal after the write if it was not pending before.
 //!
-//! macOS and NetBSD send the signal to the *process*, so any thread may receive it. There the pipe has such a flag.
+//! macOS and NetBSD send the signal to the *process*, so any thread may receive it. There the pipe itself has a flag
+//! against SIGPIPE.
 //!
 //! Sources: `dofilewrite` and `dofilewritev` in the kernels of the BSDs and of macOS.
 

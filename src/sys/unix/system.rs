@@ -1,4 +1,4 @@
-//! The systems other than Linux, as values: what is known of their kernels can be tested on any system.
+//! The systems other than Linux, as values: so facts about their kernels can be tested on any system.
 //!
 //! Sources: `sys/kern/kern_event.c` and `sys/kern/kern_proc.c` of FreeBSD and DragonFly; `filt_procattach` in the
 //! `kern_event.c` of XNU, NetBSD and OpenBSD.
@@ -19,7 +19,7 @@ pub(crate) enum System {
 }
 
 impl System {
-    /// Whether `kevent` answers ESRCH for a child that is exiting, or is a zombie.
+    /// Returns whether `kevent` answers ESRCH for a child that is exiting, or is a zombie.
     ///
     /// FreeBSD and DragonFly find such a child, and the event fires at once. There ESRCH means that the process was
     /// reaped, or, on FreeBSD, that a policy hides it (`p_cansee`: `security.bsd.see_other_uids` and its like, for a
@@ -28,7 +28,7 @@ impl System {
         matches!(self, Self::Apple | Self::NetBsd | Self::OpenBsd)
     }
 
-    /// Whether the process table names the real parent of a process that is traced.
+    /// Returns whether the process table names the real parent of a process that is traced.
     ///
     /// FreeBSD does. The others name the debugger, or a former parent. XNU removes the mark that a process is traced from a
     /// zombie, so the mark does not help there.
@@ -37,11 +37,12 @@ impl System {
     }
 
     /// Compares a child with the process that has its ID now: `None` if there is none, or if the system does not report
-    /// it. A process is known by its start, and has a parent; `me` is this process.
+    /// it. Each process is given as its start and its parent. `me` is this process.
     ///
-    /// FreeBSD reparents a zombie whose parent ignores SIGCHLD, and the process table shows it until its new parent reaps
-    /// it. `waitid` does not find it from then on, which counts as a foreign reap. Where the table names a debugger as the
-    /// parent, a parent other than this process means nothing: the debugger returns the child when it detaches.
+    /// FreeBSD reparents a zombie whose parent ignores SIGCHLD, and the process table shows it until its new parent
+    /// reaps it. From then on `waitid` does not find the zombie, which counts as a foreign reap. Where the table names
+    /// a debugger as the parent, a parent other than this process proves nothing: the debugger returns the child when
+    /// it detaches.
     pub(crate) fn compare<T: PartialEq>(self, me: i32, then: &T, now: Option<(T, i32)>) -> Same {
         match now {
             Some((start, _)) if start != *then => Same::No,
@@ -52,7 +53,7 @@ impl System {
     }
 }
 
-/// What the check of an identity finds.
+/// The result of the check of an identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(dead_code, reason = "no system reports all of them")]
 pub(crate) enum Same {
