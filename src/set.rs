@@ -1,11 +1,12 @@
-//! Many children, and one wait for whichever exits next.
+//! Many children, and one wait for the next exit.
 //!
-//! A set has a [`EventQueue`], in which its members are by a *token* each. Whoever waits hears of a token, looks at the child,
-//! and takes the member out if it has exited; and who has taken it out hands it out. So each is handed out once, whoever
-//! else is told of it: another thread, the same thread twice, another set.
+//! A set has an [`EventQueue`], in which each member is registered by a *token*. A waiting thread receives a token,
+//! polls that child, and removes the member if the child has exited. The thread that removes a member returns it. So
+//! each member is returned once, even if its exit is reported several times: to another thread, to the same thread
+//! twice, or to another set.
 //!
-//! Members that are not to be heard of (no descriptor, no thread), and those that were heard of and are not to be had
-//! yet, are looked at by whoever waits, after pauses.
+//! The waiting threads poll, with pauses, the members without a working registration (no descriptor, no thread), and
+//! the members whose exit was reported before they could be reaped.
 
 use crate::SharedChild;
 use crate::backoff::Backoff;
@@ -24,30 +25,30 @@ use std::time::{Duration, Instant};
 
 /// Children that are waited for together, each known by a key.
 ///
-/// Any number of threads may wait, insert, remove and kill at the same time, all through `&self`; each exit is returned
-/// once, by the [`wait_next`](Self::wait_next) of one of them. The order is that of the exits, as far as the system
-/// reports it. The notice of an exit costs the same however many children there are, and a set has no thread of its own.
-/// (Each child has a descriptor, and a spawn costs more the more descriptors this process has:
+/// Any number of threads may wait, insert, remove and kill at the same time, all through `&self`. One
+/// [`wait_next`](Self::wait_next) of one thread returns each exit. The order is that of the exits, as far as the system
+/// reports it. The notice of an exit costs the same however many children there are, and a set has no thread of its
+/// own. (Each child has a descriptor, and a spawn costs more the more descriptors this process has:
 /// [costs](crate::guide::costs).)
 ///
-/// A child may be in several sets, and be waited for and killed by others meanwhile: a set holds
-/// it by an [`Arc`]. When a set is dropped nothing happens to children that others hold too.
+/// A child may be in several sets, and other threads may wait for it and kill it meanwhile: a set holds it by an
+/// [`Arc`]. Dropping a set does nothing to a child of which another [`Arc`] exists.
 ///
-/// Keys are hashed, compared, cloned and dropped under the set's lock: their code must not use the set.
+/// A set hashes, compares, clones and drops keys under its lock: their code must not use the set.
 ///
 /// # Platforms
 ///
-/// - **Linux, macOS, the BSDs**: one epoll or kqueue per set, and what wakes it: one to three descriptors.
-/// - **Windows**: registered waits, for which the system has a thread for every 63 children, whichever sets they are in.
-/// - **Other Unix, and children that are served without a descriptor**: the helper thread of the child.
-/// - A child for which the set had no descriptor to spare when it was inserted, or for which no helper thread could be
-///   started: the waiting threads poll such children, at most 50 times a second.
-/// - A poll, and a timed wait that ends with `None`, check each child whose exit other waiters may learn of before the
-///   set does: all on Windows, macOS and the BSDs, elsewhere children that a helper thread serves.
+/// - **Linux, macOS, the BSDs**: one epoll or kqueue per set, and the means to wake it: one to three descriptors.
+/// - **Windows**: registered waits, for which the system has one thread per 63 children, over all sets.
+/// - **Other Unix, and children without a descriptor**: the helper thread of the child.
+/// - **Children for which no descriptor was spare at the insertion, or no helper thread could be started**: the waiting
+///   threads poll them, at most 50 times a second.
+/// - A poll, and a timed wait that ends with `None`, check each child whose exit other waiters may observe before the
+///   set does: all children on Windows, macOS and the BSDs, elsewhere the children that a helper thread serves.
 /// - A child keeps its descriptor until it is returned or removed, even if other threads have waited for it. A child
 ///   that is in a set several times has one more for each time but the first.
 ///
-/// The child of a fork may drop a set, and must do nothing else with it.
+/// The child of a fork may drop a set, but must not use it otherwise.
 ///
 /// # Examples
 ///
@@ -91,16 +92,16 @@ struct Members<K> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Finished<K> {
-    /// The key that it had in the set.
+    /// The key of the child in the set.
     pub key: K,
     /// The child, which is not in the set any more.
     pub child: Arc<SharedChild>,
-    /// Its exit status; or why that is not known, as [`SharedChild::wait`] would say.
+    /// The exit status of the child, or the error that [`SharedChild::wait`] returns.
     pub status: io::Result<ExitStatus>,
 }
 
 impl<K: Clone + Eq + Hash> ChildSet<K> {
-    /// A set without children.
+    /// Creates a set without children.
     ///
     /// # Examples
     ///
@@ -108,7 +109,7 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
     /// use shared_child::ChildSet;
     ///
     /// let set = ChildSet::<String>::new();
-    /// assert!(set.wait_next().is_none()); // nobody to wait for
+    /// assert!(set.wait_next().is_none()); // no child to wait for
     /// ```
     #[must_use]
     pub fn new() -> Self {
@@ -123,8 +124,8 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
         }
     }
 
-    /// Adds a child, running or not; those who are waiting wait for it too from here on. Returns the child that
-    /// had the same key, if there was one: it is not in the set any more.
+    /// Adds a child, running or not. Waiting threads wait for it too from then on. Returns the child that had the same
+    /// key, if there was one: it is not in the set any more.
     ///
     /// # Examples
     ///
@@ -144,7 +145,7 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
         let child = child.into();
         let mut members = self.members.lock();
         let token = next_token();
-        // The key first, whose code may panic: nothing has happened then.
+        // The key comes first: its code may panic, and then nothing has changed.
         let old = members.tokens.insert(key.clone(), token);
         let old = old.and_then(|token| Some((token, members.children.remove(token)?)));
         // A thread that receives the token waits for the lock, and finds the child.
@@ -157,8 +158,8 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
         old.map(|(token, old)| self.give_up(token, old))
     }
 
-    /// Takes a child out. It is not waited for any more, and nothing else happens to it. `None` if there is no
-    /// such key, as when the child was handed out.
+    /// Removes a child from the set, and does nothing else to the child. Returns `None` if there is no such key, as
+    /// after a wait has returned the child.
     ///
     /// # Examples
     ///
@@ -188,7 +189,7 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
         member.map(|member| self.give_up(token, member))
     }
 
-    /// The child with this key.
+    /// Returns the child with this key.
     ///
     /// # Examples
     ///
@@ -215,8 +216,8 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
         members.children.get(*token).map(|(_, child)| Arc::clone(child))
     }
 
-    /// Blocks until a child has exited, and takes it out of the set. `None` if the set is empty, or becomes so
-    /// meanwhile: since others have got, or removed, the last.
+    /// Blocks until a child has exited, and removes it from the set. Returns `None` if the set is empty, or becomes
+    /// empty meanwhile because other threads waited for or removed the last child.
     ///
     /// # Examples
     ///
@@ -235,10 +236,10 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
         self.next(None)
     }
 
-    /// Like [`wait_next`](Self::wait_next), but for no longer than `timeout`: `None` if nobody has exited then. (Whether
-    /// that is so, or the set is empty, [`is_empty`](Self::is_empty) tells.)
+    /// Waits like [`wait_next`](Self::wait_next), for at most `timeout`. Returns `None` if no child has exited by then,
+    /// or if the set is empty ([`is_empty`](Self::is_empty) distinguishes the two).
     ///
-    /// Looks at least once. Any timeout is fine, [`Duration::MAX`] included.
+    /// Polls at least once. Any timeout is valid, even [`Duration::MAX`].
     ///
     /// # Examples
     ///
@@ -257,13 +258,14 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
     /// # }
     /// ```
     pub fn wait_next_timeout(&self, timeout: Duration) -> Option<Finished<K>> {
-        // A moment that no clock will ever show is as good as none.
+        // A deadline that the clock cannot represent is equivalent to none.
         self.next(Instant::now().checked_add(timeout))
     }
 
-    /// Like [`wait_next`](Self::wait_next), but until `deadline` at the latest: `None` if nobody has exited then.
+    /// Waits like [`wait_next`](Self::wait_next), until `deadline` at the latest. Returns `None` if no child has exited
+    /// by then, or if the set is empty.
     ///
-    /// Looks at least once, also if the deadline has passed.
+    /// Polls at least once, even if the deadline has passed.
     ///
     /// # Examples
     ///
@@ -274,7 +276,7 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
     /// set.insert("version", SharedChild::spawn(Command::new("rustc").arg("--version"))?);
     /// let deadline = Instant::now() + Duration::from_secs(60); // for all together
     /// while set.wait_next_deadline(deadline).is_some() {}
-    /// set.kill_all()?; // who is left
+    /// set.kill_all()?; // the remaining children
     /// # Ok(())
     /// # }
     /// ```
@@ -282,7 +284,7 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
         self.next(Some(deadline))
     }
 
-    /// A child that has exited, if there is one. Does not wait.
+    /// Returns a child that has exited, if there is one, and removes it from the set. Never blocks.
     ///
     /// # Examples
     ///
@@ -302,7 +304,7 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
         self.next(Some(Instant::now()))
     }
 
-    /// How many children are in the set: those that have exited and were not handed out included.
+    /// Returns the number of children in the set, including children that have exited but were not returned yet.
     ///
     /// # Examples
     ///
@@ -314,7 +316,7 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
         self.members.lock().children.len()
     }
 
-    /// Whether no child is in the set.
+    /// Returns whether the set has no child.
     ///
     /// # Examples
     ///
@@ -326,8 +328,8 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
         self.len() == 0
     }
 
-    /// The children that are in the set now, with their keys, in no order. What happens to the set meanwhile does not
-    /// change what this gives.
+    /// Returns the present children of the set, with their keys, in no order. Later changes of the set do not affect
+    /// the iterator.
     ///
     /// # Examples
     ///
@@ -350,15 +352,15 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
         all.into_iter()
     }
 
-    /// Kills all children that are in the set, and the whole [trees](SharedChild::tree) of those that lead one. They
-    /// stay in the set until they are returned, each with the status that it ended with.
+    /// Kills all children in the set, and the whole [tree](SharedChild::tree) of each child that leads one. The
+    /// children stay in the set until a wait returns them, each with its exit status.
     ///
-    /// All trees together take one search of the process table, not one each.
+    /// All trees together require one search of the process table, not one per tree.
     ///
     /// # Errors
     ///
-    /// The first error of [`SharedChild::kill`] and [`Tree::kill`](crate::Tree::kill). An error for one child does not
-    /// keep the others from being killed.
+    /// The first error of [`SharedChild::kill`] and [`Tree::kill`](crate::Tree::kill). After an error for one child the
+    /// other children are killed nevertheless.
     ///
     /// # Examples
     ///
@@ -378,18 +380,17 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
         stop::kill_all(self.children().iter().map(|child| &**child))
     }
 
-    /// [Stops](SharedChild::stop) all children that are in the set at the same time, and the whole trees of those that
-    /// lead one: requests them to terminate, waits for up to `grace` until all have ended, then kills those that are
-    /// left.
+    /// [Stops](SharedChild::stop) all children in the set at the same time, and the whole tree of each child that leads
+    /// one: requests them to terminate, waits for at most `grace` until all have ended, then kills the remaining ones.
     ///
-    /// They stay in the set until they are returned. A child that was returned before is not in the set any more, so
-    /// the rest of its tree is not stopped. Killed processes are waited for at most 1 s in all; a child that takes
-    /// longer to end is still in the set.
+    /// The children stay in the set until a wait returns them. A child that was returned before is not in the set any
+    /// more, so the rest of its tree is not stopped. This waits at most 1 s in all for killed processes; a child that
+    /// takes longer to end is still in the set.
     ///
     /// # Errors
     ///
-    /// The first error of [`SharedChild::stop`], except for statuses that are lost. An error for one child does not
-    /// keep the others from being stopped.
+    /// The first error of [`SharedChild::stop`], except for lost statuses. After an error for one child the other
+    /// children are stopped nevertheless.
     ///
     /// # Examples
     ///
@@ -431,12 +432,13 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
             members.woken &= !tokens.contains(&WAKE);
             let polled = members.children.polled().clone();
             drop(members);
-            // The reported child comes first. (`WAKE` is no child's token.)
+            // Poll the reported child first. (`WAKE` is no child's token.)
             for token in tokens.drain(..) {
                 if let Some(finished) = self.take_if_exited(token) {
                     return Some(finished);
                 }
-                // Reported before it can be reaped (see `Backoff`), or not in the set any more.
+                // The exit was reported before the child can be reaped (see `Backoff`), or the child is not in the set
+                // any more.
                 let mut members = self.members.lock();
                 if members.children.get(token).is_some() {
                     self.wake_first_poller(&mut members);
@@ -461,7 +463,7 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
                 }
             };
             if over {
-                // Other waiters may have learned of an exit that the queue does not report, or reports later.
+                // Other waiters may have observed an exit that the queue does not report, or reports later.
                 let unreported = self.members.lock().children.unreported();
                 return unreported.into_iter().find_map(|token| self.take_if_exited(token));
             }
@@ -478,19 +480,20 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
     }
 
     fn take(members: &mut Members<K>, token: u64) -> Option<Entry<(K, Arc<SharedChild>)>> {
-        // The key first, whose code may panic: the child stays then.
+        // The key comes first: its code may panic, and then the child stays.
         members.tokens.remove(&members.children.get(token)?.0);
         members.children.remove(token)
     }
 
-    /// Called without the lock. The child was not returned, so no waiter may ever take its token.
+    /// Ends the registration of a removed child. The caller holds no lock. The child was not returned by a wait, so no
+    /// waiter may ever take its token.
     fn give_up(&self, token: u64, entry: Entry<(K, Arc<SharedChild>)>) -> Arc<SharedChild> {
         let (_, child) = entry.end(&self.queue);
         self.queue.withdraw(token);
         child
     }
 
-    /// Wakes a waiter to poll, if none polls yet: the waiters sleep for longer than until the next poll.
+    /// Wakes a waiter to poll, if none polls yet: the waiters sleep beyond the next poll.
     fn wake_first_poller(&self, members: &mut Members<K>) {
         if members.children.polled().is_empty() {
             self.wake_one(members);
@@ -506,7 +509,7 @@ impl<K> ChildSet<K> {
     /// enough too. Reasons arise under the lock, and the thread that takes the token clears `woken` under the lock before
     /// it checks the set:
     ///
-    /// - it sees each reason that arose before that, and polls or leaves;
+    /// - it observes each reason that arose before that, and polls or leaves;
     /// - a reason that arises after that posts another token.
     ///
     /// If all waiters leave without the token, the next waiter takes it: no thread sleeps while the queue has a token.
@@ -570,7 +573,7 @@ mod tests {
     fn leaving_pollers_post_one_wake_token() {
         let set = ChildSet::new();
         for n in 0..30 {
-            // One that reads until it is killed.
+            // This child reads until it is killed.
             let child = SharedChild::spawn(Command::new("cat").stdin(Stdio::piped()));
             set.insert(n, child.expect("to spawn"));
         }
