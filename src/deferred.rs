@@ -1,12 +1,12 @@
 //! Work for which no thread could be started. Later spawns and drops try it again.
 //!
-//! The work is a closure, so a spawn does not link the code of trees into programs that have none.
+//! The work is a closure, so a program without trees does not contain the code of trees.
 
 use crate::fork_guard::PerProcess;
 use crate::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Returns whether the work is done. It does not block.
+/// A closure that returns whether the work is done. It does not block.
 type Work = Box<dyn FnMut() -> bool + Send>;
 
 #[derive(Default)]
@@ -28,7 +28,7 @@ pub(crate) fn retry() {
     let deferred = DEFERRED.get();
     if deferred.len.load(Ordering::Relaxed) > 0 {
         let mut work = std::mem::take(&mut *deferred.work.lock());
-        // Not under the lock: work may defer other work.
+        // The lock is not held: work may defer other work.
         work.retain_mut(|work| !work());
         deferred.add(work);
     }

@@ -1,11 +1,11 @@
 //! The exits and wake-ups of many children, reported to any number of threads.
 //!
 //! A kernel queue (epoll, kqueue) holds the descriptors of the children. Tokens from this process itself (from a helper
-//! thread, a registered wait of Windows, a wake-up) are *posted* to a list; the kernel queue is set to wake its waiters
-//! while the list is not empty. Without a kernel queue everything is posted, and a condition variable wakes the waiters.
+//! thread, a registered wait of Windows, a wake-up) are *posted* to a list; the kernel queue wakes its waiters while
+//! the list is not empty. Without a kernel queue all tokens are posted, and a condition variable wakes the waiters.
 //!
-//! Each token is reported to one thread, once. A report does not promise that an exit will be found, and may be about a
-//! child that was removed: the receiver polls.
+//! Each token is reported to one thread, once. A report does not promise an exit, and may be about a child that was
+//! removed: the receiver polls.
 
 use crate::backoff::left;
 #[cfg(unix)]
@@ -22,7 +22,7 @@ use std::sync::{OnceLock, PoisonError};
 use std::time::Instant;
 
 pub(crate) struct EventQueue {
-    /// Set under the lock of `posted`. Empty while there is no descriptor to spare.
+    /// Set under the lock of `posted`. Empty while no descriptor is spare.
     kernel: OnceLock<Box<dyn KernelQueue>>,
     /// Never held over anything that blocks. The kernel queue wakes its waiters if and only if this is not empty.
     posted: Mutex<VecDeque<u64>>,
@@ -32,7 +32,7 @@ pub(crate) struct EventQueue {
 
 /// The registration of one process in a queue, which must be [ended](Self::end).
 pub(crate) enum Registration {
-    /// Keeps the descriptor open: a kernel queue drops what is closed, with its event.
+    /// Keeps the descriptor open: a kernel queue drops a closed descriptor and its event.
     #[cfg(unix)]
     Descriptor {
         descriptor: Box<dyn AsFd + Send>,
@@ -42,8 +42,8 @@ pub(crate) enum Registration {
 }
 
 impl Registration {
-    /// Reports `token`, once, when there is reason to poll the child: at once, if there is already. `None` if nothing can
-    /// report the exit: no descriptor for the queue, no thread for the helper, or the child of a fork.
+    /// Reports `token`, once, when there is a reason to poll the child: at once if there is one already. `None` if
+    /// nothing can report the exit: no descriptor for the queue, no thread for the helper, or the child of a fork.
     pub(crate) fn new(notice: &Arc<Notice>, queue: &Arc<EventQueue>, token: u64) -> Option<Self> {
         #[cfg(unix)]
         if let Some(descriptor) = notice.descriptor() {
@@ -73,7 +73,7 @@ impl Registration {
         Ok(Self::Descriptor { descriptor, is_prompt: kernel.is_prompt() })
     }
 
-    /// Returns whether the queue reports an exit no later than other waiters learn of it.
+    /// Returns whether the queue reports an exit no later than other waiters observe it.
     pub(crate) fn is_prompt(&self) -> bool {
         match self {
             #[cfg(unix)]
@@ -82,9 +82,9 @@ impl Registration {
         }
     }
 
-    /// Takes the process out of its queue, which still reports what was posted.
+    /// Removes the process from its queue, which still reports a posted token.
     ///
-    /// A drop does not do this: the child of a fork drops its copy, and its epoll is the parent's.
+    /// This is no `Drop`, because the child of a fork drops its copy, and its epoll is the parent's.
     pub(crate) fn end(self, queue: &EventQueue) {
         match self {
             #[cfg(unix)]
@@ -99,7 +99,7 @@ impl Registration {
 }
 
 impl EventQueue {
-    /// Never fails: without a descriptor to spare there is no kernel queue yet.
+    /// Creates a queue. Never fails: if no descriptor is spare, there is no kernel queue yet.
     pub(crate) fn new() -> Self {
         let kernel = kernel_queue().map_or_else(|_| OnceLock::new(), OnceLock::from);
         Self { kernel, posted: Mutex::default(), changed: Condvar::new() }
@@ -110,7 +110,7 @@ impl EventQueue {
     fn kernel(&self) -> Option<&dyn KernelQueue> {
         if self.kernel.get().is_none() {
             let kernel = kernel_queue().ok()?;
-            // Threads that wait without it change over to it, and find what is posted.
+            // Threads that wait without the kernel queue change over to it, and find the posted tokens.
             let posted = self.posted.lock();
             if self.kernel.set(kernel).is_ok() {
                 self.kernel.get().filter(|_| !posted.is_empty()).inspect(|kernel| kernel.wake());
@@ -139,8 +139,9 @@ impl EventQueue {
         self.clear_wake_if_emptied(before, &posted);
     }
 
-    /// Blocks until there are tokens, or until the deadline, and adds at most `at_most`: other threads get the others. May
-    /// return before the deadline without a token. An error means that other code has closed a descriptor of the queue.
+    /// Blocks until there are tokens, or until the deadline, and adds at most `at_most` tokens: the rest is for other
+    /// threads. May return before the deadline without a token. An error means that other code has closed a descriptor
+    /// of the queue.
     pub(crate) fn wait(
         &self,
         tokens: &mut Vec<u64>,
@@ -161,7 +162,7 @@ impl EventQueue {
             if !is_woken || !tokens.is_empty() {
                 return Ok(());
             }
-            // Another thread may have taken what was posted, and the kernel queue may still hold an exit.
+            // Another thread may have taken the posted tokens, and the kernel queue may still hold an exit.
         }
     }
 
@@ -184,7 +185,7 @@ impl EventQueue {
         }
     }
 
-    /// Returns `false` if there is a kernel queue to wait for instead.
+    /// Waits for a posted token. Returns `false` if there is a kernel queue to wait for instead.
     fn wait_for_posted(
         &self,
         tokens: &mut Vec<u64>,
@@ -220,7 +221,7 @@ mod tests {
     use std::sync::OnceLock;
     use std::time::Instant;
 
-    /// With a kernel queue, where there is one, and without.
+    /// Covers a queue with a kernel queue, where the system has one, and a queue without.
     #[test]
     fn withdrawn_token_is_not_reported() {
         let without = EventQueue {
@@ -241,7 +242,7 @@ mod tests {
             assert_eq!((reported(), reported(), reported()), (vec![1], vec![3], vec![]));
             queue.post(4);
             queue.withdraw(4);
-            // The queue wakes no waiter, and reports the next token.
+            // The queue does not wake a waiter, but reports the next token.
             assert!(queue.posted.lock().is_empty());
             assert_eq!(reported(), []);
             queue.post(5);

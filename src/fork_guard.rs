@@ -1,11 +1,12 @@
 //! State that the child of a fork must not use.
 //!
-//! A fork copies memory as it is, but one thread only. In the copy a mutex that another thread held stays locked for ever.
-//! A descriptor's number may be that of another descriptor: a kqueue is not inherited, and the child may have closed all
-//! descriptors. An epoll is the very one that the parent sleeps on.
+//! A fork copies all memory, but only one thread. In the copy a mutex that another thread held stays locked for ever.
+//! The number of a descriptor may belong to another descriptor: a kqueue is not inherited, and the child may have
+//! closed all descriptors. An epoll is the very one on which the parent sleeps.
 //!
-//! Processes are told apart by their ID. For a process to have the ID of an ancestor, it takes three generations of forks
-//! without exec and a death in the right order, or a fork into a new PID namespace by the first process of another one.
+//! The process ID distinguishes the copy from the original. A process has the ID of an ancestor only after three
+//! generations of forks without exec and a death in the right order, or after a fork into a new PID namespace by the
+//! first process of another one.
 
 #![cfg_attr(windows, allow(dead_code, reason = "no process forks"))]
 
@@ -57,7 +58,7 @@ impl<T> Drop for ForkGuard<T> {
     }
 }
 
-/// A static that each process creates for itself when it first uses it. Finding it takes no lock.
+/// A static that each process creates for itself at its first use. Access takes no lock.
 pub(crate) struct PerProcess<T: 'static>(AtomicPtr<Of<T>>);
 
 struct Of<T> {

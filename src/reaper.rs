@@ -1,11 +1,11 @@
 //! The one background thread: it reaps children whose handles were dropped, and wakes tasks that await exits or times.
 //!
 //! The thread starts when it is first needed and ends when nothing is left to do. Registering a child and handling its
-//! exit cost the same however many children there are. The thread polls children whose exits no event queue can report.
-//! If the thread cannot be started, later spawns and drops try again (`deferred.rs`).
+//! exit cost the same however many children there are. The thread polls children whose exits the event queue cannot
+//! report. If the thread cannot be started, later spawns and drops try again (`deferred.rs`).
 //!
-//! A fork without exec copies the state but not the thread. The copied children are not children of the copy, and its
-//! epoll is the parent's, so the child of a fork has a state of its own.
+//! A fork without exec copies the state but not the thread. The copied entries are not children of the new process, and
+//! its epoll is the parent's. So the child of a fork has a state of its own.
 
 use crate::deferred;
 use crate::event_queue::{EventQueue, Registration};
@@ -20,22 +20,22 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-/// The lock is never held over anything that blocks, nor over the caller's code: wakers are cloned, woken and dropped
-/// without it.
+/// The lock is never held across anything that blocks, nor across the caller's code: wakers are cloned, woken and
+/// dropped without it.
 static REAPER: PerProcess<Mutex<Option<Reaper>>> = PerProcess::new();
 
-/// The state of the thread. It exists if and only if the thread does.
+/// The state of the thread. The state exists if and only if the thread does.
 struct Reaper {
     queue: Arc<EventQueue>,
     children: Watchlist<Child>,
     /// The tokens of the children, by the address of the notice, which is unique while the child is in the list.
     tokens: HashMap<usize, u64, BuildHasherDefault<DefaultHasher>>,
     timers: BTreeMap<(Instant, u64), Waker>,
-    /// When the thread wakes up without a report, if it sleeps.
+    /// The time when a sleeping thread wakes up without a report.
     wakes_at: Option<Instant>,
     /// The delay before the next poll.
     pause: Duration,
-    /// A task was served: the thread stays for a moment after the last.
+    /// A task was served, so the thread lingers after the last one.
     served_tasks: bool,
 }
 
@@ -43,7 +43,7 @@ struct Child {
     notice: Arc<Notice>,
     /// The handle was dropped: the thread reaps the child.
     is_orphan: bool,
-    /// In the order of their IDs.
+    /// Sorted by their IDs.
     wakers: Vec<(u64, Waker)>,
 }
 
@@ -79,7 +79,7 @@ fn adopt(notice: &Arc<Notice>) -> bool {
         let token = reaper.watch(notice).unwrap_or_else(|| {
             let token = next_token();
             reaper.insert(token, notice, Source::Polled);
-            // The thread sleeps for longer than until the next poll.
+            // The thread sleeps beyond the next poll.
             reaper.pause = SOONEST;
             reaper.wake_by(Instant::now() + SOONEST);
             token
@@ -89,14 +89,14 @@ fn adopt(notice: &Arc<Notice>) -> bool {
     .is_ok()
 }
 
-/// Runs `run` while the thread seems to be at work.
+/// Runs `run` under the lock of the state, so that the thread seems to be busy.
 #[cfg(unix)]
 pub(crate) fn busy<T>(run: impl FnOnce() -> T) -> T {
     let _reaper = REAPER.get().lock();
     run()
 }
 
-/// A registration of a task. The task [removes](forget) it when it is not needed any more.
+/// A registration of a task. The task [removes](forget) a registration that it does not need any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wake {
     Exit { token: u64, id: u64 },
@@ -113,9 +113,9 @@ pub(crate) enum Answer {
     NoThread,
 }
 
-/// Wakes the task once when there is reason to poll the child: at once, if there is already.
+/// Wakes the task once when there is a reason to poll the child: at once if there is one already.
 pub(crate) fn at_exit(notice: &Arc<Notice>, waker: &Waker) -> Answer {
-    // A clone that is not used is dropped after the lock is released, because that may run the caller's code.
+    // An unused clone is dropped after the lock is released, because dropping it may run the caller's code.
     let mut waker = Some(waker.clone());
     let answer = with_reaper(|reaper| {
         reaper.served_tasks = true;
@@ -131,7 +131,7 @@ pub(crate) fn at_exit(notice: &Arc<Notice>, waker: &Waker) -> Answer {
     }
 }
 
-/// Wakes the task at that time. Returns `None` if the thread cannot be started.
+/// Wakes the task at this time. Returns `None` if the thread cannot be started.
 pub(crate) fn at(at: Instant, waker: &Waker) -> Option<Wake> {
     let mut waker = Some(waker.clone());
     let wake = with_reaper(|reaper| {
@@ -170,7 +170,8 @@ pub(crate) fn forget(wake: Wake) {
         Wake::Exit { token, id } => state.remove_waker(token, id),
         Wake::Timer { at, id } => (state.timers.remove(&(at, id)), None),
     };
-    // The thread may sleep until a time that no task waits for any more. If nothing is left, it is to end earlier.
+    // The thread may sleep until a time that no task awaits any more. If nothing is left, wake it so that it ends
+    // earlier.
     let is_idle = state.children.is_empty() && state.timers.is_empty();
     if is_idle && state.wake_by(Instant::now() + LINGER) {
         state.served_tasks = true;
@@ -180,8 +181,8 @@ pub(crate) fn forget(wake: Wake) {
     drop((waker, child.map(|child| child.end(&queue))));
 }
 
-/// Runs `run` under the lock with the state of the thread, which is started if it does not run. It ends when nothing is
-/// left to do, so `run` registers something.
+/// Runs `run` under the lock with the state of the thread. Starts the thread if it does not run. The thread ends when
+/// nothing is left to do, so `run` must register something.
 fn with_reaper<T>(run: impl FnOnce(&mut Reaper) -> T) -> io::Result<T> {
     let mut reaper = REAPER.get().lock();
     if let Some(reaper) = &mut *reaper {
@@ -237,7 +238,7 @@ impl Reaper {
         (waker, if is_needed { None } else { self.remove(token) })
     }
 
-    /// Wakes the thread at that time if it sleeps for longer. Returns whether it does.
+    /// Wakes the thread by this time if it sleeps for longer. Returns whether it does.
     fn wake_by(&mut self, at: Instant) -> bool {
         let sleeps_longer = self.wakes_at.is_none_or(|wakes_at| at < wakes_at);
         if sleeps_longer {
@@ -256,7 +257,7 @@ impl Reaper {
             if !child.is_orphan || child.notice.reap() {
                 due.children.extend(self.remove(*token));
             } else {
-                // Reported before it can be reaped: a tracer holds it, for example.
+                // The exit was reported before the child can be reaped: a tracer holds the child, for example.
                 self.children.poll(*token);
                 self.pause = SOONEST;
             }
@@ -281,8 +282,8 @@ impl Reaper {
         }
     }
 
-    /// Ends because the queue has failed: other code has closed its descriptor. Tasks register anew, and orphans are
-    /// deferred.
+    /// Ends the thread because the queue has failed: other code has closed its descriptor. Tasks register anew, and
+    /// orphans are deferred.
     fn give_up(mut self, due: &mut Due) {
         due.wakers.extend(std::mem::take(&mut self.timers).into_values());
         for token in self.children.tokens() {
@@ -295,7 +296,7 @@ impl Reaper {
         }
     }
 
-    /// Returns until when to sleep (`None` for as long as nothing is reported), or `Over` if nothing is left to do.
+    /// Returns the time until which to sleep (`None` to sleep until a report), or `Over` if nothing is left to do.
     fn sleeps_until(&mut self, lingers_until: Option<Instant>) -> Result<Option<Instant>, Over> {
         let now = Instant::now();
         self.wakes_at = if self.children.is_empty() && self.timers.is_empty() {
@@ -320,7 +321,7 @@ impl Child {
     }
 }
 
-/// What the thread does after releasing the lock.
+/// The work of the thread after it has released the lock.
 #[derive(Default)]
 struct Due {
     wakers: Vec<Waker>,
@@ -329,7 +330,8 @@ struct Due {
 
 impl Due {
     fn perform(&mut self, queue: &EventQueue) {
-        // A task may await the child again while its old registration exists: the new one copies the descriptor.
+        // A task may await the child again while its old registration exists: the new registration copies the
+        // descriptor.
         for child in self.children.drain(..) {
             child.end(queue);
         }
@@ -370,7 +372,7 @@ fn run_thread(queue: &Arc<EventQueue>) {
                 reaper.take().expect("it was there").give_up(&mut due);
                 Err(Over)
             } else {
-                // Under the lock: the next registration starts a new thread.
+                // This happens under the lock, so the next registration starts a new thread.
                 until.inspect_err(|_| *reaper = None)
             }
         };

@@ -1,7 +1,7 @@
 //! The children, or other processes, whose exits one event queue reports, each by a token.
 //!
-//! An entry that the queue cannot report, or has reported before the child could be reaped, is *polled* by the list's
-//! owner. A token is used once per process, so a late report about an entry that was removed meets no other entry.
+//! The list's owner *polls* an entry that the queue cannot report, or has reported before the child could be reaped. A
+//! token is used once per process, so a late report about a removed entry matches no other entry.
 
 use crate::event_queue::{EventQueue, Registration};
 use crate::sync::Arc;
@@ -13,8 +13,8 @@ use std::sync::atomic::Ordering;
 /// Wakes the queue's waiters without an exit. No entry has this token.
 pub(crate) const WAKE: u64 = 0;
 
-/// Returns the next token. The child of a fork counts on, so what it has copied meets no entry of its own. (Without
-/// 64-bit atomics the count starts again after 2^32.)
+/// Returns the next token. The child of a fork continues the count, so its copied tokens match no entry of its own.
+/// (Without 64-bit atomics the count starts again after 2^32.)
 #[allow(clippy::unnecessary_cast, reason = "the type differs between systems")]
 pub(crate) fn next_token() -> u64 {
     #[cfg(not(target_has_atomic = "64"))]
@@ -28,7 +28,7 @@ pub(crate) fn next_token() -> u64 {
 pub(crate) struct Watchlist<T> {
     entries: HashMap<u64, Entry<T>, BuildHasherDefault<DefaultHasher>>,
     polled: BTreeSet<u64>,
-    /// How many entries other waiters may learn of earlier.
+    /// The number of entries whose exits other waiters may observe earlier.
     late: usize,
 }
 
@@ -37,7 +37,7 @@ pub(crate) struct Entry<T> {
     source: Source,
 }
 
-/// How the owner of a list learns of an exit.
+/// The way in which an exit reaches the owner of a list.
 pub(crate) enum Source {
     Registered(Registration),
     /// The child had exited when it was inserted, and its token was posted.
@@ -47,7 +47,7 @@ pub(crate) enum Source {
 }
 
 impl Source {
-    /// `notice` is `None` if the child has exited.
+    /// Registers a child. `notice` is `None` if the child has exited.
     pub(crate) fn new(notice: Option<Arc<Notice>>, queue: &Arc<EventQueue>, token: u64) -> Self {
         match notice {
             Some(notice) => Self::registered(Registration::new(&notice, queue, token)),
@@ -66,7 +66,7 @@ impl Source {
         matches!(self, Self::Polled)
     }
 
-    /// Whether other waiters may learn of the exit before the queue reports it.
+    /// Returns whether other waiters may observe the exit before the queue reports it.
     fn is_late(&self) -> bool {
         matches!(self, Self::Registered(registration) if !registration.is_prompt())
     }
@@ -93,14 +93,14 @@ impl<T> Watchlist<T> {
         Some(entry)
     }
 
-    /// Polls the entry from here on, if it is in the list.
+    /// Has the entry polled from now on, if it is in the list.
     pub(crate) fn poll(&mut self, token: u64) {
         if self.entries.contains_key(&token) {
             self.polled.insert(token);
         }
     }
 
-    /// Polls all entries from here on, because the queue has failed.
+    /// Has all entries polled from now on, because the queue has failed.
     pub(crate) fn poll_all(&mut self) {
         self.polled = self.entries.keys().copied().collect();
     }
@@ -109,7 +109,7 @@ impl<T> Watchlist<T> {
         &self.polled
     }
 
-    /// Returns the entries whose exits other waiters may learn of before the queue reports them, in the order of their
+    /// Returns the entries whose exits other waiters may observe before the queue reports them, in the order of their
     /// insertion.
     pub(crate) fn unreported(&self) -> BTreeSet<u64> {
         let mut unreported = self.polled.clone();
@@ -146,7 +146,7 @@ impl<T> Watchlist<T> {
 }
 
 impl<T> Entry<T> {
-    /// Takes the entry out of the queue. The caller holds no lock: on Windows this waits for a report in progress.
+    /// Removes the entry from the queue. The caller holds no lock: on Windows this waits for a report in progress.
     pub(crate) fn end(self, queue: &EventQueue) -> T {
         if let Source::Registered(registration) = self.source {
             registration.end(queue);
