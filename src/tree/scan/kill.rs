@@ -1,4 +1,4 @@
-//! Killing all members of a batch of trees.
+//! Kills all members of a batch of trees.
 
 use super::pass::{Among, Batch, Found, Pass, Unread};
 use super::{Target, copy, put};
@@ -12,8 +12,8 @@ use std::collections::HashSet;
 use std::io;
 use std::time::{Duration, Instant};
 
-/// How long a kill waits, in all, for processes that show no environment in the middle of an exec. An exec can wait for a
-/// disk, or for its turn on a busy machine.
+/// The time for which a kill waits, in all, for processes that show no environment in the middle of an exec. An exec
+/// can wait for a disk, or for a CPU on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Kills all members of these trees, and the processes that they start meanwhile.
@@ -29,7 +29,7 @@ pub(in crate::tree) fn kill(targets: &[Target<'_>]) -> Vec<io::Result<()>> {
     Batch::of(targets).kill()
 }
 
-/// Processes that run and show no environment, though a kill has waited for it. No operation waits for them again.
+/// Running processes that show no environment although a kill has waited for it. No operation waits for them again.
 static GIVEN_UP: PerProcess<Mutex<HashSet<(i32, u64)>>> = PerProcess::new();
 
 fn give_up(processes: &[Other]) {
@@ -41,7 +41,7 @@ fn give_up(processes: &[Other]) {
     given_up.extend(processes.iter().map(Other::key));
 }
 
-/// Returns the processes that may be in the middle of an exec, for which to wait.
+/// Returns the processes to wait for, because they may be in the middle of an exec.
 pub(super) fn unsettled(unread: &[Unread]) -> Vec<Other> {
     let given_up = GIVEN_UP.get().lock();
     let unread = unread.iter().filter(|unread| unread.why == Environment::Unsettled);
@@ -79,8 +79,8 @@ impl Batch<'_> {
         let all: Vec<usize> = (0..self.targets.len()).collect();
         self.chase(&mut chase, &all, newest, results)?;
         if newest.is_some() {
-            // Some containers have a `/proc` whose newest ID is wrong. So for trees of which a process has left the group,
-            // all processes are read once more.
+            // Some containers have a `/proc` whose newest ID is wrong. So if a process has left the group of a tree,
+            // read all processes once more for that tree.
             let left_the_group = |i: &usize| !first.trees[*i].outside.is_empty();
             let strayed: Vec<usize> = all.into_iter().filter(left_the_group).collect();
             self.chase(&mut chase, &strayed, None, results)?;
@@ -93,8 +93,8 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// Kills the members of these trees of the batch until a pass finds no new one. With `after`, the passes read only the
-    /// processes whose IDs were handed out after it.
+    /// Kills the members of these trees of the batch until a pass finds no new member. With `after`, the passes read
+    /// only the processes whose IDs were handed out after that ID.
     fn chase(
         &self,
         chase: &mut Chase,
@@ -127,12 +127,12 @@ impl Batch<'_> {
                 }
             }
             if killed {
-                // They may have forked before, and this pass may have come too early for the child.
+                // The killed members may have forked before, and this pass may have been too early to read the child.
                 continue;
             }
             let mut is_complete = true;
             if let Some(start) = after {
-                // The child of a process that has ended was handed its ID after that. IDs wrap around.
+                // The child of an ended process has an ID that was handed out after the parent's. IDs wrap around.
                 let ended = chase.ended.iter().copied().min_by_key(|id| (*id <= start, *id));
                 is_complete = ended.is_none() && !pass.missed;
                 after = ended.or(newest);
@@ -151,7 +151,7 @@ impl Batch<'_> {
         }
     }
 
-    /// Stops all members, until a pass finds no new one. Errors are for the kill to report, which follows.
+    /// Stops all members, until a pass finds no new one. The kill that follows reports errors.
     fn freeze(&self) {
         let mut stopped: HashSet<i32> = HashSet::new();
         for _ in 0..PASSES {
@@ -172,9 +172,9 @@ impl Batch<'_> {
 
 /// The state of a kill.
 struct Chase {
-    /// Members that were killed and may take a while to die.
+    /// Killed members, which may take time to die.
     killed: HashSet<i32>,
-    /// Processes of the groups that had ended when they were opened, and can have forked before.
+    /// Processes of the groups that had ended when they were opened, and may have forked before.
     ended: Vec<i32>,
     /// Processes in the middle of an exec, which may be members.
     unsettled: Vec<Other>,
@@ -193,8 +193,8 @@ impl Chase {
         }
     }
 
-    /// Kills what a pass found of one tree. Returns whether there was a new member. Errors of members that this process
-    /// lacks permission to kill are reported at the end of the kill.
+    /// Kills the members of one tree that a pass found. Returns whether there was a new member. The end of the kill
+    /// reports errors of members that this process lacks permission to kill.
     fn kill(&mut self, target: &Target<'_>, found: &mut Found) -> io::Result<bool> {
         let new = &found.outside[found.known..];
         let mut is_new = !new.is_empty();
@@ -223,7 +223,7 @@ impl Chase {
         self.killed.insert(process.id());
     }
 
-    /// Kills the members among the processes that have finished an exec. Returns whether there was one.
+    /// Kills the members among the processes that have finished an exec. Returns whether there was a member.
     fn kill_settled(&mut self, batch: &Batch<'_>) -> io::Result<bool> {
         let mut found = false;
         for (process, trees) in batch.settle(&mut self.unsettled)? {
@@ -236,7 +236,7 @@ impl Chase {
         Ok(found)
     }
 
-    /// Pauses if there are processes to wait for, and time is left.
+    /// Pauses if there are processes to wait for, and time is left. Returns whether it paused.
     fn waits_for_an_exec(&mut self) -> bool {
         if self.unsettled.is_empty() {
             return false;

@@ -39,7 +39,7 @@ pub(in crate::tree) fn wait_empty(
                     uncertain = living.possible.into_iter().next().or(uncertain);
                     has_passed(deadline).then_some(Ok(false))
                 }
-                // Without this, a tree that forks and exits all the time would keep the call past the deadline.
+                // Without this check, a tree that forks and exits all the time would keep the call past the deadline.
                 Ok(_) if has_passed(deadline) => Some(Ok(false)),
                 Ok(living) => match living.wait(target, deadline) {
                     Ok(true) => {
@@ -50,7 +50,8 @@ pub(in crate::tree) fn wait_empty(
                 },
             };
         }
-        // Only processes are left that might not be members. Each wait is short, because a later pass may settle it.
+        // The remaining processes might not be members. Each wait is short, because a later pass may show that they are
+        // not.
         if let (false, Some(process)) = (ended, uncertain) {
             let until = Instant::now() + pause.next();
             process.wait(Some(deadline.map_or(until, |deadline| deadline.min(until))));
@@ -59,8 +60,8 @@ pub(in crate::tree) fn wait_empty(
     results.into_iter().map(|result| result.unwrap_or(Ok(false))).collect()
 }
 
-/// Returns a living member of each tree, or a process that may be one. While it lives, the tree is not empty. The leaders
-/// have exited.
+/// Returns a living member of each tree, or a process that may be a member. While it lives, the tree is not empty. The
+/// leaders have exited.
 pub(in crate::tree) fn survivors(targets: &[Target<'_>]) -> Vec<io::Result<Option<Process>>> {
     Batch::of(targets)
         .living()
@@ -102,16 +103,16 @@ impl Pause {
     }
 }
 
-/// This many IDs are read faster than the list of all processes.
+/// The number of IDs that are read faster than the list of all processes.
 const FEW: i32 = 1000;
 
 /// The living members of one tree.
 struct Living {
-    /// Without zombies.
+    /// Excludes zombies.
     found: Found,
     /// A member of the group.
     witness: Option<Process>,
-    /// Processes that cannot be read and may be members. Searched only if no member is found.
+    /// Processes that cannot be read and may be members. Filled only if no member is found.
     possible: Vec<Process>,
 }
 
@@ -120,7 +121,7 @@ impl Living {
         Self { found: Found::nothing(), witness: None, possible: Vec::new() }
     }
 
-    /// Blocks until all of these have ended (`true`), or until the deadline.
+    /// Blocks until all of these members have ended (`true`), or until the deadline.
     fn wait(&self, target: &Target<'_>, deadline: Option<Instant>) -> io::Result<bool> {
         for ids in self.found.inside.chunks(AT_ONCE) {
             let opened = target.open_seen(ids, self.found.began)?;
@@ -133,12 +134,12 @@ impl Living {
 }
 
 impl Batch<'_> {
-    /// Returns the living members of each tree, except for a leader that has left its group. For a tree that forks in the
-    /// meantime some members may be missing, but never all.
+    /// Returns the living members of each tree, except for a leader that has left its group. If a tree forks in the
+    /// meantime, some members may be missing, but never all.
     ///
-    /// A pass is repeated for the trees that seem to be empty if it found something that can hide their members: a process
-    /// that had ended when it was opened, and can have forked before; or a member of another tree, because a process in the
-    /// group of one tree is not read for the others.
+    /// A pass is repeated for the trees that seem to be empty if it found a process that can hide their members: a
+    /// process that had ended when it was opened, and may have forked before; or a member of another tree, because a
+    /// process in the group of one tree is not read for the other trees.
     fn living(&self) -> Vec<io::Result<Living>> {
         let mut living: Vec<io::Result<Living>> =
             self.targets.iter().map(|_| Ok(Living::nothing())).collect();
@@ -170,7 +171,7 @@ impl Batch<'_> {
                 Among::All => unread = pass.unread,
                 Among::New(..) => unread.extend(pass.unread),
             }
-            // The child of a process that has ended was handed its ID after that. IDs wrap around.
+            // The child of an ended process has an ID that was handed out after the parent's. IDs wrap around.
             let oldest = match among {
                 Among::All => newly_ended.iter().copied().min(),
                 Among::New(first, _) => {
@@ -199,7 +200,7 @@ impl Batch<'_> {
                     after = processes::newest();
                     Among::All
                 }
-                // There are no IDs in turn.
+                // The system does not hand out IDs in turn.
                 None => break,
             };
             if passes == PASSES {
@@ -213,8 +214,8 @@ impl Batch<'_> {
     /// Finds the processes that cannot be read and may be orphaned members, for trees without a known living member.
     ///
     /// The parent of an orphan is an ancestor of this process, or the init process. A process with another parent is a
-    /// member only if its parent is one, or is unread as well. A process in another control group or audit session than
-    /// this program (a service that was started in the meantime, for example) counts as no member.
+    /// member only if its parent is a member, or is unread as well. A process in another control group or audit session
+    /// than this program (a service that was started in the meantime, for example) does not count as a member.
     fn find_possible(&self, living: &mut [io::Result<Living>], unread: &[Unread]) {
         if unread.is_empty() {
             return;
@@ -251,8 +252,8 @@ impl Batch<'_> {
     }
 }
 
-/// Retains the living members. Adds the processes of the group that had ended when they were opened to `ended`, and the new
-/// ones among them to `newly`.
+/// Retains the living members. Adds the processes of the group that had ended when they were opened to `ended`, and
+/// those that `ended` did not contain to `newly`.
 fn living_of(
     target: &Target<'_>,
     mut found: Found,
@@ -270,7 +271,7 @@ fn living_of(
                 witness = held.process()?;
             }
         }
-        // Without a witness, all have ended since they were opened.
+        // Without a witness, all members have ended since they were opened.
         let opened_ids: Vec<i32> = match witness {
             Some(_) => opened.inside.iter().map(Held::id).collect(),
             None => Vec::new(),

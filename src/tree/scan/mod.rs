@@ -2,46 +2,53 @@
 //!
 //! Every operation serves a *batch* of trees: one pass over the process table finds the members of all of them.
 //!
-//! **Why no recycled process is signalled.** A process that is signalled by itself is first opened (a pidfd), then read again,
-//! then found to live still. So what was read is true of the opened process:
+//! **Why no recycled process is signalled.** Before a process is signalled by itself, it is opened (a pidfd), read
+//! again, and then checked to be alive still. So what was read is true of the opened process:
 //!
-//! | a process is a member if | why that is certain |
+//! | a process is a member if | proof |
 //! |---|---|
 //! | it is in the group | the leader was still unreaped *after* this was read |
 //! | its parent is a member | the parent still lived *after* this was read, so its ID had no new owner |
 //! | it carries the marker | no other tree has the same marker |
 //! | a pass found it in the group | it is older than that pass, so it is not a new owner of its ID |
 //!
-//! A member that is remembered, rather than opened, is a [`Process`]: opening it again fails if the ID has a new owner.
-//! So any number of members can be remembered, and few descriptors are open at a time.
+//! A remembered member is a [`Process`], not an open descriptor: opening it again fails if the ID has a new owner. So
+//! any number of members can be remembered, and few descriptors are open at a time.
 //!
-//! **Why no member is missed.** A kill finds all members before it kills any, because with a parent the way to its
-//! children is lost. Linux kills a group as one: a process that is being forked just then is killed with it, or not born.
-//! A process that was seen in the group may be elsewhere at the moment of the signal, so all that were seen are killed one
-//! by one as well. Members outside the group can fork until they are hit. So the passes go on until one finds no new
-//! member. Where process IDs are handed out in turn, a pass reads only the IDs that were handed out since the last pass,
-//! which is fast enough to catch up with a process that forks and exits, over and over:
+//! **Why no member is missed.** A kill finds all members before it kills any, because the death of a parent cuts the
+//! path to its children. Linux kills a group as one: a process that is being forked at that moment is killed with it,
+//! or not born. A process that a pass found in the group may have left it when the signal is sent, so the kill also
+//! signals all processes that were found there one by one. Members outside the group can fork until they are killed. So
+//! the passes are repeated until a pass finds no new member. Where process IDs are handed out in turn, a pass reads
+//! only the IDs that were handed out since the last pass, which is fast enough to catch up with a process that forks
+//! and exits, over and over:
 //!
-//! - A process that lived while the list was read is in the list. Any other process was born since, or has exited, and
-//!   its child, if it had one, was born since.
-//! - New processes are read in the order of their IDs, so a parent comes before its child. Suppose that a pass finds no
-//!   member, and yet one lives whose ID was handed out before the pass. When its turn came it was not there yet, so its
-//!   parent lived, which was not found either: so the parent was not there yet when its own turn came, and so on, up to a
-//!   process whose parent had been killed before, and could not fork any more. So there is no such member.
-//! - If its ID was handed out during the pass, then one of its ancestors was read, and had died, since its child was born
-//!   after the pass began. So the next pass reads the IDs that are newer still, until none of them is dead.
+//! - A process that lived while the list was read is in the list. Any other process was born later, or has exited, and
+//!   its child, if it had one, was born later.
+//! - New processes are read in the order of their IDs, so a parent is read before its child. Suppose that a pass finds
+//!   no member, and yet a member lives whose ID was handed out before the pass. When the pass read this ID, the member
+//!   did not exist yet. So its parent lived, and was not found either. So the parent did not exist yet when the pass
+//!   read its ID, and so on, up to a process whose parent had been killed before, and could not fork any more. So there
+//!   is no such member.
+//! - If the ID of the member was handed out during the pass, then the pass read an ancestor that had died, since the
+//!   ancestor's child was born after the pass began. So the next pass reads the IDs after that ancestor's, until a pass
+//!   reads no dead process.
 //!
-//! Where environments cannot be read, members outside the group are known by their parents alone. There a kill first
-//! stops (SIGSTOP) all members, until a pass finds no new one: a stopped process cannot fork, and it stays the parent of its
+//! Where environments cannot be read, only their parents identify members outside the group. There a kill first stops
+//! (SIGSTOP) all members, until a pass finds no new one: a stopped process cannot fork, and it stays the parent of its
 //! children.
 //!
-//! **What can be missed.** A process that has left the group, whose parent is dead, and whose environment is empty or does
-//! not show the marker, if no pass found it before. A process whose environment this process cannot read (another user's,
-//! or one that is not dumpable) is not killed unless a pass found it below its parent; but while one lives that could be an
-//! orphaned member, a tree does not count as empty. A child that is not visible yet when a pass comes to its ID, which was
-//! handed out before the pass, if it leaves the group before the signal: its fork must stall for the whole pass. And the
-//! child of a process that chooses process IDs (`set_tid` of clone3(2), for root alone), since the passes over new IDs do
-//! not come to it. Hence "best effort" ([`Containment`](super::Containment)).
+//! **What can be missed.** For these reasons containment is "best effort" ([`Containment`](super::Containment)):
+//!
+//! - A process that has left the group, whose parent is dead, and whose environment is empty or does not show the
+//!   marker, is missed if no pass found it before.
+//! - A process whose environment this process cannot read (another user's, or one that is not dumpable) is not killed
+//!   unless a pass found it below its parent. But while such a process lives that could be an orphaned member, a tree
+//!   does not count as empty.
+//! - A child whose ID was handed out before the pass, and that is not visible yet when the pass reads its ID, is missed
+//!   if it leaves the group before the signal: its fork must stall for the whole pass.
+//! - The child of a process that chooses process IDs (`set_tid` of clone3(2), for root alone) is missed, since the
+//!   passes over new IDs do not read its ID.
 
 mod kill;
 mod living;
@@ -64,12 +71,12 @@ use std::ffi::c_int;
 use std::io;
 use std::time::{Duration, Instant};
 
-/// How long an operation other than a kill waits for processes in the middle of an exec.
+/// The time for which an operation other than a kill waits for processes in the middle of an exec.
 const BRIEF_PATIENCE: Duration = Duration::from_millis(100);
 
-/// What the members of one tree have in common.
+/// The properties that the members of one tree have in common.
 pub(in crate::tree) struct Membership {
-    /// The leader's process ID, and the group's.
+    /// The process ID of the leader, which is the ID of the group.
     group: i32,
     marker: Option<EnvironmentMarker>,
     since: Since,
@@ -160,7 +167,7 @@ impl Target<'_> {
             opened.inside.clear();
         }
         for held in &opened.left {
-            // A later pass might not find these.
+            // A later pass might not find these members.
             if let Some(process) = held.process()? {
                 self.membership.remember(&process);
                 opened.left_processes.push(process);
@@ -172,7 +179,7 @@ impl Target<'_> {
     /// Returns the error for members of the group that this process lacks permission to signal. A signal to the group skips
     /// them without an error if there are other members.
     fn refused(&self, found: &Found) -> io::Result<()> {
-        // This check sends nothing, so it may go by an ID that has a new owner. The process is opened after it.
+        // This check sends no signal, so it may use an ID that has a new owner. The process is opened after it.
         let refusing: Vec<i32> =
             found.inside.iter().copied().filter(|id| processes::refuses(*id)).collect();
         let mut refused = Ok(());
@@ -198,8 +205,8 @@ struct Opened {
     left_processes: Vec<Process>,
 }
 
-/// Returns whether the process with this ID carries the marker. Waits for the end of an exec, which usually follows when a
-/// process leaves its group.
+/// Returns whether the process with this ID carries the marker. Waits for the end of an exec, because a process that
+/// leaves its group usually executes a program next.
 fn carries_soon(id: i32, marker: &EnvironmentMarker, buffer: &mut Vec<u8>) -> io::Result<bool> {
     let until = Instant::now() + BRIEF_PATIENCE;
     let mut pause = Backoff::new();
@@ -225,7 +232,7 @@ fn put(result: &mut io::Result<()>, next: io::Result<()>) {
     }
 }
 
-/// The same error, for each tree of a batch.
+/// Returns the same error for another tree of a batch.
 fn copy(error: &io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(code) => io::Error::from_raw_os_error(code),

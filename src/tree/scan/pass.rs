@@ -7,23 +7,23 @@ use crate::tree::processes::{self, Environment, Groups, Held, Listing, Other, Pr
 use std::collections::{HashMap, HashSet};
 use std::io;
 
-/// Which processes a pass reads.
+/// The processes that a pass reads.
 #[derive(Clone, Copy)]
 pub(super) enum Among {
     All,
-    /// Those whose IDs were handed out after the first of these, up to and including the second.
+    /// The processes whose IDs were handed out after the first of these IDs, up to and including the second.
     New(i32, i32),
 }
 
-/// What one pass found of one tree.
+/// The members of one tree that a pass found.
 pub(super) struct Found {
     /// Members of the group, including zombies. Empty if the group's ID may belong to another group.
     pub(super) inside: Vec<i32>,
-    /// The other members. All lived.
+    /// The other members, all living.
     pub(super) outside: Vec<Process>,
-    /// How many of `outside` were remembered from earlier passes.
+    /// The number of processes in `outside` that were remembered from earlier passes.
     pub(super) known: usize,
-    /// A process with an ID of `inside` that is older than this is the process that was found.
+    /// The start of the pass. A process with an ID of `inside` that is older than this is the process that was found.
     pub(super) began: Since,
     pub(super) error: Option<io::Error>,
 }
@@ -39,7 +39,7 @@ impl Found {
         Self { known: outside.len(), outside, ..Self::nothing() }
     }
 
-    /// Whether there is no member.
+    /// Returns whether there is no member.
     pub(super) fn is_empty(&self) -> bool {
         self.inside.is_empty() && self.outside.is_empty()
     }
@@ -49,10 +49,10 @@ impl Found {
     }
 }
 
-/// What one pass found.
+/// The result of one pass.
 pub(super) struct Pass {
     pub(super) trees: Vec<Found>,
-    /// A process had ended when it was read, and may have had children.
+    /// A process had ended when the pass read it, and may have had children.
     pub(super) missed: bool,
     /// Processes whose environments could not be read, and which are not known to be members.
     pub(super) unread: Vec<Unread>,
@@ -64,20 +64,20 @@ pub(super) struct Unread {
     pub(super) why: Environment,
 }
 
-/// What the environment or the parent of a process proves.
+/// The conclusion from the environment or the parent of a process.
 enum Verdict {
-    /// A member of these trees of the batch.
+    /// The process is a member of these trees of the batch.
     Member(Process, Vec<usize>),
     NoMember,
     Ended,
     Unread(Environment),
 }
 
-/// Where a member of a tree is.
+/// The place of a member of a tree.
 #[derive(Clone, Copy)]
 enum Place {
     Group,
-    /// At this position of [`Found::outside`].
+    /// Outside the group, at this position of [`Found::outside`].
     Outside(usize),
 }
 
@@ -88,7 +88,7 @@ pub(super) struct Batch<'a> {
     pub(super) targets: &'a [Target<'a>],
     /// The position of each tree, by its marker.
     pub(super) markers: HashMap<&'a [u8], usize>,
-    /// When the oldest of the trees was spawned.
+    /// The time when the oldest of the trees was spawned.
     pub(super) since: Since,
 }
 
@@ -127,13 +127,13 @@ impl<'a> Batch<'a> {
             };
             let mut pass = Pass { trees, missed: table.has_ended, unread: Vec::new() };
             self.find_outside(&table, &pinned, &mut pass)?;
-            // If a group's ID was free in the meantime, what was read of the group is discarded.
+            // If the ID of a group was free in the meantime, discard the members that were read of the group.
             if self.targets.iter().zip(&pinned).all(|(target, was)| *was == target.has_its_id()) {
                 for (id, tree) in table.grouped {
                     pass.trees[tree].inside.push(id);
                 }
                 for found in &mut pass.trees {
-                    // A known member that has returned to its group is in one list only.
+                    // List a known member that has returned to its group only once.
                     let known: HashSet<i32> = found.outside.iter().map(Process::id).collect();
                     found.inside.retain(|id| !known.contains(id));
                 }
@@ -180,7 +180,7 @@ impl<'a> Batch<'a> {
             }
             rest = unmarked;
         }
-        // A parent comes before its children, whatever the order of the list.
+        // Repeat, because a child may precede its parent in the list.
         loop {
             let mut found = false;
             let mut undecided = Vec::new();
@@ -207,7 +207,7 @@ impl<'a> Batch<'a> {
     }
 
     fn judge_by_marker(&self, other: Other, buffer: &mut Vec<u8>) -> io::Result<Verdict> {
-        // Most processes carry no marker, and are not opened.
+        // Most processes carry no marker, so they need not be opened.
         match processes::environment(other.id, buffer)? {
             Environment::Shown if self.carried(other, buffer).is_empty() => {
                 return Ok(Verdict::NoMember);
@@ -231,7 +231,7 @@ impl<'a> Batch<'a> {
         })
     }
 
-    /// The trees whose markers are in this environment.
+    /// Returns the trees whose markers are in this environment.
     fn carried(&self, other: Other, environment: &[u8]) -> Vec<usize> {
         let trees =
             environment_marker::carried(environment).filter_map(|marker| self.markers.get(marker));
@@ -260,13 +260,13 @@ impl<'a> Batch<'a> {
         if held.parent()? != Some(other.parent) {
             by_parent.clear();
         }
-        // After the parent's ID was read.
+        // This follows the read of the parent's ID.
         by_parent.retain(|(tree, place)| match place {
             Place::Outside(n) => trees[*tree].outside.get(*n).is_some_and(Process::lives),
             Place::Group => {
                 let target = &self.targets[*tree];
                 let group = target.membership.group;
-                // After the group was read: until now it was no other group with its ID.
+                // `has_its_id` follows the read of the group: until now no other group had its ID.
                 (other.parent == group || processes::group_of(other.parent) == Some(group))
                     && target.has_its_id()
             }
@@ -299,7 +299,7 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// Adds a member outside the groups to what a pass has found.
+/// Adds a member outside the groups to the result of a pass.
 fn add(pass: &mut Pass, members: &mut Members, process: &Process, trees: &[usize]) {
     let places = members.entry(process.id()).or_default();
     for tree in trees {

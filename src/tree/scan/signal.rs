@@ -1,4 +1,4 @@
-//! Signalling each member of a batch of trees once.
+//! Signals each member of a batch of trees once.
 
 use super::kill::unsettled;
 use super::pass::{Among, Batch};
@@ -10,7 +10,7 @@ use std::ffi::c_int;
 use std::io;
 use std::time::Instant;
 
-/// Sends each of these signals, in this order, to each member of these trees once. All are sent in one pass.
+/// Sends each of these signals, in this order, to each member of these trees once. One pass serves all signals.
 pub(in crate::tree) fn signal(targets: &[Target<'_>], numbers: &[c_int]) -> Vec<io::Result<()>> {
     if !processes::usable() {
         let each = |target: &Target<'_>| {
@@ -23,7 +23,7 @@ pub(in crate::tree) fn signal(targets: &[Target<'_>], numbers: &[c_int]) -> Vec<
     Batch::of(targets).signal(numbers)
 }
 
-/// Signals the members that are not in this list: for a caller that has signalled those.
+/// Signals the members that are not in this list, for a caller that has signalled the listed members.
 pub(in crate::tree) fn signal_unlisted(
     target: Target<'_>,
     listed: &HashSet<i32>,
@@ -94,7 +94,8 @@ impl Batch<'_> {
         let signal = |target: &Target<'_>| match target.signal_group(number) {
             // `refused` reports the members that live.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-            // The group's ID may belong to another group, so it was left alone. The other members were found.
+            // The ID of the group may belong to another group, so no signal was sent to it. The other members were
+            // found.
             Err(error) if error.raw_os_error() == Some(libc::ECHILD) => Ok(()),
             result => result,
         };
@@ -102,7 +103,8 @@ impl Batch<'_> {
     }
 }
 
-/// Sends each of these signals, in this order, to each process. A process that refuses the first still gets the second.
+/// Sends each of these signals, in this order, to each process. After an error of one signal the next one is sent
+/// nevertheless.
 fn send(processes: &[Process], numbers: &[c_int]) -> io::Result<()> {
     let mut result = Ok(());
     for number in numbers {
