@@ -1,58 +1,59 @@
 //! Unix: a process that kills trees and children when this process dies.
 //!
-//! There is one guardian per process. It exists while there are *charges*: trees, or single children, that are to be killed
-//! with this process. It is a `fork` of this process that runs none of the program's code: it makes only system calls
-//! (`after_fork.rs`), from its first instruction to its last.
+//! There is at most one guardian per process. It exists while there are *charges*: trees, or single children, to kill
+//! when this process dies. It is a `fork` of this process that runs none of the program's code: it makes only system
+//! calls (`after_fork.rs`), from its first instruction to its last.
 //!
 //! # Alternatives
 //!
-//! | candidate | no PATH, shell or fork when killing | reads an environment exactly | start, beside a 2 GB heap | where |
+//! | candidate | kills without PATH, shell or fork | reads an environment exactly | start, beside a 2 GB heap | where |
 //! |---|---|---|---|---|
 //! | a shell script | no: `grep`, `find`, `rmdir`, and `kill` on some systems | no | 1 ms | where there is a shell |
-//! | this program, executed again | yes | yes | 1 ms | programs that opt in at their start |
-//! | a process that shares our memory (`CLONE_VM`) | yes | yes | 0.1 ms | Linux; the OOM killer kills it with us, and so does a core dump before 5.16 |
+//! | this program, executed again | yes | yes | 1 ms | programs that opt in when they start |
+//! | a process that shares this process's memory (`CLONE_VM`) | yes | yes | 0.1 ms | Linux; the OOM killer kills both, and so does a core dump before 5.16 |
 //! | **a `fork` that makes only system calls** | yes | yes | 60 ms | every Unix |
 //!
-//! The fork is made once, not per tree. It costs 60 ms of CPU time in a process with 2 GB of pages of 4 KiB, and 0.4 ms with
-//! 1 MB. The spawn of a later tree costs the same as without a guardian. The first write to each page after the fork is a
-//! page fault of this process (0.75 us). The guardian unmaps its copy of the heap, so no page exists twice: it has 0.2 MB of
-//! its own.
+//! This process forks once, not per tree. The fork costs 60 ms of CPU time in a process with 2 GB of pages of 4 KiB,
+//! and 0.4 ms with 1 MB. The spawn of a later tree costs the same as without a guardian. The first write to each page
+//! after the fork is a page fault of this process (0.75 us). The guardian unmaps its copy of the heap, so no page
+//! exists twice. It has 0.2 MB of its own.
 //!
 //! # How it learns what to kill
 //!
-//! From memory that both processes share ([`table`]). So no message can be lost, garbled by a stray write to a descriptor,
-//! or delayed by a stopped guardian; and the next guardian inherits all charges.
+//! It reads memory that both processes share ([`table`]). So no message can be lost, garbled by a stray write to a
+//! descriptor, or delayed by a stopped guardian; and the next guardian inherits all charges.
 //!
-//! - *A process group*: from the spawn until this process may reap the leader, or finds that other code has reaped it. After
-//!   this process's death init reaps the leader. If the group is empty then, its ID is free, and could have a new owner
-//!   before the guardian kills it.
-//! - *A marker* (Linux) and *a cgroup*: both are charged before the spawn, so no member lives unguarded.
+//! - *A process group* is charged from the spawn until this process may reap the leader, or finds that other code has
+//!   reaped it. After this process's death init reaps the leader. If the group is empty then, its ID is free, and could
+//!   have a new owner before the guardian kills it.
+//! - *A marker* (Linux) and *a cgroup* are charged before the spawn, so no member lives unguarded.
 //!
 //! Outside Linux the guardian kills only process groups.
 //!
 //! # How it learns of the death
 //!
-//! By a pidfd of this process (Linux); otherwise by a change of its parent, which it polls once a second. And by the end of
-//! a socket that is closed on exec, because an exec counts as a death. A copy of the socket in another process (the child of
-//! a fork; or of a spawn in another thread, where a socket cannot be created close-on-exec) delays only the notice of an
-//! exec. If the program closes foreign descriptors, including the socket, the guardian finds the shared memory still mapped
-//! in this process (Linux), and continues.
+//! It polls a pidfd of this process (Linux); elsewhere it checks once a second whether its parent has changed. It also
+//! polls a socket whose other end an exec closes, because an exec counts as a death. A copy of that end in another
+//! process (the child of a fork; or of a spawn in another thread, where a socket cannot be created close-on-exec)
+//! delays only the notice of an exec. If the program closes foreign descriptors, including the socket, the guardian
+//! finds the shared memory still mapped in this process (Linux), and continues.
 //!
 //! # Its life
 //!
 //! It is in a session of its own, blocks all signals, and holds no directory and no descriptor of the program. If it is
-//! killed, a thread of this library (the *keeper*) notices at once and starts another; if it is stopped, the keeper resumes
-//! it. Both end when there has been no charge for five to ten seconds, so a program that spawns one tree after the other
-//! forks once.
+//! killed, a thread of this library (the *keeper*) notices at once and starts another guardian; if it is stopped, the
+//! keeper resumes it. Both end when there has been no charge for five to ten seconds, so a program that spawns one tree
+//! after the other forks once.
 //!
-//! On Linux its exit signal is 0: no `waitpid(-1)` reaps it, and no SIGCHLD is sent. In return, after an exec of this process
-//! it stays a zombie until the new program ends. Debuggers do not follow it; a breakpoint in a function that it calls ends
-//! it, and the keeper starts another.
+//! On Linux its exit signal is 0: no `waitpid(-1)` reaps it, and no SIGCHLD is sent. The price is that after an exec of
+//! this process the guardian stays a zombie until the new program ends. Debuggers do not follow it; a breakpoint in a
+//! function that it calls ends it, and the keeper starts another.
 //!
-//! The child of a fork gets a guardian of its own when it first needs one.
+//! The child of a fork starts a guardian of its own at its first charge.
 //!
 //! If this process is a member of another process's tree, and that tree is killed, the guardian may be killed as a
-//! descendant before it has killed anything. Its charges are in the other tree too, and carry that tree's marker.
+//! descendant before it has killed anything. Its charges are members of the other tree too, and carry that tree's
+//! marker.
 
 mod after_fork;
 mod calls;
@@ -98,7 +99,7 @@ struct Post {
 
 struct Guardian {
     process: Arc<Process>,
-    /// Whether a thread waits for its exit.
+    /// Whether a thread waits for the exit of the guardian.
     has_keeper: bool,
 }
 
@@ -112,11 +113,11 @@ struct Process {
     started: Instant,
 }
 
-/// A charge, until this is dropped.
+/// A charge. A drop ends it.
 pub(super) struct Bond {
     number: u32,
     group: Option<u32>,
-    /// The child of a fork must not end the charge.
+    /// The process that made the charge. The child of a fork must not end it.
     process: u32,
 }
 
@@ -188,14 +189,14 @@ fn keep(post: &'static Post, mut process: Arc<Process>) {
     let mut pause = Duration::ZERO;
     loop {
         if !process.wait_for_its_end() {
-            // From here on each new charge checks whether there is a guardian.
+            // From now on each new charge checks whether there is a guardian.
             let mut guardian = post.guardian.lock();
             if let Some(now) = guardian.as_mut().filter(|now| Arc::ptr_eq(&now.process, &process)) {
                 now.has_keeper = false;
             }
             return;
         }
-        // Start the next at once, unless this one ended right after its start.
+        // Start the next guardian at once, unless this one ended right after its start.
         let lived = process.started.elapsed();
         pause = if lived < Duration::from_secs(1) { longer(pause) } else { Duration::ZERO };
         process = loop {
@@ -237,7 +238,7 @@ fn now_in_ticks() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the struct outlives the call.
     unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) };
-    // This is the second before, because the kernel may round differently.
+    // Subtract a second, because the kernel may round differently.
     #[allow(clippy::unnecessary_cast, reason = "the type differs between systems")]
     (now.tv_sec as u64).saturating_sub(1).saturating_mul(rustix::param::clock_ticks_per_second())
 }
@@ -252,7 +253,7 @@ enum Change {
     None,
     Stopped,
     Ended,
-    /// The system does not report it, as in a sandbox.
+    /// The system does not report the state, as in a sandbox.
     Unknown,
 }
 
@@ -288,8 +289,8 @@ impl Process {
         if id < 0 { Err(error) } else { Ok(Self { id, socket: Socket::new(ours), started }) }
     }
 
-    /// Blocks until the guardian has ended, and resumes it whenever it is stopped. `false` if the system does not report its
-    /// end.
+    /// Blocks until the guardian has ended, and resumes it whenever it is stopped. Returns `false` if the system does
+    /// not report its end.
     fn wait_for_its_end(&self) -> bool {
         loop {
             match self.wait(0) {
@@ -301,18 +302,19 @@ impl Process {
         }
     }
 
-    /// Reaps the guardian if it has ended. There is no keeper.
+    /// Reaps the guardian if it has ended. Called if there is no keeper.
     fn reap(&self) {
         self.wait(libc::WNOHANG);
     }
 
     fn resume(&self) {
-        // SAFETY: integers. Only the keeper reaps the guardian, and the callers are the keeper or know that there is none. So
-        // the ID is the guardian's unless other code has reaped it, and SIGCONT does nothing to a running process.
+        // SAFETY: integers. Only the keeper reaps the guardian, and each caller is the keeper or knows that there is
+        // none. So the ID is the guardian's unless other code has reaped it, and SIGCONT does nothing to a running
+        // process.
         unsafe { libc::kill(self.id, libc::SIGCONT) };
     }
 
-    /// Waits for the guardian, and reaps it if it has ended.
+    /// Waits for a change of the guardian's state, and reaps the guardian if it has ended.
     fn wait(&self, options: c_int) -> Change {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         let options = options | libc::__WALL;
@@ -342,7 +344,7 @@ impl Process {
             let mut info = std::mem::zeroed::<libc::siginfo_t>();
             (libc::waitid(libc::P_PID, self.id as libc::id_t, &raw mut info, options), info)
         };
-        // 0 means that it has not ended.
+        // 0 means that the guardian has not ended.
         if result == 0 {
             return info.si_signo != 0;
         }
@@ -359,8 +361,8 @@ impl Process {
     }
 }
 
-/// This process's end of the socket. A program that closes every descriptor may have closed it, and another file may have its
-/// number.
+/// This process's end of the socket. A program that closes every descriptor may have closed the socket, and another
+/// file may have its number.
 struct Socket {
     fd: c_int,
     file: Option<(u64, u64)>,
@@ -412,8 +414,9 @@ fn own_pidfd() -> Option<OwnedFd> {
     None
 }
 
-/// After `unshare(CLONE_NEWPID)` the next child is the first process of the new namespace. The guardian must not be that: its
-/// end would kill all processes of the namespace, and it could not name the processes of this one.
+/// Fails after `unshare(CLONE_NEWPID)`: the next child is the first process of the new namespace. The guardian must not
+/// be that process: its end would kill all processes of the namespace, and it could not name the processes of this
+/// namespace.
 #[cfg(target_os = "linux")]
 fn check_namespace() -> io::Result<()> {
     let link = |name| {
@@ -450,15 +453,15 @@ impl Blocked {
 
 impl Drop for Blocked {
     fn drop(&mut self) {
-        // SAFETY: the set is the mask from before.
+        // SAFETY: the set is the previous mask.
         unsafe {
             libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, std::ptr::null_mut());
         }
     }
 }
 
-/// Forks without running the program's handlers (pthread_atfork(3)) and without waiting for the allocator's locks, because
-/// the child uses neither. Its exit signal is 0: only a wait with `__WALL` or `__WCLONE` reaps it.
+/// Forks without running the program's handlers (pthread_atfork(3)) and without waiting for the allocator's locks,
+/// because the child uses neither. The exit signal of the child is 0: only a wait with `__WALL` or `__WCLONE` reaps it.
 ///
 /// # Safety
 ///
@@ -494,7 +497,7 @@ unsafe fn fork() -> libc::pid_t {
         matches!(error, Some(libc::EINVAL | libc::ENOSYS | libc::EPERM))
     };
     if id < 0 && refused() {
-        // An emulator or a sandbox may only know the usual fork.
+        // An emulator or a sandbox may know only the usual fork.
         // SAFETY: that of this function.
         return unsafe { libc::fork() };
     }

@@ -1,9 +1,9 @@
-//! The code of the guardian, which runs in the child of the fork.
+//! The code of the guardian. It runs in the child of the fork.
 //!
-//! The fork has copied one thread of a program that may have many, so any lock may be held for ever. Everything below
-//! [`run`] only makes system calls, through thin functions of the C library, and touches memory that was mapped for it. It
-//! does not allocate, lock, format, or panic: slices are taken by `get`, and numbers wrap. (`run` is `extern "C"`, so a panic
-//! would end the process here.)
+//! The fork has copied one thread of a program that may have many, so any lock may be held for ever. [`run`] and
+//! everything that it calls only make system calls, through thin functions of the C library, and touch memory that was
+//! mapped for them. They do not allocate, lock, format, or panic: slices are read by `get`, and numbers wrap. (`run` is
+//! `extern "C"`, so a panic would end the process here.)
 //!
 //! Where processes cannot be listed without allocation (outside Linux), the guardian kills only process groups.
 
@@ -12,9 +12,9 @@ use super::table::Shared;
 use std::ffi::c_int;
 use std::io;
 
-/// How often the guardian checks whether it is still needed. The kernel notifies it of everything else.
+/// The interval at which the guardian checks whether it is still needed. The kernel notifies it of everything else.
 pub(super) const TICK_MS: c_int = 5_000;
-/// How often it checks where it must also poll for the death of the parent.
+/// The interval where the guardian must also poll for the death of the parent.
 const SHORT_TICK_MS: c_int = 1_000;
 
 /// Waits for the death of the parent, kills the charges, and exits. All signals are blocked.
@@ -106,14 +106,14 @@ fn wait_for_death(orders: &Orders, scratch: &mut [u8]) {
         let ready = unsafe { libc::poll(polled.as_mut_ptr(), 2, tick) };
         let [pidfd, end] = polled;
         if ready < 0 {
-            // Signals are blocked, so only a lack of kernel memory leads here.
+            // Signals are blocked, so the error is a lack of kernel memory.
             pause(100);
         }
         if ready > 0 && pidfd.revents != 0 {
             return;
         }
         if ready > 0 && end.revents != 0 && is_at_its_end(socket, scratch) {
-            // SAFETY: nothing else in this process uses it.
+            // SAFETY: nothing else in this process uses the socket.
             unsafe { libc::close(socket) };
             socket = -1;
         }
@@ -149,7 +149,7 @@ fn errno() -> c_int {
     io::Error::last_os_error().raw_os_error().unwrap_or(0)
 }
 
-/// Returns whether the parent still runs the program that has made the charges. An exec unmaps them.
+/// Returns whether the parent still runs the program that made the charges. An exec unmaps them.
 #[cfg(target_os = "linux")]
 fn has_the_charges(orders: &Orders, scratch: &mut [u8]) -> bool {
     super::memory::is_mapped_in(orders.parent, orders.shared.range(), scratch)

@@ -28,7 +28,7 @@ impl Scratch {
         map(Self::SIZE).map(Self).ok_or_else(io::Error::last_os_error)
     }
 
-    /// Called in the parent, which does not use it.
+    /// Unmaps the memory in the parent, which does not use it.
     pub(super) fn unmap(self) {
         unmap(self.0 as usize, Self::SIZE);
     }
@@ -81,14 +81,14 @@ pub(super) fn now() -> u64 {
     (now.tv_sec as u64).wrapping_mul(1000).wrapping_add(now.tv_nsec as u64 / 1_000_000)
 }
 
-/// Returns a descriptor, or a negative number.
+/// Opens a pidfd. Returns a negative number after an error.
 #[cfg(target_os = "linux")]
 pub(super) fn pidfd(id: i32) -> c_int {
     // SAFETY: integers.
     unsafe { libc::syscall(libc::SYS_pidfd_open, id, 0) as c_int }
 }
 
-/// The sandbox of an app may kill it for an unknown system call.
+/// Opens no pidfd: the sandbox of an app may kill the app for an unknown system call.
 #[cfg(target_os = "android")]
 pub(super) fn pidfd(_: i32) -> c_int {
     -1
@@ -104,7 +104,7 @@ pub(super) fn kill_one(id: i32, pidfd: c_int) -> bool {
         let sent =
             unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, libc::SIGKILL, none, 0) };
         let error = io::Error::last_os_error().raw_os_error();
-        // A sandbox may allow a pidfd, and not its use.
+        // A sandbox may allow a pidfd but not its use.
         if sent == 0 || !matches!(error, Some(libc::ENOSYS | libc::EPERM)) {
             return sent == 0;
         }

@@ -7,12 +7,12 @@ use std::ffi::{CStr, c_int};
 
 /// The type of the file system (statfs(2)). In `libc` its type differs between systems.
 const CGROUP2: u32 = 0x6367_7270;
-/// How long a cgroup may take to become empty, in milliseconds.
+/// The longest wait for the cgroups to become empty, in milliseconds.
 const LONGEST: u64 = 30_000;
 /// The deepest nesting of cgroups that is removed.
 const DEPTH: u32 = 12;
 
-/// Calls this with the path of each charged cgroup.
+/// Calls the function with the path of each charged cgroup.
 pub(super) fn each(shared: Shared, buffer: &mut [u8], call: &mut dyn FnMut(&CStr)) {
     for (number, slot) in shared.charges() {
         let Some(charge) = shared.read(number, slot, buffer) else { continue };
@@ -104,7 +104,7 @@ fn kill_listed(cgroup: c_int, buffer: &mut [u8]) {
     let Some((buffer, check)) = buffer.split_at_mut_checked(4096) else { return };
     each_listed(cgroup, buffer, &mut |id| {
         let pidfd = pidfd(id);
-        // A process that is listed after it was opened is the opened one.
+        // A process that is listed after it was opened is the opened process.
         let mut is_listed = false;
         each_listed(cgroup, check, &mut |listed| {
             is_listed |= listed == id;

@@ -48,7 +48,7 @@ pub(super) fn kill(shared: Shared, scratch: &mut [u8]) {
     cgroup::remove_all(shared, path, buffer);
 }
 
-/// What identifies the members of the trees.
+/// The groups and markers that identify the members of the trees.
 struct Trees {
     shared: Shared,
     count: u32,
@@ -59,7 +59,8 @@ struct Trees {
 }
 
 impl Trees {
-    /// A single child has neither a marker nor a cgroup. Its descendants are not killed.
+    /// Collects the charges that are trees. A single child has neither a marker nor a cgroup, and its descendants are
+    /// not killed.
     fn of(shared: Shared, buffer: &mut [u8]) -> Self {
         let mut count: u32 = 0;
         let mut since = u64::MAX;
@@ -116,8 +117,8 @@ impl Trees {
             if list.kill(proc) {
                 last_found = time;
                 quiet = 0;
-                // The first repetition comes at once, since a member may have forked. Later ones come slower, since members
-                // may take time to end.
+                // The first repetition follows at once, since a member may have forked. Later repetitions are slower,
+                // since members may take time to end.
                 busy = 10.min(c_int::wrapping_add(busy, 1));
             } else {
                 quiet = quiet.wrapping_add(1);
@@ -141,7 +142,7 @@ impl Trees {
         if is_shown || threads <= 1 {
             return found;
         }
-        // The first thread has ended, and shows no environment. The others do.
+        // The first thread has ended, and shows no environment. The other threads do.
         let path = Text::<32>::new().number(id).push(b"/task");
         let tasks = proc::open(proc, path.path(), libc::O_DIRECTORY);
         let mut found = Environment::Empty;
@@ -258,7 +259,7 @@ impl List {
         }
     }
 
-    /// Makes all descendants of members members.
+    /// Marks all descendants of members as members.
     fn adopt(&mut self, proc: c_int) {
         let mut is_changed = true;
         while is_changed {
@@ -271,8 +272,8 @@ impl List {
                 else {
                     continue;
                 };
-                // The two were read one after the other. If the parent is the same process now and still the parent, it was
-                // the parent all the time.
+                // Parent and child were read one after the other. If the parent is the same process now and still the
+                // parent, it was the parent all the time.
                 let is_child = parent.start <= process.start
                     && process.now(proc).is_some_and(|now| now.parent == parent.id)
                     && parent.now(proc).is_some();
@@ -294,7 +295,7 @@ impl List {
         all.iter().find(|process| process.id == id).copied()
     }
 
-    /// Kills the members. Returns whether one of them was not exiting already.
+    /// Kills the members. Returns whether a killed member was not exiting already.
     fn kill(&mut self, proc: c_int) -> bool {
         let mut found = false;
         for process in self.all().iter().filter(|process| process.is_member) {
@@ -321,7 +322,7 @@ impl HashTable {
         let size = (count as usize).saturating_mul(2).saturating_add(1).next_power_of_two();
         match map(size.saturating_mul(size_of::<[u32; 2]>())) {
             Some(start) => Self { start: start.cast(), size },
-            // Without memory nothing is found, and so nothing is killed.
+            // An empty table finds nothing, so nothing is killed.
             None => Self { start: std::ptr::null_mut(), size: 0 },
         }
     }
@@ -415,7 +416,7 @@ mod tests {
         let Some(proc) = proc::genuine(&mut buffer) else { return };
         let mut list = List::new();
         list.fill(proc, 0, &mut buffer);
-        // All but this process.
+        // All processes except this one.
         let parent = std::os::unix::process::parent_id() as i32;
         assert!(list.find(std::process::id() as i32).is_none());
         assert!(list.find(parent).is_some() || parent <= 1);

@@ -46,7 +46,7 @@ impl Mapping {
         let dash = range.iter().position(|byte| *byte == b'-')?;
         let end = in_base(16, range.get(dash.wrapping_add(1)..)?)?;
         let access = words.next()?;
-        // Then the offset and the device.
+        // This skips the offset and the device.
         let file = number(words.nth(2)?)?;
         let name = words.next().unwrap_or(b"");
         let is_of_none = name.is_empty() || name == b"[heap]" || name.starts_with(b"[anon:");
@@ -98,8 +98,8 @@ fn drop_memory(orders: &Orders, scratch: &mut [u8]) {
         orders.scratch.range(),
         orders.shared.range(),
     ];
-    // An instrumented program (AddressSanitizer, for example) reserves an eighth of the address space or more, and its code
-    // may touch any of it. The stack is near the end of the address space, which gives the size.
+    // An instrumented program (AddressSanitizer, for example) reserves an eighth of the address space or more, and its
+    // code may touch any part of that. The stack is near the end of the address space, so its address shows the size.
     let giant = here / 32;
     let mut is_instrumented = false;
     each_mapping(c"/proc/self/maps", scratch, &mut |mapping, _| {
@@ -142,12 +142,12 @@ fn each_piece(range: (usize, usize), kept: &[(usize, usize)], mut call: impl FnM
 fn rename(parent: i32, scratch: &mut [u8]) {
     let Some((bytes, rest)) = scratch.split_at_mut_checked(4096) else { return };
     let Some(fields) = fields(read_all(libc::AT_FDCWD, c"/proc/self/stat", bytes)) else { return };
-    // From number 48 of the manual on; the first is number 3.
+    // The numbers of the manual from 48 on. The first field is number 3.
     let mut places =
         fields.skip(48 - 3).map(|field| number(field).and_then(|at| usize::try_from(at).ok()));
     let mut next = || places.next().flatten().unwrap_or(0);
     let (arguments, environment) = ((next(), next()), (next(), next()));
-    // The name may run on into the environment if that follows.
+    // The name may extend into the environment if that follows.
     let runs_on = arguments.1 == environment.0;
     let whole = (arguments.0, if runs_on { environment.1 } else { arguments.1 });
     let mut is_ours = [false; 2];
@@ -179,7 +179,7 @@ fn rename(parent: i32, scratch: &mut [u8]) {
 pub(super) fn is_mapped_in(id: i32, (start, _): (usize, usize), scratch: &mut [u8]) -> bool {
     let Some((own, buffer)) = scratch.split_at_mut_checked(256) else { return false };
     let mut length = 0;
-    // Range, access, offset, device and number of the file; not its name.
+    // The range, the access, the offset, the device and the number of the file, but not its name.
     let identity = |line: &[u8]| {
         let mut words = 0_u32;
         let is_end = |byte: &u8| {

@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 /// The type of the file system (statfs(2)). In `libc` its type differs between systems.
 const PROC: u32 = 0x9fa0;
 
-/// A descriptor, or a negative number.
+/// Opens a file. Returns a negative number after an error.
 pub(super) fn open(directory: c_int, path: &CStr, flags: c_int) -> c_int {
     // SAFETY: the path ends with a zero and outlives the call.
     unsafe { libc::openat(directory, path.as_ptr(), flags | libc::O_RDONLY | libc::O_CLOEXEC) }
@@ -59,7 +59,7 @@ impl<const SIZE: usize> Text<SIZE> {
         Self { bytes: [0; SIZE], length: 0 }
     }
 
-    /// Appends a text. After one that does not fit, nothing is appended any more.
+    /// Appends a text. After a text that does not fit, nothing is appended any more.
     pub(super) fn push(mut self, text: &[u8]) -> Self {
         let end = self.length.wrapping_add(text.len());
         // The last byte stays zero.
@@ -116,12 +116,12 @@ pub(super) fn in_base(base: u32, text: &[u8]) -> Option<u64> {
     text.iter().try_fold(0, digit).filter(|_| !text.is_empty())
 }
 
-/// The words of a line.
+/// Returns the words of a line.
 pub(super) fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     line.split(|byte| matches!(byte, b' ' | b'\t' | b'\n')).filter(|word| !word.is_empty())
 }
 
-/// Calls this for each name in a directory, with the unused part of the buffer.
+/// Calls the function for each name in a directory, with the unused part of the buffer.
 pub(super) fn each_name(fd: c_int, buffer: &mut [u8], call: &mut dyn FnMut(&[u8], &mut [u8])) {
     /// Offsets in `struct linux_dirent64`: of its length, and of its name.
     const LENGTH: usize = 16;
@@ -150,7 +150,8 @@ pub(super) fn each_name(fd: c_int, buffer: &mut [u8], call: &mut dyn FnMut(&[u8]
     }
 }
 
-/// Calls this for each line of a file, until it returns `false`. A line that is longer than the buffer counts as several.
+/// Calls the function for each line of a file, until it returns `false`. A line that is longer than the buffer counts
+/// as several.
 pub(super) fn each_line(fd: c_int, buffer: &mut [u8], call: &mut dyn FnMut(&[u8]) -> bool) {
     let mut length: usize = 0;
     loop {
@@ -180,7 +181,7 @@ pub(super) fn each_line(fd: c_int, buffer: &mut [u8], call: &mut dyn FnMut(&[u8]
     }
 }
 
-/// Opens `/proc` if it is that of this process's PID namespace. Otherwise its numbers mean other processes.
+/// Opens `/proc` if it is that of this process's PID namespace. The IDs of another namespace mean other processes.
 pub(super) fn genuine(buffer: &mut [u8]) -> Option<c_int> {
     let fd = open(libc::AT_FDCWD, c"/proc", libc::O_DIRECTORY);
     let is_genuine = is_a(fd, PROC) && numbers_this_process(fd, buffer);
@@ -202,8 +203,8 @@ fn numbers_this_process(proc: c_int, buffer: &mut [u8]) -> bool {
     if link.and_then(number) != Some(me) {
         return false;
     }
-    // The number may be the same in two namespaces by chance. This line has one number for each namespace from that of
-    // `/proc` to that of this process.
+    // The ID may be the same in two namespaces by chance. This line has one ID for each namespace from that of `/proc`
+    // to that of this process.
     let status = read_all(proc, c"self/status", buffer);
     let mut lines = status.split(|byte| *byte == b'\n');
     let Some(line) = lines.find_map(|line| line.strip_prefix(b"NSpid:")) else { return true };
@@ -226,7 +227,7 @@ pub(super) fn is_a(fd: c_int, magic: u32) -> bool {
 
 #[derive(Clone, Copy)]
 pub(super) struct Stat {
-    /// Neither a zombie, nor a thread of the kernel.
+    /// The process is neither a zombie nor a thread of the kernel.
     pub(super) lives: bool,
     /// The process, or its first thread, is exiting.
     pub(super) is_exiting: bool,
@@ -256,9 +257,9 @@ fn parse(stat: &[u8]) -> Option<Stat> {
     let mut fields = fields(stat)?;
     let state = fields.next()?;
     let parent = i32::try_from(number(fields.next()?)?).ok()?;
-    // A group from outside the namespace is 0. In an emulated `/proc` it may be anything.
+    // A group from outside the namespace is 0. An emulated `/proc` may report any value.
     let group = number(fields.next()?).and_then(|group| i32::try_from(group).ok()).unwrap_or(0);
-    // By their numbers in the manual. The next is 6.
+    // The numbers are those of the manual. The next is 6.
     let flags = number(fields.nth(9 - 6)?)?;
     let threads = number(fields.nth(20 - 10)?)?;
     let start = number(fields.nth(22 - 21)?)?;
@@ -311,7 +312,7 @@ pub(super) fn environment(
 
 const VARIABLE: &[u8] = b"SHARED_CHILD_TREE=";
 
-/// Reads an environment byte by byte, however long it is.
+/// Searches an environment of any length byte by byte.
 struct Search {
     at: At,
     element: [u8; 128],
@@ -320,10 +321,10 @@ struct Search {
 
 #[derive(Clone, Copy)]
 enum At {
-    /// So many bytes of the name have matched.
+    /// This many bytes of the name have matched.
     Name(usize),
     Value,
-    /// Of another variable.
+    /// The rest of another variable.
     Rest,
 }
 
@@ -332,7 +333,7 @@ impl Search {
         Self { at: At::Name(0), element: [0; 128], length: 0 }
     }
 
-    /// Whether a marker ends here.
+    /// Takes the next byte. Returns whether a marker ends here.
     fn takes(&mut self, byte: u8, is_marker: impl Fn(&[u8]) -> bool) -> bool {
         match self.at {
             At::Value if matches!(byte, 0 | b',') => {
@@ -345,7 +346,7 @@ impl Search {
                 if let Some(to) = self.element.get_mut(self.length) {
                     *to = byte;
                 }
-                // One that is too long is no marker.
+                // An element that is too long is no marker.
                 self.length = self.length.saturating_add(1);
             }
             _ if byte == 0 => self.at = At::Name(0),

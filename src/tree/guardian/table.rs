@@ -1,11 +1,11 @@
 //! The charges: what the guardian kills, in memory that this process and its guardian share.
 //!
-//! So a change requires no system call, is in force at once, and survives the guardian: the next one inherits the same
-//! memory. The guardian reads the charges when no thread of this process can write them any more.
+//! So a change requires no system call, takes effect at once, and survives the guardian: the next guardian inherits the
+//! same memory. The guardian reads the charges when no thread of this process can write them any more.
 //!
 //! **A garbled table never widens the set of killed processes.** A charge counts once its state is stored, which comes
-//! last. Its marker and path count only with the right checksum, its group only with the right seal. The two are separate
-//! because the group becomes known after the spawn.
+//! last. Its marker and path count only with the right checksum, its group only with the right seal. Checksum and seal
+//! are separate because the group becomes known after the spawn.
 //!
 //! All fields are atomics because another process reads them. The lock around [`Table`] orders the writers.
 
@@ -13,7 +13,7 @@ use std::io;
 use std::ptr;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
-/// Address space, not memory: a page is taken when a charge on it is first written.
+/// The address space, not the memory: a page is allocated when a charge on it is first written.
 const SIZE: usize = if cfg!(target_pointer_width = "64") { 32 << 20 } else { 4 << 20 };
 const SMALLEST: usize = 64 << 10;
 
@@ -26,7 +26,7 @@ const ENDED: u32 = u32::MAX;
 
 const BYTES: usize = 96;
 
-/// One charge, or more bytes of the path of one.
+/// One charge, or more bytes of the path of a charge.
 #[repr(C)]
 pub(super) struct Slot {
     state: AtomicU32,
@@ -41,13 +41,13 @@ pub(super) struct Slot {
     bytes: [AtomicU8; BYTES],
 }
 
-/// It is in the place of the first slot.
+/// The header, which occupies the first slot.
 #[repr(C)]
 struct Header {
     charges: AtomicU32,
     /// Changes with each charge.
     generation: AtomicU32,
-    /// The slots in use are below this.
+    /// All slots in use have smaller numbers than this.
     used: AtomicU32,
 }
 
@@ -152,7 +152,7 @@ impl Table {
         &self.shared.slots[number as usize]
     }
 
-    /// Takes this many free slots, or none.
+    /// Reserves this many free slots, or none.
     fn take(&mut self, count: usize) -> Option<Vec<u32>> {
         let used = &self.shared.header.used;
         let unused = self.shared.slots.len() - used.load(Ordering::Relaxed) as usize;
@@ -184,7 +184,7 @@ fn mix(hash: u32, byte: u8) -> u32 {
     (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
 }
 
-/// The guardian calls this in the child of a fork: no allocation, no lock, no panic.
+/// The guardian calls these functions in the child of a fork: no allocation, no lock, no panic.
 impl Shared {
     /// The longest path of the system.
     pub(super) const LONGEST: usize = 4096;
@@ -231,7 +231,7 @@ impl Shared {
         }
     }
 
-    /// Returns the addresses where it is mapped.
+    /// Returns the addresses of the mapping.
     #[cfg(any(test, target_os = "linux"))]
     pub(super) fn range(self) -> (usize, usize) {
         let range = self.slots.as_ptr_range();
@@ -257,7 +257,7 @@ impl Shared {
     pub(super) fn group(self, number: u32, slot: &Slot) -> Option<i32> {
         let group = slot.group.load(Ordering::SeqCst);
         let is_sealed = slot.seal.load(Ordering::SeqCst) == seal(number, group);
-        // kill(2) takes -1 as all processes, and 0 as the guardian's own group.
+        // For kill(2), -1 means all processes, and 0 means the guardian's own group.
         i32::try_from(group).ok().filter(|group| is_sealed && *group > 1)
     }
 
@@ -316,7 +316,7 @@ impl Shared {
             let next = self.slots.get(next).filter(|_| next != 0)?;
             (next.state.load(Ordering::Relaxed) == MORE).then_some(next)
         };
-        // The limit ends a garbled circle.
+        // The limit ends a chain that is garbled into a circle.
         std::iter::successors(follow(head), move |slot| follow(slot))
             .take(Self::LONGEST.div_ceil(BYTES))
     }
@@ -325,7 +325,8 @@ impl Shared {
         self.header.generation.load(Ordering::SeqCst)
     }
 
-    /// Returns whether there is no charge. With `end`, the guardian ends then, and the next charge starts another.
+    /// Returns whether there is no charge. With `end`, the guardian ends in that case, and the next charge starts
+    /// another.
     pub(super) fn is_empty(self, end: bool) -> bool {
         let then = if end { ENDED } else { 0 };
         match self.header.charges.compare_exchange(0, then, Ordering::SeqCst, Ordering::SeqCst) {
@@ -419,7 +420,7 @@ mod tests {
         let used = shared.header.used.load(Ordering::Relaxed) as usize;
         let (start, _) = shared.range();
         let slot = &shared.slots[number as usize];
-        // SAFETY: the table is this large, aligned enough, and of atomics.
+        // SAFETY: the table has this size, is sufficiently aligned, and consists of atomics.
         let bytes = unsafe {
             std::slice::from_raw_parts((start + size) as *const AtomicU8, (used - 1) * size)
         };
