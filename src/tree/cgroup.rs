@@ -1,14 +1,15 @@
 //! Linux: a cgroup v2 for one tree.
 //!
-//! The child enters the cgroup by itself, before exec, so all processes that it starts are born there. (CLONE_INTO_CGROUP
-//! would be simpler, but std does not offer it.) `cgroup.kill` (Linux 5.14) kills all members as one, and `cgroup.events`
-//! reports, to a thread that polls it, when no member is left.
+//! The child enters the cgroup by itself, before exec, so all processes that it starts are born there.
+//! (CLONE_INTO_CGROUP would be simpler, but std does not offer it.) `cgroup.kill` (Linux 5.14) kills all members as
+//! one, and `cgroup.events` notifies a thread that polls it when no member is left.
 //!
-//! **Which processes can leave.** A process leaves a cgroup if it can write the `cgroup.procs` of its destination, and that of the
-//! common ancestor of both. So a child with the credentials that made the cgroup can leave, and only a child without them
-//! is contained completely: see [`is_held_by`]. In all other cases a scan finds the processes that have left.
+//! **Which processes can leave.** A process can leave a cgroup if it can write the `cgroup.procs` of the destination,
+//! and that of the common ancestor of both. So a child with the credentials that made the cgroup can leave, and only a
+//! child without them is contained completely: see [`is_held_by`]. In all other cases a scan finds the processes that
+//! have left.
 //!
-//! The CPU time and memory that the cgroup counts are lost when it is removed, so they are read before that.
+//! The counters of CPU time and memory are lost when the cgroup is removed, so they are read before.
 //!
 //! Source: the kernel's Documentation/admin-guide/cgroup-v2.rst.
 
@@ -42,20 +43,20 @@ pub(crate) enum Place {
     Below(PathBuf),
 }
 
-/// Removes the directory when it is dropped, or when the last member has ended after that.
+/// A cgroup. Removes its directory when it is dropped, or when the last member has ended after the drop.
 struct CgroupV2 {
     directory: PathBuf,
     watched: Mutex<Watched>,
     /// Set before the cgroup is removed.
     used: Mutex<Option<Usage>>,
     is_complete: bool,
-    /// The child of a fork must not remove it.
+    /// The process that created the cgroup. The child of a fork must not remove it.
     process: u32,
 }
 
-/// The threads that poll `cgroup.events`. The kernel may take 10 ms to wake them, and does not wake them when the cgroup
-/// is removed. So this process does not remove it while a thread polls; and because another process may remove it, a poll
-/// takes at most [`POLL`].
+/// The threads that poll `cgroup.events`. The kernel may take 10 ms to wake them, and does not wake them when the
+/// cgroup is removed. So this process does not remove the cgroup while a thread polls; and because another process may
+/// remove it, a poll lasts at most [`POLL`].
 #[derive(Default)]
 struct Watched {
     by: usize,
@@ -66,7 +67,7 @@ impl CreateCgroup for Place {
     fn create(&self, marker: &EnvironmentMarker) -> io::Result<Box<dyn Cgroup>> {
         let parent = match self {
             Place::Own => own()?,
-            // The working directory may be another one when the cgroup is removed.
+            // The working directory may have changed when the cgroup is removed.
             Place::Below(directory) => fs::canonicalize(directory)
                 .map_err(|error| explain(error, "cannot make a cgroup below", directory))?,
         };
@@ -119,9 +120,9 @@ impl Cgroup for CgroupV2 {
         let _ = fs::write(self.directory.join("cgroup.kill"), "1");
     }
 
-    /// `cgroup.kill` kills all members as one, and processes that are being forked; but it passes over a process whose
-    /// first thread has ended while others go on, since it signals the first thread. So the processes that are still listed
-    /// are killed one by one. The next turn finds what one of them has forked meanwhile.
+    /// Kills all members. `cgroup.kill` kills them as one, including processes that are being forked; but it skips a
+    /// process whose first thread has ended while other threads run, since it signals the first thread. So this kills
+    /// the processes that are still listed one by one. The next turn finds processes that these have forked meanwhile.
     fn kill(&self) -> io::Result<()> {
         let file = self.directory.join("cgroup.kill");
         let mut known = HashSet::new();
@@ -184,7 +185,7 @@ impl Cgroup for CgroupV2 {
                         return Ok(Some(process));
                     }
                 }
-                // It may have forked before it ended.
+                // The process may have forked before it ended.
                 again |= ended.insert(id);
             }
             if !again {
@@ -199,11 +200,11 @@ impl Cgroup for CgroupV2 {
         for directory in with_all_below(&self.directory) {
             let file = directory.join("cgroup.procs");
             match fs::read_to_string(&file) {
-                // 0 is a process outside this PID namespace.
+                // 0 means a process outside this PID namespace.
                 Ok(list) => ids.extend(
                     list.lines().filter_map(|id| id.parse().ok()).filter(|id: &i32| *id != 0),
                 ),
-                // A cgroup of threads. The cgroup above lists their processes.
+                // This is a cgroup of threads. The cgroup above lists their processes.
                 Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
                 Err(error) => {
                     unless_removed(error).map_err(|error| explain(error, "cannot read", &file))?;
@@ -215,7 +216,7 @@ impl Cgroup for CgroupV2 {
 
     fn usage(&self) -> Option<Usage> {
         let now = read_usage(&self.directory);
-        // Read after the counters: if it is empty, the cgroup was not removed while they were read.
+        // `used` is read after the counters: if it is empty, the cgroup was not removed while they were read.
         self.used.lock().or(now)
     }
 
@@ -264,15 +265,15 @@ impl Drop for CgroupV2 {
     }
 }
 
-/// Another thread has removed the empty cgroup.
+/// Ignores the error if another thread has removed the empty cgroup.
 fn unless_removed(error: io::Error) -> io::Result<()> {
     let is_removed =
         error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV);
     if is_removed { Ok(()) } else { Err(error) }
 }
 
-/// How long a poll of `cgroup.events` takes at most: another process may remove the cgroup, of which the kernel does not
-/// notify a poll.
+/// The longest poll of `cgroup.events`: another process may remove the cgroup, and the kernel does not notify a poll of
+/// that.
 const POLL: Duration = Duration::from_secs(1);
 
 fn wait_empty(events: &File, deadline: Option<Instant>) -> io::Result<bool> {
@@ -292,18 +293,19 @@ fn wait_empty(events: &File, deadline: Option<Instant>) -> io::Result<bool> {
             }
             continue;
         }
-        // Something else has happened; or `poll` is refused, and must not be called all the time.
+        // Another event has occurred, or the system refuses `poll`: then pause, so as not to spin.
         if is_populated(events)? && !pause.sleep(deadline) {
             return Ok(false);
         }
     }
 }
 
-/// Returns whether a child cannot leave this cgroup with the credentials that it has now.
+/// Returns whether a child is unable to leave this cgroup with its present credentials.
 ///
-/// To leave, it must write `cgroup.procs` of a common ancestor of this cgroup and its destination, which is one of the
-/// directories above. So it must lack capabilities that override permissions, and write permission by the owner and mode of
-/// each of these files (cgroups(7), credentials(7)). A program with set-user-ID that it executes may still leave.
+/// To leave, the child must write `cgroup.procs` of a common ancestor of this cgroup and the destination, which is one
+/// of the directories above. So the child is held if it lacks capabilities that override permissions, and write
+/// permission by the owner and mode of each of these files (cgroups(7), credentials(7)). If the child executes a
+/// program with set-user-ID, that program may still leave.
 fn is_held_by(cgroup: &Path, child: u32) -> bool {
     let credentials = fs::read_to_string(format!("/proc/{child}/status"))
         .ok()
@@ -313,7 +315,7 @@ fn is_held_by(cgroup: &Path, child: u32) -> bool {
     let Some(credentials) = credentials else { return false };
     let above = cgroup.ancestors().skip(1);
     let mut files = above.map(|directory| fs::metadata(directory.join("cgroup.procs")));
-    // Above the root of the cgroup file system there is no such file. The root itself has one.
+    // The root of the cgroup file system has such a file. The directories above it have none.
     let mut any = false;
     files.all(|file| match file {
         Ok(file) => {
@@ -324,19 +326,19 @@ fn is_held_by(cgroup: &Path, child: u32) -> bool {
     }) && any
 }
 
-/// What decides whether a process can write a file.
+/// The credentials that decide whether a process can write a file.
 #[derive(Debug, PartialEq, Eq)]
 struct Credentials {
     parent: u32,
     /// Real, effective, saved and file system IDs, between which a process may switch.
     users: Vec<u32>,
-    /// With the supplementary groups.
+    /// Includes the supplementary groups.
     groups: Vec<u32>,
     has_capabilities: bool,
 }
 
 impl Credentials {
-    /// From proc_pid_status(5).
+    /// Parses proc_pid_status(5).
     fn parse(status: &str) -> Option<Self> {
         let field = |name| status.lines().find_map(|line| line.strip_prefix(name));
         let ids = |name| -> Option<Vec<u32>> {
@@ -367,8 +369,7 @@ impl Credentials {
     }
 }
 
-/// Removes the cgroup, and the cgroups that members have made below it. Returns whether it has been removed: not while it
-/// has a member.
+/// Removes the cgroup, and the cgroups that members have made below it. Returns `false` while the cgroup has a member.
 fn remove_all(directory: &Path) -> bool {
     for below in with_all_below(directory).iter().skip(1).rev() {
         let _ = fs::remove_dir(below);
@@ -379,7 +380,7 @@ fn remove_all(directory: &Path) -> bool {
     }
 }
 
-/// Returns what all processes of the cgroup and of the cgroups below have used, including ended processes.
+/// Returns the usage of all processes of the cgroup and of the cgroups below, including ended processes.
 fn read_usage(directory: &Path) -> Option<Usage> {
     let times = fs::read_to_string(directory.join("cpu.stat")).ok()?;
     // Requires Linux 5.19 and the memory controller.
@@ -429,7 +430,7 @@ fn is_populated(events: &File) -> io::Result<bool> {
     Ok(text.split(|byte| *byte == b'\n').any(|line| line == b"populated 1"))
 }
 
-/// The directory of the cgroup that this process is in.
+/// Returns the directory of this process's cgroup.
 fn own() -> io::Result<PathBuf> {
     let none = || {
         let message = "cannot find the cgroup of this process: no cgroup v2 is mounted here; mount it, or use cgroup_parent";
@@ -448,7 +449,7 @@ fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     text.split(|byte| *byte == b'\n')
 }
 
-/// The root and the mount point of a line of mountinfo (proc_pid_mountinfo(5)), if it is about cgroup v2.
+/// Returns the root and the mount point of a line of mountinfo (proc_pid_mountinfo(5)), if the line is about cgroup v2.
 fn cgroup2(line: &[u8]) -> Option<(PathBuf, PathBuf)> {
     let mut fields = line.split(|byte| *byte == b' ');
     let (root, point) = (fields.nth(3)?, fields.next()?);
@@ -457,7 +458,7 @@ fn cgroup2(line: &[u8]) -> Option<(PathBuf, PathBuf)> {
     (fields.next()? == b"cgroup2").then(|| (unescape(root), unescape(point)))
 }
 
-/// Blanks and the like are written as a backslash and three octal digits.
+/// Decodes blanks and other special characters, which are written as a backslash and three octal digits.
 fn unescape(field: &[u8]) -> PathBuf {
     let mut path = Vec::with_capacity(field.len());
     let mut rest = field;

@@ -1,10 +1,10 @@
-//! What becomes of a tree when its handle is dropped.
+//! Kills or watches a tree whose handle is dropped.
 //!
-//! A drop takes a few system calls: it kills what can be killed at once, and leaves the rest to one thread, which serves
-//! all dropped trees of the process. The thread kills in batches, so trees that are dropped close together cost one pass
-//! over the process table; and it watches trees that must be seen to their end (those that die with this process, and
-//! those whose cgroup must be removed). It ends when no tree is left. If no thread is to be had, a tree is killed on the
-//! spot, and a tree that must be watched is tried again at a later spawn.
+//! A drop makes a few system calls: it kills the processes that it can kill at once, and leaves the rest to one thread,
+//! which serves all dropped trees of the process. The thread kills in batches, so trees that are dropped close together
+//! cost one pass over the process table. It also watches trees to their end if they die with this process, or if their
+//! cgroup must be removed. The thread ends when no tree is left. If the thread cannot be started, the drop itself kills
+//! the whole tree, and a later spawn tries again to watch a tree.
 
 use super::{Leader, Owner, Survivor, Tree};
 use crate::deferred;
@@ -25,7 +25,8 @@ pub(super) struct Owned {
     tree: Arc<Tree>,
     kill_on_drop: AtomicBool,
     given_up: bool,
-    /// The child of a fork has copied this, and must not kill the tree, nor watch it.
+    /// The process that spawned the tree. The child of a fork has copied this, and must neither kill nor watch the
+    /// tree.
     process: u32,
 }
 
@@ -64,7 +65,7 @@ impl Drop for Owned {
         }
         let kill = *self.kill_on_drop.get_mut() && self.tree.kill_at_once();
         if kill || self.tree.container.outlives_the_handle() {
-            // A child that reads its input to the end, or blocks writing, must notice that the handle is gone.
+            // Close the pipes, so that a child that reads its input to the end, or blocks in a write, notices the drop.
             let pipes = self
                 .tree
                 .leader()
@@ -83,14 +84,14 @@ struct Dropped {
 #[derive(Default)]
 struct Queue {
     arrived: Vec<Dropped>,
-    /// What the thread sleeps on. There is a thread if and only if there is this.
+    /// The queue on which the thread sleeps. The thread exists if and only if the queue does.
     events: Option<sync::Arc<EventQueue>>,
 }
 
-/// Never held over anything that blocks.
+/// The lock is never held across anything that blocks.
 static QUEUE: PerProcess<Mutex<Queue>> = PerProcess::new();
 
-/// Leaves a tree to the thread, which shares it from then on, and with it the duty to reap the leader.
+/// Leaves a tree to the thread, which shares the tree from then on, and with it the duty to reap the leader.
 fn leave(dropped: Dropped) {
     let Err(Dropped { tree, kill }) = hand_over(dropped) else { return };
     if kill {
@@ -98,14 +99,14 @@ fn leave(dropped: Dropped) {
         let _ = tree.kill();
     }
     if tree.container.outlives_the_handle() && !has_ended(&tree) {
-        // A tree that is tied to this process stays so: the leader is not reaped before the guardian is notified.
+        // A tree that dies with this process still does: the leader is not reaped before the guardian is notified.
         deferred::push(move || {
             hand_over(Dropped { tree: Arc::clone(&tree), kill: false }).is_ok() || has_ended(&tree)
         });
     }
 }
 
-/// Returns the tree if the thread cannot be started.
+/// Hands the tree to the thread. Returns the tree if the thread cannot be started.
 fn hand_over(dropped: Dropped) -> Result<(), Dropped> {
     let mut queue = QUEUE.get().lock();
     if queue.events.is_none() {
@@ -121,7 +122,8 @@ fn hand_over(dropped: Dropped) -> Result<(), Dropped> {
     Ok(())
 }
 
-/// Whether a tree has ended. An error, of a look at the tree, means that nothing more can be found out.
+/// Returns whether a tree has ended. A tree whose members cannot be listed counts as ended, because nothing more can be
+/// learned about it.
 fn has_ended(tree: &Tree) -> bool {
     if matches!(tree.leader.try_wait(), Ok(None)) {
         return false;
@@ -176,14 +178,14 @@ impl Watch {
     fn take_arrived(&self, idle: bool) -> Option<Vec<Dropped>> {
         let mut queue = QUEUE.get().lock();
         if idle && self.trees.is_empty() && queue.arrived.is_empty() {
-            // Under the lock: the next drop starts a new thread.
+            // This happens under the lock, so the next drop starts a new thread.
             queue.events = None;
             return None;
         }
         Some(std::mem::take(&mut queue.arrived))
     }
 
-    /// Finds out what to wait for next, tree by tree.
+    /// Decides for each tree which exit to wait for next.
     fn watch(&mut self, due: Vec<Arc<Tree>>) {
         let mut left = Vec::new();
         for tree in due {
@@ -201,7 +203,7 @@ impl Watch {
         let trees: Vec<&Tree> = left.iter().map(|tree| &**tree).collect();
         let survivors = Tree::survivors(&trees);
         for (tree, survivor) in left.into_iter().zip(survivors) {
-            // Otherwise the tree is empty, or nothing more can be found out.
+            // Otherwise the tree is empty, or nothing more can be learned about it.
             if let Ok(Some(survivor)) = survivor {
                 let token = next_token();
                 let source = self.register_witness(&survivor, token);
@@ -214,7 +216,7 @@ impl Watch {
 
     #[cfg(unix)]
     fn register_witness(&self, survivor: &Survivor, token: u64) -> Source {
-        /// How many descriptors the thread keeps open for members of trees whose leaders have exited.
+        /// The number of descriptors that the thread keeps open for members of trees whose leaders have exited.
         const WITNESSES: usize = 64;
         let descriptor = if self.witnesses < WITNESSES { survivor.exit_descriptor() } else { None };
         Source::registered(descriptor.and_then(|descriptor| {
@@ -222,7 +224,7 @@ impl Watch {
         }))
     }
 
-    /// Windows: the members of a job are polled.
+    /// Returns `Polled`: on Windows the members of a job are polled.
     #[cfg(windows)]
     fn register_witness(&self, _: &Survivor, _: u64) -> Source {
         Source::Polled
@@ -231,7 +233,7 @@ impl Watch {
     /// Blocks until a tree has arrived or is due. Returns the trees that are due.
     fn wait(&mut self) -> Vec<Arc<Tree>> {
         let polls = !self.trees.polled().is_empty();
-        // If nothing is left, this takes what has arrived meanwhile.
+        // If no tree is left, only take the trees that have arrived meanwhile.
         let until = match (self.trees.is_empty(), polls) {
             (true, _) => Some(Instant::now()),
             (false, false) => None,

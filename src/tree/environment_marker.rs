@@ -1,8 +1,8 @@
 //! The environment variable that every member of a tree inherits from the leader.
 //!
-//! A scan recognizes a member by it that has left the process group and whose parent has ended. The variable holds a
-//! list of markers, that of the outermost tree first, so a member of a tree within a tree carries both. One variable
-//! serves all trees, because std cannot remove a variable from a command that has mentioned it.
+//! By this variable a scan recognizes a member that has left the process group and whose parent has ended. The variable
+//! holds a list of markers, that of the outermost tree first, so a member of a tree within a tree carries both. One
+//! variable serves all trees, because std cannot remove a variable from a command that has mentioned it.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -13,13 +13,13 @@ use std::process::{self, Command};
 const VARIABLE: &str = "SHARED_CHILD_TREE";
 const SEPARATOR: u8 = b',';
 
-/// A value that no other tree has, in any process, since or before the last boot.
+/// A value that no other tree of any process has, before or after a reboot.
 #[derive(Debug, Clone)]
 pub(crate) struct EnvironmentMarker(String);
 
 impl EnvironmentMarker {
     pub(super) fn new() -> Self {
-        // `RandomState` has keys from the operating system, and other keys each time.
+        // `RandomState` has random keys from the operating system, which differ each time.
         let random = RandomState::new().hash_one(());
         Self(format!("{:x}-{random:016x}", process::id()))
     }
@@ -63,12 +63,12 @@ impl fmt::Display for EnvironmentMarker {
     }
 }
 
-/// What the command had set for the variable: nothing, a value, or a removal.
+/// The previous setting of the variable in the command: none, a value, or a removal.
 #[must_use]
 pub(super) struct Before(Option<Option<OsString>>);
 
 impl Before {
-    /// Gives later children of the command the value that they would have had without the marker. (The command mentions
+    /// Restores the value that later children of the command would have had without the marker. (The command mentions
     /// the variable from now on: std cannot undo that.)
     pub(super) fn restore(self, command: &mut Command) {
         match self.0.unwrap_or_else(inherited) {

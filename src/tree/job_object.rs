@@ -3,14 +3,14 @@
 //! The child is created suspended, joins the job and is resumed, so all its descendants are born in the job. The job does
 //! not permit a process to leave. A process may be in several nested jobs, so a tree within a tree is in both.
 //!
-//! std returns no handle of the child's first thread, so that is found in the list of all threads. A child that cannot be
-//! resumed has executed nothing, and is terminated. Until the child has begun, every job kills when it is closed, so a
-//! child whose parent dies in the meantime is killed too. (A gap is left between the creation of the child and its joining
-//! the job. Only a list of jobs for CreateProcess would close it, and std does not offer that.)
+//! std returns no handle of the child's first thread, so this searches the list of all threads for it. A child that
+//! cannot be resumed has executed nothing, and is terminated. Until the child has begun, every job kills when it is
+//! closed, so a child whose parent dies in the meantime is killed too. (A gap is left between the creation of the child
+//! and its joining the job. Only a list of jobs for CreateProcess would close the gap, and std does not offer that.)
 //!
-//! The system does not guarantee that a job's messages arrive. So the job is queried for its members, and a wait blocks on
-//! one of them. A process ID only leads to a handle, and the handle is then checked for membership, because the ID may have
-//! had another owner when it was opened.
+//! The system does not guarantee that a job's messages arrive. So this queries the job for its members, and a wait
+//! blocks on one of them. A process ID only serves to open a handle, and the membership of the handle is checked after
+//! that, because the ID may have had another owner when it was opened.
 //!
 //! Sources: Job Objects, Nested Jobs, JOBOBJECT_BASIC_LIMIT_INFORMATION, Process Creation Flags and Taking a
 //! Snapshot of the Win32 documentation.
@@ -48,14 +48,14 @@ use windows_sys::Win32::System::Threading::{
     THREAD_QUERY_LIMITED_INFORMATION, THREAD_SUSPEND_RESUME,
 };
 
-/// What only some systems offer.
+/// The options that only some systems offer.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct System {
-    /// The flags that the caller has set.
+    /// The creation flags that the caller has set.
     pub(crate) creation_flags: u32,
 }
 
-/// A job has a living member. Which one does not matter.
+/// A living member of a job. Which member it is does not matter.
 pub(crate) struct Survivor;
 
 /// Spawns a tree, or a single child that needs more than [`Command::spawn`].
@@ -63,7 +63,7 @@ pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawne
     let is_tree = wanted.tree;
     let own_flags = wanted.system.creation_flags;
     if !is_tree && !wanted.kill_with_parent {
-        // Without flags of the caller's, the flags of the command stay.
+        // If the caller has set no flags, the flags of the command stay.
         if own_flags != 0 {
             command.creation_flags(own_flags);
         }
@@ -82,10 +82,10 @@ pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawne
     Ok(Spawned::in_container((child, None), Box::new(job), is_tree, Request::reaches(flags)))
 }
 
-/// Requests a console group to terminate. Returns whether the request can have arrived.
+/// Requests a console group to terminate. Returns whether the group can have received the request.
 ///
-/// The group has the ID of its leader. The leader's handle is borrowed here and keeps the ID taken, even after the leader has
-/// exited. The lock is not held, because the console's process handles the request.
+/// The group has the ID of its leader. The leader's handle is borrowed here and keeps the ID taken, even after the
+/// leader has exited. The lock is not held, because another process, the console's, handles the request.
 pub(crate) fn request(leader: &Leader, request: Request) -> io::Result<bool> {
     let group = leader.with_child(|child| child.id());
     Ok(request.send(group))
@@ -99,7 +99,8 @@ fn start(mut child: Child, job: &Job, to_be_resumed: bool) -> io::Result<Child> 
         .and_then(|()| job.has_begun());
     if started.is_err() {
         let _ = job.kill();
-        // The child might not be in the job. If it cannot be killed, a wait for it might not end.
+        // The child may not be in the job, so kill the child itself. A wait for a child that cannot be killed might not
+        // end.
         if child.kill().is_ok() {
             let _ = child.wait();
         }
@@ -107,7 +108,7 @@ fn start(mut child: Child, job: &Job, to_be_resumed: bool) -> io::Result<Child> 
     started.map(|()| child)
 }
 
-/// The jobs of a batch. All containers of this system are of this type.
+/// Returns the jobs of a batch. All containers of this system have this type.
 fn jobs<'a>(trees: &[One<'a>]) -> impl Iterator<Item = &'a Job> {
     let job = |(container, _): &One<'a>| -> Option<&'a Job> { container.as_any().downcast_ref() };
     trees.iter().map(move |tree| job(tree).expect("the containers of a batch have one type"))
@@ -155,7 +156,7 @@ impl Container for Job {
         Containment::Complete { by: Mechanism::JobObject }
     }
 
-    /// A job counts committed memory and a process resident memory, so the job's counters are not used.
+    /// Returns `None`: a job counts committed memory and a process resident memory, so the job's counters are not used.
     fn usage(&self) -> Option<Usage> {
         None
     }
@@ -180,7 +181,7 @@ impl Job {
     fn wait_empty(&self, deadline: Option<Instant>) -> io::Result<bool> {
         let mut pause = Backoff::new();
         while self.active()? > 0 {
-            // The tree is not empty while any one member lives.
+            // The tree is not empty while one member lives.
             let mut members = self.ids()?.into_iter().filter_map(|id| self.member(id));
             let goes_on = match members.find(lives) {
                 Some(member) => {
@@ -210,7 +211,7 @@ impl Job {
             limits |= JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE;
         }
         if !wanted.tree {
-            // The processes that a single child starts are not tied to this process.
+            // The processes that a single child starts may outlive this process.
             limits |= JOB_OBJECT_LIMIT_BREAKAWAY_OK | JOB_OBJECT_LIMIT_SILENT_BREAKAWAY_OK;
         }
         let job = Self { handle, limits };
@@ -218,7 +219,7 @@ impl Job {
         Ok(job)
     }
 
-    /// The child has begun: from here on the job kills on close only if that is wanted.
+    /// Notes that the child has begun: from now on a closed job kills only if the options require it.
     fn has_begun(&self) -> io::Result<()> {
         if self.kills_on_close() { Ok(()) } else { self.set_limits(self.limits, 0) }
     }
@@ -240,9 +241,10 @@ impl Job {
     }
 
     fn kill(&self) -> io::Result<()> {
-        // First the limit, so that no process is added. A member that is terminated in the middle of a spawn would leave
-        // the new process behind, suspended for ever. The member counts until its last thread has ended, so the new
-        // process exceeds the limit. The limit stays, since the tree is at its end. An error does not prevent the kill.
+        // The limit comes first, so that no process is added. A member that is terminated in the middle of a spawn
+        // would leave the new process behind, suspended for ever. The member counts until its last thread has ended, so
+        // the new process exceeds the limit. The limit stays, since the tree is at its end. An error does not prevent
+        // the kill.
         let _ = self.set_limits(self.limits | JOB_OBJECT_LIMIT_ACTIVE_PROCESS, 1);
         // `Child::kill` of std has the same exit code.
         // SAFETY: the handle is open for as long as it is borrowed.
@@ -290,7 +292,7 @@ impl Job {
             let mut list = vec![0_usize; HEAD + room];
             let size = size_of_val(&*list);
             let start = list.as_mut_ptr();
-            // SAFETY: the buffer has this size and the layout of the list of this class: so many words, then IDs, which
+            // SAFETY: the buffer has this size and the layout of the list of this class: some words, then IDs, which
             // are words.
             let answer = unsafe { self.query(JobObjectBasicProcessIdList, start.cast(), size) };
             match answer {
@@ -327,7 +329,7 @@ impl Job {
         if answered == 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// A handle of the process with this ID, if it is a member and may be opened.
+    /// Opens the process with this ID, if it is a member and this process has permission.
     fn member(&self, id: u32) -> Option<OwnedHandle> {
         const ACCESS: u32 = PROCESS_SYNCHRONIZE | PROCESS_QUERY_LIMITED_INFORMATION;
         // SAFETY: integers only; the handle is not inherited.
@@ -347,10 +349,10 @@ impl Job {
 
 impl Drop for Job {
     fn drop(&mut self) {
-        // Closing the handle after this must not kill. (The end of this process closes it without this drop.)
+        // Closing the handle after this must not kill. (The end of this process closes the handle without this drop.)
         let limits = self.limits & !JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE;
         if self.kills_on_close() && self.set_limits(limits, 0).is_err() {
-            // The handle stays open: the members then die with this process, and not before.
+            // After an error the handle stays open: the members then die with this process, and not before.
             let _ = self.handle.try_clone().map(IntoRawHandle::into_raw_handle);
         }
     }
@@ -405,8 +407,8 @@ fn threads_of(process: u32) -> io::Result<Vec<u32>> {
     }
 }
 
-/// Resumes a thread of the process. Returns whether it exists: it may have ended, and another process's thread may have its
-/// ID.
+/// Resumes a thread of the process. Returns whether the thread exists: it may have ended, and another process's thread
+/// may have its ID.
 fn resume_thread(id: u32, process: u32) -> io::Result<bool> {
     const ACCESS: u32 = THREAD_SUSPEND_RESUME | THREAD_QUERY_LIMITED_INFORMATION;
     // SAFETY: integers only; the handle is not inherited.

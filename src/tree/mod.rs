@@ -1,7 +1,7 @@
 //! A child and its descendants as one unit, one file per mechanism.
 //!
-//! [`Tree`] is the public type and names no operating system. A [`Container`] holds the members of a tree together; the
-//! options that want one construct it, so a program without trees does not contain that code.
+//! [`Tree`] is the public type and names no operating system. A [`Container`] holds the members of a tree together.
+//! Only the options that require a container construct it, so a program without trees does not contain that code.
 //!
 //! A tree's *leader* is the child itself. On Unix the leader is pinned: it is not reaped, even after its status was
 //! returned, until the tree is known to be empty or its handle is dropped. So no other process group gets its ID.
@@ -56,7 +56,7 @@ pub(crate) struct Wanted {
     pub(crate) tree: bool,
     pub(crate) kill_with_parent: bool,
     pub(crate) system: System,
-    /// Serves these options. `None` while none is set, so a program that sets none does not contain the code.
+    /// Serves these options. `None` while no option is set, so a program that sets none does not contain the code.
     pub(crate) spawn: Option<fn(&Self, &mut Command) -> io::Result<Spawned>>,
 }
 
@@ -71,7 +71,7 @@ pub(crate) struct Spawned {
     pub(crate) own: Option<Box<Own>>,
 }
 
-/// Makes the owner from the leader, and from whether a drop kills the tree.
+/// Makes the owner of a leader's tree. The second argument is whether a drop kills the tree.
 type Own = dyn FnOnce(Leader, bool) -> Box<dyn Owner>;
 
 impl Spawned {
@@ -79,7 +79,7 @@ impl Spawned {
         Self { child, from_child, can_be_requested: sys::PLAIN_CHILD_TAKES_REQUESTS, own: None }
     }
 
-    /// A child in a container: the leader of a tree, or a single child that dies with this process.
+    /// Puts a child into a container: the leader of a tree, or a single child that dies with this process.
     fn in_container(
         (child, from_child): (Child, Option<FromChild>),
         container: Box<dyn Container>,
@@ -93,7 +93,7 @@ impl Spawned {
     }
 }
 
-/// What a handle owns of a tree.
+/// The part of a tree that a handle owns.
 pub(crate) trait Owner:
     Deref<Target = Tree> + Send + Sync + UnwindSafe + RefUnwindSafe
 {
@@ -109,7 +109,7 @@ pub(crate) type One<'a> = (&'a dyn Container, &'a Leader);
 
 /// Holds the members of a tree together.
 ///
-/// An operation that uses the leader's process ID runs under the lifecycle's lock and while the leader is unreaped: see
+/// An operation that uses the leader's process ID runs under the lifecycle's lock while the leader is unreaped: see
 /// [`Lifecycle::signal`].
 ///
 /// An operation that reads the process table serves a batch of trees in one pass. It is called on the first container of
@@ -120,14 +120,14 @@ pub(crate) trait Container: Send + Sync + UnwindSafe + RefUnwindSafe + 'static {
     /// Returns whether the leader's process ID must stay taken until the tree is empty.
     fn pins_the_leader(&self) -> bool;
 
-    /// Kills all members, and the processes that they start meanwhile. Does not wait for their end.
+    /// Kills all members, and the processes that they start meanwhile. Does not wait for the members to end.
     fn kill_each(&self, trees: &[One<'_>]) -> Vec<io::Result<()>>;
 
-    /// Does the part of [`kill_each`](Self::kill_each) that takes a few system calls. Returns whether the rest has
-    /// something to do.
+    /// Does the part of [`kill_each`](Self::kill_each) that requires a few system calls. Returns whether a rest of it
+    /// remains to be done.
     fn kill_at_once(&self, leader: &Leader) -> bool;
 
-    /// Requests all members to terminate. Returns whether a request can have arrived.
+    /// Requests all members to terminate. Returns whether a member can have received the request.
     fn request_each(&self, trees: &[One<'_>], request: Request) -> Vec<io::Result<bool>>;
 
     #[cfg(unix)]
@@ -148,21 +148,21 @@ pub(crate) trait Container: Send + Sync + UnwindSafe + RefUnwindSafe + 'static {
 
     fn containment(&self) -> Containment;
 
-    /// Returns what all members have used, including ended members: up to now, or up to the end of the tree.
-    /// `None` where that is not counted.
+    /// Returns the usage of all members, including ended members: up to now, or up to the end of the tree. `None` where
+    /// the container does not count it.
     fn usage(&self) -> Option<Usage>;
 
-    /// Called after the handle was dropped. Returns whether the tree must be watched to its end.
+    /// Returns whether the tree must be watched to its end. Called after the handle was dropped.
     fn outlives_the_handle(&self) -> bool;
 
-    /// The leader's ID may have a new owner from here on, and members may be left.
+    /// Notifies the container that the leader's ID may have a new owner from now on. Members may be left.
     fn leader_is_reaped(&self);
 
-    /// The tree is empty. Called before the leader is reaped.
+    /// Notifies the container that the tree is empty. Called before the leader is reaped.
     fn done(&self);
 }
 
-/// A child and the processes that it has started, as one unit.
+/// A child and all processes that descend from it, as one unit.
 ///
 /// [`SharedChild::tree`](crate::SharedChild::tree) returns it, for a child that was spawned with
 /// [`SpawnOptions::tree`](crate::SpawnOptions::tree). Every method works before, during and after the exit of the child
@@ -170,20 +170,20 @@ pub(crate) trait Container: Send + Sync + UnwindSafe + RefUnwindSafe + 'static {
 ///
 /// # What holds a tree together
 ///
-/// [`containment`](Self::containment) returns which of these mechanisms serves, and whether it is complete.
+/// [`containment`](Self::containment) returns the mechanism of a tree, and whether it is complete.
 ///
 /// - **Windows**: a job object, which the child joins before its first instruction. No process of the job can leave it:
 ///   *complete*.
 /// - **Linux with a cgroup** of its own (`linux::SpawnOptionsExt::cgroup`): the kernel kills all processes of the
 ///   cgroup as one. A process can leave if it can write `cgroup.procs` of a cgroup above. So containment is *complete*
-///   only if the child cannot, with the credentials that it has when it executes its program: it is not root, has no
-///   capabilities, and neither owns one of these files nor has write permission by their group or mode. Usually that
-///   takes a command with another user ID. In all other cases it is *best effort*: processes that have left the cgroup
-///   are found like those of other trees on Linux.
-/// - **Linux otherwise, and Android**: a process group. Members that have left it are found through their parents, and by a variable
-///   in their environment, `SHARED_CHILD_TREE`, which processes inherit: *best effort*.
-/// - **macOS, FreeBSD, NetBSD, DragonFly**: a process group. Members that have left it are found through their parents:
-///   *best effort*.
+///   only if the child cannot do that with the credentials that it has when it executes its program: it is not root,
+///   has no capabilities, and neither owns one of these files nor has write permission by their group or mode. Usually
+///   that requires a command with another user ID. In all other cases containment is *best effort*: processes that have
+///   left the cgroup are found in the same way as those of other trees on Linux.
+/// - **Linux otherwise, and Android**: a process group. Members that have left the group are found through their
+///   parents, and by an environment variable that processes inherit, `SHARED_CHILD_TREE`: *best effort*.
+/// - **macOS, FreeBSD, NetBSD, DragonFly**: a process group. Members that have left the group are found through their
+///   parents: *best effort*.
 /// - **Other Unix**: a process group, whose members the system does not list: *best effort*.
 ///
 /// # Which processes escape
@@ -200,31 +200,31 @@ pub(crate) trait Container: Send + Sync + UnwindSafe + RefUnwindSafe + 'static {
 ///   CAP_SYS_PTRACE (the default in Docker), one that is not dumpable (`ssh-agent`), one that has unmapped its
 ///   environment. Such a process is not killed. But while one lives that may be a member whose parent has ended, the
 ///   tree is not reported as [empty](Self::is_empty).
-/// - **Linux with `hidepid`**: a process that the kernel hides, and that has left the group, is neither found nor
+/// - **Linux with `hidepid`**: a process that the kernel hides and that has left the group. It is neither found nor
 ///   counted.
 /// - **macOS, FreeBSD, NetBSD, DragonFly**: a process that leaves the group, and whose parent has ended.
 /// - **Other Unix**: a process that leaves the group.
 ///
 /// # Servers that outlive the tree
 ///
-/// A server that is to outlive the build or the test that has started it (a compiler's cache, say) is a member like any
-/// other process. On Linux without a cgroup it is no member if it is started in a session of its own, without the
-/// variable, by a process that ends at once: `env -u SHARED_CHILD_TREE setsid --fork server`. An operation on the tree
+/// A server that is to outlive the build or the test that has started it (a compiler's cache, for example) is a member
+/// like any other process. On Linux without a cgroup the server is no member if a process that ends at once starts it
+/// in a new session and without the variable: `env -u SHARED_CHILD_TREE setsid --fork server`. An operation on the tree
 /// in the instant before that process ends still finds the server.
 ///
 /// # At a terminal
 ///
-/// On Unix a tree is a process group of its own, so it is in the background. Ctrl-C does not reach it: pass it on by
-/// [`stop`](crate::SharedChild::stop). A member that reads from the terminal is stopped by SIGTTIN. On Windows Ctrl-C
-/// does not reach a tree either, since it is a console group of its own.
+/// On Unix a tree is a process group of its own, and so in the background. Ctrl-C does not reach the tree: on Ctrl-C,
+/// call [`stop`](crate::SharedChild::stop). SIGTTIN stops a member that reads from the terminal. On Windows Ctrl-C does
+/// not reach a tree either, since the tree is a console group of its own.
 ///
 /// # The leader's process ID
 ///
 /// On Unix the leader stays a zombie after its exit until the tree is known to be empty ([`is_empty`](Self::is_empty),
 /// [`wait_empty`](Self::wait_empty), [`stop`](crate::SharedChild::stop)), or until the handle is dropped. While the
-/// zombie is there, no other process group can have its ID, so none is signalled by mistake. If another part of the
-/// program reaps the leader, or if the system reports a status only to a reap (a sandbox without waitid(2)), the group
-/// is not signalled by its ID any more.
+/// zombie exists, no other process group can have its ID, so no other group is signalled by mistake. If another part of
+/// the program reaps the leader, or if the system reports a status only to a reap (a sandbox without waitid(2)), the
+/// group is not signalled by its ID any more.
 ///
 /// # Examples
 ///
@@ -246,12 +246,13 @@ pub(crate) trait Container: Send + Sync + UnwindSafe + RefUnwindSafe + 'static {
 /// # }
 /// ```
 pub struct Tree {
-    /// Dropped before the leader: the guardian must forget the group before the leader's ID can get a new owner.
+    /// This field precedes the leader, and so is dropped first: the guardian must forget the group before the leader's
+    /// ID can get a new owner.
     container: Box<dyn Container>,
     leader: Leader,
     /// `false` for a single child that dies with this process.
     public: bool,
-    /// No member is left, so none can come.
+    /// No member is left, so no member can start another.
     done: AtomicBool,
 }
 
@@ -277,8 +278,8 @@ impl Tree {
     }
 
     /// Kills every process of the tree, with SIGKILL or `TerminateJobObject`, and every process that a member starts
-    /// meanwhile. Processes that [escape](Self#which-processes-escape) survive. Does nothing, successfully, once the
-    /// tree is empty.
+    /// meanwhile. Processes that [escape](Self#which-processes-escape) survive. Succeeds without effect once the tree
+    /// is empty.
     ///
     /// A killed process may take a moment to end: use [`wait_empty`](Self::wait_empty) if that matters.
     ///
@@ -288,8 +289,9 @@ impl Tree {
     ///
     /// # Errors
     ///
-    /// The operating system's, such as a lack of permission for a member that now belongs to another user. All other
-    /// members that were found have been killed by then. A tree that still grows after 1000 passes is an error too.
+    /// The error of the operating system, such as a lack of permission for a member that now belongs to another user.
+    /// All other members that were found are killed before this returns. A tree that still grows after 1000 passes is
+    /// an error too.
     ///
     /// # Examples
     ///
@@ -306,21 +308,21 @@ impl Tree {
         Self::kill_each(&[self]).pop().unwrap_or(Ok(()))
     }
 
-    /// The same for a batch of trees.
+    /// Does the same for a batch of trees.
     pub(crate) fn kill_each(trees: &[&Self]) -> Vec<io::Result<()>> {
         Self::each_unless_done(trees, || (), |batch| batch[0].0.kill_each(batch))
     }
 
     pub(crate) fn kill_at_once(&self) -> bool {
         if !self.public {
-            // A single child is killed alone.
+            // Only a single child is killed here, not its descendants.
             let _ = self.leader.signal(Notice::kill);
             return false;
         }
         self.container.kill_at_once(&self.leader)
     }
 
-    /// Requests every process of each tree to terminate. Returns whether a request can have arrived.
+    /// Requests every process of each tree to terminate. Returns whether a process can have received the request.
     pub(crate) fn request_each(trees: &[&Self], request: Request) -> Vec<io::Result<bool>> {
         Self::each_unless_done(trees, || false, |batch| batch[0].0.request_each(batch, request))
     }
@@ -392,7 +394,7 @@ impl Tree {
         Self::wait_each_empty(&[self], deadline).pop().unwrap_or(Ok(true))
     }
 
-    /// The same for a batch of trees.
+    /// Does the same for a batch of trees.
     pub(crate) fn wait_each_empty(
         trees: &[&Self],
         deadline: Option<Instant>,
@@ -508,7 +510,7 @@ impl Tree {
         self.done.load(Ordering::Acquire)
     }
 
-    /// Called once the leader's status was returned or is lost. A single child has ended then.
+    /// Notes the end of the leader. Called once its status was returned or is lost. A single child has ended then.
     pub(crate) fn leader_has_ended(&self) {
         if !self.public {
             self.finish();
@@ -517,7 +519,7 @@ impl Tree {
         }
     }
 
-    /// The tree is empty. The container must know before the leader is unpinned, and so reaped.
+    /// Marks the tree as empty. The container must be notified before the leader is unpinned, and so reaped.
     fn finish(&self) {
         if !self.done.swap(true, Ordering::AcqRel) {
             self.container.done();
@@ -534,7 +536,7 @@ impl fmt::Debug for Tree {
     }
 }
 
-/// How well a [`Tree`] holds together.
+/// Whether a process can leave a [`Tree`].
 ///
 /// # Examples
 ///
@@ -553,18 +555,18 @@ pub enum Containment {
     /// lists what that does not cover: services that start processes at a member's request, and on Linux programs with
     /// set-user-ID or file capabilities.
     Complete {
-        /// What guarantees it.
+        /// The mechanism that guarantees it.
         by: Mechanism,
     },
     /// A process can leave the tree. [`Tree`](Tree#which-processes-escape) lists how.
     BestEffort {
-        /// What holds the tree together.
+        /// The mechanism that holds the tree together.
         by: Mechanism,
     },
 }
 
 impl Containment {
-    /// Whether this is [`Containment::Complete`].
+    /// Returns whether this is [`Containment::Complete`].
     ///
     /// # Examples
     ///
@@ -589,7 +591,7 @@ impl fmt::Display for Containment {
     }
 }
 
-/// What holds a [`Tree`] together.
+/// The mechanism that holds a [`Tree`] together.
 ///
 /// # Examples
 ///

@@ -1,13 +1,14 @@
-//! Linux: the threads that spawn children which die with this process (`PR_SET_PDEATHSIG`, prctl(2)).
+//! Linux: the threads that spawn the children that die with this process (`PR_SET_PDEATHSIG`, prctl(2)).
 //!
-//! The kernel sends that signal at the death of the *thread* that has spawned the child. So such children are spawned by
-//! threads that live as long as the process.
+//! The kernel sends that signal at the death of the *thread* that has spawned the child. So threads that live as long
+//! as the process spawn such children.
 //!
-//! One thread serves nearly every program, since a spawn takes a millisecond. But a spawn lasts as long as the caller's
-//! hooks in the child, which may block, and must not delay the spawns of other callers. And a thread cannot end once it
-//! has spawned a child, so the number of threads must not follow the number of callers. Hence spawns wait in one queue,
-//! and a caller starts one more thread if all threads are busy and none has begun a spawn for [`PATIENCE`]. So there are
-//! at most as many threads as spawns that were ever in progress at the same time, and usually one.
+//! One thread suffices for nearly every program, since a spawn takes a millisecond. But a spawn lasts as long as the
+//! caller's hooks in the child, which may block, and must not delay the spawns of other callers. And a thread cannot
+//! end once it has spawned a child, so the number of threads must not grow with the number of callers. Therefore spawns
+//! wait in one queue, and a caller starts one more thread if all threads are busy and none has begun a spawn for
+//! [`PATIENCE`]. So there are at most as many threads as spawns that were ever in progress at the same time, and
+//! usually one.
 //!
 //! A spawn cannot end its thread: a panic of std is an error (`command.rs`).
 
@@ -23,10 +24,11 @@ use std::process::{self, Child, Command};
 use std::sync::{self, Arc, PoisonError};
 use std::time::Duration;
 
-/// A spawn that takes longer is blocked, as by a hook.
+/// A spawn that lasts longer counts as blocked, for example by a hook.
 const PATIENCE: Duration = Duration::from_millis(20);
 
-/// The size that std uses: the caller's hooks run on a copy of this stack, and a panic of std runs the caller's panic hook.
+/// The stack size of std: the caller's hooks run on a copy of this stack, and a panic of std runs the caller's panic
+/// hook.
 const STACK: usize = 2 << 20;
 
 static THREADS: PerProcess<Threads> = PerProcess::new();
@@ -42,9 +44,9 @@ struct Threads {
 struct Queue {
     waiting: VecDeque<Job>,
     threads: usize,
-    /// Threads that wait for a job, or are about to.
+    /// The number of threads that wait for a job, or are about to.
     idle: usize,
-    /// The number of jobs that were begun.
+    /// The number of jobs begun so far.
     begun: u64,
 }
 
@@ -58,7 +60,7 @@ struct Job {
     answer: Arc<Answer>,
 }
 
-/// What a thread returns to the caller.
+/// The result that a thread returns to the caller.
 #[derive(Default)]
 struct Answer {
     slot: sync::Mutex<Option<(Command, Spawned)>>,

@@ -1,14 +1,14 @@
 //! Linux: the work of a child between fork and exec.
 //!
-//! A hook of the command does it ([`CommandExt::pre_exec`]). std cannot remove a hook, so the hook stays on the command and
-//! runs in the child of every later spawn too. Therefore:
+//! A hook of the command does this work ([`CommandExt::pre_exec`]). std cannot remove a hook, so the hook stays on the
+//! command and runs in the child of every later spawn too. Therefore:
 //!
 //! - The orders belong to one spawn. They are in a variable of the spawning thread, which the fork copies, and which a guard
 //!   clears when the spawn returns or unwinds.
-//! - Every spawn adds a hook with a number of its own, and only the hook with the spawn's number works. It is the last hook,
-//!   so it runs after all hooks that the caller has added before, at a second spawn of the command too. Otherwise a
+//! - Every spawn adds a hook with a number of its own, and only the hook with the spawn's number works. It is the last
+//!   hook, so it runs after all hooks that the caller has added, even at a second spawn of the command. Otherwise a
 //!   caller's hook that changes the user ID would clear the parent-death signal.
-//! - A caller's hook runs before it in the same process, and may have closed or replaced its descriptors. So the hook
+//! - A caller's hook runs earlier in the same process, and may have closed or replaced the descriptors. So this hook
 //!   compares device and inode, and writes to no other file.
 //!
 //! The hook makes async-signal-safe calls only, allocates nothing, and takes no lock.
@@ -29,15 +29,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// The work of the child for one spawn, besides opening its own pidfd.
 #[derive(Default)]
 pub(super) struct Orders {
-    /// Enter the cgroup whose `cgroup.procs` this is, open for writing.
+    /// The `cgroup.procs` of the cgroup to enter, open for writing.
     pub(super) enter: Option<OwnedFd>,
-    /// Die with the thread that spawns.
+    /// The thread with which the child dies.
     pub(super) die_with: Option<Parent>,
 }
 
 #[derive(Clone, Copy)]
 pub(super) struct Parent {
-    /// The process ID. If the child finds another parent, it fails with ESRCH.
+    /// The process ID. A child with another parent fails with ESRCH.
     pub(super) id: u32,
     /// The signal mask of the child, instead of that of the spawning thread.
     pub(super) blocked: libc::sigset_t,
@@ -72,7 +72,7 @@ pub(super) fn spawn(
     command: &mut Command,
     orders: &Orders,
 ) -> Result<(Child, Option<OwnedFd>), Error> {
-    // A number repeats after 2^32 hooks.
+    // A number may repeat after 2^32 hooks.
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     // SAFETY: `run_hook` makes async-signal-safe calls only, and reads a variable of its thread that needs no
@@ -81,7 +81,8 @@ pub(super) fn spawn(
     let channel = Channel::open().ok();
     let (spawned, received) = attempt(command, number, orders, channel.as_ref());
     let (spawned, received) = match spawned {
-        // The channel may have taken the last two descriptors. No child has run the hook, so nothing happens twice.
+        // The channel may have used the last two descriptors, so spawn without it. No child has run the hook, so
+        // nothing happens twice.
         Err(Error::Spawn(error)) if channel.is_some() && is_full(&error) && received.pid == 0 => {
             drop(channel);
             attempt(command, number, orders, None)
@@ -89,8 +90,8 @@ pub(super) fn spawn(
         spawned => (spawned, received),
     };
     let child = spawned?;
-    // The IDs differ if a caller's hook has forked and the fork goes on. (They also differ if the child is in another PID
-    // namespace. The caller opens a pidfd by the ID of this namespace then.)
+    // The IDs differ if a caller's hook has forked and the child of that fork has continued. (They also differ if the
+    // child is in another PID namespace. The caller opens a pidfd by the ID of this namespace then.)
     let pidfd = received.pidfd.filter(|_| received.pid == child.id());
     Ok((child, pidfd))
 }
@@ -139,7 +140,7 @@ pub(super) fn blocked_signals() -> libc::sigset_t {
     }
 }
 
-/// The orders for the hook with this number.
+/// The orders that the hook with this number carries out.
 #[derive(Clone, Copy)]
 struct Given {
     number: usize,
@@ -152,7 +153,7 @@ thread_local! {
     static GIVEN: Cell<Option<Given>> = const { Cell::new(None) };
 }
 
-/// A descriptor that the child inherits under the same number.
+/// A descriptor that the child inherits with the same number.
 #[derive(Clone, Copy)]
 struct Passed {
     fd: RawFd,
@@ -182,7 +183,7 @@ fn file(fd: BorrowedFd<'_>) -> rustix::io::Result<(u64, u64)> {
     Ok((stat.st_dev as u64, stat.st_ino as u64))
 }
 
-/// The hook.
+/// Runs in the child: carries out the orders if they are for the hook with this number.
 fn run_hook(number: usize) -> io::Result<()> {
     let Some(given) = GIVEN.get().filter(|given| given.number == number) else { return Ok(()) };
     let report = given.report.as_ref().and_then(|report| report.get().ok());
@@ -201,7 +202,7 @@ fn run_hook(number: usize) -> io::Result<()> {
 }
 
 fn enter(procs: BorrowedFd<'_>) -> io::Result<()> {
-    // 0 is the process that writes it.
+    // 0 means the process that writes it.
     let myself = b"0";
     // SAFETY: the byte outlives the call.
     let written = unsafe { libc::write(procs.as_raw_fd(), myself.as_ptr().cast(), myself.len()) };
@@ -216,7 +217,7 @@ fn die_with(parent: &Parent) -> io::Result<()> {
             return Err(io::Error::last_os_error());
         }
     }
-    // If the parent has died before this, no signal will come.
+    // If the parent died before this, the kernel sends no signal.
     if parent_id() == parent.id { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
 }
 
@@ -253,7 +254,7 @@ unsafe fn header(message: *mut libc::iovec, control: *mut Control, length: usize
     header
 }
 
-/// Sends a message. Never blocks, and raises no signal. The parent does without a message that is not sent.
+/// Sends a message. Never blocks, and raises no signal. The parent does not require the message.
 fn send(report: BorrowedFd<'_>, errno: c_int, pidfd: Option<BorrowedFd<'_>>) {
     let mut message: Message = [id(), errno.unsigned_abs()];
     let mut control = Control([0; 64]);
@@ -308,7 +309,7 @@ impl Channel {
         Ok(Self { parent, child: above_standard_streams(child)? })
     }
 
-    /// Receives what the child has sent. The spawn has returned. Never blocks.
+    /// Receives the messages of the child. The caller's spawn has returned, so this never blocks.
     fn receive(&self) -> Received {
         let mut received = Received::default();
         while let Some((message, pidfd)) = receive(self.parent.as_fd()) {

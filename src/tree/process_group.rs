@@ -1,9 +1,9 @@
-//! Unix: a process group holds the tree together, and a cgroup around it if one is wanted.
+//! Unix: a process group holds the tree together, and optionally a cgroup around the group.
 //!
-//! The group's ID is the leader's process ID and stays taken while the leader is unreaped. The leader is pinned while the
-//! tree may have members, so this library does not reap it, and each signal is sent under the lifecycle's lock. If
-//! another part of the program reaps the leader, the exit notice knows: a pidfd still means the group; without one the
-//! group is not signalled any more.
+//! The group's ID is the leader's process ID and stays taken while the leader is unreaped. The leader is pinned while
+//! the tree may have members, so this library does not reap it, and each signal is sent under the lifecycle's lock. If
+//! another part of the program reaps the leader, the exit notice detects that: a pidfd still means the group; without a
+//! pidfd the group is not signalled any more.
 
 use super::environment_marker::EnvironmentMarker;
 use super::guardian::{self, Bond};
@@ -25,16 +25,16 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::Instant;
 
-/// What only some systems offer. A mechanism that a system lacks has no constructor there.
+/// The options that only some systems offer. A mechanism that a system lacks has no constructor there.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct System {
-    /// Where to create a cgroup for the tree.
+    /// Creates a cgroup for the tree.
     pub(crate) cgroup: Option<std::sync::Arc<dyn CreateCgroup>>,
     /// Spawns a child that sends its own pidfd.
     pub(crate) spawn_with_pidfd: Option<SpawnChild>,
-    /// For the tests: as if the system sent no signal at the death of a parent.
+    /// For the tests: assume that the system sends no signal at the death of a parent.
     pub(crate) no_parent_death_signal: bool,
-    /// For the tests: as if the system showed no environments.
+    /// For the tests: assume that the system shows no environments.
     pub(crate) no_marker: bool,
 }
 
@@ -87,7 +87,7 @@ pub(crate) trait Cgroup: Send + Sync + UnwindSafe + RefUnwindSafe {
 struct ProcessGroup {
     membership: Membership,
     cgroup: Option<Box<dyn Cgroup>>,
-    /// Has the guardian kill the tree when this process dies.
+    /// The charge with which the guardian kills the tree when this process dies.
     bond: Mutex<Option<Bond>>,
 }
 
@@ -105,7 +105,7 @@ pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawne
     let marker = EnvironmentMarker::new();
     let cgroup = wanted.system.cgroup.as_ref();
     let mut cgroup = cgroup.map(|place| place.create(&marker)).transpose()?;
-    // The processes that a single child starts are not tied to this process.
+    // The processes that a single child starts may outlive this process, so they carry no marker.
     let is_marked = is_tree && processes::has_environments() && !wanted.system.no_marker;
     let marker = Some(marker).filter(|_| is_marked);
     let mut bond = if wanted.kill_with_parent {
@@ -139,7 +139,7 @@ fn spawn_plain(wanted: &Wanted, command: &mut Command) -> io::Result<NewChild> {
     }
 }
 
-/// Requests a single child to terminate. Returns whether the request can have arrived.
+/// Requests a single child to terminate. Returns whether the child can have received the request.
 pub(crate) fn request(leader: &Leader, request: Request) -> io::Result<bool> {
     for signal in request.signals() {
         leader.signal(|notice| notice.signal(signal))?;
@@ -152,14 +152,14 @@ pub(crate) type Survivor = Process;
 
 type OneGroup<'a> = (&'a ProcessGroup, &'a Leader);
 
-/// The trees of a batch. All containers of this system are of this type.
+/// Returns the trees of a batch. All containers of this system have this type.
 fn groups<'a>(trees: &[One<'a>]) -> Vec<OneGroup<'a>> {
     let group = |container: &'a dyn Container| container.as_any().downcast_ref();
     let groups = trees.iter().map(|(container, leader)| Some((group(*container)?, *leader)));
     groups.map(|group| group.expect("the containers of a batch have one type")).collect()
 }
 
-/// Replaces the error of a scan where there is no process table.
+/// Calls `otherwise` if the scan has failed because there is no process table.
 fn unless_unlisted<T>(
     scanned: io::Result<T>,
     otherwise: impl FnOnce() -> io::Result<T>,
@@ -170,7 +170,7 @@ fn unless_unlisted<T>(
     }
 }
 
-/// Serves some trees of a batch by one scan, and each of the others by itself.
+/// Serves some trees of a batch by one scan, and each of the other trees by itself.
 fn scanned<T>(
     trees: &[OneGroup<'_>],
     is_scanned: impl Fn(&ProcessGroup) -> bool,
@@ -229,7 +229,7 @@ impl ProcessGroup {
         let to_leader = || to_each(&|signal| leader.signal(|notice| notice.signal(signal)));
         let listed = match cgroup.ids() {
             Ok(listed) => listed,
-            // Without a descriptor for the list, the leader at least receives the signals.
+            // No descriptor is spare to read the list. The leader at least receives the signals.
             Err(error) => return to_leader().and(Err(error)),
         };
         let sent = to_each(&|signal| cgroup.signal_listed(&listed, signal));
@@ -239,7 +239,7 @@ impl ProcessGroup {
         let listed: HashSet<i32> = listed.into_iter().collect();
         let unlisted = scan::signal_unlisted(self.target(leader), &listed, signals);
         sent.and(unless_unlisted(unlisted, || {
-            // The leader can have left the cgroup.
+            // The leader may have left the cgroup.
             if listed.contains(&self.membership.group()) { Ok(()) } else { to_leader() }
         }))
     }
@@ -261,7 +261,7 @@ impl Container for ProcessGroup {
 
     fn kill_each(&self, trees: &[One<'_>]) -> Vec<io::Result<()>> {
         let trees = groups(trees);
-        // First the cgroups, each of which is killed as one. Then the members that have left them.
+        // This kills first the cgroups, each as one, then the members that have left them.
         let cgroups: Vec<io::Result<()>> = trees
             .iter()
             .map(|(group, _)| group.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.kill()))
@@ -279,7 +279,7 @@ impl Container for ProcessGroup {
         let scans = processes::usable();
         // Without a marker, a scan finds members outside the group by their parents, so the group must not die first.
         if self.membership.is_marked() || !scans {
-            // An error is met again by the full kill.
+            // The full kill meets an error again.
             let _ = self.target(leader).signal_group(libc::SIGKILL);
         }
         scans || self.cgroup.is_some()
@@ -311,7 +311,7 @@ impl Container for ProcessGroup {
                 let (group, leader) = trees[i];
                 match group.wait_cgroup_empty(deadline) {
                     Ok(true) if group.is_scanned() => empty.push(i),
-                    // The leader was in the cgroup. It is a zombie, or about to be one.
+                    // The leader was in the cgroup, so it is a zombie, or about to be one.
                     Ok(true) => results[i] = Some(Ok(!matches!(leader.wait(deadline), Ok(None)))),
                     answer => results[i] = Some(answer),
                 }
@@ -323,7 +323,7 @@ impl Container for ProcessGroup {
                 results[i] = match (scanned, &group.cgroup) {
                     (scanned, None) => Some(scanned),
                     (Ok(true), Some(cgroup)) if !matches!(cgroup.ids().as_deref(), Ok([])) => {
-                        // A process outside the cgroup may have come back to it.
+                        // A process outside the cgroup may have returned to it.
                         match cgroup.wait_empty(Some(Instant::now())) {
                             Ok(false) => None,
                             answer => Some(answer),
