@@ -24,7 +24,8 @@ use std::time::Instant;
 pub(crate) struct EventQueue {
     /// Set under the lock of `posted`. Empty while no descriptor is spare.
     kernel: OnceLock<Box<dyn KernelQueue>>,
-    /// Never held over anything that blocks. The kernel queue wakes its waiters if and only if this is not empty.
+    /// The lock is never held across anything that blocks. The kernel queue wakes its waiters if and only if this is
+    /// not empty.
     posted: Mutex<VecDeque<u64>>,
     /// Wakes the waiters where there is no kernel queue.
     changed: Condvar,

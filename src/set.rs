@@ -25,8 +25,8 @@ use std::time::{Duration, Instant};
 
 /// Children that are waited for together, each known by a key.
 ///
-/// Any number of threads may wait, insert, remove and kill at the same time, all through `&self`. One
-/// [`wait_next`](Self::wait_next) of one thread returns each exit. The order is that of the exits, as far as the system
+/// Any number of threads may wait, insert, remove and kill at the same time, all through `&self`. Each exit is returned
+/// once, by the [`wait_next`](Self::wait_next) of one thread. The order is that of the exits, as far as the system
 /// reports it. The notice of an exit costs the same however many children there are, and a set has no thread of its
 /// own. (Each child has a descriptor, and a spawn costs more the more descriptors this process has:
 /// [costs](crate::guide::costs).)
@@ -70,7 +70,7 @@ use std::time::{Duration, Instant};
 /// # }
 /// ```
 pub struct ChildSet<K> {
-    /// Never held over anything that blocks.
+    /// The lock is never held across anything that blocks.
     members: Mutex<Members<K>>,
     queue: Arc<EventQueue>,
 }
@@ -568,7 +568,7 @@ mod tests {
     use std::thread;
     use std::time::Instant;
 
-    /// Many threads find exits by polling, and leave without taking the token that was posted for them.
+    /// Covers many threads that find exits by polling, and leave without taking the token that was posted for them.
     #[test]
     fn leaving_pollers_post_one_wake_token() {
         let set = ChildSet::new();
