@@ -35,7 +35,7 @@ use std::path::{Path, PathBuf};
 use std::process::{self, Command};
 use std::time::{Duration, Instant};
 
-/// Where to create the cgroup.
+/// The parent of the cgroup to create.
 #[derive(Debug)]
 pub(crate) enum Place {
     /// Below the cgroup that this process is in.
@@ -523,8 +523,7 @@ mod tests {
         assert_eq!(Credentials::parse("Name:\tx\n"), None);
     }
 
-    /// A member may make cgroups below its own, as deep as a path can be long, and the threads of this crate have small
-    /// stacks.
+    /// Members may nest cgroups as deep as a path can be long, and the threads of this crate have small stacks.
     #[test]
     fn deep_cgroup_is_removed_on_a_small_stack() {
         let top = std::env::temp_dir().join(format!("shared_child-deep-{}", process::id()));

@@ -1,8 +1,8 @@
 //! The environment variable that every member of a tree inherits from the leader.
 //!
-//! By this variable a scan recognizes a member that has left the process group and whose parent has ended. The variable
-//! holds a list of markers, that of the outermost tree first, so a member of a tree within a tree carries both. One
-//! variable serves all trees, because std cannot remove a variable from a command that has mentioned it.
+//! A scan uses this variable to recognize a member that has left the process group and whose parent has ended. The
+//! variable holds a list of markers, that of the outermost tree first, so a member of a tree within a tree carries
+//! both. One variable serves all trees, because std cannot remove a variable from a command that has mentioned it.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;

@@ -93,7 +93,7 @@ static POST: PerProcess<Post> = PerProcess::new();
 struct Post {
     /// Held while a guardian is started. Locked before `table`.
     guardian: Mutex<Option<Guardian>>,
-    /// Never held across anything that blocks.
+    /// The lock is never held across anything that blocks.
     table: Mutex<Option<Table>>,
 }
 

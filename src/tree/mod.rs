@@ -422,8 +422,8 @@ impl Tree {
 
     /// Returns the process IDs of the tree's living members, in no order.
     ///
-    /// For display. By the time that this returns, an ID may belong to another process; do not signal it. A process
-    /// that cannot be read and may be a member (see [`is_empty`](Self::is_empty)) is not listed.
+    /// The result is for display only. When this returns, an ID may already belong to another process: do not signal
+    /// it. A process that cannot be read and may be a member (see [`is_empty`](Self::is_empty)) is not listed.
     ///
     /// # Errors
     ///
