@@ -131,7 +131,7 @@ mod wake_event {
         }
     }
 
-    /// Without `EventFlags::CLEAR`: the event stays for the next waiter.
+    /// Returns a change of the user event. It lacks `EventFlags::CLEAR`, so the event stays for the next waiter.
     fn event(flags: EventFlags, user: UserFlags) -> Event {
         let filter =
             EventFilter::User { ident: 0, flags: user, user_flags: UserDefinedFlags::new(0) };
@@ -163,7 +163,7 @@ mod wake_event {
             Ok(Self { read, write })
         }
 
-        /// A byte always fits, because the caller alternates `set` and `clear`.
+        /// Writes a byte, which always fits, because the caller alternates `set` and `clear`.
         pub(super) fn set(&self, _: &Queue) {
             let _ = rustix::io::write(&self.write, &[0]);
         }
