@@ -99,8 +99,8 @@ fn start(mut child: Child, job: &Job, to_be_resumed: bool) -> io::Result<Child> 
         .and_then(|()| job.has_begun());
     if started.is_err() {
         let _ = job.kill();
-        // The child may not be in the job, so kill the child itself. A wait for a child that cannot be killed might not
-        // end.
+        // The child might be outside the job, so kill the child itself. A wait for a child that cannot be killed might
+        // not end.
         if child.kill().is_ok() {
             let _ = child.wait();
         }

@@ -252,8 +252,8 @@ impl Batch<'_> {
     }
 }
 
-/// Retains the living members. Adds the processes of the group that had ended when they were opened to `ended`, and
-/// those that `ended` did not contain to `newly`.
+/// Retains the living members. Adds the processes of the group that had ended when they were opened to `ended`, and the
+/// processes that `ended` did not contain to `newly`.
 fn living_of(
     target: &Target<'_>,
     mut found: Found,
