@@ -99,7 +99,7 @@ impl<C: Reap, E: Exit> Lifecycle<C, E> {
         Self::with(child, Life::Exited(status))
     }
 
-    /// A child that somebody else has reaped.
+    /// A child that another part of the program has reaped.
     pub(crate) fn lost(child: C) -> Self {
         Self::with(child, Life::Lost)
     }

@@ -1,11 +1,11 @@
-//! Where nothing better serves: `waitid(WNOWAIT)`, by the process ID.
+//! The fallback without descriptors: `waitid(WNOWAIT)`, by the process ID.
 //!
 //! It serves illumos, Solaris, Android, Haiku and others, Linux before 5.4 or in a sandbox without
 //! pidfds, and every Unix whose descriptor table is full.
 //!
-//! A wait without a deadline blocks in `waitid` itself. `waitid` takes no deadline, so a wait with one
-//! blocks on a condvar, while a helper thread, one for all of them, blocks in `waitid`; it is started
-//! by the first of them and ends when the child has exited.
+//! A wait without a deadline blocks in `waitid` itself. `waitid` accepts no deadline, so a wait with one blocks on a
+//! condition variable while a helper thread, one per child, blocks in `waitid`. The first such wait starts the helper,
+//! which ends when the child has exited.
 //!
 //! Both block after releasing the lock under which the child was seen to run. Another thread could reap the child before
 //! that, and its ID could go to another child of this program.
@@ -37,16 +37,16 @@ use std::time::Instant;
 
 /// A process that is known by its ID alone.
 pub(crate) trait ById: Send + Sync + 'static {
-    /// Where it stands. An error means that the system does not tell without reaping.
+    /// Returns whether the process runs. An error means that the system cannot say so without reaping.
     fn look(&self) -> io::Result<Look>;
 
-    /// Blocks until it has exited, or is none of our children any more.
+    /// Blocks until the process has exited or is no longer a child of this process.
     fn block(&self);
 
-    /// Reaps it if it is a zombie. Says whether it is gone.
+    /// Reaps the process if it is a zombie. Returns whether nothing is left to reap.
     fn reap(&self) -> bool;
 
-    /// Whether there is something to block for.
+    /// Returns whether the process runs, so that [`block`](Self::block) has an exit to wait for.
     fn runs(&self) -> bool {
         matches!(self.look(), Ok(Look::Running))
     }
@@ -65,9 +65,9 @@ impl ById for ChildById {
         by_pid::reap(self.pid)
     }
 
-    /// Stricter than a look, which takes a child for running also while somebody else's reap of it is not through.
-    /// To block then would be to block on whoever has the ID by the time that we get there. So `waitid` must have
-    /// seen it run, and the ID be its own *after* that.
+    /// Stricter than `look`, which also returns `Running` while a foreign reap of the child is in progress. After that
+    /// reap another process can have the ID, and `block` would wait for it. So `waitid` must see the child run, and the
+    /// ID must be the child's *after* that.
     fn runs(&self) -> bool {
         matches!(by_pid::look(self.pid), Ok(Look::Running))
             && matches!(self.look(), Ok(Look::Running))
@@ -128,8 +128,8 @@ impl<P: ById> Thread<P> {
         Self { shared: Arc::new(Shared { process, waiting, changed }), parent: process::id() }
     }
 
-    /// An error in the child of a fork. It gets a copy of all this, but the child is not its own, there is
-    /// no helper, and the lock may be held for ever.
+    /// Returns an error in the child of a fork: the process is not its child, it has no helper, and a lock that was held
+    /// during the fork is never released.
     fn shared(&self) -> io::Result<&Arc<Shared<P>>> {
         if self.parent == process::id() { Ok(&self.shared) } else { Err(by_pid::no_child()) }
     }
