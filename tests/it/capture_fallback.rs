@@ -23,10 +23,12 @@ fn sleeps_of_this_thread() -> libc::c_long {
 }
 
 /// With a poll every 20 ms there are 50 sleeps in the second that the child runs. Without polling there is one sleep
-/// per event, and their number does not depend on the speed of the machine.
+/// per event, and their number does not depend on the speed of the machine. Tests of the same process would add sleeps:
+/// the kernel's locks on its memory and its descriptors are shared.
 #[cfg(target_os = "linux")]
 #[test]
 fn capture_of_a_quiet_child_sleeps_until_the_exit() {
+    alone!();
     watchdog!();
     for closed in [&[][..], &["close-stdout"], &["close-stdout", "close-stderr"]] {
         let child = piped(Backend::Thread, &[closed, &["hear", "exit", "3"]].concat());
@@ -41,7 +43,7 @@ fn capture_of_a_quiet_child_sleeps_until_the_exit() {
             let captured = child.capture(&mut bounded()).unwrap();
             let sleeps = sleeps_of_this_thread() - before;
             assert_eq!(captured.status.unwrap().code(), Some(3));
-            assert!(sleeps < 20, "{sleeps} sleeps, with {closed:?}");
+            assert!(sleeps < 25, "{sleeps} sleeps, with {closed:?}");
         });
     }
 }
