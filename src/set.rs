@@ -590,7 +590,7 @@ mod tests {
         });
         let (mut told, mut tokens) = (Vec::new(), Vec::new());
         loop {
-            set.queue.wait(&mut tokens, 1, Some(Instant::now())).expect("nobody closes it");
+            set.queue.wait(&mut tokens, 1, Some(Instant::now())).expect("its descriptor is open");
             if tokens.is_empty() {
                 break;
             }
