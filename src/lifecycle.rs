@@ -7,23 +7,23 @@
 //!
 //! - *signal*: only in `Unreaped`. This process has not reaped the child, so unless another part of the program has (which
 //!   the exit notice finds out), the process ID is the child's.
-//! - *look*: whether the child has exited, and what it has used, which only a zombie shows.
+//! - *observation*: whether the child has exited, and what it has used, which only a zombie shows.
 //! - *reap*, last and once: after it, the kernel may give the process ID to another process. So the state changes to
-//!   `Exited` before the lock is released, and no signal, look or reap follows.
+//!   `Exited` before the lock is released, and no signal, observation or reap follows.
 //!
 //! A zombie keeps its process ID. While something relies on that ID, an exit is returned but the child is not reaped. Two
 //! things rely on it:
 //!
 //! - a *pin*: a process group has the ID of its leader;
-//! - a *waiter* whose mechanism goes by the process ID. It is counted under the lock, after a look that saw the child run,
-//!   and looks again when it leaves; the last one reaps.
+//! - a *waiter* whose mechanism goes by the process ID. It is counted under the lock, after an observation that saw the child run,
+//!   and observes it again when it leaves; the last one reaps.
 //!
 //! Waiters block outside the lock, in [`Exit::wait`], which does not reap. Each waits for itself. A waiter holds an `Arc` of
 //! the notice, so the descriptor that it polls stays open until it leaves, even if the state's own `Arc` is dropped.
 
 use crate::backoff::Backoff;
 use crate::sync::{Arc, Mutex};
-use crate::sys::{Exit, Look, Reap, Reaped, reaped_elsewhere};
+use crate::sys::{Exit, Observed, Reap, Reaped, reaped_elsewhere};
 use crate::usage::Usage;
 use std::io;
 use std::process::ExitStatus;
@@ -37,7 +37,7 @@ struct State<C, E: Exit> {
     child: C,
     /// The status of an unreaped child. It was returned, so it stands.
     returned: Option<ExitStatus>,
-    /// From the look that saw the exit first, before the reap. Boxed, because handles are many and small.
+    /// From the observation that saw the exit first, before the reap. Boxed, because handles are many and small.
     usage: Option<Box<Usage>>,
     /// Something other than a waiter relies on the process ID.
     pinned: bool,
@@ -246,22 +246,22 @@ impl<C: Reap, E: Exit> Lifecycle<C, E> {
 
 impl<C: Reap, E: Exit> State<C, E> {
     fn reap_if_exited(&mut self, exit: &E) -> io::Result<Option<ExitStatus>> {
-        // Keep the usage even if the child is not reaped now: another part of the program may reap it before the next look.
-        let (look, usage) = exit.look()?;
+        // Keep the usage even if the child is not reaped now: another part of the program may reap it before the next observation.
+        let (observed, usage) = exit.observe()?;
         if self.usage.is_none() {
             self.usage = usage.map(Box::new);
         }
-        // The look is about this very process, the reap goes by its ID. So they can differ, and then the exit notice decides
+        // The observation is about this very process, the reap goes by its ID. So they can differ, and then the exit notice decides
         // (`Exit::arbitrate`). A status that was returned stands in any case: all waiters get the same.
-        let status = match look {
-            Look::Running => return Ok(None),
-            Look::Exited(Some(seen)) if self.pinned || self.waiters > 0 => {
+        let status = match observed {
+            Observed::Running => return Ok(None),
+            Observed::Exited(Some(seen)) if self.pinned || self.waiters > 0 => {
                 return Ok(Some(*self.returned.get_or_insert(seen)));
             }
             // Only the reap shows the status. The exit has woken the waiters, so they leave soon. A pin has no such end:
             // the status is worth more than the process ID.
-            Look::Exited(None) if self.waiters > 0 => return Ok(self.returned),
-            Look::Exited(seen) => match (self.child.reap()?, self.returned.or(seen)) {
+            Observed::Exited(None) if self.waiters > 0 => return Ok(self.returned),
+            Observed::Exited(seen) => match (self.child.reap()?, self.returned.or(seen)) {
                 (Reaped::Status(reaped), Some(seen))
                     if self.returned.is_none() && reaped != seen =>
                 {
@@ -272,7 +272,7 @@ impl<C: Reap, E: Exit> State<C, E> {
                 (Reaped::NotYet, None) => return Ok(None),
                 (Reaped::NoSuchChild, None) => exit.recover(),
             },
-            Look::ReapedElsewhere => self.returned.or_else(|| exit.recover()),
+            Observed::ReapedElsewhere => self.returned.or_else(|| exit.recover()),
         };
         self.settle(status).map(Some)
     }

@@ -7,7 +7,7 @@
 mod fallback;
 
 use crate::lifecycle::Lifecycle;
-use crate::sys::{Exit, Look, Reap, Reaped};
+use crate::sys::{Exit, Observed, Reap, Reaped};
 use crate::usage::Usage;
 use loom::sync::{Arc, Condvar, Mutex, MutexGuard};
 use loom::thread;
@@ -190,16 +190,18 @@ impl Exit for MockExit {
         Ok(true)
     }
 
-    fn look(&self) -> io::Result<(Look, Option<Usage>)> {
+    fn observe(&self) -> io::Result<(Observed, Option<Usage>)> {
         let process = self.0.process();
         assert!(process.reaps == 0, "asked about a stranger");
         let usage = (process.phase == Phase::Zombie).then_some(USED);
-        let look = match process.phase {
-            Phase::Running => Look::Running,
-            Phase::Zombie => Look::Exited(self.0.kernel.shows_status.then(|| self.seen(&process))),
-            Phase::Reaped | Phase::Recycled => Look::ReapedElsewhere,
+        let observed = match process.phase {
+            Phase::Running => Observed::Running,
+            Phase::Zombie => {
+                Observed::Exited(self.0.kernel.shows_status.then(|| self.seen(&process)))
+            }
+            Phase::Reaped | Phase::Recycled => Observed::ReapedElsewhere,
         };
-        Ok((look, usage))
+        Ok((observed, usage))
     }
 
     fn recover(&self) -> Option<ExitStatus> {
@@ -528,7 +530,7 @@ fn a_foreign_reaper_and_a_kernel_that_remembers() {
     a_foreign_reaper(true);
 }
 
-/// If somebody else reaps between our look and our reap, and another child of ours has the ID by then,
+/// If somebody else reaps between our observation and our reap, and another child of ours has the ID by then,
 /// that is reaped: by ID, nothing can prevent it. But its status is never taken for the child's.
 #[test]
 fn a_foreign_reaper_and_a_new_owner_that_is_ours() {
@@ -549,7 +551,7 @@ fn a_foreign_reaper_and_a_new_owner_that_is_ours() {
     });
 }
 
-/// A look that misreads the zombie's status gives way to the reap.
+/// an observation that misreads the zombie's status gives way to the reap.
 #[test]
 fn a_misread_status_gives_way_to_the_reaped_one() {
     loom::model(|| {

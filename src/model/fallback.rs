@@ -4,7 +4,7 @@ use super::{BY_ITSELF, Kernel, MockChild, Phase, World, status};
 use crate::lifecycle::Lifecycle;
 use crate::sync::Arc;
 use crate::sys::unix::waitid_thread::{ById, Thread};
-use crate::sys::{Exit, Look};
+use crate::sys::{Exit, Observed};
 use crate::usage::Usage;
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
@@ -18,14 +18,14 @@ use std::time::{Duration, Instant};
 struct MockProcess(Arc<World>);
 
 impl ById for MockProcess {
-    fn look(&self) -> io::Result<Look> {
+    fn observe(&self) -> io::Result<Observed> {
         let process = self.0.process();
         Ok(match process.phase {
-            Phase::Running | Phase::Reaped => Look::Running,
+            Phase::Running | Phase::Reaped => Observed::Running,
             Phase::Zombie => {
-                Look::Exited(self.0.kernel.shows_status.then(|| status(process.status)))
+                Observed::Exited(self.0.kernel.shows_status.then(|| status(process.status)))
             }
-            Phase::Recycled => Look::ReapedElsewhere,
+            Phase::Recycled => Observed::ReapedElsewhere,
         })
     }
 
@@ -61,8 +61,8 @@ impl Exit for Notice {
         Ok(self.0.wait(deadline))
     }
 
-    fn look(&self) -> io::Result<(Look, Option<Usage>)> {
-        Ok((self.0.look()?, None))
+    fn observe(&self) -> io::Result<(Observed, Option<Usage>)> {
+        Ok((self.0.observe()?, None))
     }
 
     fn recover(&self) -> Option<ExitStatus> {

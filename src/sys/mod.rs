@@ -335,13 +335,13 @@ pub(crate) fn kernel_queue() -> io::Result<Box<dyn KernelQueue>> {
 
 /// Notices the exit of one child without reaping it.
 ///
-/// The lifecycle calls `look`, `recover` and every signal under its lock and before its reap. So an implementation races
+/// The lifecycle calls `observe`, `recover` and every signal under its lock and before its reap. So an implementation races
 /// only with the threads in its own `wait`, and with foreign reapers.
 pub(crate) trait Exit: Send + Sync + Sized + 'static {
     /// Blocks until the child may have exited (`true`), or until the deadline (`false`). A deadline that has passed is no
     /// error. Without a deadline the result is always `true`.
     ///
-    /// `true` does not promise that [`look`](Exit::look) finds an exit.
+    /// `true` does not promise that [`observe`](Exit::observe) finds an exit.
     fn wait(&self, deadline: Option<Instant>) -> io::Result<bool>;
 
     /// Polls the child: returns its state, and the usage of a zombie where the system reports it without a reap. Never
@@ -354,7 +354,7 @@ pub(crate) trait Exit: Send + Sync + Sized + 'static {
     /// | NetBSD | `wait6` | its own | resident; its own |
     /// | macOS | `proc_pid_rusage` | with those of the children it waited for | its own footprint |
     /// | Windows | `GetProcessTimes`, `GetProcessMemoryInfo` | its own | its own working set |
-    fn look(&self) -> io::Result<(Look, Option<Usage>)>;
+    fn observe(&self) -> io::Result<(Observed, Option<Usage>)>;
 
     /// Returns the status of a child that another part of the program has reaped, if the kernel kept it. Never blocks.
     fn recover(&self) -> Option<ExitStatus>;
@@ -394,9 +394,9 @@ pub(crate) enum Opened {
     ReapedElsewhere(Option<ExitStatus>),
 }
 
-/// The state of a child, from [`Exit::look`].
+/// The state of a child, from [`Exit::observe`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Look {
+pub(crate) enum Observed {
     /// The child has not exited, as far as the system reports.
     Running,
     /// The child has exited and can be reaped. The status, where the mechanism has one, is the kernel's for this very
@@ -408,7 +408,7 @@ pub(crate) enum Look {
 }
 
 #[cfg(unix)]
-impl Look {
+impl Observed {
     /// Returns whether the child has exited and is unreaped.
     pub(crate) fn is_zombie(self) -> bool {
         matches!(self, Self::Exited(_))

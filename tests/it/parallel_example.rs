@@ -280,7 +280,7 @@ fn a_timeout_stops_a_tree() {
     let stubborn = [findable_daemon(STUBBORN), parts(STUBBORN)].concat();
     // On a slow machine a command may be killed before it writes its process ID.
     let mut running = Running::on("-j2 -t 1s -g 50ms", &[stubborn], 0);
-    until("it has ended", || running.child.try_wait().expect("to look").is_some());
+    until("it has ended", || running.child.try_wait().expect("a state").is_some());
     running.hear_the_rest();
     let captured = running.ends(1);
     says(&captured, "0 succeeded, 1 failed");

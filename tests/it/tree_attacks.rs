@@ -35,10 +35,10 @@ fn a_tree_that_forks_in_its_group_is_not_called_empty() {
     wait(&stage.child);
     // The tree forks for 15 seconds at least.
     let until = Instant::now() + Duration::from_secs(10);
-    let mut looks = 0;
-    while Instant::now() < until && looks < rounds(150) {
-        looks += 1;
-        assert!(!stage.tree().is_empty().expect("an answer"), "look {looks}");
+    let mut checks = 0;
+    while Instant::now() < until && checks < rounds(150) {
+        checks += 1;
+        assert!(!stage.tree().is_empty().expect("an answer"), "check {checks}");
     }
     stage.tree().kill().expect("to kill");
     stage.wait_empty();

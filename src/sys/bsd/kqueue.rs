@@ -26,7 +26,7 @@
 //! Sources: kqueue(2) of macOS, FreeBSD, NetBSD, OpenBSD and DragonFly.
 
 use crate::fork_guard::ForkGuard;
-use crate::sys::Look;
+use crate::sys::Observed;
 use crate::sys::unix::by_pid::{self, ChildById, Pid};
 use crate::sys::unix::notice::ProcessDescriptor;
 use crate::sys::unix::poll::poll_readable;
@@ -66,22 +66,22 @@ pub(crate) fn open(pid: Pid) -> Option<Box<dyn ProcessDescriptor>> {
     };
     let child = ChildById::new(pid);
     // The event is bound to another process only if another part of the program has reaped the child by now.
-    match by_pid::look(pid) {
-        Ok(Look::ReapedElsewhere) | Err(_) => None,
+    match by_pid::observe(pid) {
+        Ok(Observed::ReapedElsewhere) | Err(_) => None,
         Ok(_) => Some(Box::new(Kqueue { queue, child, late })),
     }
 }
 
 impl Kqueue {
-    fn state(&self) -> io::Result<Look> {
+    fn state(&self) -> io::Result<Observed> {
         if self.queue.inherited() {
             return Err(by_pid::no_child());
         }
         if !self.late && !poll_readable(self.as_fd(), Some(Instant::now())) {
-            return Ok(Look::Running);
+            return Ok(Observed::Running);
         }
         // Without `waitid` only std's reap reports the status.
-        Ok(self.child.look().unwrap_or(Look::Exited(None)))
+        Ok(self.child.observe().unwrap_or(Observed::Exited(None)))
     }
 }
 
@@ -92,7 +92,7 @@ impl ProcessDescriptor for Kqueue {
         self.queue.inherited() || self.late || poll_readable(self.as_fd(), deadline)
     }
 
-    fn look(&self) -> io::Result<(Look, Option<Usage>)> {
+    fn observe(&self) -> io::Result<(Observed, Option<Usage>)> {
         Ok(self.child.with_usage(self.state()?))
     }
 
@@ -121,8 +121,8 @@ impl ProcessDescriptor for Kqueue {
 
     fn signal(&self, signal: c_int) -> io::Result<()> {
         match self.state()? {
-            Look::Running => by_pid::signal(self.child.pid, signal),
-            Look::Exited(_) | Look::ReapedElsewhere => Ok(()),
+            Observed::Running => by_pid::signal(self.child.pid, signal),
+            Observed::Exited(_) | Observed::ReapedElsewhere => Ok(()),
         }
     }
 
@@ -132,9 +132,9 @@ impl ProcessDescriptor for Kqueue {
 
     fn reap(&self) -> bool {
         match self.state() {
-            Ok(Look::Running) => false,
-            Ok(Look::Exited(_)) => by_pid::reap(self.child.pid),
-            Ok(Look::ReapedElsewhere) | Err(_) => true,
+            Ok(Observed::Running) => false,
+            Ok(Observed::Exited(_)) => by_pid::reap(self.child.pid),
+            Ok(Observed::ReapedElsewhere) | Err(_) => true,
         }
     }
 }

@@ -16,7 +16,7 @@
 //! Sources: pidfd_open(2), pidfd_send_signal(2), waitid(2), and `fs/pidfs.c` for the ioctl.
 
 use super::waitid;
-use crate::sys::Look;
+use crate::sys::Observed;
 use crate::sys::unix::by_pid::{self, Pid};
 use crate::sys::unix::notice::ProcessDescriptor;
 use crate::sys::unix::poll::poll_readable;
@@ -40,7 +40,7 @@ struct Pidfd {
 pub(crate) fn open(pid: Pid) -> Option<Box<dyn ProcessDescriptor>> {
     let fd = open_any(pid).ok()?;
     match poll_pidfd(fd.as_fd()) {
-        Ok((Look::ReapedElsewhere, _)) | Err(_) => None,
+        Ok((Observed::ReapedElsewhere, _)) | Err(_) => None,
         Ok(_) => Some(Box::new(Pidfd { fd, pid })),
     }
 }
@@ -53,7 +53,7 @@ pub(crate) fn accept(
 ) -> Option<Result<Box<dyn ProcessDescriptor>, Option<ExitStatus>>> {
     let pidfd = Pidfd { fd, pid };
     let is_reaped = match poll_pidfd(pidfd.as_fd()).ok()?.0 {
-        Look::ReapedElsewhere => matches!(pidfd.poll_reap(), Ok(Look::ReapedElsewhere)),
+        Observed::ReapedElsewhere => matches!(pidfd.poll_reap(), Ok(Observed::ReapedElsewhere)),
         _ => false,
     };
     Some(if is_reaped { Err(pidfd.recover()) } else { Ok(Box::new(pidfd)) })
@@ -78,17 +78,17 @@ impl Pidfd {
     ///   the ioctl for as long as a reap usually takes, and then have the caller poll again: other threads wait for the
     ///   caller's lock.
     /// - The process has been reaped.
-    fn poll_reap(&self) -> io::Result<Look> {
+    fn poll_reap(&self) -> io::Result<Observed> {
         if !self.has_ended() {
             return Err(by_pid::no_child());
         }
         for _ in 0..100 {
             match self.info() {
                 Ok(None) => std::hint::spin_loop(),
-                Ok(Some(_)) | Err(_) => return Ok(Look::ReapedElsewhere),
+                Ok(Some(_)) | Err(_) => return Ok(Observed::ReapedElsewhere),
             }
         }
-        Ok(Look::Running)
+        Ok(Observed::Running)
     }
 
     /// Returns the exit status, once the process has been reaped (`Ok(None)` before).
@@ -117,16 +117,16 @@ impl ProcessDescriptor for Pidfd {
         poll_readable(self.fd.as_fd(), deadline)
     }
 
-    fn look(&self) -> io::Result<(Look, Option<Usage>)> {
-        let look = match poll_pidfd(self.fd.as_fd()) {
-            Ok((Look::ReapedElsewhere, _)) => self.poll_reap()?,
-            Ok(look_and_usage) => return Ok(look_and_usage),
+    fn observe(&self) -> io::Result<(Observed, Option<Usage>)> {
+        let observed = match poll_pidfd(self.fd.as_fd()) {
+            Ok((Observed::ReapedElsewhere, _)) => self.poll_reap()?,
+            Ok(observed) => return Ok(observed),
             // `waitid` worked when the pidfd was opened, so a sandbox forbids it now.
-            Err(_) if !self.has_ended() => Look::Running,
-            Err(_) if self.recover().is_some() => Look::ReapedElsewhere,
-            Err(_) => Look::Exited(None),
+            Err(_) if !self.has_ended() => Observed::Running,
+            Err(_) if self.recover().is_some() => Observed::ReapedElsewhere,
+            Err(_) => Observed::Exited(None),
         };
-        Ok((look, None))
+        Ok((observed, None))
     }
 
     /// Returns the status, which the kernel keeps if the process was reaped while a pidfd to it was open.
@@ -140,7 +140,7 @@ impl ProcessDescriptor for Pidfd {
             Err(error) => error,
         };
         // After the exit no error matters. (For a zombie of another user the error is EPERM as well.)
-        if self.look()?.0 != Look::Running {
+        if self.observe()?.0 != Observed::Running {
             return Ok(());
         }
         // EPERM may be genuine (the child has changed its user), or come from a sandbox that does not know the call.
@@ -162,7 +162,9 @@ impl ProcessDescriptor for Pidfd {
         match send(self.fd.as_raw_fd(), signal, PROCESS_GROUP) {
             Ok(()) => Ok(()),
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
-            Err(_) => by_pid::signal_group(self.look().map(|(look, _)| look), self.pid, signal),
+            Err(_) => {
+                by_pid::signal_group(self.observe().map(|(observed, _)| observed), self.pid, signal)
+            }
         }
     }
 
@@ -186,7 +188,7 @@ impl AsFd for Pidfd {
 }
 
 /// Polls the process of the pidfd, which cannot mean another process.
-fn poll_pidfd(fd: BorrowedFd<'_>) -> io::Result<(Look, Option<Usage>)> {
+fn poll_pidfd(fd: BorrowedFd<'_>) -> io::Result<(Observed, Option<Usage>)> {
     waitid::poll(libc::P_PIDFD, fd.as_raw_fd().unsigned_abs())
 }
 

@@ -6,7 +6,7 @@
 //!
 //! Sources: waitid(2), "C library/kernel differences"; `kernel/exit.c`, `kernel/sys.c` and `fs/exec.c`.
 
-use crate::sys::Look;
+use crate::sys::Observed;
 use crate::sys::unix::by_pid::{self, Pid};
 use crate::sys::unix::rusage;
 use crate::usage::Usage;
@@ -61,22 +61,22 @@ pub(crate) fn usage_of(pid: Pid) -> Option<Usage> {
 }
 
 /// Returns the state of a child, and the usage of a zombie.
-pub(crate) fn poll(kind: libc::idtype_t, id: u32) -> io::Result<(Look, Option<Usage>)> {
+pub(crate) fn poll(kind: libc::idtype_t, id: u32) -> io::Result<(Observed, Option<Usage>)> {
     let mut usage = Rusage::default();
     let to = &raw mut usage;
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-    let look = by_pid::look_by(|info| {
+    let observed = by_pid::observe_by(|info| {
         // SAFETY: a siginfo_t and a rusage, as the kernel lays them out, are writable for the whole call. There is no
         // other pointer.
         let result = unsafe { libc::syscall(libc::SYS_waitid, kind, id, info, options, to) };
         result as c_int
     })?;
     // The kernel fills the buffer for a zombie only.
-    let Look::Exited(_) = look else { return Ok((look, None)) };
+    let Observed::Exited(_) = observed else { return Ok((observed, None)) };
     let usage = Usage {
         user: rusage::time(usage.user.seconds, usage.user.micros),
         system: rusage::time(usage.system.seconds, usage.system.micros),
         peak_memory: rusage::kibibytes(usage.peak),
     };
-    Ok((look, Some(usage)))
+    Ok((observed, Some(usage)))
 }

@@ -9,7 +9,7 @@
 use super::siginfo;
 use crate::backoff::Backoff;
 use crate::sys::unix::system::{Same, System};
-use crate::sys::{Look, PLATFORM};
+use crate::sys::{Observed, PLATFORM};
 use crate::usage::Usage;
 use std::ffi::c_int;
 use std::fmt::Debug;
@@ -48,21 +48,21 @@ impl ChildById {
 
     /// Returns the child's state. An error means that `waitid` is not available (a sandbox), and that no other reaper
     /// is known to have reaped the child.
-    pub(crate) fn look(&self) -> io::Result<Look> {
+    pub(crate) fn observe(&self) -> io::Result<Observed> {
         let of_zombie = || PLATFORM.status_of_zombie.and_then(|of| of(self.pid));
-        let seen = look(self.pid).map(|look| with_status(look, of_zombie));
+        let seen = observe(self.pid).map(|observed| with_status(observed, of_zombie));
         judge(seen, self.check())
     }
 
     /// Adds the usage to the child's state. `None` if the child is no zombie, if another part of the program has reaped
     /// it, or if the system reports the usage to a reaper alone.
-    pub(crate) fn with_usage(&self, look: Look) -> (Look, Option<Usage>) {
-        let usage = if look.is_zombie() {
+    pub(crate) fn with_usage(&self, observed: Observed) -> (Observed, Option<Usage>) {
+        let usage = if observed.is_zombie() {
             PLATFORM.usage_of_zombie.and_then(|of| of(self.pid))
         } else {
             None
         };
-        (look, usage.filter(|_| self.check() != Some(Same::No)))
+        (observed, usage.filter(|_| self.check() != Some(Same::No)))
     }
 
     fn check(&self) -> Option<Same> {
@@ -71,36 +71,36 @@ impl ChildById {
 
     /// Sends a signal to the child if it is not known to have ended.
     pub(crate) fn signal(&self, number: c_int) -> io::Result<()> {
-        match self.look() {
-            Ok(Look::Running) | Err(_) => signal(self.pid, number),
-            Ok(Look::Exited(_) | Look::ReapedElsewhere) => Ok(()),
+        match self.observe() {
+            Ok(Observed::Running) | Err(_) => signal(self.pid, number),
+            Ok(Observed::Exited(_) | Observed::ReapedElsewhere) => Ok(()),
         }
     }
 
     /// Sends a signal to the group that the child leads, unless another part of the program has reaped the child: then
     /// the ID of the group may belong to another group.
     pub(crate) fn signal_group(&self, number: c_int) -> io::Result<()> {
-        signal_group(self.look(), self.pid, number)
+        signal_group(self.observe(), self.pid, number)
     }
 }
 
 /// Adds the status from the process table where `waitid` does not report it: macOS 10.12 to 10.15 do not write into a
 /// `siginfo_t` which signal ended a child. Otherwise only a reap would report the status, and a pinned leader would be
 /// reaped (`lifecycle.rs`).
-fn with_status(look: Look, of_zombie: impl FnOnce() -> Option<ExitStatus>) -> Look {
-    match look {
-        Look::Exited(None) => Look::Exited(of_zombie()),
-        look => look,
+fn with_status(observed: Observed, of_zombie: impl FnOnce() -> Option<ExitStatus>) -> Observed {
+    match observed {
+        Observed::Exited(None) => Observed::Exited(of_zombie()),
+        observed => observed,
     }
 }
 
 /// Derives the state of the child from the report of `waitid` about the ID and from the later check of the identity.
-fn judge(seen: io::Result<Look>, same: Option<Same>) -> io::Result<Look> {
+fn judge(seen: io::Result<Observed>, same: Option<Same>) -> io::Result<Observed> {
     match (same, &seen) {
-        (Some(Same::No), _) => Ok(Look::ReapedElsewhere),
+        (Some(Same::No), _) => Ok(Observed::ReapedElsewhere),
         // The child exists, and `waitid` does not find it: on some systems an attached debugger is its parent until it
         // detaches. Or a foreign reaper has not finished its reap.
-        (Some(Same::Yes), Ok(Look::ReapedElsewhere)) => Ok(Look::Running),
+        (Some(Same::Yes), Ok(Observed::ReapedElsewhere)) => Ok(Observed::Running),
         _ => seen,
     }
 }
@@ -115,8 +115,12 @@ pub(crate) fn signal(pid: Pid, signal: c_int) -> io::Result<()> {
 }
 
 /// Sends a signal to the group of a leader in this state (kill(2)).
-pub(crate) fn signal_group(leader: io::Result<Look>, pid: Pid, signal: c_int) -> io::Result<()> {
-    if let Ok(Look::ReapedElsewhere) = leader {
+pub(crate) fn signal_group(
+    leader: io::Result<Observed>,
+    pid: Pid,
+    signal: c_int,
+) -> io::Result<()> {
+    if let Ok(Observed::ReapedElsewhere) = leader {
         return Err(no_child());
     }
     // SAFETY: `kill` takes two integers and touches no memory of this process. A `Pid` is positive, and its negative
@@ -129,7 +133,7 @@ pub(crate) fn signal_group(leader: io::Result<Look>, pid: Pid, signal: c_int) ->
     // signal. If the leader is a zombie, assume a group of zombies.
     let only_zombies = PLATFORM.system == Some(System::Apple)
         && error.raw_os_error() == Some(libc::EPERM)
-        && leader.is_ok_and(Look::is_zombie);
+        && leader.is_ok_and(Observed::is_zombie);
     if only_zombies { Ok(()) } else { ignore_missing(error) }
 }
 
@@ -147,7 +151,7 @@ pub(crate) fn reap(pid: Pid) -> bool {
 }
 
 /// Returns the state of the process with this ID, if it is a child of this process. Does not reap.
-pub(crate) fn look(pid: Pid) -> io::Result<Look> {
+pub(crate) fn observe(pid: Pid) -> io::Result<Observed> {
     waitid(pid, libc::WNOHANG)
 }
 
@@ -155,64 +159,70 @@ pub(crate) fn look(pid: Pid) -> io::Result<Look> {
 pub(crate) fn block(pid: Pid) {
     let mut pause = Backoff::new();
     // `Running`: macOS returns for a stopped child as well (`siginfo.rs`).
-    while let Ok(Look::Running) = waitid(pid, 0) {
+    while let Ok(Observed::Running) = waitid(pid, 0) {
         pause.sleep(None);
     }
 }
 
 /// Calls waitid(2) with `WEXITED | WNOWAIT`, which leaves the zombie for later calls.
-fn waitid(pid: Pid, options: c_int) -> io::Result<Look> {
+fn waitid(pid: Pid, options: c_int) -> io::Result<Observed> {
     let id = pid.as_raw_nonzero().get().unsigned_abs() as libc::id_t;
     let options = options | libc::WEXITED | libc::WNOWAIT;
     // SAFETY: `info` is a writable siginfo_t for the whole call. There is no other pointer.
-    look_by(|info| unsafe { libc::waitid(libc::P_PID, id, info, options) })
+    observe_by(|info| unsafe { libc::waitid(libc::P_PID, id, info, options) })
 }
 
 /// Returns the state of a child according to `wait`, which writes as waitid(2) does, or returns a number other than
 /// zero.
-pub(crate) fn look_by(mut wait: impl FnMut(*mut libc::siginfo_t) -> c_int) -> io::Result<Look> {
+pub(crate) fn observe_by(
+    mut wait: impl FnMut(*mut libc::siginfo_t) -> c_int,
+) -> io::Result<Observed> {
     let mut room = siginfo::Room::new();
     while wait(room.as_mut_ptr()) != 0 {
         let error = io::Error::last_os_error();
         match error.raw_os_error() {
             Some(libc::EINTR) => {}
-            Some(libc::ECHILD) => return Ok(Look::ReapedElsewhere),
+            Some(libc::ECHILD) => return Ok(Observed::ReapedElsewhere),
             _ => return Err(error),
         }
     }
     Ok(match room.report() {
-        siginfo::Report::NoExit => Look::Running,
-        siginfo::Report::Exit(status) => Look::Exited(status.map(ExitStatus::from_raw)),
+        siginfo::Report::NoExit => Observed::Running,
+        siginfo::Report::Exit(status) => Observed::Exited(status.map(ExitStatus::from_raw)),
     })
 }
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use super::{Look, Same, judge, with_status};
+    use super::{Observed, Same, judge, with_status};
     use std::os::unix::process::ExitStatusExt;
     use std::process::ExitStatus;
 
     /// The identity decides the state after `waitid` fails with ECHILD.
     #[test]
     fn child_that_waitid_does_not_find_runs_unless_it_is_reparented() {
-        let judged = |same| judge(Ok(Look::ReapedElsewhere), Some(same)).expect("no error went in");
-        assert_eq!(judged(Same::Yes), Look::Running);
-        assert_eq!(judged(Same::Reparented), Look::ReapedElsewhere);
-        assert_eq!(judged(Same::Unknown), Look::ReapedElsewhere);
+        let judged =
+            |same| judge(Ok(Observed::ReapedElsewhere), Some(same)).expect("no error went in");
+        assert_eq!(judged(Same::Yes), Observed::Running);
+        assert_eq!(judged(Same::Reparented), Observed::ReapedElsewhere);
+        assert_eq!(judged(Same::Unknown), Observed::ReapedElsewhere);
     }
 
     #[test]
     fn child_with_recycled_id_counts_as_reaped_elsewhere() {
-        let seen = judge(Ok(Look::Running), Some(Same::No)).expect("no error went in");
-        assert_eq!(seen, Look::ReapedElsewhere);
+        let seen = judge(Ok(Observed::Running), Some(Same::No)).expect("no error went in");
+        assert_eq!(seen, Observed::ReapedElsewhere);
     }
 
     #[test]
     fn death_by_signal_without_its_number_has_the_status_of_the_process_table() {
         let killed = ExitStatus::from_raw(9);
-        assert_eq!(with_status(Look::Exited(None), || Some(killed)), Look::Exited(Some(killed)));
-        let known = Look::Exited(Some(ExitStatus::from_raw(0)));
+        assert_eq!(
+            with_status(Observed::Exited(None), || Some(killed)),
+            Observed::Exited(Some(killed))
+        );
+        let known = Observed::Exited(Some(ExitStatus::from_raw(0)));
         assert_eq!(with_status(known, || panic!("the status is known")), known);
-        assert_eq!(with_status(Look::Running, || panic!("it runs")), Look::Running);
+        assert_eq!(with_status(Observed::Running, || panic!("it runs")), Observed::Running);
     }
 }

@@ -4,7 +4,7 @@ use super::by_pid::{self, Pid};
 use super::reaped_elsewhere::ReapedElsewhere;
 use super::waitid_thread::{Listener, Thread};
 use crate::sync::Arc;
-use crate::sys::{Exit, FromChild, Look, Opened, PLATFORM};
+use crate::sys::{Exit, FromChild, Observed, Opened, PLATFORM};
 use crate::usage::Usage;
 use std::ffi::c_int;
 use std::fmt::Debug;
@@ -36,8 +36,8 @@ pub(crate) trait ProcessDescriptor: AsFd + Debug + Send + Sync {
     /// Implements [`Exit::wait`].
     fn wait(&self, deadline: Option<Instant>) -> bool;
 
-    /// Implements [`Exit::look`].
-    fn look(&self) -> io::Result<(Look, Option<Usage>)>;
+    /// Implements [`Exit::observe`].
+    fn observe(&self) -> io::Result<(Observed, Option<Usage>)>;
 
     /// Implements [`Exit::recover`].
     fn recover(&self) -> Option<ExitStatus>;
@@ -122,8 +122,8 @@ impl Notice {
 
     fn open_thread(pid: Pid) -> Opened {
         let thread = Self::Thread(Thread::new(pid));
-        match by_pid::look(pid) {
-            Ok(Look::ReapedElsewhere) => Opened::ReapedElsewhere(None),
+        match by_pid::observe(pid) {
+            Ok(Observed::ReapedElsewhere) => Opened::ReapedElsewhere(None),
             Ok(_) => Opened::Unreaped(thread),
             Err(_) => Opened::Unverified(thread),
         }
@@ -148,7 +148,7 @@ impl Notice {
 
     /// Returns whether the child's ID is its own. This library must not have reaped the child.
     pub(crate) fn has_its_id(&self) -> bool {
-        !matches!(self.look(), Ok((Look::ReapedElsewhere, _)))
+        !matches!(self.observe(), Ok((Observed::ReapedElsewhere, _)))
     }
 
     /// Reaps the child if it is a zombie, and discards its status. Returns whether it is reaped.
@@ -200,10 +200,10 @@ impl Exit for Notice {
         })
     }
 
-    fn look(&self) -> io::Result<(Look, Option<Usage>)> {
+    fn observe(&self) -> io::Result<(Observed, Option<Usage>)> {
         match self {
-            Self::Descriptor(descriptor) => descriptor.look(),
-            Self::Thread(thread) => thread.look_with_usage(),
+            Self::Descriptor(descriptor) => descriptor.observe(),
+            Self::Thread(thread) => thread.observe_with_usage(),
         }
     }
 

@@ -18,7 +18,7 @@
 //! *Listeners* are called instead of blocking. They share the helper with the waits that have a deadline. The helper calls
 //! them when it leaves, and [`Thread::settled`] calls them if the child is reaped before that; each once.
 //!
-//! Foreign reapers heed no lock. Against them there is only the identity, checked after a look and before a signal.
+//! Foreign reapers ignore every lock. Against them there is only the identity, checked after an observation and before a signal.
 //!
 //! The process is a parameter, so that `model.rs` can check every interleaving.
 
@@ -26,7 +26,7 @@ use super::by_pid::{self, ChildById, Pid};
 use super::helper_thread::spawn_helper;
 use crate::backoff::left;
 use crate::sync::{Arc, Mutex, imp::Condvar};
-use crate::sys::Look;
+use crate::sys::Observed;
 use crate::usage::Usage;
 use std::ffi::c_int;
 use std::fmt;
@@ -38,7 +38,7 @@ use std::time::Instant;
 /// A process that is known by its ID alone.
 pub(crate) trait ById: Send + Sync + 'static {
     /// Returns whether the process runs. An error means that the system cannot say so without reaping.
-    fn look(&self) -> io::Result<Look>;
+    fn observe(&self) -> io::Result<Observed>;
 
     /// Blocks until the process has exited or is no longer a child of this process.
     fn block(&self);
@@ -48,13 +48,13 @@ pub(crate) trait ById: Send + Sync + 'static {
 
     /// Returns whether the process runs, so that [`block`](Self::block) has an exit to wait for.
     fn runs(&self) -> bool {
-        matches!(self.look(), Ok(Look::Running))
+        matches!(self.observe(), Ok(Observed::Running))
     }
 }
 
 impl ById for ChildById {
-    fn look(&self) -> io::Result<Look> {
-        self.look()
+    fn observe(&self) -> io::Result<Observed> {
+        self.observe()
     }
 
     fn block(&self) {
@@ -65,12 +65,12 @@ impl ById for ChildById {
         by_pid::reap(self.pid)
     }
 
-    /// Stricter than `look`, which also returns `Running` while a foreign reap of the child is in progress. After that
+    /// Stricter than `observe`, which also returns `Running` while a foreign reap of the child is in progress. After that
     /// reap another process can have the ID, and `block` would wait for it. So `waitid` must see the child run, and the
     /// ID must be the child's *after* that.
     fn runs(&self) -> bool {
-        matches!(by_pid::look(self.pid), Ok(Look::Running))
-            && matches!(self.look(), Ok(Look::Running))
+        matches!(by_pid::observe(self.pid), Ok(Observed::Running))
+            && matches!(self.observe(), Ok(Observed::Running))
     }
 }
 
@@ -108,9 +108,9 @@ impl Thread {
         Self::of(ChildById::new(pid))
     }
 
-    pub(crate) fn look_with_usage(&self) -> io::Result<(Look, Option<Usage>)> {
-        let look = self.look()?;
-        Ok(self.shared()?.process.with_usage(look))
+    pub(crate) fn observe_with_usage(&self) -> io::Result<(Observed, Option<Usage>)> {
+        let observed = self.observe()?;
+        Ok(self.shared()?.process.with_usage(observed))
     }
 
     pub(crate) fn signal(&self, signal: c_int) -> io::Result<()> {
@@ -137,21 +137,21 @@ impl<P: ById> Thread<P> {
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> bool {
         match (self.shared(), deadline) {
             (Ok(shared), None) => {
-                // Look first: if another part of the program has reaped the child, the ID may be another process's.
+                // Observed first: if another part of the program has reaped the child, the ID may be another process's.
                 if shared.runs() {
                     shared.process.block();
                 }
                 true
             }
             (Ok(shared), Some(deadline)) => Shared::block_until(shared, deadline),
-            // The look returns the error.
+            // The observation returns the error.
             (Err(_), _) => true,
         }
     }
 
-    pub(crate) fn look(&self) -> io::Result<Look> {
+    pub(crate) fn observe(&self) -> io::Result<Observed> {
         // Without `waitid`, the reap by `waitpid` returns the status.
-        Ok(self.shared()?.process.look().unwrap_or(Look::Exited(None)))
+        Ok(self.shared()?.process.observe().unwrap_or(Observed::Exited(None)))
     }
 
     pub(crate) fn settled(&self) {
@@ -169,7 +169,7 @@ impl<P: ById> Thread<P> {
         let mut waiting = shared.waiting.lock();
         let id = waiting.next_listener;
         waiting.next_listener += 1;
-        // Look under the lock, so that `settled` and the end of the helper come before or after all of this.
+        // Observed under the lock, so that `settled` and the end of the helper come before or after all of this.
         if waiting.settled || !shared.runs() {
             drop(waiting);
             listener();
@@ -211,7 +211,7 @@ impl<P: ById> Shared<P> {
                 // The caller polls once more, and finds an exit that the helper has not reported yet.
                 return false;
             }
-            // Look first, as in `wait`. If the helper cannot be started, the caller pauses and comes back.
+            // Observed first, as in `wait`. If the helper cannot be started, the caller pauses and comes back.
             if !waiting.helper && (!this.runs() || !Self::start_helper(this, &mut waiting)) {
                 return true;
             }
@@ -251,10 +251,10 @@ impl<P: ById> Shared<P> {
     }
 
     fn reap(&self) -> bool {
-        match self.process.look() {
-            Ok(Look::Running) => false,
-            Ok(Look::Exited(_)) | Err(_) => self.process.reap(),
-            Ok(Look::ReapedElsewhere) => true,
+        match self.process.observe() {
+            Ok(Observed::Running) => false,
+            Ok(Observed::Exited(_)) | Err(_) => self.process.reap(),
+            Ok(Observed::ReapedElsewhere) => true,
         }
     }
 }

@@ -9,7 +9,7 @@
 //! GetProcessTimes, GetProcessMemoryInfo and PROCESS_MEMORY_COUNTERS of the Win32 documentation.
 
 use crate::sync::Arc;
-use crate::sys::{Exit, FromChild, Look, Opened};
+use crate::sys::{Exit, FromChild, Observed, Opened};
 use crate::usage::Usage;
 use std::io;
 use std::os::windows::io::{AsHandle, AsRawHandle, BorrowedHandle};
@@ -177,11 +177,11 @@ impl Exit for Notice {
         wait_until(deadline, self.longest_wait, |millis| is_signalled_within(&process, millis))
     }
 
-    fn look(&self) -> io::Result<(Look, Option<Usage>)> {
+    fn observe(&self) -> io::Result<(Observed, Option<Usage>)> {
         // std's `Child` reads the exit code itself, and remembers it.
         Ok(match is_signalled(self.process())? {
-            true => (Look::Exited(None), usage_of(self.process())),
-            false => (Look::Running, None),
+            true => (Observed::Exited(None), usage_of(self.process())),
+            false => (Observed::Running, None),
         })
     }
 
