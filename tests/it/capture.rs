@@ -155,7 +155,7 @@ fn input_that_fails_stops_the_child_before_it_sees_an_end() {
         let reader = (&b"half of it"[..]).chain(Failing);
         let captured = run(backend, &["read", "say", "taken"], capture.stdin_from(reader));
         assert_eq!(captured.stopped_by, Some(StoppedBy::Input));
-        assert_eq!(captured.error.as_ref().unwrap().to_string(), "the disk is gone");
+        assert_eq!(captured.error.as_ref().unwrap().to_string(), "the disk has failed");
         assert_eq!(captured.stdout.text(), "");
         assert!(!captured.success());
     });

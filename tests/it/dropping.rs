@@ -190,7 +190,7 @@ mod unix_only {
         on_every_backend(|backend| {
             let (child, stdin) = stoppable(backend, 7);
             let mut child = Some(child);
-            let in_the_fork = || {
+            let drop_and_reap = || {
                 drop(child.take());
                 let (own, stdin) = stoppable(backend, 0);
                 drop(own);
@@ -198,7 +198,7 @@ mod unix_only {
                 until("reaped in the fork", || unix::children().is_empty());
                 0
             };
-            let failed = seam::while_the_reaper_works(|| unix::in_a_fork(in_the_fork));
+            let failed = seam::while_the_reaper_works(|| unix::in_a_fork(drop_and_reap));
             assert_eq!(failed, 0);
             drop(stdin);
             let child = child.expect("only the fork has dropped it");

@@ -209,9 +209,9 @@ fn no_wait_of_any_kind() {
 }
 
 /// On some systems a traced child has another parent meanwhile: it exists, but cannot be waited for. A filter on one
-/// thread plays that here.
+/// thread simulates that.
 #[test]
-fn a_child_that_is_somebody_elses_for_a_while() {
+fn child_that_cannot_be_waited_for_meanwhile_is_not_lost() {
     alone!();
     watchdog!();
     let backend = Backend::ALL[1];
@@ -226,7 +226,7 @@ fn a_child_that_is_somebody_elses_for_a_while() {
             assert_eq!(child.wait_timeout(Duration::from_millis(5)).unwrap(), None);
             drop(stdin);
             until("dead", || linux::is_zombie(child.id()));
-            assert_eq!(child.try_wait().unwrap(), None, "it is not lost");
+            assert_eq!(child.try_wait().unwrap(), None, "the zombie is still ours");
             killed.kill().unwrap();
         });
     });
@@ -268,15 +268,15 @@ fn a_signal_to_a_child_that_has_changed_its_user() {
     }
     on_every_backend(|backend| {
         let child = sleeper_killed_on_drop(backend);
-        let refused = linux::as_nobody(|| child.send_signal(libc::SIGTERM).unwrap_err());
+        let refused = linux::without_root(|| child.send_signal(libc::SIGTERM).unwrap_err());
         assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
         assert_eq!(child.try_wait().unwrap(), None);
         // Once the child has exited, no signal is sent, so none is refused.
         let (child, stdin) = stoppable(backend, 7);
         drop(stdin);
         linux::wait_for_zombie(child.id());
-        linux::as_nobody(|| child.send_signal(libc::SIGTERM)).unwrap();
-        linux::as_nobody(|| child.kill()).unwrap();
+        linux::without_root(|| child.send_signal(libc::SIGTERM)).unwrap();
+        linux::without_root(|| child.kill()).unwrap();
         assert_eq!(wait(&child).code(), Some(7));
     });
 }
@@ -321,7 +321,7 @@ fn no_proc() {
 
 /// In a PID namespace whose `/proc` belongs to another one, with different process IDs.
 #[test]
-fn the_proc_of_somebody_else() {
+fn proc_of_another_namespace_is_not_used() {
     const WRAPPER: &[&str] = &["unshare", "--fork", "--pid"];
     if !linux::is_root() {
         eprintln!("{} skipped: it takes root", function_name!());

@@ -104,7 +104,7 @@ fn a_child_that_has_outlived_its_first_thread() {
 }
 
 #[test]
-fn signals_do_nothing_after_it_even_if_nobody_has_waited() {
+fn signals_after_a_foreign_reap_do_nothing_before_any_wait() {
     alone!();
     watchdog!();
     on_every_backend(|backend| {
@@ -295,7 +295,7 @@ fn signals() -> Vec<(libc::c_int, libc::sighandler_t, bool)> {
 }
 
 #[test]
-fn no_handler_and_no_mask_is_changed_and_nobody_is_interrupted() {
+fn library_changes_no_handler_or_mask_and_interrupts_no_thread() {
     alone!();
     watchdog!();
     let before = signals();
@@ -360,11 +360,11 @@ fn a_handle_that_a_fork_has_copied_while_threads_wait() {
     watchdog!();
     let (child, stdin) = stoppable(Backend::ALL[1], 7);
     thread::scope(|scope| {
-        let (tells, thread) = std::sync::mpsc::channel();
+        let (sender, thread) = std::sync::mpsc::channel();
         let child = &child;
         let timed = scope.spawn(move || {
             // SAFETY: it cannot fail.
-            tells.send(unsafe { libc::gettid() }).unwrap();
+            sender.send(unsafe { libc::gettid() }).unwrap();
             wait(child)
         });
         let untimed = scope.spawn(|| child.wait().unwrap());

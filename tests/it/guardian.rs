@@ -66,8 +66,8 @@ fn guardian_of(parent: u32) -> u32 {
     all[0]
 }
 
-fn gone(id: u32) {
-    until("the guardian is gone", || !linux::is_alive(id));
+fn until_ended(guardian: u32) {
+    until("the guardian has ended", || !linux::is_alive(guardian));
 }
 
 #[track_caller]
@@ -75,7 +75,7 @@ fn all_die(parent: &Stage) {
     let guardian = guardian_of(parent.child.id());
     kill_and_wait(&parent.child);
     until("they are dead", || parent.survivors().is_empty());
-    gone(guardian);
+    until_ended(guardian);
 }
 
 fn signal(id: u32, signal: i32) {
@@ -183,7 +183,7 @@ fn in_the_inner_namespace() {
         .collect();
     parent.kill().unwrap();
     parent.wait().unwrap();
-    gone(guardian);
+    until_ended(guardian);
     for victim in &mut victims {
         drop(victim.stdin.take());
         assert_eq!(victim.wait().unwrap().code(), Some(77));
@@ -331,7 +331,7 @@ fn what_the_program_prints_to_a_closed_stream_is_no_order() {
         signal(owner, libc::SIGKILL);
         linux::reap(owner);
         until("they are dead", || tree.alive().is_empty());
-        gone(guardian);
+        until_ended(guardian);
     }
 }
 
@@ -343,7 +343,7 @@ fn a_marker_that_is_no_element_of_the_variable_marks_no_process() {
     let mut entries = environment.split(|byte| *byte == 0);
     let marker = entries.find_map(|entry| entry.strip_prefix(b"SHARED_CHILD_TREE=")).unwrap();
     let marker = String::from_utf8(marker.to_vec()).unwrap();
-    let mut strangers: Vec<_> = [
+    let mut others: Vec<_> = [
         ("OTHER", marker.clone()),
         ("OTHER", format!("SHARED_CHILD_TREE={marker}")),
         ("XSHARED_CHILD_TREE", marker.clone()),
@@ -357,9 +357,9 @@ fn a_marker_that_is_no_element_of_the_variable_marks_no_process() {
     .map(|(name, value)| stoppable_command(77).env(name, value).spawn().unwrap())
     .collect();
     all_die(&parent);
-    for stranger in &mut strangers {
-        drop(stranger.stdin.take());
-        assert_eq!(stranger.wait().unwrap().code(), Some(77));
+    for other in &mut others {
+        drop(other.stdin.take());
+        assert_eq!(other.wait().unwrap().code(), Some(77));
     }
 }
 
@@ -417,7 +417,7 @@ fn a_fork_that_outlives_the_parent_does_not_delay_the_kill() {
     signal(owner, libc::SIGKILL);
     linux::reap(owner);
     until("the tree is dead", || tree.alive().is_empty());
-    gone(guardian);
+    until_ended(guardian);
     assert!(linux::is_alive(copy));
     signal(copy, libc::SIGKILL);
 }

@@ -53,7 +53,7 @@ fn a_tree() {
 }
 
 #[test]
-fn a_tree_whose_leader_is_gone() {
+fn drop_kills_a_tree_whose_leader_has_exited() {
     watchdog!();
     for kind in Kind::all(function_name!()) {
         // Once its parent has exited, a member outside the group is found as a daemon is.

@@ -162,7 +162,7 @@ impl Running {
     #[track_caller]
     fn ends(&mut self, expected: i32) -> Captured {
         assert_eq!(wait(&self.child).code(), Some(expected));
-        until("nobody is left", || self.cast.alive().is_empty());
+        until("no process is left", || self.cast.alive().is_empty());
         let captured = self.captured.take().expect("it ends once").join().expect("no panic");
         eprintln!("{}", captured.stderr.text());
         captured
@@ -319,7 +319,7 @@ fn a_signal_stops_all() {
 /// The shells have ended by then, but a process that received the request has the whole grace, and its output is
 /// read.
 #[test]
-fn all_are_asked_at_the_same_time() {
+fn a_signal_terminates_all_commands_at_once() {
     watchdog!();
     // On other systems the grace ends with the shell.
     if !lists(function_name!()) {
@@ -366,13 +366,13 @@ fn a_second_signal_kills_at_once() {
 }
 
 #[test]
-fn nobody_survives_it() {
+fn no_process_survives_a_killed_parallel() {
     watchdog!();
     let with_a_daemon = [findable_daemon(STUBBORN), parts(STUBBORN)].concat();
     let mut running = Running::on("-j2", &[with_a_daemon, parts("pid read")], 3);
     running.child.kill().expect("to kill");
     wait(&running.child);
-    until("nobody is left", || running.cast.alive().is_empty());
+    until("no process is left", || running.cast.alive().is_empty());
     running.captured.take().expect("a capture").join().expect("no panic");
     assert!(running.desk.0.exists());
 }

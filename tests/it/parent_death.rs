@@ -56,7 +56,9 @@ fn all_die_but(parent: &Stage, spared: usize) {
     let guardians = guardian_of(parent);
     die(parent);
     until("they are dead", || parent.survivors().len() <= spared);
-    until("the guardian is gone", || !guardians.iter().any(|guardian| linux::is_alive(*guardian)));
+    until("the guardian has ended", || {
+        !guardians.iter().any(|guardian| linux::is_alive(*guardian))
+    });
     assert_eq!(parent.survivors().len(), spared);
 }
 
@@ -186,7 +188,7 @@ fn an_exec_of_the_parent() {
         let mut parent = parent(&line, 1);
         std::io::Write::write_all(parent.stdin.as_mut().unwrap(), b"now\n").unwrap();
         parent.until_all_have_ended();
-        until("the guardian is gone", || guardian_of(&parent).is_empty());
+        until("the guardian has ended", || guardian_of(&parent).is_empty());
         assert!(linux::is_alive(parent.child.id()));
         parent.stdin = None;
         wait(&parent.child);
@@ -218,7 +220,7 @@ fn after_into_inner() {
     parent.hear("given");
     let guardian = one_guardian(&parent);
     die(&parent);
-    until("the guardian is gone", || !linux::is_alive(guardian));
+    until("the guardian has ended", || !linux::is_alive(guardian));
     assert_eq!(parent.survivors().len(), 4);
     parent.stdin = None;
     parent.until_all_have_ended();
@@ -232,7 +234,7 @@ fn a_leader_that_exits_first() {
         let tree = [start("pid read"), daemon("pid read")].concat();
         let line = [given(&format!("owner {kind}"), &tree), parts("read")];
         let parent = parent(&line, 2);
-        until("the leader is gone", || {
+        until("the leader is reaped", || {
             let children =
                 std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", parent.child.id()));
             let ids: Vec<u32> =
@@ -258,7 +260,7 @@ fn another_guardian() {
     let first = one_guardian(&parent);
     // SAFETY: integers; the guardian is a child of the helper program, which lives.
     unsafe { libc::kill(linux::pid_t(first), libc::SIGKILL) };
-    until("it is gone", || !linux::is_alive(first));
+    until("it has ended", || !linux::is_alive(first));
     std::fs::write(&file, "").unwrap();
     for _ in 0..2 {
         let pid = parent.hear("pid ");

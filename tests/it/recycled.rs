@@ -73,7 +73,7 @@ impl Victim {
         if self.stdin.is_some() {
             self.becomes_a_zombie();
         }
-        assert_eq!(self.child.wait().expect("nobody has reaped the victim").code(), Some(77));
+        assert_eq!(self.child.wait().expect("the victim is not reaped").code(), Some(77));
     }
 }
 
@@ -204,7 +204,7 @@ fn by_the_background_reaper() {
             let mut victim = Victim::on(pid);
             until("all are at rest", linux::helper_threads_rest);
             victim.becomes_a_zombie();
-            until("nobody left to reap", || linux::helper_threads().is_empty());
+            until("the reaper has no child left", || linux::helper_threads().is_empty());
             victim.ends_unharmed();
         }
     });
@@ -320,7 +320,7 @@ fn a_group_that_the_guardian_knew() {
         wait(&owner.child);
         // The guardian acts at the end of its input, and ends. (This process reaps it: it is the first process of its
         // namespace.)
-        until("the guardian is gone", || {
+        until("the guardian has ended", || {
             linux::zombies().into_iter().for_each(|zombie| {
                 linux::reap(zombie);
             });

@@ -125,8 +125,8 @@ fn a_daemon_that_holds_the_pipes() {
         return;
     }
     let daemon = ["spawn", "4", "setsid", "say", "there", "sleep", "say", "done"];
-    let in_the_group = ["spawn", "3", "say", "there", "sleep", "say", "done"];
-    let parts = if FINDS_DAEMONS { &daemon[..] } else { &in_the_group };
+    let member = ["spawn", "3", "say", "there", "sleep", "say", "done"];
+    let parts = if FINDS_DAEMONS { &daemon[..] } else { &member };
     let captured = run(&["--json"], parts);
     let report = report_of(&captured);
     assert_eq!((&report["code"], &report["stdout"]["end"]), (&json!(0), &json!("held open")));

@@ -220,7 +220,7 @@ fn all_are_stopped() {
 }
 
 #[test]
-fn all_are_asked_at_the_same_time() {
+fn a_signal_terminates_all_commands_at_once() {
     watchdog!();
     // On other systems the grace ends with the shell, even if the shell is not the command itself.
     if !lists(function_name!()) {
@@ -266,7 +266,7 @@ fn a_second_signal_kills_at_once() {
 }
 
 #[test]
-fn nobody_survives_the_supervisor() {
+fn no_process_survives_the_supervisor() {
     watchdog!();
     let with_a_daemon = [findable_daemon(STUBBORN), parts(STUBBORN)].concat();
     let mut running =

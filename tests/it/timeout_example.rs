@@ -111,7 +111,7 @@ impl Running {
             match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) => text = text + &line + "\n",
                 Err(RecvTimeoutError::Disconnected) => return text,
-                Err(RecvTimeoutError::Timeout) => self.fail("somebody survives it"),
+                Err(RecvTimeoutError::Timeout) => self.fail("a process survives it"),
             }
         }
     }
@@ -552,7 +552,7 @@ fn foreground_stays_in_the_group() {
 mod linux {
     use super::*;
 
-    /// Starts a daemon in a session of its own, whose parent exits. It prints its process ID, and then loops without
+    /// Starts a daemon, whose parent exits, in a session of its own. It prints its process ID, and then loops without
     /// exec: a process shows no environment during exec, so it could not be found.
     fn daemon(its_trap: &str, then: &str) -> String {
         format!("(setsid sh -c '{its_trap} echo $$; while :; do :; done' &); {then}")
@@ -560,7 +560,7 @@ mod linux {
 
     #[test]
     fn a_daemon_dies_too() {
-        let obeys = "exec sleep 1000";
+        let terminates = "exec sleep 1000";
         let ignores = "trap \"\" TERM;";
         // The trap of both, set before the daemon can print, or of the daemon alone.
         let cases: [(&[&str], &str, &str, Option<i32>); 4] = [
@@ -571,7 +571,7 @@ mod linux {
             (&["-k", ".05", "1000"], "", ignores, None),
         ];
         for (options, trap, its_trap, killed) in cases {
-            let script = format!("{trap} {}", daemon(its_trap, obeys));
+            let script = format!("{trap} {}", daemon(its_trap, terminates));
             let (running, _) = ready(options, &script);
             running.signal(Signal::ALARM);
             let status = running.finish().status;
@@ -581,7 +581,7 @@ mod linux {
         // The status is the command's, which has not timed out, whenever the daemon ends.
         for (options, its_trap) in [(&["1000"][..], ""), (&["-k", ".05", "1000"], "trap \"\" HUP;")]
         {
-            let (running, _) = ready(options, &daemon(its_trap, obeys));
+            let (running, _) = ready(options, &daemon(its_trap, terminates));
             running.signal(Signal::HUP);
             let status = running.finish().status;
             assert_eq!(status.signal(), Some(Signal::HUP.as_raw()), "{options:?}");
@@ -589,7 +589,7 @@ mod linux {
     }
 
     #[test]
-    fn nobody_waits_for_a_daemon_that_is_not_to_be_killed() {
+    fn timeout_does_not_wait_for_a_daemon_that_it_does_not_kill() {
         let cases: [(&[&str], i32); 3] =
             [(&["1000"], 124), (&["-f", "1000"], 124), (&["-f", "-k", "1000", "1000"], 124)];
         for (options, code) in cases {

@@ -233,7 +233,7 @@ fn few_descriptors() {
 
 /// The `/proc` of another PID namespace shows no members. The tree has the group alone, and reports that.
 #[test]
-fn the_proc_of_somebody_else() {
+fn proc_of_another_namespace_leaves_a_tree_its_group() {
     const WRAPPER: &[&str] = &["unshare", "--fork", "--pid"];
     if !linux::is_root() {
         eprintln!("{} skipped: it takes root", function_name!());

@@ -466,7 +466,7 @@ fn kill_reports_a_member_of_another_user_and_kills_the_rest() {
         let all =
             [start("pid read"), start("pid read"), start("setsid pid read"), parts("pid read")];
         let mut stage = Stage::set(Kind::Group(*backend), &all.concat(), 4);
-        linux::as_nobody(|| {
+        linux::without_root(|| {
             let error = stage.tree().kill().unwrap_err();
             assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
             assert!(
@@ -580,7 +580,7 @@ fn spawn_reports_where_a_cgroup_cannot_be_made() {
     assert!(error.contains("line break"), "{error}");
     std::fs::remove_dir(&odd).unwrap();
     if unix::is_root() {
-        linux::as_nobody(|| {
+        linux::without_root(|| {
             let error =
                 SpawnOptions::new().cgroup(true).spawn(&mut helper(&["exit", "0"])).unwrap_err();
             assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);

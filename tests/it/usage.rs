@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 /// Whether the system reports usage without a reap.
-const TELLS: bool = cfg!(any(
+const REPORTS: bool = cfg!(any(
     windows,
     target_os = "linux",
     target_os = "android",
@@ -17,12 +17,12 @@ const TELLS: bool = cfg!(any(
 ));
 
 /// Whether the figures include the grandchildren that the child has waited for.
-const TELLS_OF_OTHERS: bool = TELLS && !cfg!(any(windows, target_os = "netbsd"));
+const COUNTS_GRANDCHILDREN: bool = REPORTS && !cfg!(any(windows, target_os = "netbsd"));
 
 #[track_caller]
 fn usage(child: &SharedChild) -> Option<Usage> {
     let usage = child.usage().expect("an answer");
-    assert_eq!(usage.is_some(), TELLS, "{usage:?}");
+    assert_eq!(usage.is_some(), REPORTS, "{usage:?}");
     if let Some(usage) = &usage {
         assert_eq!(usage.cpu(), usage.user + usage.system);
     }
@@ -72,7 +72,7 @@ fn a_grandchild_that_was_waited_for() {
         let child = backend.spawn(&mut helper(&["run", "2", "burn", "100"])).unwrap();
         assert!(wait(&child).success());
         let used = usage(&child);
-        assert!(!TELLS_OF_OTHERS || has_used(used, BURNT), "{used:?}");
+        assert!(!COUNTS_GRANDCHILDREN || has_used(used, BURNT), "{used:?}");
     });
 }
 
@@ -103,7 +103,7 @@ fn a_grandchild_that_was_not_waited_for() {
 }
 
 #[test]
-fn nothing_is_told_before_the_exit() {
+fn no_usage_is_reported_before_the_exit() {
     watchdog!();
     on_every_backend(|backend| {
         let (child, stdin) = stoppable(backend, 7);
@@ -124,8 +124,8 @@ fn without_a_wait() {
     watchdog!();
     on_every_backend(|backend| {
         let child = backend.spawn(&mut helper(&["burn", "100", "exit", "7"])).unwrap();
-        if TELLS {
-            until("its usage is told", || child.usage().unwrap().is_some());
+        if REPORTS {
+            until("the usage is reported", || child.usage().unwrap().is_some());
             assert!(child.try_wait().unwrap().is_some());
         }
         assert_eq!(wait(&child).code(), Some(7));
@@ -143,7 +143,7 @@ fn many_threads() {
     on_every_backend(|backend| {
         for _ in 0..rounds(20) {
             let (child, stdin) = stoppable(backend, 7);
-            let told = std::thread::scope(|scope| {
+            let usages = std::thread::scope(|scope| {
                 let waiter = || {
                     assert_eq!(wait(&child).code(), Some(7));
                     usage(&child)
@@ -156,20 +156,20 @@ fn many_threads() {
                     until("it has exited", || child.try_wait().unwrap().is_some());
                     usage(&child)
                 };
-                let asker = || {
-                    until("it is told", || !TELLS || child.usage().unwrap().is_some());
+                let reader = || {
+                    until("the usage is reported", || !REPORTS || child.usage().unwrap().is_some());
                     child.usage().unwrap()
                 };
                 let threads = [
                     scope.spawn(waiter),
                     scope.spawn(untimed),
                     scope.spawn(poller),
-                    scope.spawn(asker),
+                    scope.spawn(reader),
                 ];
                 drop(stdin);
                 threads.map(|thread| thread.join().unwrap())
             });
-            assert!(told.iter().all(|usage| *usage == told[0]), "{told:?}");
+            assert!(usages.iter().all(|usage| *usage == usages[0]), "{usages:?}");
         }
     });
 }
@@ -196,13 +196,13 @@ fn new_is_given_a_child_that_was_waited_for() {
 }
 
 #[test]
-fn a_capture_tells_as_well() {
+fn capture_reports_the_usage() {
     watchdog!();
     on_every_backend(|backend| {
         let captured =
             captures::run(backend, &["burn", "100", "say", "x"], &mut captures::bounded());
         assert!(captured.success(), "{captured:?}");
-        assert_eq!(captured.usage.is_some(), TELLS, "{captured:?}");
+        assert_eq!(captured.usage.is_some(), REPORTS, "{captured:?}");
         assert!(has_used(captured.usage, BURNT), "{captured:?}");
         let mut capture = captures::bounded();
         let captured = captures::run(
@@ -211,7 +211,7 @@ fn a_capture_tells_as_well() {
             capture.timeout(Duration::from_millis(1)),
         );
         assert!(captured.stopped_by.is_some(), "{captured:?}");
-        assert_eq!(captured.usage.is_some(), TELLS, "{captured:?}");
+        assert_eq!(captured.usage.is_some(), REPORTS, "{captured:?}");
     });
 }
 
@@ -252,7 +252,7 @@ mod unix_only {
     }
 
     #[test]
-    fn somebody_else_has_reaped_the_child() {
+    fn no_usage_is_reported_after_a_foreign_reap() {
         alone!();
         watchdog!();
         on_every_backend(|backend| {
@@ -269,7 +269,7 @@ mod unix_only {
 
     /// Figures that were reported do not change.
     #[test]
-    fn somebody_else_reaps_the_child_after_it_was_noticed() {
+    fn foreign_reap_after_a_wait_does_not_change_the_usage() {
         alone!();
         watchdog!();
         on_every_backend(|backend| {
@@ -338,10 +338,10 @@ mod unix_only {
         stage.stdin = None;
         stage.wait_empty();
         assert!(!cgroup.exists());
-        let in_all = usage(&stage.child).unwrap();
-        assert!(in_all.cpu() >= since.cpu(), "{in_all:?} after {since:?}");
-        assert_eq!(in_all.peak_memory.is_some(), has_peak);
-        assert_eq!(usage(&stage.child), Some(in_all));
+        let total = usage(&stage.child).unwrap();
+        assert!(total.cpu() >= since.cpu(), "{total:?} after {since:?}");
+        assert_eq!(total.peak_memory.is_some(), has_peak);
+        assert_eq!(usage(&stage.child), Some(total));
     }
 
     /// No usage is reported while the leader runs, even if other members have ended. A capture reports it at its end.
@@ -373,9 +373,9 @@ mod unix_only {
     /// Another process has removed the cgroup, so the child's own usage is reported.
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_cgroup_that_is_gone() {
+    fn usage_of_a_removed_cgroup_is_that_of_the_child() {
         watchdog!();
-        if !Kind::all("a_cgroup_that_is_gone").contains(&Kind::Cgroup) {
+        if !Kind::all("usage_of_a_removed_cgroup_is_that_of_the_child").contains(&Kind::Cgroup) {
             return;
         }
         let stage = Stage::set(Kind::Cgroup, &parts("burn 100 pid hear exit 7"), 1);
@@ -396,8 +396,8 @@ mod unix_only {
         watchdog!();
         on_every_backend(|backend| {
             let (child, stdin) = stoppable(backend, 7);
-            let told = unix::in_a_fork(|| u8::from(matches!(child.usage(), Ok(Some(_)))));
-            assert_eq!(told, 0);
+            let reported = unix::in_a_fork(|| u8::from(matches!(child.usage(), Ok(Some(_)))));
+            assert_eq!(reported, 0);
             drop(stdin);
             wait(&child);
             usage(&child);

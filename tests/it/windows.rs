@@ -16,7 +16,7 @@ use windows_sys::Win32::System::Threading::{
 
 /// `GetExitCodeProcess` returns 259 for a running process, and exit codes have 32 bits.
 #[test]
-fn every_exit_code_is_told() {
+fn every_exit_code_is_reported() {
     watchdog!();
     on_every_backend(|backend| {
         for code in [259, 0, 1, i32::MAX, i32::MIN, -1, 0xC000_0005_u32 as i32] {
@@ -82,7 +82,7 @@ fn a_child_is_forgotten_with_its_handle() {
             drop(stdin);
             end(child);
             // A dropped child is about to exit, and no other handle to it is open.
-            until("it is gone", || !is_known(id));
+            until("the ID is free", || !is_known(id));
         }
     });
 }
@@ -102,7 +102,7 @@ fn a_running_child_outlives_its_handle() {
         let mut said = String::new();
         stdout.read_to_string(&mut said).unwrap();
         assert_eq!(said.trim_end(), "done");
-        until("it is gone", || !is_known(id));
+        until("the ID is free", || !is_known(id));
     });
 }
 
@@ -361,16 +361,12 @@ mod trees {
     fn cases() -> Vec<(&'static str, Vec<String>, usize)> {
         let with = |others: &[Vec<String>]| [&others.concat()[..], &member()].concat();
         vec![
-            ("nobody else", member(), 1),
+            ("the leader alone", member(), 1),
             ("children", with(&[start("pid read"), start("pid read")]), 3),
             // More than the first query has room for.
             ("many children", with(&vec![start("pid read"); 20]), 21),
             ("grandchildren", with(&[given("spawn", &with(&[start("pid read")]))]), 3),
-            (
-                "one whose parent is gone",
-                with(&[given("run", &[start("pid read"), parts("exit 0")].concat())]),
-                2,
-            ),
+            ("an orphan", with(&[given("run", &[start("pid read"), parts("exit 0")].concat())]), 2),
             ("a tree inside", with(&[given("owner tree-loose", &with(&[start("pid read")]))]), 3),
             ("a child that is tied to its parent", with(&[given("owner single", &member())]), 2),
             (
@@ -476,18 +472,18 @@ mod trees {
         both(|options| {
             let mut stage = Stage::set(options.clone().kill_on_drop(true), &three, 3);
             drop(stage.child.take());
-            until("all are gone", || stage.living().is_empty());
+            until("all have ended", || stage.living().is_empty());
             // The tree dies after the leader has exited.
             let parts = [start("pid read"), parts("exit 7")].concat();
             let mut stage = Stage::set(options.clone().kill_on_drop(true), &parts, 1);
             assert_eq!(wait(stage.child()).code(), Some(7));
             drop(stage.child.take());
-            until("all are gone", || stage.living().is_empty());
+            until("all have ended", || stage.living().is_empty());
         });
     }
 
     #[test]
-    fn a_drop_kills_nobody_otherwise() {
+    fn drop_kills_no_process_without_kill_on_drop_or_after_detach() {
         watchdog!();
         let parts = [start("pid read"), start("pid read"), member()].concat();
         both(|options| {
@@ -531,7 +527,7 @@ mod trees {
         assert!(outer.is_subset(&stage.ids()));
         std::io::Write::write_all(stage.stdin.as_mut().unwrap(), b"now\n").unwrap();
         stage.hear("killed");
-        until("the inner tree is gone", || stage.living().len() == 2);
+        until("the inner tree has ended", || stage.living().len() == 2);
         assert!(stage.living().is_superset(&outer));
         assert!(!stage.tree().is_empty().unwrap());
         stage.tree().kill().unwrap();
@@ -552,7 +548,7 @@ mod trees {
         assert!(stage.child().tree().is_none());
         stage.child().kill().unwrap();
         assert_eq!(wait(stage.child()).code(), Some(1));
-        until("the tree is gone", || stage.living().len() == 1);
+        until("the tree has ended", || stage.living().len() == 1);
         let other = stage.living();
         stage.living_live_on(other);
     }
@@ -583,7 +579,7 @@ mod trees {
         stage.hear("dropped");
         assert_eq!(stage.living().len(), 1);
         stage.child().kill().unwrap();
-        until("the tree is gone", || stage.living().is_empty());
+        until("the tree has ended", || stage.living().is_empty());
     }
 
     /// Its descendants survive.
@@ -597,7 +593,7 @@ mod trees {
             3,
         );
         stage.child().kill().unwrap();
-        until("the child is gone", || stage.living().len() == 1);
+        until("the child has ended", || stage.living().len() == 1);
         let grandchild = stage.living();
         stage.living_live_on(grandchild);
     }
@@ -629,7 +625,7 @@ mod trees {
             let mut living = stage.ids();
             if dies {
                 living.remove(&id);
-                until("it is gone", || stage.living() == living);
+                until("it has ended", || stage.living() == living);
             }
             stage.living_live_on(living);
         }
@@ -651,7 +647,7 @@ mod trees {
         let stop = |child: &SharedChild| {
             let before = Instant::now();
             let status = child.stop(LONG).unwrap();
-            assert!(before.elapsed() < LONG, "it was asked in vain");
+            assert!(before.elapsed() < LONG, "the grace has passed");
             status
         };
         on_every_backend(|backend| {
@@ -768,7 +764,7 @@ mod trees {
                 child.tree().unwrap().kill().unwrap();
                 let leader = Member::open(child.id());
                 drop(child);
-                until("it is gone", || !leader.lives());
+                until("it has ended", || !leader.lives());
                 let error = options.spawn(&mut Command::new("no such program")).unwrap_err();
                 assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
             };

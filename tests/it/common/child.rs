@@ -280,7 +280,7 @@ fn cpu_time() -> Duration {
     use windows_sys::Win32::System::Threading::{GetCurrentProcess, GetProcessTimes};
     let [mut created, mut exited, mut kernel, mut user] = [FILETIME::default(); 4];
     // SAFETY: the structs outlive the call, and the handle is always open.
-    let told = unsafe {
+    let succeeded = unsafe {
         GetProcessTimes(
             GetCurrentProcess(),
             &raw mut created,
@@ -289,7 +289,7 @@ fn cpu_time() -> Duration {
             &raw mut user,
         )
     };
-    assert_ne!(told, 0);
+    assert_ne!(succeeded, 0);
     let units =
         |time: FILETIME| u64::from(time.dwHighDateTime) << 32 | u64::from(time.dwLowDateTime);
     Duration::from_nanos(100 * (units(kernel) + units(user)))
@@ -577,7 +577,7 @@ mod linux {
         let error = std::io::Error::last_os_error();
         match (result, error.raw_os_error()) {
             (0, _) => super::say("vast"),
-            (_, Some(libc::EINVAL)) => super::say("not to be had"),
+            (_, Some(libc::EINVAL)) => super::say("not supported"),
             _ => panic!("prctl: {error}"),
         }
     }
