@@ -588,15 +588,15 @@ mod tests {
                 scope.spawn(|| while set.wait_next().is_some() {});
             }
         });
-        let (mut told, mut tokens) = (Vec::new(), Vec::new());
+        let (mut reported, mut tokens) = (Vec::new(), Vec::new());
         loop {
             set.queue.wait(&mut tokens, 1, Some(Instant::now())).expect("its descriptor is open");
             if tokens.is_empty() {
                 break;
             }
-            told.append(&mut tokens);
+            reported.append(&mut tokens);
         }
         drop(sleeps);
-        assert_eq!(told.iter().filter(|token| **token == WAKE).count(), 1, "{told:?}");
+        assert_eq!(reported.iter().filter(|token| **token == WAKE).count(), 1, "{reported:?}");
     }
 }
