@@ -4,7 +4,7 @@ use crate::lifecycle::Lifecycle;
 use crate::reaper;
 use crate::stop_plan::Stopping;
 use crate::sync::Arc;
-use crate::sys::{self, Backend, Exit, FromChild, Notice, Opened, Reap, Reaped};
+use crate::sys::{self, Backend, Exit, FromChild, KillWithParent, Notice, Opened, Reap, Reaped};
 use crate::tree::{Leader, Owner, Spawned, Tree};
 use crate::usage::Usage;
 use std::fmt;
@@ -38,9 +38,9 @@ enum Body {
 
 impl SharedChild {
     pub(crate) fn spawned(spawned: Spawned, backend: Backend, kill_on_drop: bool) -> Self {
-        let Spawned { child, from_child, can_be_requested, own } = spawned;
+        let Spawned { child, from_child, kill_with_parent, can_be_requested, own } = spawned;
         let id = child.id();
-        let leader = unreaped(child, from_child, backend);
+        let leader = unreaped(child, from_child, kill_with_parent, backend);
         let body = match own {
             None => {
                 leader.kill_on_drop(kill_on_drop);
@@ -86,7 +86,7 @@ impl SharedChild {
         Ok(Self::alone(match child.reap()? {
             Reaped::Status(status) => Lifecycle::exited(child, status),
             Reaped::NoSuchChild => Lifecycle::lost(child),
-            Reaped::NotYet => unreaped(child, None, backend),
+            Reaped::NotYet => unreaped(child, None, KillWithParent::default(), backend),
         }))
     }
 
@@ -364,8 +364,8 @@ impl SharedChild {
     /// ```
     pub fn tree(&self) -> Option<&Tree> {
         match &self.body {
-            Body::Tree(tree) if tree.is_public() => Some(tree),
-            _ => None,
+            Body::Alone(_) => None,
+            Body::Tree(tree) => Some(tree),
         }
     }
 
@@ -533,8 +533,13 @@ impl fmt::Debug for SharedChild {
 }
 
 /// The lifecycle of a child that this process has not reaped through its [`Child`].
-fn unreaped(mut child: Child, from_child: Option<FromChild>, backend: Backend) -> Leader {
-    match Notice::open(&child, from_child, backend) {
+fn unreaped(
+    mut child: Child,
+    from_child: Option<FromChild>,
+    kill_with_parent: KillWithParent,
+    backend: Backend,
+) -> Leader {
+    match Notice::open(&child, from_child, kill_with_parent, backend) {
         Opened::Unreaped(notice) => Lifecycle::unreaped(child, notice, reaper::abandon),
         Opened::ReapedElsewhere(Some(status)) => Lifecycle::exited(child, status),
         Opened::ReapedElsewhere(None) => Lifecycle::lost(child),

@@ -3,7 +3,9 @@
 //! [`Exit`] is the interface between the platform-neutral [`lifecycle`](crate::lifecycle) and the mechanisms. `Notice`
 //! implements it on each system.
 
+use crate::sync::Mutex;
 use crate::usage::Usage;
+use std::fmt;
 use std::io;
 use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
@@ -292,9 +294,35 @@ pub(crate) use {
     windows::registered_wait::Subscription,
 };
 
-/// A descriptor that the child has sent for itself. A Windows child sends none.
+/// A handle of the child that its notice is to own, so that the child can be observed after its [`Child`] is dropped.
 #[cfg(windows)]
-pub(crate) type FromChild = std::convert::Infallible;
+pub(crate) type FromChild = std::os::windows::io::OwnedHandle;
+
+/// Has a child without a tree killed when this process dies. Ends with the child. Most children have none.
+#[derive(Default)]
+pub(crate) struct KillWithParent(Mutex<Option<Box<dyn Send>>>);
+
+impl KillWithParent {
+    /// `mechanism` ends when it is dropped.
+    pub(crate) fn by(mechanism: impl Send + 'static) -> Self {
+        Self(Mutex::new(Some(Box::new(mechanism))))
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.lock().is_some()
+    }
+
+    fn end(&self) {
+        let mechanism = self.0.lock().take();
+        drop(mechanism);
+    }
+}
+
+impl fmt::Debug for KillWithParent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("KillWithParent").field(&self.is_set()).finish()
+    }
+}
 
 /// A queue of the kernel that reports the exits of many children.
 pub(crate) trait KernelQueue: Send + Sync {

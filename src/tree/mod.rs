@@ -36,7 +36,7 @@ pub(crate) use job_object::{Survivor, System, request, spawn};
 use drop::Owned;
 
 use crate::lifecycle::Lifecycle;
-use crate::sys::{self, Exit, FromChild, Notice, Request};
+use crate::sys::{self, FromChild, KillWithParent, Notice, Request};
 use crate::usage::Usage;
 use std::any::Any;
 use std::fmt;
@@ -63,8 +63,9 @@ pub(crate) struct Wanted {
 /// A child that was spawned with options.
 pub(crate) struct Spawned {
     pub(crate) child: Child,
-    /// A pidfd that the child has sent.
     pub(crate) from_child: Option<FromChild>,
+    /// For a child without a tree. The container of a tree kills the tree.
+    pub(crate) kill_with_parent: KillWithParent,
     /// Whether the child can receive a termination request.
     pub(crate) can_be_requested: bool,
     /// Makes a tree of the child. `None` for a plain child.
@@ -76,20 +77,17 @@ type Own = dyn FnOnce(Leader, bool) -> Box<dyn Owner>;
 
 impl Spawned {
     pub(crate) fn single((child, from_child): (Child, Option<FromChild>)) -> Self {
-        Self { child, from_child, can_be_requested: sys::PLAIN_CHILD_TAKES_REQUESTS, own: None }
+        let can_be_requested = sys::PLAIN_CHILD_TAKES_REQUESTS;
+        let kill_with_parent = KillWithParent::default();
+        Self { child, from_child, kill_with_parent, can_be_requested, own: None }
     }
 
-    /// Puts a child into a container: the leader of a tree, or a single child that dies with this process.
-    fn in_container(
-        (child, from_child): (Child, Option<FromChild>),
-        container: Box<dyn Container>,
-        is_tree: bool,
-        can_be_requested: bool,
-    ) -> Self {
+    /// Makes the child the leader of a tree.
+    fn leading(self, container: Box<dyn Container>) -> Self {
         let own = move |leader, kill_on_drop| -> Box<dyn Owner> {
-            Box::new(Owned::new(Tree::new(leader, container, is_tree), kill_on_drop))
+            Box::new(Owned::new(Tree::new(leader, container), kill_on_drop))
         };
-        Self { child, from_child, can_be_requested, own: Some(Box::new(own)) }
+        Self { own: Some(Box::new(own)), ..self }
     }
 }
 
@@ -250,22 +248,17 @@ pub struct Tree {
     /// ID can get a new owner.
     container: Box<dyn Container>,
     leader: Leader,
-    /// `false` for a single child that dies with this process.
-    public: bool,
     /// No member is left, so no member can start another.
     done: AtomicBool,
 }
 
 impl Tree {
-    pub(crate) fn new(leader: Leader, container: Box<dyn Container>, public: bool) -> Self {
+    pub(crate) fn new(leader: Leader, container: Box<dyn Container>) -> Self {
         if container.pins_the_leader() {
             leader.pin();
         }
-        let is_reaped = leader.notice().is_none();
-        let tree = Self { leader, container, public, done: AtomicBool::new(false) };
-        if is_reaped {
-            tree.leader_has_ended();
-        }
+        let tree = Self { leader, container, done: AtomicBool::new(false) };
+        tree.leader_has_ended();
         tree
     }
 
@@ -311,15 +304,6 @@ impl Tree {
     /// Does the same for a batch of trees.
     pub(crate) fn kill_each(trees: &[&Self]) -> Vec<io::Result<()>> {
         Self::each_unless_done(trees, || (), |batch| batch[0].0.kill_each(batch))
-    }
-
-    pub(crate) fn kill_at_once(&self) -> bool {
-        if !self.public {
-            // Only a single child is killed here, not its descendants.
-            let _ = self.leader.signal(Notice::kill);
-            return false;
-        }
-        self.container.kill_at_once(&self.leader)
     }
 
     /// Requests every process of each tree to terminate. Returns whether a process can have received the request.
@@ -466,10 +450,6 @@ impl Tree {
         self.container.usage()
     }
 
-    pub(crate) fn is_public(&self) -> bool {
-        self.public
-    }
-
     /// Runs this unless the tree is known to be empty. Drops an error if the tree has become empty meanwhile.
     fn unless_done<T>(&self, done: T, run: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         if self.is_done() {
@@ -510,11 +490,9 @@ impl Tree {
         self.done.load(Ordering::Acquire)
     }
 
-    /// Notes the end of the leader. Called once its status was returned or is lost. A single child has ended then.
+    /// Called once the status of the leader was returned or is lost.
     pub(crate) fn leader_has_ended(&self) {
-        if !self.public {
-            self.finish();
-        } else if self.leader.notice().is_none() {
+        if self.leader.notice().is_none() {
             self.container.leader_is_reaped();
         }
     }

@@ -12,7 +12,7 @@ use super::scan::{self, Membership, Target};
 use super::{Container, Containment, Leader, Mechanism, One, Spawned, Wanted};
 use crate::command;
 use crate::sync::Mutex;
-use crate::sys::{FromChild, Request};
+use crate::sys::{FromChild, KillWithParent, Request};
 use crate::usage::Usage;
 use std::any::Any;
 use std::collections::HashSet;
@@ -128,8 +128,14 @@ pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawne
         bond.set_group(Some(child.id()));
     }
     let membership = Membership::new(child.id(), marker, since);
-    let container = ProcessGroup { membership, cgroup, bond: Mutex::new(bond) };
-    Ok(Spawned::in_container((child, from_child), Box::new(container), is_tree, true))
+    let spawned = Spawned::single((child, from_child));
+    Ok(match bond {
+        Some(bond) if !is_tree => Spawned { kill_with_parent: KillWithParent::by(bond), ..spawned },
+        bond => {
+            let bond = Mutex::new(bond);
+            spawned.leading(Box::new(ProcessGroup { membership, cgroup, bond }))
+        }
+    })
 }
 
 fn spawn_plain(wanted: &Wanted, command: &mut Command) -> io::Result<NewChild> {

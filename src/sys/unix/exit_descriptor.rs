@@ -20,9 +20,9 @@ impl ExitDescriptor {
     /// Returns `None` if nothing will report the exit: no descriptor is spare, no thread can be started, or this is the
     /// child of a fork. The caller polls then.
     pub(crate) fn new(notice: Arc<Notice>) -> Option<Self> {
-        let pipe = match &*notice {
-            Notice::Descriptor(_) => None,
-            Notice::Thread(_) => {
+        let pipe = match notice.descriptor() {
+            Some(_) => None,
+            None => {
                 let ends = Arc::new(pipe().ok()?);
                 let theirs = Arc::clone(&ends);
                 let write = move || {
@@ -38,10 +38,9 @@ impl ExitDescriptor {
 
 impl AsFd for ExitDescriptor {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match (&self.pipe, &*self.notice) {
-            (Some((ends, _)), _) => ends.0.as_fd(),
-            (None, Notice::Descriptor(descriptor)) => descriptor.as_fd(),
-            (None, Notice::Thread(_)) => unreachable!("`new` made a pipe"),
+        match &self.pipe {
+            Some((ends, _)) => ends.0.as_fd(),
+            None => self.notice.descriptor().expect("`new` has made a pipe otherwise"),
         }
     }
 }
