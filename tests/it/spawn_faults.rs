@@ -148,7 +148,7 @@ fn failed_spawn_leaves_nothing_and_restores_the_command() {
 }
 
 #[test]
-fn failed_spawn_without_options_is_an_error_too() {
+fn failed_spawn_without_options_is_an_error() {
     alone!();
     watchdog!();
     linux::on_sigchld(libc::SIG_IGN);

@@ -28,7 +28,7 @@ fn stop_all_of_a_child_that_is_in_the_set_twice_ends_its_tree() {
 }
 
 #[test]
-fn a_tree_that_forks_in_its_group_is_not_called_empty() {
+fn tree_that_forks_in_its_group_is_not_reported_empty() {
     alone!();
     watchdog!();
     let stage = Stage::set(GROUP, &parts("pid fork-steadily hop"), 1);
@@ -46,7 +46,7 @@ fn a_tree_that_forks_in_its_group_is_not_called_empty() {
 
 /// A member of one tree is in the group of another, and leaves it when both receive termination requests.
 #[test]
-fn stop_all_ends_a_member_that_hides_in_the_group_of_another_tree() {
+fn stop_all_ends_a_member_in_the_group_of_another_tree() {
     watchdog!();
     let other = Stage::set(GROUP, &[start("ignore 15 pid read"), parts("exit 0")].concat(), 1);
     let group = other.child.id();

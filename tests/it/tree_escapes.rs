@@ -29,7 +29,7 @@ fn escaped() -> [Stage; 2] {
 }
 
 #[test]
-fn a_process_that_left_its_cgroup_is_a_member_still() {
+fn process_that_left_its_cgroup_is_still_a_member() {
     watchdog!();
     if !has_cgroups(function_name!()) {
         return;
@@ -82,7 +82,7 @@ fn stop_kills_a_leader_that_left_its_cgroup_and_ignores_the_request() {
 }
 
 #[test]
-fn a_capture_ends_a_leader_that_left_its_cgroup() {
+fn capture_ends_a_leader_that_left_its_cgroup() {
     watchdog!();
     if !has_cgroups(function_name!()) {
         return;
@@ -98,7 +98,7 @@ fn a_capture_ends_a_leader_that_left_its_cgroup() {
 }
 
 #[test]
-fn a_drop_kills_a_process_that_left_its_cgroup() {
+fn drop_kills_a_process_that_left_its_cgroup() {
     watchdog!();
     if !has_cgroups(function_name!()) {
         return;
@@ -115,7 +115,7 @@ fn a_drop_kills_a_process_that_left_its_cgroup() {
 }
 
 #[test]
-fn a_leader_that_was_moved_out_of_its_cgroup_is_killed() {
+fn leader_that_was_moved_out_of_its_cgroup_is_killed() {
     watchdog!();
     if !has_cgroups(function_name!()) {
         return;
@@ -220,7 +220,7 @@ fn processes_without_environment_are_waited_for_once() {
 }
 
 #[test]
-fn a_batch_of_trees_is_ended_in_a_few_passes() {
+fn many_trees_are_ended_in_a_few_passes() {
     alone!();
     watchdog!();
     let spawn = |count: usize| {
@@ -253,7 +253,7 @@ fn a_batch_of_trees_is_ended_in_a_few_passes() {
 
 /// Other threads need descriptors while one thread waits for a tree with many members outside its group.
 #[test]
-fn a_wait_for_many_members_takes_few_descriptors() {
+fn wait_for_many_members_uses_few_descriptors() {
     alone!();
     watchdog!();
     let members = 150;
@@ -295,7 +295,7 @@ fn without_privileges<T: Send>(run: impl FnOnce() -> T + Send) -> T {
 
 /// The hidden member is not dumpable, has left the group, and its parent has exited.
 #[test]
-fn a_tree_with_a_hidden_orphan_is_not_called_empty() {
+fn tree_with_a_hidden_orphan_is_not_reported_empty() {
     watchdog!();
     if !is_root() {
         eprintln!("{} skipped: it requires root, to become another user", function_name!());
@@ -320,7 +320,7 @@ fn a_tree_with_a_hidden_orphan_is_not_called_empty() {
 }
 
 #[test]
-fn a_hidden_process_that_was_seen_below_its_parent_is_killed() {
+fn hidden_process_that_was_found_by_its_parent_is_killed() {
     watchdog!();
     if !is_root() {
         eprintln!("{} skipped: it requires root, to become another user", function_name!());

@@ -37,7 +37,7 @@ fn has_used(usage: Option<Usage>, cpu: Duration) -> bool {
 const BURNT: Duration = Duration::from_millis(100);
 
 #[test]
-fn the_cpu_time_of_a_child() {
+fn usage_reports_the_cpu_time_of_a_child() {
     watchdog!();
     on_every_backend(|backend| {
         let child = backend.spawn(&mut helper(&["burn", "100"])).unwrap();
@@ -49,7 +49,7 @@ fn the_cpu_time_of_a_child() {
 }
 
 #[test]
-fn the_memory_of_a_child() {
+fn usage_reports_the_peak_memory_of_a_child() {
     watchdog!();
     on_every_backend(|backend| {
         let child = backend.spawn(&mut helper(&["touch", "64"])).unwrap();
@@ -66,7 +66,7 @@ fn the_memory_of_a_child() {
 
 /// Grandchildren that the child has waited for count, where the documentation says so.
 #[test]
-fn a_grandchild_that_was_waited_for() {
+fn usage_includes_a_grandchild_that_was_waited_for() {
     watchdog!();
     on_every_backend(|backend| {
         let child = backend.spawn(&mut helper(&["run", "2", "burn", "100"])).unwrap();
@@ -78,7 +78,7 @@ fn a_grandchild_that_was_waited_for() {
 
 /// More CPU time than the start of a process costs.
 #[test]
-fn a_grandchild_that_was_not_waited_for() {
+fn usage_excludes_a_grandchild_that_was_not_waited_for() {
     watchdog!();
     on_every_backend(|backend| {
         let parts = ["spawn", "4", "burn", "1000", "say", "burnt", "read"];
@@ -120,7 +120,7 @@ fn no_usage_is_reported_before_the_exit() {
 
 /// `usage` notices the exit, as a poll does; from then on the status is available.
 #[test]
-fn without_a_wait() {
+fn usage_notices_the_exit_without_a_wait() {
     watchdog!();
     on_every_backend(|backend| {
         let child = backend.spawn(&mut helper(&["burn", "100", "exit", "7"])).unwrap();
@@ -138,7 +138,7 @@ fn without_a_wait() {
 
 /// Every thread that learns of the exit reads the usage, and all threads read the same figures.
 #[test]
-fn many_threads() {
+fn many_threads_read_the_same_usage() {
     watchdog!();
     on_every_backend(|backend| {
         for _ in 0..rounds(20) {
@@ -176,7 +176,7 @@ fn many_threads() {
 
 /// The reap was not ours.
 #[test]
-fn new_is_given_a_child_that_was_waited_for() {
+fn child_waited_for_before_new_has_no_usage() {
     watchdog!();
     on_every_backend(|backend| {
         let mut child = helper(&["exit", "7"]).spawn().unwrap();
@@ -232,7 +232,7 @@ mod unix_only {
 
     /// The zombie is kept to hold its process ID, and its usage does not change.
     #[test]
-    fn the_pinned_leader_of_a_tree() {
+    fn usage_of_a_pinned_leader_does_not_change() {
         watchdog!();
         if !lists(function_name!()) {
             return;
@@ -285,7 +285,7 @@ mod unix_only {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn where_waitid_is_refused() {
+    fn no_usage_is_reported_where_waitid_is_refused() {
         alone!();
         watchdog!();
         deny(&[Deny::always(libc::SYS_waitid, libc::ENOSYS)]);
@@ -301,7 +301,7 @@ mod unix_only {
     /// A sandbox denies `waitid` while the child runs.
     #[cfg(target_os = "linux")]
     #[test]
-    fn where_waitid_is_refused_from_now_on() {
+    fn no_usage_is_reported_if_waitid_is_refused_while_the_child_runs() {
         alone!();
         watchdog!();
         let children = Backend::ALL.iter().map(|backend| stoppable(*backend, 7));
@@ -317,9 +317,9 @@ mod unix_only {
     /// The cgroup counts every process that was ever in it, and its figures outlive it.
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_tree_with_a_cgroup() {
+    fn usage_of_a_cgroup_counts_every_member() {
         watchdog!();
-        if !Kind::all("a_tree_with_a_cgroup").contains(&Kind::Cgroup) {
+        if !Kind::all("usage_of_a_cgroup_counts_every_member").contains(&Kind::Cgroup) {
             return;
         }
         // No process waits for the daemon, which burns CPU time after the leader has exited.
@@ -347,9 +347,9 @@ mod unix_only {
     /// No usage is reported while the leader runs, even if other members have ended. A capture reports it at its end.
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_leader_that_runs_in_a_cgroup() {
+    fn running_leader_of_a_cgroup_has_no_usage() {
         watchdog!();
-        if !Kind::all("a_leader_that_runs_in_a_cgroup").contains(&Kind::Cgroup) {
+        if !Kind::all("running_leader_of_a_cgroup_has_no_usage").contains(&Kind::Cgroup) {
             return;
         }
         let stage = Stage::set(Kind::Cgroup, &parts("run 2 burn 100 pid read"), 1);
@@ -391,7 +391,7 @@ mod unix_only {
 
     /// A copied handle reports no other process's figures, and does not block.
     #[test]
-    fn a_handle_that_a_fork_has_copied() {
+    fn copied_handle_in_a_fork_reports_no_usage() {
         alone!();
         watchdog!();
         on_every_backend(|backend| {

@@ -35,7 +35,7 @@ fn every_exit_code_is_reported() {
 
 /// std's `Child` and a `SharedChild` kill with the same exit code.
 #[test]
-fn a_killed_child_exits_with_1() {
+fn killed_child_exits_with_1() {
     watchdog!();
     on_every_backend(|backend| {
         let child = sleeper(backend);
@@ -59,7 +59,7 @@ fn is_known(id: u32) -> bool {
 }
 
 #[test]
-fn a_child_is_forgotten_with_its_handle() {
+fn process_id_is_free_after_the_drop_of_its_handle() {
     watchdog!();
     on_every_backend(|backend| {
         type End = fn(shared_child::SharedChild);
@@ -89,7 +89,7 @@ fn a_child_is_forgotten_with_its_handle() {
 
 /// A dropped handle neither kills nor blocks.
 #[test]
-fn a_running_child_outlives_its_handle() {
+fn running_child_outlives_its_handle() {
     watchdog!();
     on_every_backend(|backend| {
         let mut command = helper(&["read", "say", "done"]);
@@ -166,7 +166,7 @@ fn leak_no_handles(round: impl Fn(Backend)) {
 
 /// `timeout`, the example, as far as Windows supports it.
 #[test]
-fn the_example() {
+fn timeout_example_returns_the_same_statuses() {
     watchdog!();
     let timeout = |arguments: &[&str]| {
         let mut path = std::env::current_exe().unwrap();
@@ -378,7 +378,7 @@ mod trees {
     }
 
     #[test]
-    fn a_kill_leaves_no_survivor() {
+    fn kill_leaves_no_survivor() {
         watchdog!();
         on_every_backend(|backend| {
             for (name, parts, members) in cases() {
@@ -402,7 +402,7 @@ mod trees {
 
     /// The leader has exited and was waited for; the tree is still a tree.
     #[test]
-    fn a_leader_that_exits_first() {
+    fn kill_ends_a_tree_whose_leader_has_exited() {
         watchdog!();
         on_every_backend(|backend| {
             let parts = [start("pid read"), start("pid read"), parts("exit 7")].concat();
@@ -421,7 +421,7 @@ mod trees {
     }
 
     #[test]
-    fn a_tree_that_ends_by_itself() {
+    fn wait_empty_returns_when_the_tree_ends_by_itself() {
         watchdog!();
         let parts = [start("pid read"), start("pid read"), parts("pid")].concat();
         let mut stage = Stage::set(&tree(), &parts, 3);
@@ -439,7 +439,7 @@ mod trees {
     }
 
     #[test]
-    fn from_several_threads() {
+    fn kills_waits_and_stops_from_several_threads_succeed() {
         watchdog!();
         for _ in 0..rounds(20) {
             let parts = [start("pid read"), member()].concat();
@@ -466,7 +466,7 @@ mod trees {
     }
 
     #[test]
-    fn a_drop_kills_if_it_is_to() {
+    fn drop_kills_a_tree_with_kill_on_drop() {
         watchdog!();
         let three = [start("pid read"), start("pid read"), member()].concat();
         both(|options| {
@@ -498,7 +498,7 @@ mod trees {
     }
 
     #[test]
-    fn a_child_that_is_given_back_is_free() {
+    fn into_inner_kills_no_process() {
         watchdog!();
         let parts = [start("pid read"), start("pid read"), member()].concat();
         both(|options| {
@@ -512,7 +512,7 @@ mod trees {
 
     /// The inner tree's owner acts on the inner tree alone.
     #[test]
-    fn a_kill_of_the_inner_tree_spares_the_outer() {
+    fn kill_of_an_inner_tree_spares_the_outer_one() {
         watchdog!();
         // Only one member reads the line that is written.
         let inner = [start("pid sleep"), parts("pid sleep")].concat();
@@ -535,7 +535,7 @@ mod trees {
     }
 
     #[test]
-    fn a_tree_dies_with_its_parent() {
+    fn tree_dies_with_its_parent() {
         watchdog!();
         // The parent then starts a process that is in no tree and inherits every inheritable handle.
         let parts = [
@@ -555,7 +555,7 @@ mod trees {
 
     /// The tree dies even if its handle was dropped and its leader has exited.
     #[test]
-    fn a_tree_without_handle_dies_with_this_process() {
+    fn tree_without_a_handle_dies_with_this_process() {
         const MARK: &str = "SHARED_CHILD_TEST_OWNER";
         watchdog!();
         let me = function_name!();
@@ -584,7 +584,7 @@ mod trees {
 
     /// Its descendants survive.
     #[test]
-    fn a_single_child_dies_with_its_parent() {
+    fn single_child_dies_with_its_parent() {
         watchdog!();
         let child = [start("pid read"), member()].concat();
         let mut stage = Stage::set(
@@ -600,7 +600,7 @@ mod trees {
 
     /// While its parent lives, it behaves like any other child.
     #[test]
-    fn a_single_child_that_is_tied_to_this_process() {
+    fn tied_child_ends_as_any_other_child_while_its_parent_lives() {
         watchdog!();
         let mut tied = SpawnOptions::new();
         tied.kill_with_parent(true);
@@ -640,7 +640,7 @@ mod trees {
 
     /// The stop ends the tree at once where there is no console, and by CTRL_BREAK where there is one.
     #[test]
-    fn a_stop() {
+    fn stop_ends_a_tree_or_a_child_at_once() {
         watchdog!();
         const CONTROL_C_EXIT: i32 = 0xC000_013A_u32 as i32;
         let parts = [start("pid read"), member()].concat();
@@ -701,7 +701,7 @@ mod trees {
 
     /// `CREATE_SUSPENDED` leaves the child suspended.
     #[test]
-    fn a_child_that_is_to_be_suspended() {
+    fn child_spawned_suspended_stays_suspended() {
         watchdog!();
         #[track_caller]
         fn is_suspended(child: SharedChild) {
@@ -729,7 +729,7 @@ mod trees {
 
     /// No child stays suspended, and the trees do not affect each other.
     #[test]
-    fn one_command_for_several_trees() {
+    fn trees_of_one_command_are_independent() {
         watchdog!();
         let single = SpawnOptions::new().kill_with_parent(true).clone();
         let kinds = [tree(), SpawnOptions::new(), single, tree(), SpawnOptions::new()];
