@@ -1,10 +1,8 @@
 //! Linux-only extensions.
 
 use crate::SpawnOptions;
-use crate::tree::cgroup::Place;
-use crate::tree::{self, pre_exec};
+use crate::tree::{self, cgroup, pre_exec};
 use std::path::PathBuf;
-use std::sync::Arc;
 
 /// Ways to spawn that only Linux has.
 pub trait SpawnOptionsExt {
@@ -120,13 +118,13 @@ pub trait SpawnOptionsExt {
 
 impl SpawnOptionsExt for SpawnOptions {
     fn cgroup(&mut self, cgroup: bool) -> &mut Self {
-        self.wanted.system.cgroup = if cgroup { Some(Arc::new(Place::Own)) } else { None };
+        self.wanted.system.cgroup = cgroup.then_some((cgroup::create, None));
         self.wanted.spawn = Some(tree::spawn);
         self
     }
 
     fn cgroup_parent(&mut self, directory: impl Into<PathBuf>) -> &mut Self {
-        self.wanted.system.cgroup = Some(Arc::new(Place::Below(directory.into())));
+        self.wanted.system.cgroup = Some((cgroup::create, Some(directory.into())));
         self.wanted.spawn = Some(tree::spawn);
         self
     }

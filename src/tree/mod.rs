@@ -24,6 +24,8 @@ pub(crate) use process_group::{Survivor, System, request, spawn};
 #[cfg(target_os = "linux")]
 pub(crate) mod cgroup;
 #[cfg(target_os = "linux")]
+mod credentials;
+#[cfg(target_os = "linux")]
 mod parent_death;
 #[cfg(target_os = "linux")]
 pub(crate) mod pre_exec;
