@@ -269,9 +269,9 @@ impl SharedChild {
     /// handle had found its exit: by another part of the program, or by [`SharedChild::new`], which was given a child
     /// that had exited.
     ///
-    /// For a [tree](Self::tree) with a cgroup of its own (`linux::SpawnOptionsExt::cgroup`) this is what the processes
-    /// in the cgroup have used: up to now while a member lives, and in all after that. A process that has left the
-    /// cgroup counts up to the moment when it left. For any other tree this is the leader's usage.
+    /// For a [tree](Self::tree) with a cgroup of its own (`linux::SpawnOptionsExt::cgroup`) the figures cover all
+    /// processes that were ever in the cgroup, and grow while a member lives. A process that has left the cgroup counts
+    /// up to the moment when it left. For any other tree this is the leader's usage.
     ///
     /// # Platforms
     ///
@@ -283,8 +283,8 @@ impl SharedChild {
     /// - **Linux, a cgroup**: all processes that were ever in it. The peak is what the memory controller charges, including
     ///   the page cache, and `None` without that controller or before Linux 5.19. If the counters cannot be read, this is
     ///   the leader's usage.
-    /// - **macOS**: CPU times as above. The peak is the child's own footprint, as the system's tools show it.
-    /// - **NetBSD**: the child alone, and perhaps no peak.
+    /// - **macOS**: CPU times as on Linux. The peak is the child's own footprint, as the system's tools show it.
+    /// - **NetBSD**: the child alone; the peak can be `None`.
     /// - **Windows**: the child alone. The peak is that of its working set.
     /// - **Others** report no usage before the reap.
     ///

@@ -196,10 +196,10 @@ pub(crate) trait Container: Send + Sync + UnwindSafe + RefUnwindSafe + 'static {
 /// - **Linux, best effort**: a process that leaves the group (and the cgroup), *and* whose environment does not have
 ///   the variable (it was emptied, or overwritten, as some servers do to change their title), *and* whose parent ended
 ///   before any operation on the tree found the process below that parent.
-/// - **Linux, best effort**: likewise, a process whose environment cannot be read: another user's if this process lacks
-///   CAP_SYS_PTRACE (the default in Docker), one that is not dumpable (`ssh-agent`), one that has unmapped its
-///   environment. Such a process is not killed. But while one lives that may be a member whose parent has ended, the
-///   tree is not reported as [empty](Self::is_empty).
+/// - **Linux, best effort**: in the same cases, a process whose environment this process cannot read: a process of
+///   another user if this process lacks CAP_SYS_PTRACE (the default in Docker), a process that is not dumpable
+///   (`ssh-agent`), or one that has unmapped its environment. It is not killed. But while one lives that may be a
+///   member whose parent has ended, the tree is not reported as [empty](Self::is_empty).
 /// - **Linux with `hidepid`**: a process that the kernel hides and that has left the group. It is neither found nor
 ///   counted.
 /// - **macOS, FreeBSD, NetBSD, DragonFly**: a process that leaves the group, and whose parent has ended.
@@ -207,10 +207,10 @@ pub(crate) trait Container: Send + Sync + UnwindSafe + RefUnwindSafe + 'static {
 ///
 /// # Servers that outlive the tree
 ///
-/// A server that is to outlive the build or the test that has started it (a compiler's cache, for example) is a member
-/// like any other process. On Linux without a cgroup the server is no member if a process that ends at once starts it
-/// in a new session and without the variable: `env -u SHARED_CHILD_TREE setsid --fork server`. An operation on the tree
-/// in the instant before that process ends still finds the server.
+/// A server that must outlive the build or the test that has started it (a compiler's cache, for example) is a member
+/// like any other process. On Linux without a cgroup the server is not a member if a process that ends at once starts
+/// it in a new session and without the variable: `env -u SHARED_CHILD_TREE setsid --fork server`. An operation on the
+/// tree in the instant before that process ends still finds the server.
 ///
 /// # At a terminal
 ///
@@ -330,8 +330,8 @@ impl Tree {
     ///
     /// # Errors
     ///
-    /// [`Unsupported`](io::ErrorKind::Unsupported) where the system does not list the members of a process group, and
-    /// on Linux without a cgroup if there is no `/proc`.
+    /// [`Unsupported`](io::ErrorKind::Unsupported) where the system does not list the members of a process group; and
+    /// on Linux, for a tree without a cgroup, if there is no `/proc`.
     ///
     /// # Examples
     ///
@@ -355,7 +355,7 @@ impl Tree {
     /// do that (Linux without pidfds, some processes of other users), it polls, with pauses of up to half a second. A
     /// check that has begun before the deadline is finished: on Unix that is a pass over the process table.
     ///
-    /// Without a deadline this may wait for a process that is no member, if that cannot be read: see
+    /// Without a deadline this can wait for a process that is not a member, if this process cannot read it: see
     /// [`is_empty`](Self::is_empty).
     ///
     /// # Errors
