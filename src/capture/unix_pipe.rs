@@ -7,14 +7,13 @@
 //! The system calls here belong in `sys`.
 
 use super::{CHUNK, Ready};
+use crate::backoff::left;
+use crate::sys::ExitDescriptor;
 use crate::sys::unix::sigpipe;
-use crate::sys::{ExitDescriptor, time_left};
+use crate::sys::unix::syscall::{self, PollFd};
 
 pub(super) use crate::sys::pipe;
-use rustix::buffer::spare_capacity;
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::io::{Errno, ioctl_fionread};
+use std::ffi::c_int;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
@@ -23,26 +22,26 @@ use std::time::Instant;
 pub(super) struct Pipe {
     fd: OwnedFd,
     /// The flags to restore.
-    flags: Option<OFlags>,
+    flags: Option<c_int>,
 }
 
 impl Pipe {
     pub(super) fn new(fd: OwnedFd) -> io::Result<Self> {
-        let flags = fcntl_getfl(&fd)?;
-        if flags.contains(OFlags::NONBLOCK) {
+        let flags = syscall::file_flags(&fd)?;
+        if flags & libc::O_NONBLOCK != 0 {
             return Ok(Self { fd, flags: None });
         }
-        fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
+        syscall::set_file_flags(&fd, flags | libc::O_NONBLOCK)?;
         Ok(Self { fd, flags: Some(flags) })
     }
 
     pub(super) fn read(&mut self, into: &mut Vec<u8>) -> io::Result<Option<usize>> {
         into.reserve(CHUNK);
-        attempt(|| Ok(rustix::io::read(&self.fd, spare_capacity(into))?))
+        attempt(|| syscall::read(&self.fd, into))
     }
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<Option<usize>> {
-        let write = || Ok(rustix::io::write(&self.fd, bytes)?);
+        let write = || syscall::write(&self.fd, bytes);
         if sigpipe::is_ignored() {
             attempt(write)
         } else {
@@ -52,14 +51,14 @@ impl Pipe {
 
     /// Some files that are no pipes do not report a number. They are read up to a chunk.
     pub(super) fn available(&mut self) -> u64 {
-        ioctl_fionread(&self.fd).unwrap_or(CHUNK as u64)
+        syscall::readable_bytes(&self.fd).unwrap_or(CHUNK as u64)
     }
 }
 
 impl Drop for Pipe {
     fn drop(&mut self) {
         if let Some(flags) = self.flags {
-            let _ = fcntl_setfl(&self.fd, flags);
+            let _ = syscall::set_file_flags(&self.fd, flags);
         }
     }
 }
@@ -79,24 +78,22 @@ pub(super) fn wait(
 ) -> io::Result<Ready> {
     let [stdout, stderr] = outputs.each_ref().map(|pipe| pipe.as_ref().map(Pipe::as_fd));
     let all = [stdout, stderr, stdin.map(Pipe::as_fd), exit.map(AsFd::as_fd)];
-    let flags = [PollFlags::IN, PollFlags::IN, PollFlags::OUT, PollFlags::IN];
+    let events = [libc::POLLIN, libc::POLLIN, libc::POLLOUT, libc::POLLIN];
     let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(all.len());
     fds.extend(
-        all.into_iter()
-            .zip(flags)
-            .filter_map(|(fd, flags)| Some(PollFd::from_borrowed_fd(fd?, flags))),
+        all.into_iter().zip(events).filter_map(|(fd, events)| Some(PollFd::new(fd?, events))),
     );
     loop {
-        match poll(&mut fds, time_left(deadline).as_ref()) {
-            // `time_left` returns at most a day.
+        match syscall::poll(&mut fds, deadline.map(left)) {
+            // `left` returns at most a day.
             Ok(0) if deadline.is_none_or(|deadline| deadline > Instant::now()) => {}
             Ok(_) => break,
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
     // Any event counts, even an error or a hang-up: the attempt returns it.
-    let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
+    let mut ready = fds.iter().map(PollFd::is_ready);
     let [stdout, stderr, stdin, exit] =
         all.map(|fd| fd.is_some() && ready.next().unwrap_or_default());
     Ok(Ready { stdin, outputs: [stdout, stderr], exit })

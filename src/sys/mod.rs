@@ -38,6 +38,7 @@ pub(crate) mod unix {
     pub(crate) mod rusage;
     pub(crate) mod siginfo;
     pub(crate) mod sigpipe;
+    pub(crate) mod syscall;
     pub(crate) mod system;
     pub(crate) mod waitid_thread;
 }
@@ -52,7 +53,6 @@ pub(crate) use {
         Notice, PLAIN_CHILD_TAKES_REQUESTS, Request, Subscription, is_signal, reaped_elsewhere,
     },
     unix::pipe::pipe,
-    unix::poll::time_left,
 };
 
 /// The mechanisms that a Unix offers beyond POSIX. A missing mechanism is `None`.

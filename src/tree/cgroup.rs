@@ -20,6 +20,7 @@ use crate::backoff::Backoff;
 use crate::deferred;
 use crate::sync::Mutex;
 use crate::sys::spawn_helper;
+use crate::sys::unix::syscall::above_standard_streams;
 use crate::usage::Usage;
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString, c_int};
@@ -81,7 +82,7 @@ impl Cgroup for CgroupV2 {
             .write(true)
             .open(&procs)
             .map_err(|error| explain(error, "cannot open", &procs))?;
-        let procs = pre_exec::above_standard_streams(procs.into())?;
+        let procs = above_standard_streams(procs.into())?;
         let orders = Orders { enter: Some(procs), ..Orders::default() };
         let spawned = pre_exec::spawn(command, &orders).map_err(|error| match error {
             pre_exec::Error::Orders(error) => {

@@ -5,6 +5,7 @@
 
 use super::notice::{Notice, Subscription};
 use super::pipe::pipe;
+use super::syscall;
 use crate::sync::Arc;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -27,7 +28,7 @@ impl ExitDescriptor {
                 let theirs = Arc::clone(&ends);
                 let write = move || {
                     // An empty pipe has room for one byte, so this neither blocks nor fails.
-                    let _ = rustix::io::write(&theirs.1, &[0]);
+                    let _ = syscall::write(&theirs.1, &[0]);
                 };
                 Some((ends, Subscription::new(&notice, Box::new(write))?))
             }

@@ -118,7 +118,8 @@ impl Notice {
         backend: Backend,
     ) -> Opened {
         // A number that cannot be a process ID cannot be a child's.
-        let Some(pid) = by_pid::pid(child.id()) else { return Opened::ReapedElsewhere(None) };
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::new);
+        let Some(pid) = pid else { return Opened::ReapedElsewhere(None) };
         let descriptor = match (backend, from_child, PLATFORM.sent_descriptor) {
             (Backend::Thread, ..) => None,
             (Backend::Best, Some(fd), Some(accept)) => match accept(fd, pid) {
