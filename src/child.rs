@@ -9,6 +9,7 @@ use crate::tree::{Leader, Owner, Spawned, Tree};
 use crate::usage::Usage;
 use std::fmt;
 use std::io;
+use std::ops::Deref;
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, ExitStatus};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -27,6 +28,30 @@ pub struct SharedChild {
     body: Body,
     /// Boxed and lazy, because few children are stopped.
     stopping: OnceLock<Box<Stopping>>,
+}
+
+/// A child that is borrowed, or kept alive.
+#[derive(Debug, Clone)]
+pub(crate) enum ChildRef<'c> {
+    Borrowed(&'c SharedChild),
+    Shared(std::sync::Arc<SharedChild>),
+}
+
+impl Deref for ChildRef<'_> {
+    type Target = SharedChild;
+
+    fn deref(&self) -> &SharedChild {
+        match self {
+            Self::Borrowed(child) => child,
+            Self::Shared(child) => child,
+        }
+    }
+}
+
+impl<'c> From<&'c SharedChild> for ChildRef<'c> {
+    fn from(child: &'c SharedChild) -> Self {
+        Self::Borrowed(child)
+    }
 }
 
 type StandardStreams = (Option<ChildStdin>, Option<ChildStdout>, Option<ChildStderr>);
