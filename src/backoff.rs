@@ -18,7 +18,7 @@ pub(crate) fn left(deadline: Instant) -> Duration {
 /// A wait needs them in three cases, all of them rare: the exit is reported before the child can be reaped (a tracer holds
 /// the zombie, or on a BSD the process is still exiting); another part of the program reaps the child, and the kernel has
 /// not finished; a helper thread cannot be started. Other users state why they poll.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Backoff(Duration);
 
 impl Backoff {

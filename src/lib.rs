@@ -166,7 +166,8 @@ pub mod unix;
 pub mod windows;
 
 pub use capture::{
-    CaptureOptions, Captured, CapturedStream, Limit, Line, StoppedBy, Stream, StreamEnd,
+    Capture, CaptureOptions, Captured, CapturedStream, ChildState, Chunk, Limit, Line, Reached,
+    StoppedBy, Stream, StreamEnd, Until,
 };
 pub use child::SharedChild;
 pub use exit_notice::ExitNotice;

@@ -22,6 +22,7 @@ use {
 #[cfg(unix)]
 pub(crate) mod unix {
     pub(crate) mod by_pid;
+    pub(crate) mod child_pipe;
     pub(crate) mod exit_descriptor;
     pub(crate) mod helper_thread;
     pub(crate) mod notice;
@@ -47,6 +48,7 @@ pub use unix::{notice::Backend, reaped_elsewhere::ReapedElsewhere};
 #[cfg(unix)]
 pub(crate) use {
     std::os::fd::OwnedFd as FromChild,
+    unix::child_pipe::{Alarm, Pipe, Wait},
     unix::exit_descriptor::ExitDescriptor,
     unix::helper_thread::{spawn_helper, spawn_thread},
     unix::notice::{
@@ -280,13 +282,16 @@ pub(crate) const PLATFORM: Platform = Platform::POSIX;
 
 #[cfg(windows)]
 pub(crate) mod windows {
+    pub(crate) mod pipe;
     pub(crate) mod process;
     pub(crate) mod registered_wait;
+    mod synchronous_pipe;
 }
 #[cfg(windows)]
 pub use windows::process::Backend;
 #[cfg(windows)]
 pub(crate) use {
+    windows::pipe::{Alarm, Pipe, Wait, pipe},
     windows::process::{
         ExitDescriptor, Notice, PLAIN_CHILD_TAKES_REQUESTS, Request, is_signalled,
         reaped_elsewhere, spawn_helper, spawn_thread, wait_for_any,
@@ -322,6 +327,22 @@ impl fmt::Debug for KillWithParent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("KillWithParent").field(&self.is_set()).finish()
     }
+}
+
+/// How much one read or write of a pipe moves at most. A pipe mostly holds as much.
+pub(crate) const CHUNK: usize = 64 * 1024;
+
+/// The operations on a child's pipes that do not block now.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ready {
+    pub(crate) stdin: bool,
+    pub(crate) outputs: [bool; 2],
+    /// The child may have exited.
+    pub(crate) exit: bool,
+}
+
+impl Ready {
+    pub(crate) const ALL: Self = Self { stdin: true, outputs: [true; 2], exit: true };
 }
 
 /// A queue of the kernel that reports the exits of many children.
