@@ -12,6 +12,7 @@ use std::io;
 use std::ops::Deref;
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, ExitStatus};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// A child process that any number of threads can wait for, signal and kill at the same time.
@@ -25,6 +26,8 @@ use std::time::{Duration, Instant};
 pub struct SharedChild {
     id: u32,
     can_be_requested: bool,
+    /// A capture has taken pipes.
+    is_captured: AtomicBool,
     body: Body,
     /// Boxed and lazy, because few children are stopped.
     stopping: OnceLock<Box<Stopping>>,
@@ -73,7 +76,7 @@ impl SharedChild {
             }
             Some(own) => Body::Tree(own(leader, kill_on_drop)),
         };
-        Self { id, can_be_requested, body, stopping: OnceLock::new() }
+        Self::with(id, can_be_requested, body)
     }
 
     /// Shares a child that was spawned already, even if it has exited or was waited for.
@@ -118,7 +121,12 @@ impl SharedChild {
     fn alone(leader: Leader) -> Self {
         let id = leader.with_child(|child| child.id());
         let (can_be_requested, body) = (sys::PLAIN_CHILD_TAKES_REQUESTS, Body::Alone(leader));
-        Self { id, can_be_requested, body, stopping: OnceLock::new() }
+        Self::with(id, can_be_requested, body)
+    }
+
+    fn with(id: u32, can_be_requested: bool, body: Body) -> Self {
+        let is_captured = AtomicBool::new(false);
+        Self { id, can_be_requested, is_captured, body, stopping: OnceLock::new() }
     }
 
     pub(crate) fn leader(&self) -> &Leader {
@@ -420,8 +428,17 @@ impl SharedChild {
     ) -> Result<StandardStreams, E> {
         self.leader().with_child(|child| {
             object(child.stdin.is_some(), child.stderr.is_some())?;
-            Ok((child.stdin.take(), child.stdout.take(), child.stderr.take()))
+            let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+            if pipes.0.is_some() || pipes.1.is_some() || pipes.2.is_some() {
+                self.is_captured.store(true, Ordering::Relaxed);
+            }
+            Ok(pipes)
         })
+    }
+
+    /// Returns whether [`take_pipes`](Self::take_pipes) has taken a pipe.
+    pub(crate) fn is_captured(&self) -> bool {
+        self.is_captured.load(Ordering::Relaxed)
     }
 
     /// Sets a pipe of this library as the standard output to be taken.

@@ -21,6 +21,10 @@ impl<'a> Callbacks<'a> {
         Self { on_output, on_line, lines: Default::default() }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.on_output.is_none() && self.on_line.is_none()
+    }
+
     pub(super) fn show(&mut self, stream: Stream, bytes: &[u8]) -> ControlFlow<()> {
         let mut flow = ControlFlow::Continue(());
         if let Some(show) = &mut self.on_output {

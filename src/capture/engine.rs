@@ -122,22 +122,28 @@ impl<'a> Engine<'a> {
         began: Instant,
     ) -> io::Result<Self> {
         let CaptureOptions { bounds, input, on_output, on_line } = options;
+        const PIPED: &str = "spawn with SpawnOptions::spawn_piped";
         let has_input = !matches!(input, Input::Nothing);
         let (stdin, stdout, stderr) = child
             .take_pipes(|has_stdin, has_stderr| {
+                if child.is_captured() {
+                    return Err((
+                        "begin a capture",
+                        "another capture has taken its pipes",
+                        "use that one",
+                    ));
+                }
                 if has_input && !has_stdin {
-                    return Err(("write to the stdin", "it is not piped, or was taken"));
+                    return Err(("write to the stdin", "it is not piped, or was taken", PIPED));
                 }
                 if bounds.merge_stderr && has_stderr {
-                    return Err(("merge the outputs", "stderr has a pipe of its own"));
+                    return Err(("merge the outputs", "stderr has a pipe of its own", PIPED));
                 }
                 Ok(())
             })
-            .map_err(|(operation, cause)| {
-                let message = format!(
-                    "cannot {operation} of process {}: {cause}; spawn with SpawnOptions::spawn_piped",
-                    child.id()
-                );
+            .map_err(|(operation, cause, remedy)| {
+                let message =
+                    format!("cannot {operation} of process {}: {cause}; {remedy}", child.id());
                 io::Error::new(io::ErrorKind::InvalidInput, message)
             })?;
         let pipes = Pipes::new(stdin.filter(|_| has_input), stdout, stderr)?;
@@ -404,7 +410,9 @@ impl<'a> Engine<'a> {
         }
         let has_reached = self.has_reached();
         self.scratch.clear();
-        let direct = if has_reached { None } else { self.output.buffer(stream) };
+        // A callback that panics must not leave bytes that are not counted.
+        let is_direct = !has_reached && self.callbacks.is_empty();
+        let direct = if is_direct { self.output.buffer(stream) } else { None };
         let is_direct = direct.is_some();
         let buffer = direct.unwrap_or(&mut self.scratch);
         let before = buffer.len();

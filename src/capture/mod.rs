@@ -72,7 +72,7 @@ impl SharedChild {
     /// # Errors
     ///
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) if there is input for the child, but no pipe; or if standard error is
-    /// to be merged, but has a pipe of its own. Otherwise only if the system cannot prepare the pipes, or, on
+    /// to be merged, but has a pipe of its own; or if another capture has taken the child's pipes. Otherwise only if the system cannot prepare the pipes, or, on
     /// Windows, if no thread can be started for a synchronous pipe, such as [`std::io::pipe`] creates. The child still runs
     /// after an error.
     ///

@@ -9,6 +9,7 @@ mod common;
 mod capture;
 mod capture_fallback;
 mod capture_memory;
+mod capture_read;
 mod capture_unix;
 mod descriptors;
 mod drop_in;

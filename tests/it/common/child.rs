@@ -53,6 +53,13 @@ fn play(mut arguments: impl Iterator<Item = String>) {
             "write-err" => write(&mut std::io::stderr(), &argument()),
             // Writes until no process has the read end open.
             "flood" => while std::io::stdout().write_all(&[b'x'; 4096]).is_ok() {},
+            // Writes a byte per millisecond until no process has the read end open.
+            "drip" => {
+                let mut stdout = std::io::stdout();
+                while stdout.write_all(b".").and_then(|()| stdout.flush()).is_ok() {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
             "close-stdin" => close(0),
             "close-stdout" => close(1),
             "close-stderr" => close(2),
