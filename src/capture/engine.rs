@@ -29,10 +29,10 @@ use super::until::{Finder, Until};
 use super::{Captured, StoppedBy, Stream, StreamEnd};
 use crate::child::ChildRef;
 use crate::stop::{DYING, Phase, Stop};
-use crate::sync::Arc;
 use crate::sys::{Alarm, ExitDescriptor, Ready, Request, Wait};
 use std::io;
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The pauses between two searches for members of a stopped tree: the first and the longest.
