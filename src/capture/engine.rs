@@ -115,18 +115,20 @@ pub(super) fn has_passed(deadline: Option<Instant>) -> bool {
 }
 
 impl<'a> Engine<'a> {
-    /// Takes the child's pipes: all of them, or none if this fails for a reason that the caller can correct.
+    /// Takes the child's pipes: all of them, or none if this fails for a reason that the caller can correct. With
+    /// `requires_pipes` it fails if another capture has taken them.
     pub(super) fn new(
         child: ChildRef<'a>,
         options: CaptureOptions<'a>,
         began: Instant,
+        requires_pipes: bool,
     ) -> io::Result<Self> {
         let CaptureOptions { bounds, input, on_output, on_line } = options;
         const PIPED: &str = "spawn with SpawnOptions::spawn_piped";
         let has_input = !matches!(input, Input::Nothing);
         let (stdin, stdout, stderr) = child
             .take_pipes(|has_stdin, has_stderr| {
-                if child.is_captured() {
+                if requires_pipes && child.is_captured() {
                     return Err((
                         "begin a capture",
                         "another capture has taken its pipes",
