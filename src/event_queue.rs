@@ -9,7 +9,7 @@
 
 use crate::backoff::left;
 use crate::sync::{self, Mutex, MutexGuard, imp::Condvar};
-use crate::sys::{KernelQueue, Notice, Registration, kernel_queue};
+use crate::sys::{KernelQueue, Notice, PipeEvent, Registration, kernel_queue};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, OnceLock, PoisonError};
@@ -43,6 +43,16 @@ impl EventQueue {
     ) -> Option<Registration> {
         let queue = sync::Arc::clone(this);
         Registration::new(notice, this.kernel(), token, Box::new(move || queue.post(token)))
+    }
+
+    /// Reports `token`, once, when the pipe is ready. `None` if nothing can report it.
+    pub(crate) fn register_pipe(
+        this: &sync::Arc<Self>,
+        pipe: &PipeEvent,
+        token: u64,
+    ) -> Option<Registration> {
+        let queue = sync::Arc::clone(this);
+        Registration::of_pipe(pipe, this.kernel(), token, Box::new(move || queue.post(token)))
     }
 
     /// Returns the kernel queue. If there is none, tries again to open one.

@@ -9,7 +9,7 @@ use crate::backoff::{Backoff, LONGEST};
 use crate::reaper::{self, Wake};
 use crate::stop::{self, Stop};
 use crate::sync::Arc;
-use crate::sys::{Notice, Request};
+use crate::sys::{Notice, PipeEvent, Request};
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -75,7 +75,7 @@ struct Wait<'a> {
 
 impl<'a> Wait<'a> {
     fn new(child: &'a SharedChild, deadline: Option<Instant>) -> Self {
-        let (registration, backoff) = (Registration(None), Backoff::new());
+        let (registration, backoff) = (Registration::new(), Backoff::new());
         Self { child, deadline, registration, is_delayed: false, backoff }
     }
 
@@ -100,7 +100,7 @@ impl<'a> Wait<'a> {
             }
             if !self.is_delayed {
                 let Some(notice) = self.child.notice() else { continue };
-                if self.registration.add(Some(&notice), self.deadline, cx) {
+                if self.registration.add(Some(&notice), &[], self.deadline, cx) {
                     return Poll::Pending;
                 }
             }
@@ -126,20 +126,30 @@ fn earlier(deadline: Option<Instant>, next: Instant) -> Instant {
 }
 
 /// The registration of a task with the background thread, removed when this is dropped.
-struct Registration(Option<Wake>);
+pub(crate) struct Registration(Option<Wake>);
 
 impl Registration {
-    /// Has the task woken when the child exits, or at this time. Returns `false` if no exit of this child can be reported, or
-    /// if there is no background thread.
-    fn add(&mut self, notice: Option<&Arc<Notice>>, at: Option<Instant>, cx: &Context<'_>) -> bool {
-        self.0 = reaper::register(notice, at, cx.waker());
+    pub(crate) fn new() -> Self {
+        Self(None)
+    }
+
+    /// Has the task woken when the child exits, when a pipe is ready, or at this time. Returns `false` if the exit or a pipe
+    /// cannot be reported, or if there is no background thread.
+    pub(crate) fn add(
+        &mut self,
+        notice: Option<&Arc<Notice>>,
+        pipes: &[PipeEvent],
+        at: Option<Instant>,
+        cx: &Context<'_>,
+    ) -> bool {
+        self.0 = reaper::register(notice, pipes, at, cx.waker());
         self.0.is_some()
     }
 
     /// Has the task woken at this time. Without a background thread this blocks for a moment and wakes the task at once:
     /// nothing else can wake it, and to block the executor for a moment is better than to spin.
-    fn add_timer(&mut self, at: Instant, cx: &Context<'_>) {
-        if !self.add(None, Some(at), cx) {
+    pub(crate) fn add_timer(&mut self, at: Instant, cx: &Context<'_>) {
+        if !self.add(None, &[], Some(at), cx) {
             crate::sync::sleep(at.saturating_duration_since(Instant::now()).min(LONGEST));
             cx.waker().wake_by_ref();
         }
@@ -154,7 +164,7 @@ impl Registration {
         Some(stands)
     }
 
-    fn remove(&mut self) {
+    pub(crate) fn remove(&mut self) {
         if let Some(wake) = self.0.take() {
             reaper::forget(wake);
         }
@@ -169,7 +179,7 @@ impl Drop for Registration {
 
 /// Resolves at this time.
 async fn sleep_until(at: Instant) {
-    let mut timer = Registration(None);
+    let mut timer = Registration::new();
     poll_fn(|cx| {
         if at <= Instant::now() {
             return Poll::Ready(());

@@ -49,7 +49,7 @@ pub use unix::{notice::Backend, reaped_elsewhere::ReapedElsewhere};
 #[cfg(unix)]
 pub(crate) use {
     std::os::fd::OwnedFd as FromChild,
-    unix::child_pipe::{Alarm, Pipe, Wait},
+    unix::child_pipe::{Alarm, Pipe, PipeEvent, Wait},
     unix::exit_descriptor::ExitDescriptor,
     unix::helper_thread::{spawn_helper, spawn_thread},
     unix::notice::{Notice, PLAIN_CHILD_TAKES_REQUESTS, Request, is_signal, reaped_elsewhere},
@@ -291,7 +291,7 @@ pub(crate) mod windows {
 pub use windows::process::Backend;
 #[cfg(windows)]
 pub(crate) use {
-    windows::pipe::{Alarm, Pipe, Wait, pipe},
+    windows::pipe::{Alarm, Pipe, PipeEvent, Wait, pipe},
     windows::process::{
         ExitDescriptor, Notice, PLAIN_CHILD_TAKES_REQUESTS, Request, is_signalled,
         reaped_elsewhere, spawn_helper, spawn_thread, wait_for_any,
@@ -351,9 +351,9 @@ pub(crate) trait KernelQueue: Send + Sync {
     #[cfg(unix)]
     fn is_prompt(&self) -> bool;
 
-    /// Reports `key`, once, when the descriptor becomes readable. Fails if the descriptor is in the queue already.
+    /// Reports `key`, once, when the descriptor becomes readable, or writable. Fails if the descriptor is in the queue already.
     #[cfg(unix)]
-    fn add(&self, descriptor: BorrowedFd<'_>, key: u64) -> io::Result<()>;
+    fn add(&self, descriptor: BorrowedFd<'_>, key: u64, for_write: bool) -> io::Result<()>;
 
     /// Removes the descriptor. Must be called before it is closed.
     #[cfg(unix)]

@@ -182,6 +182,7 @@ fn child_that_never_pauses_is_never_quiet() {
     on_every_backend(|backend| {
         for part in ["drip", "flood"] {
             let capture = begin_with(backend, &[part], bounded().limit(Limit::tail(1000)));
+            assert_eq!(capture.read(soon(Until::bytes(1))).reached, Reached::Bytes);
             let start = Instant::now();
             let quiet = Until::quiet(LONG).or(Until::silent(LONG)).or(Until::line());
             let chunk = capture.read(quiet.or(Until::timeout(4 * SHORT)));

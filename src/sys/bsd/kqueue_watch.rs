@@ -32,7 +32,7 @@ impl KernelQueue for QueueOfMany {
         false
     }
 
-    fn add(&self, fd: BorrowedFd<'_>, key: u64) -> io::Result<()> {
+    fn add(&self, fd: BorrowedFd<'_>, key: u64, for_write: bool) -> io::Result<()> {
         // On a 32-bit system a key can be too large. A child that is not added is polled.
         let key = usize::try_from(key).ok().filter(|key| *key != WAKE);
         let key = key.ok_or(io::ErrorKind::Unsupported)?;
@@ -41,7 +41,7 @@ impl KernelQueue for QueueOfMany {
         if !watched.insert(fd) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        let mut event = readable(fd, key);
+        let mut event = event_of(fd, key, for_write);
         event.flags = libc::EV_ADD | libc::EV_ONESHOT;
         let added = self.queue.change(&event);
         if added.is_err() {
@@ -57,10 +57,12 @@ impl KernelQueue for QueueOfMany {
         // another thread that adds the same descriptor.
         let mut watched = self.watched.lock();
         watched.remove(&fd);
-        // It fails if the event was reported, because then the kernel has deleted it.
-        let mut event = readable(fd, 0);
-        event.flags = libc::EV_DELETE;
-        let _ = self.queue.change(&event);
+        // One of the two is there, unless it was reported: then the kernel has deleted it.
+        for for_write in [false, true] {
+            let mut event = event_of(fd, 0, for_write);
+            event.flags = libc::EV_DELETE;
+            let _ = self.queue.change(&event);
+        }
     }
 
     fn wake(&self) {
@@ -95,10 +97,10 @@ impl KernelQueue for QueueOfMany {
 }
 
 /// Returns an event for the descriptor, which lacks its flags.
-fn readable(fd: RawFd, key: usize) -> libc::kevent {
+fn event_of(fd: RawFd, key: usize, for_write: bool) -> libc::kevent {
     let mut event = NO_EVENT;
     event.ident = fd as usize;
-    event.filter = libc::EVFILT_READ;
+    event.filter = if for_write { libc::EVFILT_WRITE } else { libc::EVFILT_READ };
     // A pointer, or an integer on NetBSD.
     event.udata = key as _;
     event
