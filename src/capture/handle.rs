@@ -245,11 +245,11 @@ impl<'a> Capture<'a> {
     /// ```
     /// use shared_child::{Capture, Chunk, Until};
     ///
-    /// async fn ask(capture: &Capture<'_>, question: &str) -> std::io::Result<Chunk> {
+    /// async fn send(capture: &Capture<'_>, question: &str) -> std::io::Result<Chunk> {
     ///     capture.write_async(question.as_bytes()).await?;
     ///     Ok(capture.read_async(Until::line()).await)
     /// }
-    /// # let _ = ask;
+    /// # let _ = send;
     /// ```
     pub async fn write_async(&self, bytes: &[u8]) -> io::Result<()> {
         self.write_by_async(bytes, None).await.map(drop)
