@@ -13,12 +13,6 @@ use std::time::Duration;
 
 const BEST: Backend = Backend::ALL[0];
 
-#[track_caller]
-fn assert_served_by(child: &SharedChild, mechanism: &str) {
-    let debug = format!("{child:?}");
-    assert!(debug.contains(mechanism), "{debug}");
-}
-
 /// Tests the promises in short.
 fn exercise(backend: Backend) {
     // Waits of every kind.

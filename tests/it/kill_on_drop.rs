@@ -15,7 +15,6 @@ fn options() -> SpawnOptions {
 /// A single child and its descendant.
 fn alone(backend: Backend) -> (shared_child::SharedChild, Rest) {
     let line = [start("pid read"), parts("pid read")].concat();
-    let line: Vec<&str> = line.iter().map(String::as_str).collect();
     let spawn = |command: &mut Command| backend.spawn_with(&options(), command).unwrap();
     Stage::of(spawn, &mut helper(&line), 2).take_child()
 }

@@ -5,7 +5,7 @@
 #![cfg(unix)]
 
 use crate::common::stage::{Cast, findable_daemon, lists, parts};
-use crate::common::{LONG, helper, unix, until, wait};
+use crate::common::{HELPER, LONG, example, unix, until, wait};
 use shared_child::{CaptureOptions, Captured, SharedChild, SpawnOptions, unix::SharedChildExt};
 use std::ffi::{OsStr, c_int};
 use std::fs::{self, File};
@@ -20,18 +20,12 @@ use std::time::Duration;
 const STUBBORN: &str = "ignore TERM pid read";
 
 fn ours() -> PathBuf {
-    let test = std::env::current_exe().expect("this test's own path");
-    let path = test.with_file_name("../examples/parallel");
-    let build = "cargo build --example parallel";
-    assert!(path.exists(), "{} is missing: run `{build}`", path.display());
-    path
+    example("parallel")
 }
 
 /// The helper program with these parts, as a shell command.
 fn line(parts: &[String]) -> String {
-    let helper = helper(&[]);
-    let program = helper.get_program().to_str().expect("a path in UTF-8");
-    format!("'{program}' '{}'", parts.join("' '"))
+    format!("'{HELPER}' '{}'", parts.join("' '"))
 }
 
 fn play(text: &str) -> String {
@@ -104,11 +98,7 @@ struct Running {
 impl Running {
     /// Returns when this many commands have written their process IDs.
     fn on(options: &str, commands: &[Vec<String>], members: usize) -> Self {
-        // The caller of the tests may have ignored these signals, and a child inherits that.
-        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
-            // SAFETY: SIG_DFL runs no code.
-            unsafe { libc::signal(signal, libc::SIG_DFL) };
-        }
+        unix::default_terminal_signals();
         let desk = Desk::new();
         let (heard, input) = (BufReader::new(desk.fifo("says")), desk.fifo("input"));
         let streams = format!("<'{}' >'{}'", desk.path("input"), desk.path("says"));

@@ -14,29 +14,6 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command};
 use std::time::{Duration, Instant};
 
-/// A PID namespace for the test alone, where it chooses process IDs and no other process takes them.
-fn namespace() -> &'static [&'static str] {
-    const ROOT: &[&str] = &["unshare", "--fork", "--pid", "--mount-proc"];
-    const USER: &[&str] = &["unshare", "--map-root-user", "--fork", "--pid", "--mount-proc"];
-    if linux::is_root() { ROOT } else { USER }
-}
-
-/// Skips the test, with a message, where this user cannot make namespaces.
-macro_rules! in_a_namespace {
-    () => {
-        let [program, arguments @ ..] = namespace() else { unreachable!() };
-        let trial = std::process::Command::new(program).args(arguments).arg("true").output();
-        let works = trial.is_ok_and(|trial| trial.status.success());
-        if !works {
-            assert!(!linux::is_root(), "root can make namespaces");
-            eprintln!("{} skipped: no PID namespaces for this user", function_name!());
-            return;
-        }
-        alone!(namespace());
-        watchdog!();
-    };
-}
-
 /// A running child of this process that has exactly this ID, and leads a group with the same ID.
 struct Victim {
     child: Child,
@@ -215,7 +192,6 @@ fn tree(backend: Backend, line: &str) -> Stage {
         backend.spawn_with(SpawnOptions::new().tree(true), command).unwrap()
     };
     let line = parts(line);
-    let line: Vec<&str> = line.iter().map(String::as_str).collect();
     Stage::of(spawn, &mut helper(&line), 1)
 }
 
@@ -311,9 +287,7 @@ fn guardian_spares_the_next_owner_of_a_group_id() {
     for (kind, end) in ends.into_iter().cycle().take(rounds(12).max(4)) {
         let line = given(&format!("owner {kind}"), &parts("exit 0"));
         let line = [line, parts(end), parts("pid read")].concat();
-        let line: Vec<&str> = line.iter().map(String::as_str).collect();
-        let spawn = |command: &mut Command| SharedChild::spawn(command).unwrap();
-        let mut owner = Stage::of(spawn, &mut helper(&line), 1);
+        let mut owner = Stage::single(&line, 1);
         let id: u32 = owner.hear("child ").parse().unwrap();
         let victim = Victim::on(id);
         owner.child.kill().unwrap();

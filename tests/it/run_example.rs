@@ -2,17 +2,14 @@
 #![cfg(unix)]
 
 use crate::common::stage::{FINDS_DAEMONS, lists};
-use crate::common::{LONG, helper, unix, until};
+use crate::common::{HELPER, LONG, example, helper, unix, until};
 use serde_json::{Value, json};
 use shared_child::{CaptureOptions, Captured, SpawnOptions};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn ours() -> PathBuf {
-    let test = std::env::current_exe().expect("this test's own path");
-    let path = test.with_file_name("../examples/run");
-    assert!(path.exists(), "{} is missing: run `cargo build --example run`", path.display());
-    path
+    example("run")
 }
 
 /// Runs `run` with these options, on the helper program that plays these parts.
@@ -163,7 +160,7 @@ fn invalid_options_are_refused() {
 #[test]
 fn closed_output_stops_the_command() {
     let mut command = Command::new("sh");
-    command.env("OURS", ours()).env("HELPER", helper(&[]).get_program());
+    command.env("OURS", ours()).env("HELPER", HELPER);
     command.args(["-c", "\"$OURS\" -- \"$HELPER\" say one flood | head -n 1"]);
     let captured = within_bounds(&mut command);
     assert_eq!(captured.stdout.text(), "one\n");

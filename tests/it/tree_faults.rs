@@ -244,7 +244,6 @@ fn proc_of_another_namespace_leaves_a_tree_its_group() {
     on_every_backend(|backend| {
         let spawn = |line: &[Vec<String>]| {
             let line = line.concat();
-            let line: Vec<&str> = line.iter().map(String::as_str).collect();
             let mut command = helper(&line);
             command.stdin(Stdio::piped()).stdout(Stdio::piped());
             let child = backend.spawn_with(SpawnOptions::new().tree(true), &mut command).unwrap();
