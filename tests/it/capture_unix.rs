@@ -82,7 +82,7 @@ fn capture_works_without_pidfds() {
     exercise();
 }
 
-/// `poll` fails with ENOMEM here; EINVAL follows below.
+/// Here `poll` fails with ENOMEM. The next test covers EINVAL.
 #[cfg(target_os = "linux")]
 #[test]
 fn capture_works_where_poll_is_refused() {
@@ -146,7 +146,7 @@ fn is_blocking(fd: BorrowedFd<'_>) -> bool {
     flags & libc::O_NONBLOCK == 0
 }
 
-/// A pipe that another process shares, as a whole or as a copy, keeps its mode.
+/// A capture does not change the mode of a pipe, since another process may share it.
 #[test]
 fn mode_of_a_pipe_stays_as_it_was() {
     watchdog!();

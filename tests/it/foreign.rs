@@ -111,7 +111,7 @@ fn new_accepts_a_child_that_was_reaped_elsewhere() {
     });
 }
 
-/// A thread that reaps every child it can.
+/// Runs the test beside a thread that reaps every child of this process.
 fn with_foreign_reaper(test: impl FnOnce()) {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -346,7 +346,9 @@ fn copied_handle_in_a_fork_returns_errors_while_threads_wait() {
             wait(child)
         });
         let untimed = scope.spawn(|| child.wait().unwrap());
-        until("the helper and one of them are blocked", || linux::threads_blocked_for_exits() == 2);
+        until("the helper thread and one waiter are blocked", || {
+            linux::threads_blocked_for_exits() == 2
+        });
         linux::until_asleep(thread.recv().unwrap());
         let code = linux::in_a_fork(|| {
             let waits = [child.wait_timeout(Duration::MAX).map(|_| ()), child.wait().map(|_| ())];

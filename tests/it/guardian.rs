@@ -14,7 +14,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-/// Plays these parts as the parent that is killed.
+/// Starts the parent that is killed later.
 fn parent_by(command: &mut Command, members: usize) -> Stage {
     Stage::of(|command| SharedChild::spawn(command).unwrap(), command, members)
 }
@@ -212,7 +212,7 @@ fn stopped_guardian_is_resumed_at_once() {
     all_die(&parent);
 }
 
-/// Plays the parent in a fork, which is then killed. The fork reports numbers.
+/// Runs this in a fork, the parent that is killed later. The fork reports numbers.
 fn fork(run: impl FnOnce(&mut dyn FnMut(u32))) -> (u32, UnixStream) {
     let (theirs, mut ours) = UnixStream::pair().unwrap();
     // SAFETY: the test runs alone and with few threads, and the child takes no lock that another may hold.

@@ -209,8 +209,9 @@ fn lines_of_standard_input_are_run() {
     assert_eq!((code(&captured), &*captured.stdout.bytes), (Some(0), &b"\xff\n"[..]));
 }
 
-/// Each command takes one of the places, and meets the command that holds the next place at that time. Two of a pair
-/// run at the same time, and no command finds all places taken.
+/// There are as many places as jobs: two. Each command takes a place, waits until the other command of its pair has
+/// started, and frees the place. So both commands of a pair must run at the same time, and a third command at that time
+/// would find no place.
 #[test]
 fn no_more_commands_run_at_a_time_than_jobs() {
     watchdog!();
@@ -382,7 +383,7 @@ fn output_beyond_the_limit_is_omitted() {
     says(&captured, "[… 4 bytes omitted …]\n");
 }
 
-/// The reader of the output goes away, and all commands are stopped.
+/// The reader of the output closes the pipe, and all commands are stopped.
 #[test]
 fn closed_output_stops_all_commands() {
     watchdog!();

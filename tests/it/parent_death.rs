@@ -56,7 +56,7 @@ fn single_child_dies_with_its_parent() {
     watchdog!();
     let line = [given("owner alone", &parts("ignore 15 pid read")), parts("read")];
     let parent = parent(&line, 1);
-    assert_eq!(guardians_of(&parent), [] as [u32; 0], "the kernel does it");
+    assert_eq!(guardians_of(&parent), [] as [u32; 0], "the kernel kills the child, no guardian");
     all_die(&parent);
 }
 
@@ -87,7 +87,7 @@ fn guarded_child_is_reaped_when_its_status_is_returned() {
         let child = backend.spawn_with(&options, &mut helper(&["exit", "7"])).unwrap();
         assert!(child.tree().is_none());
         assert_eq!(wait(&child).code(), Some(7));
-        assert_eq!(linux::state(child.id()), None, "it was to be reaped");
+        assert_eq!(linux::state(child.id()), None, "it was not reaped");
         // A kill and a drop affect the child alone.
         let mut stage = Stage::of(
             |command| backend.spawn_with(options.clone().kill_on_drop(true), command).unwrap(),

@@ -56,7 +56,7 @@ impl Victim {
 
 /// Makes every call that a handle has, except the drop.
 fn do_everything(child: &SharedChild, round: usize) {
-    // A different call is first each time: the later calls use what the first one found out.
+    // Each round begins with another call, because the later calls use what the first one has found.
     for call in round..round + 6 {
         match call % 6 {
             0 => child.kill().unwrap(),
@@ -69,15 +69,16 @@ fn do_everything(child: &SharedChild, round: usize) {
     }
 }
 
+/// The state of the victim during the calls.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Met {
+enum State {
     Running,
     Zombie,
 }
 
-fn a_round(child: SharedChild, met: Met, round: usize) {
+fn a_round(child: SharedChild, state: State, round: usize) {
     let mut victim = Victim::on(child.id());
-    if met == Met::Zombie {
+    if state == State::Zombie {
         victim.becomes_a_zombie();
     }
     // Some rounds only drop the handle: the drop must not reap the victim either.
@@ -90,9 +91,9 @@ fn a_round(child: SharedChild, met: Met, round: usize) {
 
 fn rounds_on_every_backend(make: impl Fn(Backend) -> SharedChild) {
     on_every_backend(|backend| {
-        for met in [Met::Running, Met::Zombie] {
+        for state in [State::Running, State::Zombie] {
             for round in 0..rounds(150) {
-                a_round(make(backend), met, round);
+                a_round(make(backend), state, round);
             }
         }
     });
@@ -124,11 +125,11 @@ fn next_owner_is_spared_after_a_foreign_reap() {
 fn next_owner_is_spared_after_a_foreign_reap_before_the_handle() {
     in_a_namespace!();
     on_every_backend(|backend| {
-        for met in [Met::Running, Met::Zombie] {
+        for state in [State::Running, State::Zombie] {
             for round in 0..rounds(100) {
                 let child = linux::spawn_reaped(backend);
                 assert!(format!("{child:?}").contains("reaped elsewhere"), "{child:?}");
-                a_round(child, met, round);
+                a_round(child, state, round);
             }
         }
     });

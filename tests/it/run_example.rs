@@ -114,8 +114,8 @@ fn input_file_is_passed_to_the_command() {
     assert_eq!(code(&run(&["--stdin", "/no/such/file"], &["read"])), Some(125));
 }
 
-/// A process that holds the pipes survives, in a session of its own where the library can find it there. It is
-/// reported, and killed.
+/// A process that holds the pipes outlives the command: a daemon where the library finds daemons, elsewhere a member of
+/// the group. It is reported, and killed.
 #[test]
 fn daemon_that_holds_the_pipes_is_reported_and_killed() {
     if !lists(function_name!()) {
@@ -156,7 +156,7 @@ fn invalid_options_are_refused() {
     assert!(within_bounds(Command::new(ours()).arg("--help")).stdout.text().starts_with("Usage"));
 }
 
-/// The reader of the output goes away, and the command ends.
+/// The reader of the output closes the pipe, and the command is stopped.
 #[test]
 fn closed_output_stops_the_command() {
     let mut command = Command::new("sh");

@@ -388,7 +388,7 @@ fn spawn_reaped(options: &SpawnOptions) -> SharedChild {
     let child =
         options.spawn(reaped_before_the_spawn_returns(&mut helper(&["exit", "42"]))).unwrap();
     linux::on_sigchld(libc::SIG_DFL);
-    assert_eq!(linux::state(child.id()), None, "it was to be reaped");
+    assert_eq!(linux::state(child.id()), None, "it was not reaped");
     child
 }
 

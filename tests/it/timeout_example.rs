@@ -543,8 +543,8 @@ fn foreground_keeps_the_command_in_its_group() {
 mod linux {
     use super::*;
 
-    /// Starts a daemon, whose parent exits, in a session of its own. It prints its process ID, and then loops without
-    /// exec: a process shows no environment during exec, so it could not be found.
+    /// A script that starts a daemon: its parent exits, and it has a session of its own. It prints its process ID, and
+    /// then loops without exec, since a process shows no environment during an exec and could not be found.
     fn daemon(its_trap: &str, then: &str) -> String {
         format!("(setsid sh -c '{its_trap} echo $$; while :; do :; done' &); {then}")
     }
@@ -553,7 +553,7 @@ mod linux {
     fn timeout_ends_a_daemon_of_the_command() {
         let terminates = "exec sleep 1000";
         let ignores = "trap \"\" TERM;";
-        // The trap of both, set before the daemon can print, or of the daemon alone.
+        // The first trap is that of the command and the daemon, the second that of the daemon alone.
         let cases: [(&[&str], &str, &str, Option<i32>); 4] = [
             (&["1000"], "", "", None),
             (&["-s", "KILL", "1000"], ignores, "", Some(libc::SIGKILL)),

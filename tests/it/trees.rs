@@ -24,7 +24,7 @@ use std::time::Instant;
 type Case = (&'static str, Vec<String>, usize);
 
 fn cases() -> Vec<Case> {
-    // A child without a parent is found outside the group only where daemons are.
+    // An orphan outside the group is found only where daemons are.
     let outside = || if FINDS_DAEMONS { parts("setsid") } else { Vec::new() };
     let root = || parts("pid read");
     let with = |others: &[Vec<String>]| [&others.concat()[..], &root()].concat();
@@ -198,7 +198,7 @@ fn kill_ends_members_that_leave_the_group_and_return() {
                 stage.stdin = None;
                 wait(&stage.child);
             }
-            // The start time distinguishes it from the next owner of its PID.
+            // The start time, in units of 10 ms, distinguishes a process from the next owner of its ID.
             std::thread::sleep(std::time::Duration::from_millis(if members == 3 { 50 } else { 0 }));
             assert!(!stage.tree().is_empty().unwrap());
             stage.tree().kill().unwrap();
@@ -444,7 +444,7 @@ fn kill_reports_a_member_of_another_user_and_kills_the_rest() {
     alone!();
     watchdog!();
     if !unix::is_root() {
-        eprintln!("{} skipped: this takes root", function_name!());
+        eprintln!("{} skipped: this requires root", function_name!());
         return;
     }
     for backend in Backend::ALL {

@@ -1,4 +1,4 @@
-//! Unix: a tree on a stage: its members print their process IDs, and the system shows whether they live.
+//! Unix: trees of helper programs. Each member prints its process ID, and the system shows whether it lives.
 
 use super::{HELPER, LONG, helper, unix, until};
 pub(crate) use super::{given, parts, start};
@@ -21,7 +21,7 @@ pub(crate) const LISTS: bool = FINDS_DAEMONS
         target_os = "dragonfly"
     ));
 
-/// Returns the same for a test that requires it. Prints a line if not.
+/// Returns whether the library lists the processes of a tree. If not, prints that the test is skipped.
 pub(crate) fn lists(test: &str) -> bool {
     if !LISTS {
         eprintln!("{test} skipped: trees are not listed on this system");
@@ -96,6 +96,7 @@ pub(crate) fn tied_kinds(test: &str) -> Vec<&'static str> {
     if Kind::all(test).contains(&Kind::Cgroup) { vec!["tree", "tree-cgroup"] } else { vec!["tree"] }
 }
 
+/// A child, and the processes of the helper program below it that have printed their process IDs.
 pub(crate) struct Stage {
     pub(crate) child: SharedChild,
     /// All members read their input to the end.
@@ -171,7 +172,7 @@ impl Stage {
         assert!(empty, "still there: {:?}", self.tree().processes());
     }
 
-    /// Checks by every account that no member is left.
+    /// Checks in every way that no member is left.
     #[track_caller]
     pub(crate) fn is_empty(&self) {
         self.wait_empty();

@@ -371,7 +371,7 @@ pub(crate) fn spawn_reaped(backend: Backend) -> SharedChild {
     on_sigchld(libc::SIG_IGN);
     let child = backend.spawn(&mut command).expect("to spawn");
     on_sigchld(libc::SIG_DFL);
-    assert_eq!(state(child.id()), None, "it was to be reaped");
+    assert_eq!(state(child.id()), None, "it was not reaped");
     child
 }
 

@@ -213,7 +213,7 @@ fn thousands_of_children_need_one_thread() {
     assert_eq!(unix::descriptors(), before);
 }
 
-/// The two children have had the same address. The event belongs to the dropped child.
+/// An event of a dropped child arrives when an orphan is registered, usually at the same address.
 #[cfg(target_os = "linux")]
 #[test]
 fn late_event_does_not_remove_the_registration_of_another_child() {
