@@ -9,7 +9,7 @@ use std::io;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-/// Sends other signals than that of [`SharedChild::kill`].
+/// Sends any signal to a child, where [`SharedChild::kill`] sends SIGKILL.
 pub trait SharedChildExt {
     /// Sends a signal to the child. Does nothing, successfully, once the child has exited.
     ///
