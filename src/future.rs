@@ -106,7 +106,8 @@ impl<'a> Wait<'a> {
             }
             // No exit of this child can be reported, or it was reported too early.
             let next = Instant::now() + self.backoff.next();
-            self.registration.add_timer(earlier(self.deadline, next), cx);
+            self.registration
+                .add_timer(self.deadline.map_or(next, |deadline| deadline.min(next)), cx);
             return Poll::Pending;
         }
     }
@@ -119,10 +120,6 @@ impl fmt::Debug for Wait<'_> {
             .field("deadline", &self.deadline)
             .finish_non_exhaustive()
     }
-}
-
-fn earlier(deadline: Option<Instant>, next: Instant) -> Instant {
-    deadline.map_or(next, |deadline| deadline.min(next))
 }
 
 /// The registration of a task with the background thread, removed when this is dropped.
@@ -377,7 +374,8 @@ impl SharedChild {
                 continue;
             }
             // The leader has exited and other members run, whose exits are not notified.
-            sleep_until(earlier(deadline, now + delay)).await;
+            let next = now + delay;
+            sleep_until(deadline.map_or(next, |deadline| deadline.min(next))).await;
             delay = (delay * 2).min(LONGEST_DELAY);
         }
         Ok(true)

@@ -9,7 +9,7 @@
 //! the members whose exit was reported before they could be reaped.
 
 use crate::SharedChild;
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, earlier};
 use crate::event_queue::EventQueue;
 use crate::stop::{self, Stop};
 use crate::sync::{Arc, Mutex};
@@ -452,7 +452,7 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
                 return None;
             }
             let poll = (!polled.is_empty()).then(|| Instant::now() + pause.next());
-            let until = deadline.into_iter().chain(poll).min();
+            let until = earlier(deadline, poll);
             // One token per system call: this thread returns one child, and leaves the others to other threads.
             let over = match self.queue.wait(&mut tokens, 1, until) {
                 Ok(()) => tokens.is_empty() && deadline.is_some_and(|at| at <= Instant::now()),

@@ -58,7 +58,7 @@ impl<'c> Stop<'c> {
                 due.push((Some(now), child));
                 continue;
             }
-            let (deadline, request) = child.stopping().join(request, now.checked_add(grace));
+            let (deadline, request) = child.join_stop(request, now.checked_add(grace));
             if request {
                 new.push(*child);
             }
