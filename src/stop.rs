@@ -7,8 +7,10 @@
 //! so none depends on another, and the shortest grace counts for all.
 
 use crate::SharedChild;
+use crate::sync::Arc;
 use crate::sys::Request;
 use crate::tree::{self, Tree};
+use std::cmp::Reverse;
 use std::io;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
@@ -43,44 +45,44 @@ pub(crate) enum Phase {
 impl<'c> Stop<'c> {
     /// Requests these children to terminate.
     pub(crate) fn begin(
-        children: impl IntoIterator<Item = &'c SharedChild>,
+        mut children: Vec<&'c SharedChild>,
         request: Request,
         grace: Duration,
     ) -> Self {
         let now = Instant::now();
-        let children: Vec<_> = children.into_iter().filter(|child| !child.has_ended()).collect();
-        let mut due: Vec<(Option<Instant>, &SharedChild)> = Vec::new();
-        let mut new = Vec::new();
-        for (child, ended) in children.iter().zip(SharedChild::each_ended_by(&children, Some(now)))
-        {
+        children.retain(|child| !child.has_ended());
+        let ended = SharedChild::each_ended_by(&children, Some(now));
+        let (mut due, mut new, mut indices) = (Vec::new(), Vec::new(), Vec::new());
+        for (child, ended) in children.into_iter().zip(ended) {
             // A tree whose members cannot be listed counts as ended with its leader. It is killed at once.
-            if ended.unwrap_or(false) {
-                due.push((Some(now), child));
-                continue;
-            }
-            let (deadline, request) = child.join_stop(request, now.checked_add(grace));
-            if request {
-                new.push(*child);
+            let (deadline, is_new) = match ended {
+                Ok(true) => (Some(now), false),
+                _ => child.join_stop(request, now.checked_add(grace)),
+            };
+            if is_new {
+                new.push(child);
+                indices.push(due.len());
             }
             due.push((deadline, child));
         }
-        for (child, sent) in new.iter().zip(SharedChild::request_each(&new, request)) {
+        for (index, sent) in indices.into_iter().zip(SharedChild::request_each(&new, request)) {
             // A child that cannot receive a request is killed at once. Other errors concern some members of a tree, and the
             // kill meets them again.
-            if sent.unwrap_or_else(|error| error.kind() != io::ErrorKind::InvalidInput) {
-                continue;
-            }
-            for (deadline, _) in due.iter_mut().filter(|(_, due)| std::ptr::eq(*due, *child)) {
-                *deadline = Some(now);
+            if !sent.unwrap_or_else(|error| error.kind() != io::ErrorKind::InvalidInput) {
+                due[index].0 = Some(now);
             }
         }
         due.retain(|(_, child)| !child.has_ended());
-        due.sort_by_key(|(deadline, _)| std::cmp::Reverse((deadline.is_none(), *deadline)));
-        let graceful = due
-            .chunk_by(|one, next| one.0 == next.0)
-            .map(|same| (same[0].0, same.iter().map(|(_, child)| *child).collect()))
-            .collect();
-        Self { graceful, dying: Vec::new(), killed_at: now, result: Ok(()) }
+        due.sort_by_key(|(deadline, _)| Reverse((deadline.is_none(), *deadline)));
+        let mut stop =
+            Self { graceful: Vec::new(), dying: Vec::new(), killed_at: now, result: Ok(()) };
+        for (deadline, child) in due {
+            match stop.graceful.last_mut() {
+                Some((same, children)) if *same == deadline => children.push(child),
+                _ => stop.graceful.push((deadline, vec![child])),
+            }
+        }
+        stop
     }
 
     /// Kills a child without a request.
@@ -166,7 +168,7 @@ pub(crate) fn stop(
     request: Request,
     grace: Duration,
 ) -> io::Result<ExitStatus> {
-    Stop::begin([child], request, grace).run()?;
+    Stop::begin(vec![child], request, grace).run()?;
     child.exit_by(killed_by())?.ok_or_else(|| has_not_ended(child))
 }
 
@@ -184,18 +186,30 @@ pub(crate) fn has_not_ended(child: &SharedChild) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, message)
 }
 
-/// Kills each of these, and its tree. Returns the first error, after all have been killed that can be.
-pub(crate) fn kill_all<'c>(children: impl IntoIterator<Item = &'c SharedChild>) -> io::Result<()> {
-    let left: Vec<_> = children.into_iter().filter(|child| !child.has_ended()).collect();
-    SharedChild::kill_each(&left).into_iter().fold(Ok(()), Result::and)
+/// Stops all of these, and their trees, at the same time.
+pub(crate) fn stop_all(children: &[Arc<SharedChild>], grace: Duration) -> io::Result<()> {
+    let children = children.iter().map(|child| &**child).collect();
+    Stop::begin(children, Request::DEFAULT, grace).run()
+}
+
+/// Kills all of these, and their trees. Returns the first error, after all have been killed that can be.
+pub(crate) fn kill_all(children: &[Arc<SharedChild>]) -> io::Result<()> {
+    let mut left: Vec<&SharedChild> = children.iter().map(|child| &**child).collect();
+    left.retain(|child| !child.has_ended());
+    let mut result = Ok(());
+    for killed in SharedChild::kill_each(&left) {
+        result = result.and(killed);
+    }
+    result
 }
 
 impl SharedChild {
     /// Stops the child: requests it to terminate, waits for up to `grace`, then kills it. If it leads a
     /// [tree](Self::tree), stops the whole tree. Returns the child's exit status.
     ///
-    /// This returns as soon as a single child has exited, or a tree is empty. If the leader of a tree exits first, the remaining members still have the rest of the grace, and are then killed. Where the
-    /// system does not list the members of a tree, the grace ends with the leader.
+    /// This returns as soon as a single child has exited, or a tree is empty. If the leader of a tree exits first,
+    /// the remaining members still have the rest of the grace, and are then killed. Where the system does not list the
+    /// members of a tree, the grace ends with the leader.
     ///
     /// Any number of threads may stop a child, each with a grace of its own: the shortest counts. A later call may
     /// shorten the time that is left, never lengthen it, and does not repeat the request. Other threads may wait, poll,

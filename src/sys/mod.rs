@@ -47,8 +47,8 @@ pub(crate) mod unix {
 pub use unix::{notice::Backend, reaped_elsewhere::ReapedElsewhere};
 #[cfg(unix)]
 pub(crate) use {
-    std::os::fd::OwnedFd as FromChild,
-    unix::exit_descriptor::ExitDescriptor,
+    std::os::fd::{OwnedFd as FromChild, OwnedFd as OwnedDescriptor},
+    unix::exit_descriptor::{ExitDescriptor, ready_descriptor},
     unix::helper_thread::{spawn_helper, spawn_thread},
     unix::notice::{Notice, PLAIN_CHILD_TAKES_REQUESTS, Request, is_signal, reaped_elsewhere},
     unix::pipe::pipe,
@@ -288,9 +288,10 @@ pub(crate) mod windows {
 pub use windows::process::Backend;
 #[cfg(windows)]
 pub(crate) use {
+    std::os::windows::io::OwnedHandle as OwnedDescriptor,
     windows::process::{
         ExitDescriptor, Notice, PLAIN_CHILD_TAKES_REQUESTS, Request, is_signalled,
-        reaped_elsewhere, spawn_helper, spawn_thread, wait_for_any,
+        ready_descriptor, reaped_elsewhere, spawn_helper, spawn_thread, wait_for_any,
     },
     windows::registered_wait::Registration,
 };

@@ -12,8 +12,9 @@ use crate::sync::Arc;
 use crate::sys::{Exit, FromChild, KillWithParent, Observed, Opened};
 use crate::usage::Usage;
 use std::io;
-use std::os::windows::io::{AsHandle, AsRawHandle, BorrowedHandle};
+use std::os::windows::io::{AsHandle, AsRawHandle, BorrowedHandle, FromRawHandle, OwnedHandle};
 use std::process::{Child, ExitStatus};
+use std::ptr::null;
 use std::time::{Duration, Instant};
 use windows_sys::Win32::Foundation::{
     ERROR_ACCESS_DENIED, FILETIME, HANDLE, WAIT_FAILED, WAIT_TIMEOUT,
@@ -21,7 +22,7 @@ use windows_sys::Win32::Foundation::{
 use windows_sys::Win32::System::Console::{CTRL_BREAK_EVENT, GenerateConsoleCtrlEvent};
 use windows_sys::Win32::System::ProcessStatus::{K32GetProcessMemoryInfo, PROCESS_MEMORY_COUNTERS};
 use windows_sys::Win32::System::Threading::{
-    CREATE_NEW_CONSOLE, CREATE_NEW_PROCESS_GROUP, CREATE_NO_WINDOW, DETACHED_PROCESS,
+    CREATE_NEW_CONSOLE, CREATE_NEW_PROCESS_GROUP, CREATE_NO_WINDOW, CreateEventW, DETACHED_PROCESS,
     GetProcessTimes, INFINITE, TerminateProcess, WaitForMultipleObjects,
 };
 
@@ -134,6 +135,17 @@ impl AsHandle for ExitDescriptor {
     fn as_handle(&self) -> BorrowedHandle<'_> {
         self.0.process()
     }
+}
+
+/// Returns an event that stays signalled, for a child that has exited.
+pub(crate) fn ready_descriptor() -> io::Result<OwnedHandle> {
+    // SAFETY: the pointers are null: no security attributes and no name.
+    let event = unsafe { CreateEventW(null(), 1, 1, null()) };
+    if event.is_null() {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the handle is new, and has no other owner.
+    Ok(unsafe { OwnedHandle::from_raw_handle(event) })
 }
 
 /// Blocks until one of these handles is signalled (`true`), or until the deadline. Polls at least once.
