@@ -15,11 +15,11 @@
 //! Sources: Job Objects, Nested Jobs, JOBOBJECT_BASIC_LIMIT_INFORMATION, Process Creation Flags and Taking a
 //! Snapshot of the Win32 documentation.
 
-use super::{Container, Containment, Leader, Mechanism, One, Spawned, Wanted};
+use super::operations::{Operations, Survivor};
+use super::{Containment, Leader, Mechanism, Spawned, Tree, Wanted};
 use crate::backoff::Backoff;
 use crate::sys::{KillWithParent, Request, is_signalled, wait_for_any};
 use crate::usage::Usage;
-use std::any::Any;
 use std::ffi::c_void;
 use std::io;
 use std::mem::offset_of;
@@ -55,9 +55,6 @@ pub(crate) struct System {
     pub(crate) creation_flags: u32,
 }
 
-/// A living member of a job. Which member it is does not matter.
-pub(crate) struct Survivor;
-
 /// Spawns a tree, or a single child that needs more than [`Command::spawn`].
 pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawned> {
     let is_tree = wanted.tree;
@@ -80,7 +77,7 @@ pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawne
     let (child, process) = start(spawned?, &job, own_flags & CREATE_SUSPENDED == 0)?;
     let can_be_requested = Request::reaches(flags);
     if is_tree {
-        let spawned = Spawned::single((child, None)).leading(Box::new(job));
+        let spawned = Spawned::single((child, None)).leading(job, &Jobs);
         return Ok(Spawned { can_be_requested, ..spawned });
     }
     let kill_with_parent = KillWithParent::by(job);
@@ -116,70 +113,54 @@ fn start(mut child: Child, job: &Job, to_be_resumed: bool) -> io::Result<(Child,
     started.map(|process| (child, process))
 }
 
-/// Returns the jobs of a batch. All containers of this system have this type.
-fn jobs<'a>(trees: &[One<'a>]) -> impl Iterator<Item = &'a Job> {
-    let job = |(container, _): &One<'a>| -> Option<&'a Job> { container.as_any().downcast_ref() };
-    trees.iter().map(move |tree| job(tree).expect("the containers of a batch have one type"))
-}
+struct Jobs;
 
-impl Container for Job {
-    fn as_any(&self) -> &dyn Any {
-        self
+impl Operations for Jobs {
+    fn kill_each(&self, trees: &[&Tree]) -> Vec<io::Result<()>> {
+        trees.iter().map(|tree| tree.container.kill()).collect()
     }
 
-    fn pins_the_leader(&self) -> bool {
-        false
+    fn kill_at_once(&self, tree: &Tree) -> bool {
+        tree.container.kill().is_err()
     }
 
-    fn kill_each(&self, trees: &[One<'_>]) -> Vec<io::Result<()>> {
-        jobs(trees).map(Self::kill).collect()
+    fn request_each(&self, trees: &[&Tree], request: Request) -> Vec<io::Result<bool>> {
+        trees.iter().map(|tree| self::request(&tree.leader, request)).collect()
     }
 
-    fn kill_at_once(&self, _: &Leader) -> bool {
-        self.kill().is_err()
+    fn wait_each_empty(&self, trees: &[&Tree], deadline: Option<Instant>) -> Vec<io::Result<bool>> {
+        trees.iter().map(|tree| tree.container.wait_empty(deadline)).collect()
     }
 
-    fn request_each(&self, trees: &[One<'_>], request: Request) -> Vec<io::Result<bool>> {
-        trees.iter().map(|(_, leader)| self::request(leader, request)).collect()
+    fn survivors(&self, trees: &[&Tree]) -> Vec<io::Result<Option<Survivor>>> {
+        let is_populated = |tree: &Tree| tree.container.active().unwrap_or(0) > 0;
+        trees.iter().map(|tree| Ok(is_populated(tree).then_some(Survivor))).collect()
     }
 
-    fn wait_each_empty(
-        &self,
-        trees: &[One<'_>],
-        deadline: Option<Instant>,
-    ) -> Vec<io::Result<bool>> {
-        jobs(trees).map(|job| job.wait_empty(deadline)).collect()
+    fn processes(&self, tree: &Tree) -> io::Result<Vec<u32>> {
+        tree.container.ids()
     }
 
-    fn survivors(&self, trees: &[One<'_>]) -> Vec<io::Result<Option<Survivor>>> {
-        let survivor = |job: &Self| Ok(Some(Survivor).filter(|_| job.active().unwrap_or(0) > 0));
-        jobs(trees).map(survivor).collect()
-    }
-
-    fn processes(&self, _: &Leader) -> io::Result<Vec<u32>> {
-        self.ids()
-    }
-
-    fn containment(&self) -> Containment {
+    fn containment(&self, _: &Tree) -> Containment {
         Containment::Complete { by: Mechanism::JobObject }
     }
 
     /// Returns `None`: a job counts committed memory and a process resident memory, so the job's counters are not used.
-    fn usage(&self) -> Option<Usage> {
+    fn usage(&self, _: &Tree) -> Option<Usage> {
         None
     }
 
-    fn outlives_the_handle(&self) -> bool {
-        self.kills_on_close()
+    fn outlives_the_handle(&self, tree: &Tree) -> bool {
+        tree.container.kills_on_close()
     }
 
-    fn leader_is_reaped(&self) {}
+    fn leader_is_reaped(&self, _: &Tree) {}
 
-    fn done(&self) {}
+    fn done(&self, _: &Tree) {}
 }
 
 /// A job without a name, whose handle no child inherits. Dropping it kills no process.
-struct Job {
+pub(crate) struct Job {
     handle: OwnedHandle,
     limits: JOB_OBJECT_LIMIT,
 }
