@@ -139,12 +139,10 @@ impl Threads {
 }
 
 fn run(job: &mut Job) -> Spawned {
-    pre_exec::spawn(&mut job.command, &job.orders).map_err(|error| match error {
-        pre_exec::Error::Orders(error) => explain(
-            &error,
-            "cannot have the kernel kill the child when this process dies (PR_SET_PDEATHSIG)",
-        ),
-        pre_exec::Error::Spawn(error) => error,
+    pre_exec::spawn(&mut job.command, &job.orders, |error| {
+        let what =
+            "cannot have the kernel kill the child when this process dies (PR_SET_PDEATHSIG)";
+        explain(&error, what)
     })
 }
 
