@@ -95,13 +95,16 @@ pub(crate) fn request(leader: &Leader, request: Request) -> io::Result<bool> {
 
 /// Resumes a suspended child as a member of the job. On failure, kills and reaps the child. Returns another handle of it.
 fn start(mut child: Child, job: &Job, to_be_resumed: bool) -> io::Result<(Child, OwnedHandle)> {
-    let started = job
-        .admit(&child)
-        .and_then(|()| child.as_handle().try_clone_to_owned())
-        .and_then(
-            |process| if to_be_resumed { resume(&child).map(|()| process) } else { Ok(process) },
-        )
-        .and_then(|process| job.has_begun().map(|()| process));
+    let start = || {
+        job.admit(&child)?;
+        let process = child.as_handle().try_clone_to_owned()?;
+        if to_be_resumed {
+            resume(&child)?;
+        }
+        job.has_begun()?;
+        Ok(process)
+    };
+    let started: io::Result<OwnedHandle> = start();
     if started.is_err() {
         let _ = job.kill();
         // The child might be outside the job, so kill the child itself. A wait for a child that cannot be killed might
@@ -188,13 +191,9 @@ impl Job {
     }
 
     fn create(wanted: &Wanted) -> io::Result<Self> {
-        // SAFETY: without attributes, and without a name.
-        let handle = unsafe { CreateJobObjectW(std::ptr::null(), std::ptr::null()) };
-        if handle.is_null() {
-            return Err(last_error("cannot create a job object"));
-        }
-        // SAFETY: it was just opened, and nothing else owns it.
-        let handle = unsafe { OwnedHandle::from_raw_handle(handle) };
+        // SAFETY: without attributes, and without a name; the handle is new.
+        let handle = unsafe { opened(CreateJobObjectW(std::ptr::null(), std::ptr::null())) }
+            .map_err(|error| explain(error, "cannot create a job object"))?;
         let mut limits = 0;
         if wanted.kill_with_parent {
             limits |= JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE;
@@ -321,13 +320,8 @@ impl Job {
     /// Opens the process with this ID, if it is a member and this process has permission.
     fn member(&self, id: u32) -> Option<OwnedHandle> {
         const ACCESS: u32 = PROCESS_SYNCHRONIZE | PROCESS_QUERY_LIMITED_INFORMATION;
-        // SAFETY: integers only; the handle is not inherited.
-        let process = unsafe { OpenProcess(ACCESS, 0, id) };
-        if process.is_null() {
-            return None;
-        }
-        // SAFETY: it was just opened, and nothing else owns it.
-        let process = unsafe { OwnedHandle::from_raw_handle(process) };
+        // SAFETY: integers only; the handle is new, and not inherited.
+        let process = unsafe { opened(OpenProcess(ACCESS, 0, id)) }.ok()?;
         let mut is_member = 0;
         // SAFETY: both handles are open for as long as they are borrowed, and the answer outlives the call.
         let answered =
@@ -369,13 +363,9 @@ fn resume(child: &Child) -> io::Result<()> {
 
 /// Returns the IDs of a process's threads. Another program may have added threads to the first one.
 fn threads_of(process: u32) -> io::Result<Vec<u32>> {
-    // SAFETY: integers only.
-    let snapshot = unsafe { CreateToolhelp32Snapshot(TH32CS_SNAPTHREAD, 0) };
-    if snapshot == INVALID_HANDLE_VALUE {
-        return Err(last_error("cannot resume the child: no snapshot of the threads"));
-    }
-    // SAFETY: it was just opened, and nothing else owns it.
-    let snapshot = unsafe { OwnedHandle::from_raw_handle(snapshot) };
+    // SAFETY: integers only; the handle is new.
+    let snapshot = unsafe { opened(CreateToolhelp32Snapshot(TH32CS_SNAPTHREAD, 0)) }
+        .map_err(|error| explain(error, "cannot resume the child: no snapshot of the threads"))?;
     let mut entry = THREADENTRY32::default();
     let mut threads = Vec::new();
     let mut next: unsafe extern "system" fn(HANDLE, *mut THREADENTRY32) -> _ = Thread32First;
@@ -400,17 +390,16 @@ fn threads_of(process: u32) -> io::Result<Vec<u32>> {
 /// may have its ID.
 fn resume_thread(id: u32, process: u32) -> io::Result<bool> {
     const ACCESS: u32 = THREAD_SUSPEND_RESUME | THREAD_QUERY_LIMITED_INFORMATION;
-    // SAFETY: integers only; the handle is not inherited.
-    let thread = unsafe { OpenThread(ACCESS, 0, id) };
-    if thread.is_null() {
-        let error = io::Error::last_os_error();
-        return match error.raw_os_error() {
-            Some(code) if code == ERROR_INVALID_PARAMETER as i32 => Ok(false),
-            _ => Err(explain(error, "cannot resume the child: its thread cannot be opened")),
-        };
-    }
-    // SAFETY: it was just opened, and nothing else owns it.
-    let thread = unsafe { OwnedHandle::from_raw_handle(thread) };
+    // SAFETY: integers only; the handle is new, and not inherited.
+    let thread = match unsafe { opened(OpenThread(ACCESS, 0, id)) } {
+        Ok(thread) => thread,
+        Err(error) if error.raw_os_error() == Some(ERROR_INVALID_PARAMETER as i32) => {
+            return Ok(false);
+        }
+        Err(error) => {
+            return Err(explain(error, "cannot resume the child: its thread cannot be opened"));
+        }
+    };
     // The open handles keep the IDs of the process and of the thread taken.
     // SAFETY: the handle is open.
     if unsafe { GetProcessIdOfThread(thread.as_raw_handle()) } != process {
@@ -422,6 +411,19 @@ fn resume_thread(id: u32, process: u32) -> io::Result<bool> {
         return Err(last_error("cannot resume the child"));
     }
     Ok(true)
+}
+
+/// Returns the handle that a call has opened, or the error of the call.
+///
+/// # Safety
+///
+/// Nothing else owns the handle.
+unsafe fn opened(handle: HANDLE) -> io::Result<OwnedHandle> {
+    if handle.is_null() || handle == INVALID_HANDLE_VALUE {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, and the caller guarantees the rest.
+    Ok(unsafe { OwnedHandle::from_raw_handle(handle) })
 }
 
 fn last_error(what: &str) -> io::Error {
