@@ -10,7 +10,6 @@ use crate::SharedChild;
 use crate::sync::Arc;
 use crate::sys::Request;
 use crate::tree::{self, Tree};
-use std::cmp::Reverse;
 use std::io;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
@@ -72,17 +71,23 @@ impl<'c> Stop<'c> {
                 due[index].0 = Some(now);
             }
         }
-        due.retain(|(_, child)| !child.has_ended());
-        due.sort_by_key(|(deadline, _)| Reverse((deadline.is_none(), *deadline)));
         let mut stop =
             Self { graceful: Vec::new(), dying: Vec::new(), killed_at: now, result: Ok(()) };
         for (deadline, child) in due {
-            match stop.graceful.last_mut() {
-                Some((same, children)) if *same == deadline => children.push(child),
-                _ => stop.graceful.push((deadline, vec![child])),
+            if !child.has_ended() {
+                stop.add(deadline, child);
             }
         }
         stop
+    }
+
+    fn add(&mut self, deadline: Option<Instant>, child: &'c SharedChild) {
+        let key = |deadline: Option<Instant>| (deadline.is_none(), deadline);
+        let group = self.graceful.binary_search_by(|group| key(deadline).cmp(&key(group.0)));
+        match group {
+            Ok(index) => self.graceful[index].1.push(child),
+            Err(index) => self.graceful.insert(index, (deadline, vec![child])),
+        }
     }
 
     /// Kills a child without a request.
@@ -265,15 +270,15 @@ impl SharedChild {
     fn each_ended_by(children: &[&Self], deadline: Option<Instant>) -> Vec<io::Result<bool>> {
         let exited = |child: &Self| Ok(child.exit_by(deadline)?.is_some());
         let wait = |trees: &[&Tree]| Tree::wait_each_empty(trees, deadline);
-        let ended = Self::each(children, Self::tree, wait, exited);
-        let ended = children.iter().zip(ended).map(|(child, ended)| match ended {
-            // The system does not list the members of the tree.
-            Err(error) if child.tree().is_some() && error.kind() == io::ErrorKind::Unsupported => {
-                exited(child)
+        let mut all = Self::each(children, Self::tree, wait, exited);
+        for (child, ended) in children.iter().zip(&mut all) {
+            let error = ended.as_ref().err().map(io::Error::kind);
+            if error == Some(io::ErrorKind::Unsupported) && child.tree().is_some() {
+                // The system does not list the members of the tree.
+                *ended = exited(child);
             }
-            ended => ended,
-        });
-        ended.collect()
+        }
+        all
     }
 
     /// Requests each to terminate. Returns whether a request can have arrived.
@@ -300,12 +305,16 @@ impl SharedChild {
         of_trees: impl FnOnce(&[&Tree]) -> Vec<T>,
         of_one: impl Fn(&Self) -> T,
     ) -> Vec<T> {
-        let trees: Vec<&Tree> = children.iter().filter_map(|child| tree(child)).collect();
-        let mut results = of_trees(&trees).into_iter();
-        let result = |child: &&Self| match tree(child) {
-            Some(_) => results.next().unwrap_or_else(|| of_one(child)),
-            None => of_one(child),
-        };
-        children.iter().map(result).collect()
+        let mut trees = Vec::new();
+        for child in children {
+            trees.extend(tree(child));
+        }
+        let mut of_trees = of_trees(&trees).into_iter();
+        let mut results = Vec::new();
+        for child in children {
+            let result = if tree(child).is_some() { of_trees.next() } else { None };
+            results.push(result.unwrap_or_else(|| of_one(child)));
+        }
+        results
     }
 }
