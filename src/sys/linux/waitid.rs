@@ -8,7 +8,7 @@
 
 use crate::sys::Observed;
 use crate::sys::unix::by_pid::{self, Pid};
-use crate::sys::unix::rusage;
+use crate::sys::unix::syscall::{rusage_peak, rusage_time};
 use crate::usage::Usage;
 use std::ffi::c_int;
 use std::io;
@@ -74,9 +74,9 @@ pub(crate) fn poll(kind: libc::idtype_t, id: u32) -> io::Result<(Observed, Optio
     // The kernel fills the buffer for a zombie only.
     let Observed::Exited(_) = observed else { return Ok((observed, None)) };
     let usage = Usage {
-        user: rusage::time(usage.user.seconds, usage.user.micros),
-        system: rusage::time(usage.system.seconds, usage.system.micros),
-        peak_memory: rusage::kibibytes(usage.peak),
+        user: rusage_time(usage.user.seconds, usage.user.micros),
+        system: rusage_time(usage.system.seconds, usage.system.micros),
+        peak_memory: rusage_peak(usage.peak),
     };
     Ok((observed, Some(usage)))
 }

@@ -2,7 +2,7 @@
 //! it cannot be mistaken for the next owner of its ID.
 
 use super::by_pid::{self, Pid};
-use super::poll::{poll_readable, try_poll};
+use super::syscall::{poll_readable, try_poll_readable};
 use crate::backoff::Backoff;
 use crate::sys::PLATFORM;
 use std::ffi::c_int;
@@ -305,7 +305,7 @@ impl Held {
     fn is_known_to_live(&self) -> io::Result<bool> {
         let is_listed = || Ok(self.record()?.is_some_and(|record| record.lives));
         let Some(fd) = &self.pidfd else { return is_listed() };
-        match try_poll(fd.as_fd(), libc::POLLIN, Some(Instant::now())) {
+        match try_poll_readable(fd.as_fd(), Some(Instant::now())) {
             Ok(ended) => Ok(!ended),
             // The system refuses `poll`. The record is this process's if the pidfd can be signalled after that.
             Err(_) => Ok(is_listed()? && is_unreaped(fd)),

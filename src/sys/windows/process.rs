@@ -153,7 +153,7 @@ pub(crate) fn wait_for_any(
     handles: &[BorrowedHandle<'_>],
     deadline: Option<Instant>,
 ) -> io::Result<bool> {
-    wait_until(deadline, LONGEST_WAIT, |millis| is_signalled_within(handles, millis))
+    wait_until(handles, deadline, LONGEST_WAIT)
 }
 
 /// Returns whether the handle is signalled now.
@@ -163,16 +163,16 @@ pub(crate) fn is_signalled(handle: BorrowedHandle<'_>) -> io::Result<bool> {
 
 /// Composes a wait of any length of waits that the system can make.
 fn wait_until(
+    handles: &[BorrowedHandle<'_>],
     deadline: Option<Instant>,
     longest_wait: u32,
-    within: impl Fn(u32) -> io::Result<bool>,
 ) -> io::Result<bool> {
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         // This rounds up, because a wait of 0 would spin through the last millisecond.
         let millis = left.map_or(u128::MAX, |left| left.as_nanos().div_ceil(1_000_000));
         let millis = u32::try_from(millis).unwrap_or(u32::MAX).min(longest_wait);
-        if within(millis)? {
+        if is_signalled_within(handles, millis)? {
             return Ok(true);
         }
         if left.is_some_and(|left| left.is_zero()) {
@@ -195,8 +195,7 @@ fn is_signalled_within(handles: &[BorrowedHandle<'_>], millis: u32) -> io::Resul
 
 impl Exit for Notice {
     fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
-        let process = [self.process()];
-        wait_until(deadline, self.longest_wait, |millis| is_signalled_within(&process, millis))
+        wait_until(&[self.process()], deadline, self.longest_wait)
     }
 
     fn observe(&self) -> io::Result<(Observed, Option<Usage>)> {
@@ -234,23 +233,6 @@ impl Exit for Notice {
 /// Returns an error that does not occur: no other part of the program can take the exit code.
 pub(crate) fn reaped_elsewhere(id: u32) -> io::Error {
     io::Error::other(format!("the exit status of child process {id} was taken"))
-}
-
-/// Starts a thread of this library with a small stack.
-pub(crate) fn spawn_helper(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    spawn_thread(name, 128 * 1024, run)
-}
-
-/// Starts a thread of this library.
-pub(crate) fn spawn_thread(
-    name: &str,
-    stack: usize,
-    run: impl FnOnce() + Send + 'static,
-) -> io::Result<()> {
-    let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(stack);
-    // Boxed, so that std's code for a new thread is compiled once, not for every caller.
-    thread.spawn(Box::new(run) as Box<dyn FnOnce() + Send>)?;
-    Ok(())
 }
 
 /// Returns the usage, which the handle keeps after the exit.
