@@ -12,7 +12,6 @@ use crate::sys::unix::syscall::{rusage_peak, rusage_time};
 use crate::usage::Usage;
 use std::ffi::c_int;
 use std::io;
-use std::mem::MaybeUninit;
 
 /// The kernel's `long`. The struct of the C library may have another type.
 #[cfg(not(all(target_arch = "x86_64", target_pointer_width = "32")))]
@@ -40,17 +39,7 @@ struct Rusage {
     system: Time,
     /// In KiB.
     peak: Long,
-    _rest: Rest,
-}
-
-/// Fields that are not read.
-#[repr(transparent)]
-struct Rest(MaybeUninit<[Long; 13]>);
-
-impl Default for Rest {
-    fn default() -> Self {
-        Self(MaybeUninit::uninit())
-    }
+    _rest: [Long; 13],
 }
 
 const _: () = assert!(size_of::<Rusage>() == 18 * size_of::<Long>());
