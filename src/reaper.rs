@@ -104,8 +104,7 @@ pub(crate) fn busy<T>(run: impl FnOnce() -> T) -> T {
     run()
 }
 
-/// A registration of a task. The task [removes](forget) it, unless it was woken at an exit.
-#[derive(Debug, Clone, Copy)]
+/// The registration of a task. A drop removes it.
 pub(crate) struct Wake {
     id: u64,
     /// The child whose exit wakes the task.
@@ -151,28 +150,31 @@ pub(crate) fn register(
     Some(Wake { id, token, pipes })
 }
 
-/// Replaces the waker of a registration. Returns `false` if the task was woken already.
-pub(crate) fn renew(wake: Wake, waker: &Waker) -> bool {
-    // The old waker is dropped after the lock is released.
-    let mut waker = waker.clone();
-    let mut state = REAPER.get().lock();
-    let old = state.as_mut().and_then(|reaper| reaper.wakers.get_mut(&wake.id));
-    old.map(|old| std::mem::swap(old, &mut waker)).is_some()
+impl Wake {
+    /// Replaces the waker. Returns `false` if the task was woken already.
+    pub(crate) fn renew(&self, waker: &Waker) -> bool {
+        // The old waker is dropped after the lock is released.
+        let mut waker = waker.clone();
+        let mut state = REAPER.get().lock();
+        let old = state.as_mut().and_then(|reaper| reaper.wakers.get_mut(&self.id));
+        old.map(|old| std::mem::swap(old, &mut waker)).is_some()
+    }
 }
 
-/// Removes a registration.
-pub(crate) fn forget(wake: Wake) {
-    let mut state = REAPER.get().lock();
-    let Some(reaper) = state.as_mut() else { return };
-    let removed = reaper.remove_registration(wake);
-    let pipes = wake.pipes.map(|token| reaper.pipes.remove(&token?));
-    // The thread may sleep until a time that no task awaits any more. If nothing is left, wake it so that it ends
-    // earlier.
-    if reaper.is_idle() && reaper.wake_by(Instant::now() + LINGER) {
-        reaper.served_tasks = true;
+impl Drop for Wake {
+    fn drop(&mut self) {
+        let mut state = REAPER.get().lock();
+        let Some(reaper) = state.as_mut() else { return };
+        let removed = reaper.remove_registration(self);
+        let pipes = self.pipes.map(|token| reaper.pipes.remove(&token?));
+        // The thread may sleep until a time that no task awaits any more. If nothing is left, wake it so that it ends
+        // earlier.
+        if reaper.is_idle() && reaper.wake_by(Instant::now() + LINGER) {
+            reaper.served_tasks = true;
+        }
+        drop(state);
+        drop((removed, pipes));
     }
-    drop(state);
-    drop((removed, pipes));
 }
 
 /// Returns the state of the thread. Starts the thread if it does not run. It ends when nothing is left to do, so the caller
@@ -227,7 +229,7 @@ impl Reaper {
     }
 
     /// Removes a registration, and the child if nothing else waits for it.
-    fn remove_registration(&mut self, wake: Wake) -> (Option<Waker>, Option<Entry<Child>>) {
+    fn remove_registration(&mut self, wake: &Wake) -> (Option<Waker>, Option<Entry<Child>>) {
         let waker = self.wakers.remove(&wake.id);
         // Removes old IDs from the heap, each time when they can be half of it.
         if self.timers.len() > 2 * self.wakers.len() + 100 {

@@ -408,7 +408,7 @@ impl<'a> Engine<'a> {
         self.stop = Some(if self.bounds.grace.is_zero() {
             Stop::at_once(self.child())
         } else {
-            Stop::begin([self.child()], Request::DEFAULT, self.bounds.grace)
+            Stop::begin(vec![self.child()], Request::DEFAULT, self.bounds.grace)
         });
     }
 

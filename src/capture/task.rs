@@ -7,7 +7,8 @@
 use super::blocking::{Driven, Driver, State, Woken};
 use super::engine::{Engine, Step, earlier, has_passed};
 use crate::backoff::Backoff;
-use crate::future::Registration;
+use crate::future::wake_at;
+use crate::reaper::{self, Wake};
 use crate::sys::Ready;
 use crate::watchlist::next_token;
 use std::task::{Context, Poll};
@@ -20,14 +21,13 @@ const TURNS: usize = 8;
 pub(super) struct Task<'d, 'a> {
     driven: &'d Driven<'a>,
     id: u64,
-    registration: Registration,
+    wake: Option<Wake>,
     backoff: Backoff,
 }
 
 impl<'d, 'a> Task<'d, 'a> {
     pub(super) fn new(driven: &'d Driven<'a>) -> Self {
-        let (registration, backoff) = (Registration::new(), Backoff::new());
-        Self { driven, id: next_token(), registration, backoff }
+        Self { driven, id: next_token(), wake: None, backoff: Backoff::new() }
     }
 
     /// Takes steps of an operation until it is done, or must wait.
@@ -36,7 +36,7 @@ impl<'d, 'a> Task<'d, 'a> {
         cx: &mut Context<'_>,
         mut step: impl FnMut(&mut Engine<'a>) -> Step<T>,
     ) -> Poll<T> {
-        self.registration.remove();
+        self.wake = None;
         let waker = cx.waker().clone();
         // Dropped after the mutex is released.
         let mut woken = Woken::default();
@@ -76,12 +76,13 @@ impl<'d, 'a> Task<'d, 'a> {
         if until.is_none() && notice.is_none() && pipes.is_empty() && !polls_exit {
             return Poll::Pending;
         }
-        let is_registered =
-            !polls_exit && self.registration.add(notice.as_ref(), &pipes, until, cx);
-        if !is_registered {
+        if !polls_exit {
+            self.wake = reaper::register(notice.as_ref(), &pipes, until, cx.waker());
+        }
+        if self.wake.is_none() {
             // Something cannot be reported, and is polled.
             let next = Instant::now() + self.backoff.next();
-            self.registration.add_timer(earlier(until, Some(next)).unwrap_or(next), cx);
+            self.wake = wake_at(earlier(until, Some(next)).unwrap_or(next), cx);
         }
         Poll::Pending
     }

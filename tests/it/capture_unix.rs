@@ -6,13 +6,14 @@
 use crate::common::captures::{Failing, bounded, piped_with as piped, run};
 #[cfg(target_os = "linux")]
 use crate::common::linux::{Deny, deny};
-use crate::common::stage::{Cast, daemon, lists, parts, start};
+use crate::common::stage::{Helpers, daemon, lists, parts, start};
 use crate::common::unix::{DescriptorLimit, cpu_time};
 use crate::common::*;
 #[cfg(target_os = "linux")]
 use shared_child::seam::Backend;
 use shared_child::unix::ReapedElsewhere;
 use shared_child::{CaptureOptions, SpawnOptions, StoppedBy, StreamEnd};
+#[cfg(target_os = "linux")]
 use std::ffi::c_int;
 #[cfg(target_os = "linux")]
 use std::io::ErrorKind;
@@ -81,7 +82,7 @@ fn capture_works_without_pidfds() {
     exercise();
 }
 
-/// `poll` fails with ENOMEM here; EINVAL follows below.
+/// Here `poll` fails with ENOMEM. The next test covers EINVAL.
 #[cfg(target_os = "linux")]
 #[test]
 fn capture_works_where_poll_is_refused() {
@@ -115,19 +116,12 @@ fn capture_works_with_a_limit_of_no_descriptors() {
     });
 }
 
-extern "C" fn nothing(_: c_int) {}
-
 /// Signals interrupt system calls all the time.
 #[test]
 fn signals_that_interrupt_a_capture_do_not_end_it() {
     alone!();
     watchdog!();
-    // SAFETY: the handler does nothing; the structs outlive the calls. SA_RESTART is not set.
-    unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = nothing as extern "C" fn(c_int) as libc::sighandler_t;
-        assert_eq!(libc::sigaction(libc::SIGUSR1, &raw const action, std::ptr::null_mut()), 0);
-    }
+    unix::sigusr1_interrupts();
     // SAFETY: it cannot fail.
     let thread = unsafe { libc::pthread_self() } as usize;
     let over = AtomicBool::new(false);
@@ -152,7 +146,7 @@ fn is_blocking(fd: BorrowedFd<'_>) -> bool {
     flags & libc::O_NONBLOCK == 0
 }
 
-/// A pipe that another process shares, as a whole or as a copy, keeps its mode.
+/// A capture does not change the mode of a pipe, since another process may share it.
 #[test]
 fn mode_of_a_pipe_stays_as_it_was() {
     watchdog!();
@@ -338,19 +332,18 @@ fn descendant_lives_on_without_kill_on_drop() {
             let mut options = SpawnOptions::new();
             options.tree(true).kill_on_drop(kill);
             let line = [start("sleep"), parts("say done")].concat();
-            let line: Vec<&str> = line.iter().map(String::as_str).collect();
             let mut command = helper(&line);
             let mut capture = bounded();
             capture.drain(SHORT);
             let captured = backend.capture(&options, &mut command, &mut capture).unwrap();
             let text = captured.stdout.text().into_owned();
             let id = text.lines().find_map(|line| line.strip_prefix("child ")).unwrap();
-            let cast = Cast(vec![id.parse().unwrap()]);
+            let helpers = Helpers(vec![id.parse().unwrap()]);
             if kill {
-                until("it is dead", || cast.alive().is_empty());
+                until("it is dead", || helpers.alive().is_empty());
             } else {
                 // A killed process would not stop any more.
-                let id = cast.0[0];
+                let id = helpers.0[0];
                 // SAFETY: plain integers. The process was a child of ours a moment ago.
                 assert_eq!(unsafe { libc::kill(unix::pid_t(id), libc::SIGSTOP) }, 0);
                 until("it has stopped", || unix::is_stopped(id));
@@ -372,7 +365,6 @@ fn stopped_tree_has_its_grace() {
         for quiet in ["", "close-stdout close-stderr "] {
             let stubborn = start(&format!("ignore TERM say stubborn {quiet}sleep"));
             let line = [stubborn, parts("say ready read say over")].concat();
-            let line: Vec<&str> = line.iter().map(String::as_str).collect();
             let child = piped(backend, &options, &line);
             let stdin = child.take_stdin();
             let mut count = 0;
@@ -400,7 +392,6 @@ fn pipe_held_outside_the_tree_does_not_delay_a_stop() {
     options.tree(true);
     on_every_backend(|backend| {
         let line = [daemon("bare say away read"), parts("say alone read")].concat();
-        let line: Vec<&str> = line.iter().map(String::as_str).collect();
         let child = piped(backend, &options, &line);
         let stdin = child.take_stdin();
         // The process has left the tree, and its parent has exited.

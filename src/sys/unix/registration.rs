@@ -8,7 +8,7 @@ use crate::fork_guard::ForkGuard;
 use crate::sync;
 use crate::sys::KernelQueue;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process;
 use std::sync::Arc;
 
@@ -102,5 +102,11 @@ impl Drop for Registered {
         if self.process == process::id() {
             self.kernel.remove(self.descriptor.as_fd());
         }
+    }
+}
+
+impl AsFd for ForkGuard<OwnedFd> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        (**self).as_fd()
     }
 }

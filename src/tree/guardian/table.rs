@@ -180,6 +180,11 @@ fn seal(number: u32, group: u32) -> u32 {
 
 const FNV: u32 = 0x811c_9dc5;
 
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn hash(bytes: &[u8]) -> u32 {
+    bytes.iter().copied().fold(FNV, mix)
+}
+
 fn mix(hash: u32, byte: u8) -> u32 {
     (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
 }
@@ -190,27 +195,12 @@ impl Shared {
     pub(super) const LONGEST: usize = 4096;
 
     fn map() -> io::Result<Self> {
-        #[cfg(any(
-            target_os = "linux",
-            target_os = "android",
-            target_os = "illumos",
-            target_os = "solaris",
-            target_os = "haiku"
-        ))]
-        const FLAGS: std::ffi::c_int = libc::MAP_SHARED | libc::MAP_ANON | libc::MAP_NORESERVE;
-        #[cfg(not(any(
-            target_os = "linux",
-            target_os = "android",
-            target_os = "illumos",
-            target_os = "solaris",
-            target_os = "haiku"
-        )))]
-        const FLAGS: std::ffi::c_int = libc::MAP_SHARED | libc::MAP_ANON;
+        let flags = libc::MAP_SHARED | libc::MAP_ANON;
         let mut size = SIZE;
         loop {
             let access = libc::PROT_READ | libc::PROT_WRITE;
             // SAFETY: new memory, in a place that the system chooses.
-            let start = unsafe { libc::mmap(ptr::null_mut(), size, access, FLAGS, -1, 0) };
+            let start = unsafe { libc::mmap(ptr::null_mut(), size, access, flags, -1, 0) };
             if start == libc::MAP_FAILED {
                 let error = io::Error::last_os_error();
                 size /= 2;
