@@ -1,9 +1,9 @@
 //! The driver of a capture on the calling thread: it waits for the pipes and the exit in one system call.
 
-use super::engine::{Engine, Next, earlier};
+use super::engine::{Engine, Next};
 use super::{CaptureOptions, Captured, Ready};
 use crate::SharedChild;
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, earlier};
 use crate::sys::ExitDescriptor;
 use std::io;
 use std::time::Instant;

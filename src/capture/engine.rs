@@ -18,6 +18,7 @@ use super::pipes::Pipes;
 use super::retention::Retention;
 use super::{Captured, Ready, StoppedBy, Stream, StreamEnd};
 use crate::SharedChild;
+use crate::backoff::earlier;
 use crate::stop::{DYING, Phase, Stop};
 use crate::sys::Request;
 use std::io;
@@ -67,10 +68,6 @@ struct ChildExit {
 pub(super) enum Next {
     Wait(Option<Instant>),
     Finish,
-}
-
-pub(super) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
-    one.into_iter().chain(other).min()
 }
 
 fn has_passed(deadline: Option<Instant>) -> bool {
