@@ -84,7 +84,7 @@ impl Cgroup for CgroupV2 {
             .map_err(|error| explain(error, "cannot open", &procs))?;
         let procs = above_standard_streams(procs.into())?;
         let orders = Orders { enter: Some(procs), ..Orders::default() };
-        let spawned = pre_exec::spawn(command, &orders, |error| {
+        let spawned = pre_exec::spawn(command, &orders, &|error| {
             explain(error, "the child cannot enter its cgroup", &self.directory)
         })?;
         // The child has executed its program, so its credentials are final.

@@ -45,7 +45,7 @@ pub(super) struct Parent {
 
 /// Spawns a child that sends its own pidfd.
 pub(crate) fn spawn_with_pidfd(command: &mut Command) -> io::Result<(Child, Option<OwnedFd>)> {
-    spawn(command, &Orders::default(), |error| error)
+    spawn(command, &Orders::default(), &|error| error)
 }
 
 /// Spawns the command. Returns the child, and the child's own pidfd if the child has sent one. `explain` completes the
@@ -57,7 +57,7 @@ pub(crate) fn spawn_with_pidfd(command: &mut Command) -> io::Result<(Child, Opti
 pub(super) fn spawn(
     command: &mut Command,
     orders: &Orders,
-    explain: impl Fn(io::Error) -> io::Error,
+    explain: &dyn Fn(io::Error) -> io::Error,
 ) -> io::Result<(Child, Option<OwnedFd>)> {
     // A number may repeat after 2^32 hooks.
     static NEXT: AtomicUsize = AtomicUsize::new(0);
