@@ -149,6 +149,7 @@ pub mod seam;
 #[cfg(not(feature = "_seam"))]
 mod seam;
 mod set;
+mod sort;
 mod spawn;
 mod stop;
 mod sync;

@@ -11,6 +11,7 @@
 use crate::SharedChild;
 use crate::backoff::{Backoff, earlier};
 use crate::event_queue::EventQueue;
+use crate::sort::sort_by;
 use crate::stop;
 use crate::sync::{Arc, Mutex};
 use crate::watchlist::{Entry, Source, WAKE, Watchlist, next_token};
@@ -417,7 +418,7 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
         for (_, child) in self.members.lock().children.values() {
             children.push(Arc::clone(child));
         }
-        children.sort_unstable_by_key(Arc::as_ptr);
+        sort_by(&mut children, |one, other| Arc::as_ptr(one) < Arc::as_ptr(other));
         children.dedup_by(|one, other| Arc::ptr_eq(one, other));
         children
     }

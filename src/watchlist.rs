@@ -4,6 +4,7 @@
 //! token is used once per process, so a late report about a removed entry matches no other entry.
 
 use crate::event_queue::EventQueue;
+use crate::sort::sort;
 use crate::sync::Arc;
 use crate::sys::{Notice, Registration};
 use std::collections::HashMap;
@@ -127,7 +128,7 @@ impl<T> Watchlist<T> {
                     unreported.push(*token);
                 }
             }
-            unreported.sort_unstable();
+            sort(&mut unreported);
         }
         unreported
     }
@@ -147,7 +148,7 @@ impl<T> Watchlist<T> {
     /// Returns the tokens of all entries, in the order of their insertion.
     pub(crate) fn tokens(&self) -> Vec<u64> {
         let mut tokens: Vec<u64> = self.entries.keys().copied().collect();
-        tokens.sort_unstable();
+        sort(&mut tokens);
         tokens
     }
 

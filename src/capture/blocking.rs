@@ -5,8 +5,8 @@
 //! deadline. When the driver's operation is over, a follower drives. A follower that needs standard input, for which the
 //! driver does not wait, sets off an alarm.
 
-use super::engine::{Engine, Step, earlier};
-use crate::backoff::{Backoff, LONGEST, left};
+use super::engine::{Engine, Step};
+use crate::backoff::{Backoff, LONGEST, earlier, left};
 use crate::sync::{Mutex, MutexGuard, imp::Condvar};
 use crate::sys::{Alarm, Ready};
 use std::io;

@@ -28,6 +28,7 @@ use super::output::Output;
 use super::pipes::Pipes;
 use super::until::{Finder, Until};
 use super::{Captured, StoppedBy, Stream, StreamEnd};
+use crate::backoff::earlier;
 use crate::child::ChildRef;
 use crate::stop::{DYING, Phase, Stop};
 use crate::sys::{Alarm, ExitDescriptor, Notice, PipeEvent, Ready, Request, Wait};
@@ -105,10 +106,6 @@ pub(super) enum Step<T> {
     /// Until another operation has ended, or until the time.
     WaitForTurn(Option<Instant>),
     Done(T),
-}
-
-pub(super) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
-    one.into_iter().chain(other).min()
 }
 
 pub(super) fn has_passed(deadline: Option<Instant>) -> bool {

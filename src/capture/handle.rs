@@ -3,11 +3,12 @@
 use super::Captured;
 use super::blocking::Driven;
 use super::chunk::{Chunk, Reached};
-use super::engine::{Engine, Step, earlier, has_passed};
+use super::engine::{Engine, Step, has_passed};
 use super::options::{CaptureOptions, Input};
 use super::task::Task;
 use super::until::Until;
 use crate::SharedChild;
+use crate::backoff::earlier;
 use crate::child::ChildRef;
 use std::fmt;
 use std::future::poll_fn;

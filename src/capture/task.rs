@@ -5,8 +5,8 @@
 //! of other tasks and the threads do. A wake-up is only a reason to poll again.
 
 use super::blocking::{Driven, Driver, State, Woken};
-use super::engine::{Engine, Step, earlier, has_passed};
-use crate::backoff::Backoff;
+use super::engine::{Engine, Step, has_passed};
+use crate::backoff::{Backoff, earlier};
 use crate::future::wake_at;
 use crate::reaper::{self, Wake};
 use crate::sys::Ready;

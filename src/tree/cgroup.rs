@@ -18,6 +18,7 @@ use super::process_group::{Cgroup, NewChild};
 use super::processes::{AT_ONCE, Held, PASSES, Process, signal_each};
 use crate::backoff::Backoff;
 use crate::deferred;
+use crate::sort::sort;
 use crate::sync::Mutex;
 use crate::sys::spawn_helper;
 use crate::sys::unix::syscall::above_standard_streams;
@@ -83,7 +84,7 @@ impl Cgroup for CgroupV2 {
             .map_err(|error| explain(error, "cannot open", &procs))?;
         let procs = above_standard_streams(procs.into())?;
         let orders = Orders { enter: Some(procs), ..Orders::default() };
-        let spawned = pre_exec::spawn(command, &orders, |error| {
+        let spawned = pre_exec::spawn(command, &orders, &|error| {
             explain(error, "the child cannot enter its cgroup", &self.directory)
         })?;
         // The child has executed its program, so its credentials are final.
@@ -115,7 +116,7 @@ impl Cgroup for CgroupV2 {
                 return Ok(());
             }
             known.extend_from_slice(&new);
-            known.sort_unstable();
+            sort(&mut known);
             // An error does not matter: `cgroup.kill` requires no permission to signal.
             let _ = self.signal(&new, libc::SIGKILL);
         }

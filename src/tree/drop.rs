@@ -124,11 +124,15 @@ fn hand_over(dropped: Dropped) -> Result<(), Dropped> {
 /// Returns whether a tree has ended. A tree whose members cannot be listed counts as ended, because nothing more can be
 /// learned about it.
 fn has_ended(tree: &Tree) -> bool {
-    if matches!(tree.leader.try_wait(), Ok(None)) {
-        return false;
+    !leader_runs(tree) && !matches!(Tree::survivors(&[tree]).pop(), Some(Ok(Some(_))))
+}
+
+fn leader_runs(tree: &Tree) -> bool {
+    let runs = matches!(tree.leader.try_wait(), Ok(None));
+    if !runs {
+        tree.leader_has_ended();
     }
-    tree.leader_has_ended();
-    tree.is_done() || !matches!(Tree::survivors(&[tree]).pop(), Some(Ok(Some(_))))
+    runs
 }
 
 /// The delay between two polls of trees whose end cannot be reported: the first and the longest.
@@ -185,14 +189,11 @@ impl Watch {
     fn watch(&mut self, due: Vec<Arc<Tree>>) {
         let mut left = Vec::new();
         for tree in due {
-            if matches!(tree.leader.try_wait(), Ok(None)) {
+            if leader_runs(&tree) {
                 let token = next_token();
                 let source = Source::new(tree.leader.notice(), &self.queue, token);
                 self.trees.insert(token, tree, source);
-                continue;
-            }
-            tree.leader_has_ended();
-            if !tree.is_done() {
+            } else {
                 left.push(tree);
             }
         }

@@ -69,10 +69,9 @@ use super::environment_marker::EnvironmentMarker;
 use super::processes::Time;
 use crate::fork_guard::PerProcess;
 use crate::sync::Mutex;
-use crate::sys::spawn_helper;
+use crate::sys::unix::by_pid::Pid;
 use crate::sys::unix::syscall::above_standard_streams;
-#[cfg(target_os = "linux")]
-use crate::sys::{linux::pidfd, unix::by_pid::Pid};
+use crate::sys::{PLATFORM, spawn_helper};
 use calls::{Orders, Scratch};
 use std::ffi::c_int;
 use std::io;
@@ -384,15 +383,11 @@ fn file(fd: c_int) -> Option<(u64, u64)> {
     (result == 0).then_some((stat.st_dev as u64, stat.st_ino as u64))
 }
 
-#[cfg(target_os = "linux")]
+/// Returns a pidfd of this process, where there are pidfds.
 fn own_pidfd() -> Option<OwnedFd> {
-    let me = Pid::new(std::process::id() as i32)?;
-    above_standard_streams(pidfd::open_any(me).ok()?).ok()
-}
-
-#[cfg(not(target_os = "linux"))]
-fn own_pidfd() -> Option<OwnedFd> {
-    None
+    let me = Pid::new(process::id() as i32)?;
+    let open = PLATFORM.pidfds.as_ref()?.open;
+    above_standard_streams(open(me).ok()?).ok()
 }
 
 /// Fails after `unshare(CLONE_NEWPID)`: the next child is the first process of the new namespace. The guardian must not

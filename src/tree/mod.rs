@@ -229,9 +229,9 @@ impl Tree {
     ///
     /// A killed process may take a moment to end: use [`wait_empty`](Self::wait_empty) if that matters.
     ///
-    /// On Linux, unless containment is complete, a kill reads `/proc` until it finds no new member. It waits at most 2
-    /// s in all for processes in the middle of an exec, whose environment cannot be read, and never again for the same
-    /// process. On macOS, FreeBSD, NetBSD and DragonFly a kill stops all members (SIGSTOP) before it kills them.
+    /// On Linux, unless containment is complete, a kill reads `/proc` until it finds no new member. It waits at most two
+    /// seconds in all for processes in the middle of an exec, whose environment cannot be read, and never again for the
+    /// same process. On macOS, FreeBSD, NetBSD and DragonFly a kill stops all members (SIGSTOP) before it kills them.
     ///
     /// # Errors
     ///

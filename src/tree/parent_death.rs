@@ -139,7 +139,7 @@ impl Threads {
 }
 
 fn run(job: &mut Job) -> Spawned {
-    pre_exec::spawn(&mut job.command, &job.orders, |error| {
+    pre_exec::spawn(&mut job.command, &job.orders, &|error| {
         let what =
             "cannot have the kernel kill the child when this process dies (PR_SET_PDEATHSIG)";
         explain(&error, what)

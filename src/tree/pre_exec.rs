@@ -20,6 +20,7 @@ use std::ffi::c_int;
 use std::io;
 use std::mem::{MaybeUninit, zeroed};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::{CommandExt, parent_id};
 use std::process::{Child, Command, id};
 use std::ptr;
@@ -44,7 +45,7 @@ pub(super) struct Parent {
 
 /// Spawns a child that sends its own pidfd.
 pub(crate) fn spawn_with_pidfd(command: &mut Command) -> io::Result<(Child, Option<OwnedFd>)> {
-    spawn(command, &Orders::default(), |error| error)
+    spawn(command, &Orders::default(), &|error| error)
 }
 
 /// Spawns the command. Returns the child, and the child's own pidfd if the child has sent one. `explain` completes the
@@ -56,7 +57,7 @@ pub(crate) fn spawn_with_pidfd(command: &mut Command) -> io::Result<(Child, Opti
 pub(super) fn spawn(
     command: &mut Command,
     orders: &Orders,
-    explain: impl Fn(io::Error) -> io::Error,
+    explain: &dyn Fn(io::Error) -> io::Error,
 ) -> io::Result<(Child, Option<OwnedFd>)> {
     // A number may repeat after 2^32 hooks.
     static NEXT: AtomicUsize = AtomicUsize::new(0);
@@ -268,22 +269,14 @@ struct Received {
 
 /// A pair of sockets: the child sends, this process receives.
 struct Channel {
-    parent: OwnedFd,
+    parent: UnixDatagram,
     child: OwnedFd,
 }
 
 impl Channel {
     fn open() -> io::Result<Self> {
-        let mut fds = [-1; 2];
-        // SAFETY: the array outlives the call, which fills it with new descriptors of ours, or fails.
-        let [parent, child] = unsafe {
-            let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
-            if libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) != 0 {
-                return Err(io::Error::last_os_error());
-            }
-            fds.map(|fd| OwnedFd::from_raw_fd(fd))
-        };
-        Ok(Self { parent, child: above_standard_streams(child)? })
+        let (parent, child) = UnixDatagram::pair()?;
+        Ok(Self { parent, child: above_standard_streams(child.into())? })
     }
 
     /// Receives the messages of the child. The caller's spawn has returned, so this never blocks.

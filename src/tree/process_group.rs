@@ -12,6 +12,7 @@ use super::processes::{self, Process, Time};
 use super::scan::{self, Membership, Target};
 use super::{Containment, Leader, Mechanism, Spawned, Tree, Wanted};
 use crate::command;
+use crate::sort::sort;
 use crate::sync::Mutex;
 use crate::sys::{FromChild, KillWithParent, Request};
 use crate::usage::Usage;
@@ -204,7 +205,7 @@ impl Tree {
         if !self.is_scanned() {
             return result;
         }
-        listed.sort_unstable();
+        sort(&mut listed);
         result.and(match scan::signal_unlisted(self.target(), &listed, signals) {
             Err(error) if is_unlisted(&error) => {
                 // The leader may have left the cgroup.
@@ -345,7 +346,7 @@ impl Operations for Groups {
                 scanned => all.extend(scanned?),
             }
         }
-        all.sort_unstable();
+        sort(&mut all);
         all.dedup();
         Ok(all.into_iter().map(i32::unsigned_abs).collect())
     }

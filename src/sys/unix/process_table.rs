@@ -4,6 +4,7 @@
 use super::by_pid::{self, Pid};
 use super::syscall::{poll_readable, try_poll_readable};
 use crate::backoff::Backoff;
+use crate::sort::sort;
 use crate::sys::PLATFORM;
 use std::ffi::c_int;
 use std::io;
@@ -116,7 +117,7 @@ pub(crate) struct Groups(Vec<(i32, usize)>);
 #[allow(dead_code, reason = "not every system has a process table")]
 impl Groups {
     pub(crate) fn new(mut groups: Vec<(i32, usize)>) -> Self {
-        groups.sort_unstable();
+        sort(&mut groups);
         Self(groups)
     }
 

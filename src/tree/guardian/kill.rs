@@ -14,6 +14,7 @@
 use super::calls::{List, kill_groups, now, pause};
 use super::cgroup;
 use super::table::{Shared, hash};
+use crate::sort::{sort, sort_by};
 use crate::sys::linux::procfs::{self, Stat};
 use crate::tree::environment_marker::carried_by;
 use crate::tree::processes::{Environment, Process, Time};
@@ -78,8 +79,8 @@ impl Trees {
                 markers.push((hash(charge.marker), number));
             }
         }
-        groups.sort_unstable();
-        markers.sort_unstable();
+        sort(&mut groups);
+        sort(&mut markers);
         Some(Self { shared, since: Time(i64::try_from(since?).ok()?), groups, markers })
     }
 
@@ -165,7 +166,7 @@ fn list(processes: &mut List<Listed>, since: Time) {
         }
         true
     });
-    processes.sort_unstable_by_key(|process| process.stat.record.id);
+    sort_by(processes, |one, other| one.stat.record.id < other.stat.record.id);
 }
 
 fn find(processes: &[Listed], id: i32) -> Option<&Listed> {

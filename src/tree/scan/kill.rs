@@ -4,6 +4,7 @@ use super::pass::{Batch, Found, Pass};
 use super::{BRIEF_PATIENCE, Target, copy, put};
 use crate::backoff::Backoff;
 use crate::fork_guard::PerProcess;
+use crate::sort::sort;
 use crate::sync::Mutex;
 use crate::tree::processes::{
     self, AT_ONCE, Environment, PASSES, Process, Record, Time, signal_each, signal_processes,
@@ -99,7 +100,7 @@ fn give_up(processes: Vec<Record>) {
     for process in processes {
         given_up.push((process.id, process.started));
     }
-    given_up.sort_unstable();
+    sort(&mut given_up);
 }
 
 /// Returns the processes to wait for, because they may be in the middle of an exec.
@@ -253,7 +254,7 @@ impl Batch<'_> {
                 }
                 stopped.extend(found.ids());
             }
-            stopped.sort_unstable();
+            sort(&mut stopped);
             stopped.dedup();
             if stopped.len() == before {
                 return;
@@ -304,7 +305,7 @@ impl Chase {
         ended.retain(|id| !self.is_killed(*id));
         self.killed.append(&mut killed);
         self.killed.extend(&ended);
-        self.killed.sort_unstable();
+        sort(&mut self.killed);
         self.killed.dedup();
         Ok((is_new, ended))
     }

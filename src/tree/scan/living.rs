@@ -2,6 +2,7 @@
 
 use super::pass::{Batch, Found};
 use super::{Target, copy};
+use crate::sort::sort;
 use crate::tree::processes::{self, AT_ONCE, Environment, Held, PASSES, Process, Record};
 use std::io;
 use std::time::{Duration, Instant};
@@ -126,7 +127,7 @@ impl Batch<'_> {
         // The processes that are known to have ended, in order. The leaders have exited.
         let mut ended: Vec<i32> =
             self.targets.iter().map(|target| target.membership.group).collect();
-        ended.sort_unstable();
+        sort(&mut ended);
         let mut unread = Vec::new();
         let mut after = None;
         for passes in 1.. {
@@ -148,7 +149,7 @@ impl Batch<'_> {
             }
             newly_ended.retain(|id| ended.binary_search(id).is_err());
             ended.extend(&newly_ended);
-            ended.sort_unstable();
+            sort(&mut ended);
             if after.is_none() {
                 unread.clear();
             }
@@ -189,7 +190,7 @@ impl Batch<'_> {
         }
         let adopters = processes::adopters();
         let mut ids: Vec<i32> = unread.iter().map(|(process, _)| process.id).collect();
-        ids.sort_unstable();
+        sort(&mut ids);
         for (target, living) in self.targets.iter().zip(living) {
             let Ok(living) = living else { continue };
             if !target.membership.is_marked() || !living.found.is_empty() {

@@ -1,6 +1,7 @@
 //! One pass over the process table, for a batch of trees.
 
 use super::{Target, reaped_elsewhere};
+use crate::sort::{sort, sort_by};
 use crate::tree::environment_marker::carried_by;
 use crate::tree::processes::{self, Environment, Groups, Held, Listing, Process, Record, Time};
 use std::io;
@@ -115,7 +116,7 @@ impl<'a> Batch<'a> {
             }
             since = since.min(target.membership.since);
         }
-        markers.sort_unstable();
+        sort(&mut markers);
         Self { targets, markers, since }
     }
 
@@ -170,7 +171,7 @@ impl<'a> Batch<'a> {
         for record in &listing.others {
             candidates.push(Candidate { record: *record, trees: Vec::new(), unread: None });
         }
-        candidates.sort_unstable_by_key(|candidate| candidate.record.id);
+        sort_by(&mut candidates, |one, other| one.record.id < other.record.id);
         let mut members = Vec::new();
         for (id, tree) in &listing.grouped {
             members.push(Member { id: *id, tree: *tree, place: Place::Group });
@@ -204,7 +205,7 @@ impl<'a> Batch<'a> {
             }
         }
         // Each member that is found is appended to `members`, so its children are looked up as well.
-        candidates.sort_unstable_by_key(|candidate| candidate.record.parent);
+        sort_by(&mut candidates, |one, other| one.record.parent < other.record.parent);
         let mut next = 0;
         while let Some(parent) = members.get(next).copied() {
             next += 1;

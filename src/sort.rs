@@ -1,0 +1,62 @@
+//! Heapsort.
+//!
+//! The sort of the standard library is two to three times as fast, but the build of every dependant pays for each type that
+//! it sorts: 1,700 lines of LLVM IR, against 100 of this one. All lists here come from system calls that cost far more.
+
+/// Sorts in O(n log n) steps without memory. Equal items end up in any order.
+pub(crate) fn sort<T: Ord>(items: &mut [T]) {
+    sort_by(items, T::lt);
+}
+
+pub(crate) fn sort_by<T>(items: &mut [T], is_less: impl Fn(&T, &T) -> bool) {
+    let mut heap = items.len() / 2;
+    let mut end = items.len();
+    while end > 1 {
+        if heap > 0 {
+            heap -= 1;
+        } else {
+            // The first item of the heap is the greatest.
+            end -= 1;
+            items.swap(0, end);
+        }
+        // Move the first item down until none below it is greater.
+        let mut item = heap;
+        loop {
+            let mut below = 2 * item + 1;
+            if below + 1 < end && is_less(&items[below], &items[below + 1]) {
+                below += 1;
+            }
+            if below >= end || !is_less(&items[item], &items[below]) {
+                break;
+            }
+            items.swap(item, below);
+            item = below;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_orders_are_sorted() {
+        // All lists of up to six items that are below six.
+        for length in 0..=6 {
+            for number in 0..6_u32.pow(length) {
+                let mut items: Vec<_> = (0..length).map(|i| number / 6_u32.pow(i) % 6).collect();
+                let mut expected = items.clone();
+                expected.sort_unstable();
+                sort(&mut items);
+                assert_eq!(items, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn long_lists_are_sorted() {
+        let mut items: Vec<u64> = (0..100_000_u64).map(|i| i * 7_919 % 100_003).collect();
+        sort_by(&mut items, |one, other| other < one);
+        assert!(items.is_sorted_by(|one, other| one > other));
+    }
+}
