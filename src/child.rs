@@ -345,6 +345,20 @@ impl SharedChild {
         Ok(self.tree().and_then(Tree::usage).or(own))
     }
 
+    /// Returns whether the child runs and the system does not report its CPU time.
+    pub(crate) fn is_running_without_cpu_time(&self) -> bool {
+        self.cpu_time().is_none() && matches!(self.try_wait(), Ok(None))
+    }
+
+    /// Returns a number that changes when the child, or a member of its tree, uses CPU time. `None` if the system does not report
+    /// it, or if the child has been reaped.
+    pub(crate) fn cpu_time(&self) -> Option<u64> {
+        match self.tree() {
+            Some(tree) => tree.cpu_time(),
+            None => self.notice()?.cpu_time(self.id()),
+        }
+    }
+
     /// Kills the child with SIGKILL or `TerminateProcess`. Does nothing, successfully, once the child has exited. Returns
     /// at once; [`wait`](Self::wait) for the exit if it matters.
     ///

@@ -118,6 +118,8 @@ impl TryFrom<Captured> for Output {
 pub enum StoppedBy {
     /// The timeout or the deadline has passed.
     Deadline,
+    /// The child was idle for the [`idle_timeout`](super::CaptureOptions::idle_timeout).
+    Idle,
     /// The child wrote more to this stream than is kept: [`stop_at_limit`](super::CaptureOptions::stop_at_limit).
     Limit(Stream),
     /// A callback returned [`ControlFlow::Break`](std::ops::ControlFlow::Break).
@@ -130,6 +132,7 @@ impl fmt::Display for StoppedBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Deadline => f.write_str("its deadline passed"),
+            Self::Idle => f.write_str("it was idle for too long"),
             Self::Limit(stream) => write!(f, "it exceeded the limit of {stream}"),
             Self::Callback => f.write_str("its output was rejected"),
             Self::Input => f.write_str("its input failed"),

@@ -22,6 +22,7 @@
 
 use super::callbacks::Callbacks;
 use super::chunk::{ChildState, Chunk, Reached};
+use super::idle::Idle;
 use super::input::{Fed, Feed};
 use super::options::{Bounds, CaptureOptions, DRAIN, Input};
 use super::output::Output;
@@ -55,10 +56,13 @@ pub(super) struct Engine<'a> {
     is_writing: bool,
     /// It has found no room.
     is_write_blocked: bool,
+    is_finishing: bool,
     callbacks: Callbacks<'a>,
     ends: [StreamEnd; 2],
     output: Output,
     last_output: Instant,
+    /// `None` without an idle timeout.
+    idle: Option<Idle>,
     /// The read in progress.
     reading: Option<Reading>,
     /// The last bytes that were read of a stream of which not everything is kept.
@@ -122,6 +126,14 @@ impl<'a> Engine<'a> {
         requires_pipes: bool,
     ) -> io::Result<Self> {
         let CaptureOptions { bounds, input, on_output, on_line } = options;
+        let idle = bounds.idle_timeout.map(|timeout| Idle::new(timeout, bounds.idle_unless_busy));
+        if idle.is_some() && bounds.idle_unless_busy && child.is_running_without_cpu_time() {
+            let message = format!(
+                "cannot capture process {} with idle_unless_busy: the system does not report its CPU time",
+                child.id()
+            );
+            return Err(io::Error::new(io::ErrorKind::Unsupported, message));
+        }
         const PIPED: &str = "spawn with SpawnOptions::spawn_piped";
         let has_input = !matches!(input, Input::Nothing);
         let (stdin, stdout, stderr) = child
@@ -160,10 +172,12 @@ impl<'a> Engine<'a> {
             feed: Feed::new(input),
             is_writing: false,
             is_write_blocked: false,
+            is_finishing: false,
             callbacks: Callbacks::new(on_output, on_line),
             ends,
             output: Output::new(bounds.limits),
             last_output: began,
+            idle,
             reading: None,
             scratch: Vec::new(),
             deadline: earlier(timeout, bounds.deadline),
@@ -245,13 +259,15 @@ impl<'a> Engine<'a> {
 
     fn due(&mut self) -> Next {
         if self.is_running() && self.exit.is_none() {
-            if !has_passed(self.deadline) {
-                return Next::Wait(self.deadline);
+            let idle_at = self.idle_at();
+            let is_late = has_passed(self.deadline);
+            if !is_late && !self.is_idle() {
+                return Next::Wait(earlier(self.deadline, idle_at));
             }
             // The child may have exited since the last poll.
             self.poll_exit();
             if self.exit.is_none() {
-                self.stop(StoppedBy::Deadline);
+                self.stop(if is_late { StoppedBy::Deadline } else { StoppedBy::Idle });
             }
         }
         match self.phase() {
@@ -275,6 +291,22 @@ impl<'a> Engine<'a> {
                 given_up => Next::Wait(given_up),
             },
         }
+    }
+
+    /// Returns when the child will be idle, or when its CPU time is to be read.
+    fn idle_at(&mut self) -> Option<Instant> {
+        let child = &self.child;
+        self.idle.as_mut()?.next(|| child.cpu_time())
+    }
+
+    fn is_idle(&self) -> bool {
+        self.idle.as_ref().is_some_and(|idle| idle.is_over(!self.has_output()))
+    }
+
+    /// Notes whether a call of the capture is in progress. Other time is not idle time.
+    fn count_idle_time(&mut self) {
+        let counts = self.reading.is_some() || self.is_writing || self.is_finishing;
+        self.idle.iter_mut().for_each(|idle| idle.set_counting(counts));
     }
 
     /// Waits after the exit, within the drain time, for the processes that still hold a pipe.
@@ -329,6 +361,7 @@ impl<'a> Engine<'a> {
     /// Does what is ready, until the deadline at the latest. Returns whether bytes were moved.
     pub(super) fn advance(&mut self, ready: Ready, deadline: Option<Instant>) -> bool {
         self.polled();
+        self.idle.iter_mut().for_each(Idle::polled);
         if ready.exit {
             // If the exit that was reported cannot be confirmed yet, it is polled.
             self.exit_descriptor = None;
@@ -357,6 +390,9 @@ impl<'a> Engine<'a> {
         if ready.stdin {
             self.is_write_blocked = false;
             moved |= self.feed();
+        }
+        if moved {
+            self.idle.iter_mut().for_each(Idle::moved);
         }
         moved
     }
@@ -517,11 +553,13 @@ impl<'a> Engine<'a> {
             });
         }
         self.reading = Some(reading);
+        self.count_idle_time();
     }
 
     /// Ends a read. If it had no result, the next read returns what this one would have returned.
     pub(super) fn end_read(&mut self) {
         self.reading = None;
+        self.count_idle_time();
     }
 
     /// Takes a step of the read in progress.
@@ -536,7 +574,7 @@ impl<'a> Engine<'a> {
                 Err(own) => return Step::Wait(earlier(until, own)),
             },
         };
-        self.reading = None;
+        self.end_read();
         Step::Done(self.chunk(reached))
     }
 
@@ -566,12 +604,15 @@ impl<'a> Engine<'a> {
 
     /// Begins a write, unless another is in progress.
     pub(super) fn begin_write(&mut self) -> bool {
-        !std::mem::replace(&mut self.is_writing, true)
+        let had_begun = std::mem::replace(&mut self.is_writing, true);
+        self.count_idle_time();
+        !had_begun
     }
 
     pub(super) fn end_write(&mut self) {
         self.is_writing = false;
         self.is_write_blocked = false;
+        self.count_idle_time();
     }
 
     /// Writes what there is room for.
@@ -590,6 +631,9 @@ impl<'a> Engine<'a> {
         }
         let written = self.pipes.write(bytes)?;
         self.is_write_blocked = written.is_none();
+        if written.is_some() {
+            self.idle.iter_mut().for_each(Idle::moved);
+        }
         Ok(match (written, next) {
             (Some(count), _) => Step::Done(count),
             (None, Next::Wait(until)) => Step::Wait(until),
@@ -612,6 +656,8 @@ impl<'a> Engine<'a> {
 
     /// Returns what was captured, once the capture is over.
     pub(super) fn finish_step(&mut self) -> Step<Captured> {
+        self.is_finishing = true;
+        self.count_idle_time();
         if let Next::Wait(until) = self.next() {
             return Step::Wait(until);
         }

@@ -9,6 +9,7 @@ mod captured;
 mod chunk;
 mod engine;
 mod handle;
+mod idle;
 mod input;
 mod lines;
 mod options;

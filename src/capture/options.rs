@@ -79,6 +79,8 @@ pub struct CaptureOptions<'a> {
 pub(super) struct Bounds {
     pub(super) timeout: Option<Duration>,
     pub(super) deadline: Option<Instant>,
+    pub(super) idle_timeout: Option<Duration>,
+    pub(super) idle_unless_busy: bool,
     pub(super) grace: Duration,
     pub(super) drain: Option<Duration>,
     pub(super) limits: Limits,
@@ -234,6 +236,54 @@ impl<'a> CaptureOptions<'a> {
     /// ```
     pub fn deadline(&mut self, deadline: Instant) -> &mut Self {
         self.bounds.deadline = Some(deadline);
+        self
+    }
+
+    /// Stops the child when it has neither written output nor read input for this long
+    /// ([`StoppedBy::Idle`](super::StoppedBy::Idle)).
+    ///
+    /// Independent of the [timeout](Self::timeout). For a [`Capture`](super::Capture), time between its calls does not count.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use shared_child::{CaptureOptions, SpawnOptions, StoppedBy};
+    /// # use std::{process::Command, time::Duration};
+    /// # fn main() -> std::io::Result<()> {
+    /// # let mut command = if cfg!(windows) { Command::new("cmd") } else { Command::new("sleep") };
+    /// # if cfg!(windows) { command.args(["/c", "ping -n 1000 127.0.0.1 >nul"]); } else { command.arg("1000"); }
+    /// let mut capture = CaptureOptions::new();
+    /// capture.idle_timeout(Duration::from_millis(10)).timeout(Duration::from_secs(3600));
+    /// let captured = SpawnOptions::new().tree(true).capture(&mut command, &mut capture)?;
+    /// assert_eq!(captured.stopped_by, Some(StoppedBy::Idle));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn idle_timeout(&mut self, timeout: Duration) -> &mut Self {
+        self.bounds.idle_timeout = Some(timeout);
+        self
+    }
+
+    /// With `true`, a child that has used CPU time is not [idle](Self::idle_timeout), even if it is silent. If it leads a
+    /// [tree](crate::SpawnOptions::tree), the CPU time of every member counts.
+    ///
+    /// The capture reads the CPU time eight times per idle timeout, so the child is stopped up to an eighth of the timeout
+    /// later. The time comes from the cgroup or the job object of the tree. Otherwise each read costs a search for the
+    /// members: a few milliseconds on a machine with many processes. On Linux, less than 10 ms of CPU time may then remain
+    /// unnoticed. The end of a member counts as use.
+    ///
+    /// A capture with both options is [`Unsupported`](std::io::ErrorKind::Unsupported) where the system does not report the CPU
+    /// times of running processes: OpenBSD, DragonFly, illumos, Solaris, Haiku, and Linux without `/proc`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::CaptureOptions, std::time::Duration};
+    /// let mut capture = CaptureOptions::new();
+    /// capture.idle_timeout(Duration::from_secs(300)).idle_unless_busy(true); // a long link step is no hang
+    /// ```
+    pub fn idle_unless_busy(&mut self, unless_busy: bool) -> &mut Self {
+        self.bounds.idle_unless_busy = unless_busy;
         self
     }
 
@@ -446,6 +496,9 @@ impl fmt::Debug for CaptureOptions<'_> {
             Input::Reader(_) => _ = debug.field("stdin", &format_args!("a reader")),
         }
         debug.field("timeout", &self.bounds.timeout).field("deadline", &self.bounds.deadline);
+        debug
+            .field("idle_timeout", &self.bounds.idle_timeout)
+            .field("idle_unless_busy", &self.bounds.idle_unless_busy);
         debug
             .field("grace", &self.bounds.grace)
             .field("drain", &self.bounds.drain.unwrap_or(DRAIN));

@@ -153,6 +153,12 @@ impl Operations for Jobs {
         None
     }
 
+    fn cpu_time(&self, tree: &Tree) -> Option<u64> {
+        let counters = tree.container.accounting().ok()?;
+        // The times include those of members that have ended.
+        Some((counters.TotalUserTime as u64).wrapping_add(counters.TotalKernelTime as u64))
+    }
+
     fn outlives_the_handle(&self, tree: &Tree) -> bool {
         tree.container.kills_on_close()
     }
@@ -261,14 +267,20 @@ impl Job {
 
     /// Returns the number of members.
     fn active(&self) -> io::Result<u32> {
+        let accounting = self.accounting();
+        let accounting = accounting
+            .map_err(|error| explain(error, "cannot count the processes of a job object"))?;
+        Ok(accounting.ActiveProcesses)
+    }
+
+    fn accounting(&self) -> io::Result<JOBOBJECT_BASIC_ACCOUNTING_INFORMATION> {
         let mut information = JOBOBJECT_BASIC_ACCOUNTING_INFORMATION::default();
         let size = size_of_val(&information);
         // SAFETY: the struct is that of this class, and has this size.
         unsafe {
             self.query(JobObjectBasicAccountingInformation, (&raw mut information).cast(), size)
-        }
-        .map_err(|error| explain(error, "cannot count the processes of a job object"))?;
-        Ok(information.ActiveProcesses)
+        }?;
+        Ok(information)
     }
 
     /// Returns the process IDs of the members, and of the members of nested jobs.

@@ -407,6 +407,11 @@ impl Tree {
         self.operations.usage(self)
     }
 
+    /// See [`Operations::cpu_time`].
+    pub(crate) fn cpu_time(&self) -> Option<u64> {
+        self.operations.cpu_time(self)
+    }
+
     /// Runs this unless the tree is known to be empty. Drops an error if the tree has become empty meanwhile.
     fn unless_done<T>(&self, done: T, run: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         if self.is_done() {

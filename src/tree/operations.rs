@@ -53,6 +53,9 @@ pub(super) trait Operations: Sync + RefUnwindSafe {
     /// the container does not count it.
     fn usage(&self, tree: &Tree) -> Option<Usage>;
 
+    /// Returns a number that changes when a member uses CPU time, or ends. `None` if the system does not report it.
+    fn cpu_time(&self, tree: &Tree) -> Option<u64>;
+
     /// Returns whether the tree must be watched to its end. Called after the handle was dropped.
     fn outlives_the_handle(&self, tree: &Tree) -> bool;
 

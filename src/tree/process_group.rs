@@ -366,6 +366,21 @@ impl Operations for Groups {
         tree.cgroup()?.usage()
     }
 
+    fn cpu_time(&self, tree: &Tree) -> Option<u64> {
+        if let Some(usage) = self.usage(tree) {
+            return Some(usage.cpu().as_micros() as u64);
+        }
+        let mut sum: u64 = 0;
+        let mut is_known = false;
+        for id in self.processes(tree).ok()? {
+            // A member that has ended meanwhile has no time, which changes the sum.
+            let time = processes::cpu_time(id as i32);
+            is_known |= time.is_some();
+            sum = sum.wrapping_add(time.unwrap_or(0));
+        }
+        is_known.then_some(sum)
+    }
+
     fn outlives_the_handle(&self, tree: &Tree) -> bool {
         tree.container.bond.lock().is_some() || tree.cgroup().is_some_and(|cgroup| !cgroup.remove())
     }

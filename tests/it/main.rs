@@ -9,6 +9,7 @@ mod common;
 mod capture;
 mod capture_async;
 mod capture_fallback;
+mod capture_idle;
 mod capture_memory;
 mod capture_read;
 mod capture_unix;

@@ -159,15 +159,9 @@ impl Timebase {
 /// system's own tools show as a process's memory: it includes compressed memory, and excludes memory shared with other
 /// processes. Only a reaper receives the largest resident size.
 pub(crate) fn usage_of(pid: Pid) -> Option<Usage> {
-    let mut info = MaybeUninit::<libc::rusage_info_v4>::zeroed();
-    let pid = pid.get();
-    // SAFETY: this flavor writes this struct, which is writable for the whole call.
-    let result =
-        unsafe { libc::proc_pid_rusage(pid, libc::RUSAGE_INFO_V4, info.as_mut_ptr().cast()) };
-    // SAFETY: it was zeroed, and any bytes are valid integers.
-    let info = unsafe { info.assume_init() };
+    let info = rusage(pid.get())?;
     // Zero: the process runs.
-    if result != 0 || info.ri_proc_exit_abstime == 0 {
+    if info.ri_proc_exit_abstime == 0 {
         return None;
     }
     let timebase = Timebase::get()?;
@@ -176,4 +170,21 @@ pub(crate) fn usage_of(pid: Pid) -> Option<Usage> {
         system: timebase.time(info.ri_system_time.saturating_add(info.ri_child_system_time)),
         peak_memory: Some(info.ri_lifetime_max_phys_footprint).filter(|peak| *peak > 0),
     })
+}
+
+/// Returns the CPU time of a process and of the children that it waited for, in ticks of the machine's clock.
+pub(crate) fn cpu_time(id: i32) -> Option<u64> {
+    let info = rusage(id)?;
+    let own = info.ri_user_time.saturating_add(info.ri_system_time);
+    let of_children = info.ri_child_user_time.saturating_add(info.ri_child_system_time);
+    Some(own.saturating_add(of_children))
+}
+
+fn rusage(id: i32) -> Option<libc::rusage_info_v4> {
+    let mut info = MaybeUninit::<libc::rusage_info_v4>::zeroed();
+    // SAFETY: this flavor writes this struct, which is writable for the whole call.
+    let result =
+        unsafe { libc::proc_pid_rusage(id, libc::RUSAGE_INFO_V4, info.as_mut_ptr().cast()) };
+    // SAFETY: it was zeroed, and any bytes are valid integers.
+    (result == 0).then(|| unsafe { info.assume_init() })
 }

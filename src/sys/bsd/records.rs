@@ -41,6 +41,10 @@ impl ProcessTable for Records {
         Ok(one(id))
     }
 
+    fn cpu_time(&self, id: i32) -> Option<u64> {
+        super::source::cpu_time(id)
+    }
+
     fn list(&self, groups: &Groups, since: Time, _: Option<(i32, i32)>) -> io::Result<Listing> {
         let me = std::process::id() as i32;
         let mut listing = Listing::default();

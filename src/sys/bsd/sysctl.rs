@@ -55,11 +55,7 @@ pub(crate) fn one(id: i32) -> Option<Record> {
 fn records(id: Option<i32>, room: usize) -> io::Result<Vec<Record>> {
     for _ in 0..ATTEMPTS {
         let before = booted()?;
-        let mut infos = Vec::new();
-        infos.resize_with(room, MaybeUninit::<Info>::uninit);
-        let mut size = size_of_val(infos.as_slice());
-        sysctl(&name(id, room), infos.as_mut_ptr().cast(), &mut size)?;
-        infos.truncate(size / size_of::<Info>());
+        let infos = infos(id, room)?;
         if booted()? == before {
             // SAFETY: the kernel wrote this many of them.
             let records = infos.iter().map(|info| unsafe { record(info, before) });
@@ -68,6 +64,36 @@ fn records(id: Option<i32>, room: usize) -> io::Result<Vec<Record>> {
         }
     }
     Err(io::Error::other("the clock is set again and again"))
+}
+
+/// Reads records. The kernel has written each of them.
+fn infos(id: Option<i32>, room: usize) -> io::Result<Vec<MaybeUninit<Info>>> {
+    let mut infos = Vec::new();
+    infos.resize_with(room, MaybeUninit::<Info>::uninit);
+    let mut size = size_of_val(infos.as_slice());
+    sysctl(&name(id, room), infos.as_mut_ptr().cast(), &mut size)?;
+    infos.truncate(size / size_of::<Info>());
+    Ok(infos)
+}
+
+/// Returns the CPU time of a process in microseconds.
+#[cfg(any(target_os = "freebsd", target_os = "netbsd"))]
+pub(crate) fn cpu_time(id: i32) -> Option<u64> {
+    let info = infos(Some(id), 1).ok()?.pop()?;
+    let info = info.as_ptr();
+    #[cfg(target_os = "freebsd")]
+    // SAFETY: this is an integer within a record that has been written.
+    let time = unsafe { (*info).ki_runtime };
+    #[cfg(target_os = "netbsd")]
+    // SAFETY: these are integers within a record that has been written.
+    let time = unsafe { micros((*info).p_rtime_sec, (*info).p_rtime_usec) } as u64;
+    Some(time)
+}
+
+/// Returns `None`: a record has the time of one thread.
+#[cfg(target_os = "dragonfly")]
+pub(crate) fn cpu_time(_: i32) -> Option<u64> {
+    None
 }
 
 #[cfg(any(target_os = "freebsd", target_os = "dragonfly"))]

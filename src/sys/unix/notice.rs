@@ -1,6 +1,7 @@
 //! Unix: chooses the mechanism that serves a child.
 
 use super::by_pid::{self, Pid};
+use super::process_table;
 use super::reaped_elsewhere::ReapedElsewhere;
 use super::waitid_thread::{Listener, Thread};
 use crate::sync::Arc;
@@ -161,6 +162,12 @@ impl Notice {
             Mechanism::Descriptor(descriptor) => descriptor.signal_group(signal),
             Mechanism::Thread(thread) => thread.signal_group(signal),
         }
+    }
+
+    /// Returns the CPU time of the child with this ID, in units of the system. If the child is reaped meanwhile, the number may be
+    /// another process's.
+    pub(crate) fn cpu_time(&self, id: u32) -> Option<u64> {
+        process_table::cpu_time(id as i32)
     }
 
     /// Returns whether the child's ID is its own. This library must not have reaped the child.

@@ -28,6 +28,12 @@ pub(crate) trait ProcessTable: Sync {
     /// to and including the second.
     fn list(&self, groups: &Groups, since: Time, new: Option<(i32, i32)>) -> io::Result<Listing>;
 
+    /// Returns the CPU time that a process has used, in units of the system, with that of the children that it has reaped where
+    /// the system adds them. `None` if it cannot be read.
+    fn cpu_time(&self, _: i32) -> Option<u64> {
+        None
+    }
+
     /// Returns the process ID that was handed out last. `None` where IDs are not handed out in turn.
     fn newest(&self) -> Option<i32> {
         None
@@ -215,6 +221,11 @@ pub(crate) fn adopters() -> Vec<i32> {
 /// See [`ProcessTable::may_descend_from`].
 pub(crate) fn may_descend_from(id: i32, leader: i32) -> bool {
     PLATFORM.process_table.is_some_and(|table| table.may_descend_from(id, leader))
+}
+
+/// See [`ProcessTable::cpu_time`].
+pub(crate) fn cpu_time(id: i32) -> Option<u64> {
+    PLATFORM.process_table?.cpu_time(id)
 }
 
 fn record(id: i32) -> io::Result<Option<Record>> {

@@ -109,6 +109,11 @@ impl Notice {
         Some(self.process())
     }
 
+    /// Returns the CPU time of the process in nanoseconds.
+    pub(crate) fn cpu_time(&self, _: u32) -> Option<u64> {
+        usage_of(self.process()).map(|usage| usage.cpu().as_nanos() as u64)
+    }
+
     /// Returns whether the reaper need not wait for the exit. Windows has no zombies, so it waits only for a child that
     /// is killed with this process.
     pub(crate) fn reap(&self) -> bool {

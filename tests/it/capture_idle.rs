@@ -1,0 +1,138 @@
+//! Promise: an idle timeout stops a child that does nothing, and no other.
+
+use crate::common::captures::{bounded, piped};
+use crate::common::executor::block_on;
+use crate::common::stage::Kind;
+use crate::common::*;
+use shared_child::{CaptureOptions, Reached, SpawnOptions, StoppedBy, Until};
+use std::io::ErrorKind;
+use std::ops::ControlFlow;
+use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
+
+const SHORT: Duration = Duration::from_millis(50);
+
+/// Longer than any child of a test is silent if the machine is busy.
+const SAFE: Duration = Duration::from_secs(2);
+
+fn with_idle<'a>(timeout: Duration) -> CaptureOptions<'a> {
+    let mut capture = bounded();
+    capture.idle_timeout(timeout);
+    capture
+}
+
+#[test]
+fn silent_child_is_stopped() {
+    watchdog!();
+    on_every_backend(|backend| {
+        for parts in
+            [&["sleep"][..], &["say", "first", "sleep"], &["close-stdout", "close-stderr", "sleep"]]
+        {
+            let child = piped(backend, parts);
+            let captured = child.capture(&mut with_idle(SHORT)).unwrap();
+            assert_eq!(captured.stopped_by, Some(StoppedBy::Idle), "{captured:?}");
+            assert!(captured.status.is_some() && !captured.success(), "{captured:?}");
+            let child = piped(backend, parts);
+            let captured = block_on(child.capture_async(&mut with_idle(SHORT))).unwrap();
+            assert_eq!(captured.stopped_by, Some(StoppedBy::Idle), "{captured:?}");
+        }
+    });
+}
+
+#[test]
+fn child_that_writes_is_not_idle() {
+    watchdog!();
+    on_every_backend(|backend| {
+        // It writes a byte every few milliseconds, for longer than the idle timeout.
+        let began = Instant::now();
+        let mut capture = with_idle(SAFE);
+        capture.limit(0).on_output(|_, _| match began.elapsed() > SAFE + SHORT {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        });
+        let captured = piped(backend, &["drip"]).capture(&mut capture).unwrap();
+        assert_eq!(captured.stopped_by, Some(StoppedBy::Callback));
+    });
+}
+
+#[test]
+fn total_timeout_is_independent() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let mut capture = CaptureOptions::new();
+        capture.timeout(SHORT).idle_timeout(LONG);
+        let captured = piped(backend, &["sleep"]).capture(&mut capture).unwrap();
+        assert_eq!(captured.stopped_by, Some(StoppedBy::Deadline));
+        let mut capture = CaptureOptions::new();
+        capture.idle_timeout(Duration::MAX);
+        let captured = piped(backend, &["say", "quick"]).capture(&mut capture).unwrap();
+        assert!(captured.success(), "{captured:?}");
+    });
+}
+
+#[test]
+fn time_between_calls_is_not_idle_time() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let timeout = Duration::from_millis(500);
+        let mut options = SpawnOptions::new();
+        options.kill_on_drop(true);
+        let mut capture = with_idle(timeout);
+        let capture = backend
+            .begin_capture(&options, &mut helper(&["echo"]), capture.stdin_open())
+            .expect("to begin");
+        for _ in 0..2 {
+            thread::sleep(timeout + SHORT);
+            capture.write(b"a line\n").unwrap();
+            let chunk = capture.read(Until::line().or(Until::timeout(LONG)));
+            assert_eq!(
+                (chunk.reached, chunk.stdout.bytes.as_slice()),
+                (Reached::Line, &b"a line\n"[..])
+            );
+        }
+        // Reads that return early add up.
+        let began = Instant::now();
+        while capture.read(Until::timeout(SHORT)).reached == Reached::Deadline {
+            assert!(began.elapsed() < LONG, "it is never idle");
+        }
+        assert!(began.elapsed() >= timeout);
+        assert_eq!(capture.finish().stopped_by, Some(StoppedBy::Idle));
+    });
+}
+
+/// The children use more CPU time than the idle timeout.
+#[test]
+fn busy_child_is_not_idle() {
+    watchdog!();
+    let timeout = Duration::from_millis(500);
+    let parts = |child: bool| match child {
+        true => vec!["run", "2", "burn", "1000", "say", "done", "sleep"],
+        false => vec!["burn", "1000", "say", "done", "sleep"],
+    };
+    let idle = |capture: &mut CaptureOptions<'_>, child: &shared_child::SharedChild| {
+        let captured = match child.capture(capture) {
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                eprintln!("skipped: {error}");
+                return None;
+            }
+            captured => captured.unwrap(),
+        };
+        assert_eq!(captured.stopped_by, Some(StoppedBy::Idle), "{captured:?}");
+        Some(captured.stdout.text().trim_end() == "done")
+    };
+    on_every_backend(|backend| {
+        let child = piped(backend, &parts(false));
+        let was_busy = idle(with_idle(timeout).idle_unless_busy(true), &child);
+        assert!(was_busy.unwrap_or(true), "it was stopped while it was busy");
+    });
+    let child = piped(shared_child::seam::Backend::Best, &parts(false));
+    assert_eq!(idle(&mut with_idle(timeout), &child), Some(false));
+    for kind in Kind::all("busy_child_is_not_idle") {
+        let mut command = helper(&parts(true));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = kind.spawn(SpawnOptions::new().kill_on_drop(true), &mut command);
+        let was_busy = idle(with_idle(timeout).idle_unless_busy(true), &child);
+        assert!(was_busy.unwrap_or(true), "{kind:?} was stopped while a member was busy");
+    }
+}
