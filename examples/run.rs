@@ -31,6 +31,8 @@ Usage: run [OPTION]... [--] COMMAND [ARG]...
 Run COMMAND within bounds, and report how it ended.
 
   --timeout DURATION   stop COMMAND if it still runs after DURATION
+  --idle DURATION      stop COMMAND if it has written nothing and used no
+                       processor time for DURATION
   --grace DURATION     when stopping COMMAND, request it to terminate, and kill
                        it after DURATION (default 1s)
   --drain DURATION     after COMMAND has ended, wait at most DURATION for other
@@ -70,6 +72,7 @@ fn main() {
 
 struct Options {
     timeout: Option<Duration>,
+    idle: Option<Duration>,
     grace: Duration,
     drain: Option<Duration>,
     limit: usize,
@@ -82,13 +85,15 @@ struct Options {
 }
 
 fn parse(mut parser: Parser) -> Result<Option<Options>, lexopt::Error> {
-    let (mut timeout, mut grace, mut drain) = (None, Duration::from_secs(1), None);
+    let (mut timeout, mut idle) = (None, None);
+    let (mut grace, mut drain) = (Duration::from_secs(1), None);
     let (mut limit, mut stop_at_limit, mut stdin) = (64 << 10, false, None);
     let (mut merge, mut json) = (false, false);
     // The arguments after the command belong to the command.
     let command = loop {
         match parser.next()?.ok_or("COMMAND is missing")? {
             Arg::Long("timeout") => timeout = Some(parser.value()?.parse_with(duration)?),
+            Arg::Long("idle") => idle = Some(parser.value()?.parse_with(duration)?),
             Arg::Long("grace") => grace = parser.value()?.parse_with(duration)?,
             Arg::Long("drain") => drain = Some(parser.value()?.parse_with(duration)?),
             Arg::Long("limit") => limit = parser.value()?.parse_with(size)?,
@@ -104,6 +109,7 @@ fn parse(mut parser: Parser) -> Result<Option<Options>, lexopt::Error> {
     let args = parser.raw_args()?.collect();
     Ok(Some(Options {
         timeout,
+        idle,
         grace,
         drain,
         limit,
@@ -137,6 +143,9 @@ fn run(options: &Options) -> Result<i32, Error> {
     capture.limit(Limit::head_and_tail(options.limit / 2, options.limit.div_ceil(2)));
     if let Some(timeout) = options.timeout {
         capture.timeout(timeout);
+    }
+    if let Some(idle) = options.idle {
+        capture.idle_timeout(idle).idle_unless_busy(true);
     }
     if let Some(drain) = options.drain {
         capture.drain(drain);
@@ -253,6 +262,7 @@ fn report_json(captured: &Captured, survivors: &[Survivor]) -> Value {
     };
     let stopped_by = captured.stopped_by.map(|why| match why {
         StoppedBy::Deadline => "timeout",
+        StoppedBy::Idle => "idle",
         StoppedBy::Limit(_) => "limit",
         StoppedBy::Callback => "output closed",
         _ => "input",

@@ -81,6 +81,15 @@ fn timeout_stops_the_command() {
 }
 
 #[test]
+fn idle_command_is_stopped() {
+    let captured = run(&["--json", "--idle", "50ms"], &["say", "out", "sleep"]);
+    assert_eq!(code(&captured), Some(124));
+    assert_eq!(report_of(&captured)["stopped_by"], "idle");
+    let captured = run(&["--idle", "1m"], &["say", "out"]);
+    assert_eq!(code(&captured), Some(0));
+}
+
+#[test]
 fn limit_omits_output_or_stops_the_command() {
     let captured = run(&["--json", "--limit", "1k"], &["write", "5000"]);
     let report = report_of(&captured);
