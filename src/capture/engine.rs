@@ -57,6 +57,7 @@ pub(super) struct Engine<'a> {
     /// It has found no room.
     is_write_blocked: bool,
     is_finishing: bool,
+    is_in_background: bool,
     callbacks: Callbacks<'a>,
     ends: [StreamEnd; 2],
     output: Output,
@@ -173,6 +174,7 @@ impl<'a> Engine<'a> {
             is_writing: false,
             is_write_blocked: false,
             is_finishing: false,
+            is_in_background: false,
             callbacks: Callbacks::new(on_output, on_line),
             ends,
             output: Output::new(bounds.limits),
@@ -306,6 +308,7 @@ impl<'a> Engine<'a> {
     /// Notes whether a call of the capture is in progress. Other time is not idle time.
     fn count_idle_time(&mut self) {
         let counts = self.reading.is_some() || self.is_writing || self.is_finishing;
+        let counts = counts || self.is_in_background;
         self.idle.iter_mut().for_each(|idle| idle.set_counting(counts));
     }
 
@@ -599,6 +602,30 @@ impl<'a> Engine<'a> {
         match &self.exit {
             None => ChildState::Running,
             Some(exit) => ChildState::Ended(exit.status),
+        }
+    }
+
+    /// Refuses to read on a thread of this library if that would run the caller's code.
+    pub(super) fn check_background(&self) -> io::Result<()> {
+        let has_reader = self.feed.as_ref().is_some_and(Feed::is_reader);
+        if has_reader || !self.callbacks.is_empty() {
+            let message = format!(
+                "cannot read the output of process {} in the background: the capture has a callback or a reader; read on \
+                 a thread of the program",
+                self.child.id()
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        Ok(())
+    }
+
+    /// Takes a step of reading while the program makes no call.
+    pub(super) fn background_step(&mut self) -> Step<()> {
+        self.is_in_background = true;
+        self.count_idle_time();
+        match self.next() {
+            Next::Wait(until) => Step::Wait(until),
+            Next::Finish => Step::Done(()),
         }
     }
 

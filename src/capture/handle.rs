@@ -1,6 +1,7 @@
 //! `Capture`, the handle of a capture that goes on.
 
 use super::Captured;
+use super::background::Background;
 use super::blocking::Driven;
 use super::chunk::{Chunk, Reached};
 use super::engine::{Engine, Step, has_passed};
@@ -13,7 +14,7 @@ use crate::child::ChildRef;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 /// A capture that goes on: a child's output so far, and its input, while the child runs.
@@ -27,8 +28,8 @@ use std::time::Instant;
 /// ([`Until`]). Reads of several threads take turns, and each keeps its own deadline. Each byte is returned once.
 /// [`finish`](Self::finish) waits for the end, and returns what no read has returned.
 ///
-/// Between these calls nothing is read: the child can write until the pipe is full (64 KiB on Linux), and then waits. No
-/// memory is used, and no deadline is kept. During a [`write`](Self::write), output is read into memory, so that the child
+/// Between these calls nothing is read, except after [`read_in_background`](Self::read_in_background): the child can write until
+/// the pipe is full (64 KiB on Linux), and then waits. No memory is used, and no deadline is kept. During a [`write`](Self::write), output is read into memory, so that the child
 /// does not wait for this process while this process waits for it.
 ///
 /// # Bounds
@@ -66,8 +67,50 @@ use std::time::Instant;
 /// # fn main() {}
 /// ```
 pub struct Capture<'a> {
-    driven: Driven<'a>,
+    /// Dropped first, so that the thread drops its reference to the rest.
+    background: OnceLock<Background>,
+    driven: Arc<Driven<'a>>,
     child: ChildRef<'a>,
+}
+
+impl Capture<'static> {
+    /// Reads on while the program makes no call: the child need not wait, and the timeouts are kept.
+    ///
+    /// Output is kept within the [limits](CaptureOptions::limit) until a [`read`](Self::read) returns it; without a limit, all
+    /// of it. One thread serves all such captures of the process. Where the system does not report that a pipe is ready
+    /// (illumos, Solaris, Android, Haiku), it polls with pauses of up to 20 ms.
+    ///
+    /// Dropping the capture ends this. A second call does nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if the options have a callback or a reader, which would block that thread.
+    /// Otherwise only if the thread cannot be started.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::{CaptureOptions, SpawnOptions}, std::process::Command};
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut command = Command::new("rustc");
+    /// command.args(["--print", "target-list"]);
+    /// let capture = SpawnOptions::new()
+    ///     .begin_capture(&mut command, CaptureOptions::new().limit(1 << 20))?;
+    /// capture.read_in_background()?;
+    /// // The program does something else. The command ends, however much it writes.
+    /// assert!(capture.child().wait()?.success());
+    /// assert!(capture.finish().stdout.total > 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn read_in_background(&self) -> io::Result<()> {
+        // Two threads at once may both start, and the second job ends at once.
+        if self.background.get().is_none() {
+            self.driven.lock().engine.check_background()?;
+            let _ = self.background.set(Background::start(Arc::clone(&self.driven))?);
+        }
+        Ok(())
+    }
 }
 
 impl<'a> Capture<'a> {
@@ -105,7 +148,8 @@ impl<'a> Capture<'a> {
     ) -> io::Result<Self> {
         let is_writable = matches!(options.input, Input::Open);
         let engine = Engine::new(child.clone(), options, began, requires_pipes)?;
-        Ok(Self { driven: Driven::new(engine, is_writable), child })
+        let driven = Arc::new(Driven::new(engine, is_writable));
+        Ok(Self { background: OnceLock::new(), driven, child })
     }
 
     /// Returns the child, to wait for it, stop it or signal it.

@@ -37,6 +37,11 @@ impl<'a> Feed<'a> {
         Some(Self { source, written: 0 })
     }
 
+    /// Returns whether a write runs the caller's code.
+    pub(super) fn is_reader(&self) -> bool {
+        matches!(self.source, InputSource::Reader(..))
+    }
+
     /// Writes once, as much as the pipe has room for.
     pub(super) fn feed(&mut self, pipes: &mut Pipes) -> io::Result<Fed> {
         let bytes = match &mut self.source {

@@ -1,8 +1,9 @@
 //! Captures: a child's output and input, with bounds on time and memory.
 //!
-//! `engine` decides and never waits; `blocking` drives it on the calling threads, and `task` in the polls of futures. `handle`
-//! has the operations.
+//! `engine` decides and never waits; `blocking` drives it on the calling threads, `task` in the polls of futures, and `background`
+//! on a thread of this library. `handle` has the operations.
 
+mod background;
 mod blocking;
 mod callbacks;
 mod captured;

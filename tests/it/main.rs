@@ -8,6 +8,7 @@ mod common;
 
 mod capture;
 mod capture_async;
+mod capture_background;
 mod capture_fallback;
 mod capture_idle;
 mod capture_memory;

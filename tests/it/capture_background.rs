@@ -1,0 +1,142 @@
+//! Promise: a capture in the background reads on while the program makes no call, within its bounds, on one thread for all.
+
+use crate::common::captures::bounded;
+use crate::common::*;
+use shared_child::seam::Backend;
+use shared_child::{Capture, CaptureOptions, Limit, Reached, SpawnOptions, StoppedBy, Until};
+use std::io::{self, ErrorKind};
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+const MIB: usize = 1 << 20;
+const SHORT: Duration = Duration::from_millis(50);
+
+/// The child is killed when the capture is dropped.
+#[track_caller]
+fn begin(
+    backend: Backend,
+    parts: &[&str],
+    capture: &mut CaptureOptions<'static>,
+) -> Capture<'static> {
+    let mut options = SpawnOptions::new();
+    options.kill_on_drop(true);
+    let begun = backend.begin_capture(&options, &mut helper(parts), capture).expect("to begin");
+    begun.read_in_background().expect("to read in the background");
+    begun
+}
+
+#[test]
+fn child_goes_on_between_calls() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let parts = ["write", &(4 * MIB).to_string(), "exit", "7"];
+        let capture = begin(backend, &parts, &mut bounded());
+        assert_eq!(wait(capture.child()).code(), Some(7));
+        let captured = capture.finish();
+        assert_eq!(captured.stdout.bytes.len(), 4 * MIB);
+        assert_eq!(captured.status.unwrap().code(), Some(7));
+    });
+}
+
+#[test]
+fn limit_bounds_what_is_kept() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let parts = ["write", &(4 * MIB).to_string()];
+        let capture = begin(backend, &parts, bounded().limit(Limit::head_and_tail(10, 10)));
+        wait(capture.child());
+        let chunk = capture.read(Until::end().or(Until::timeout(LONG)));
+        assert_eq!((chunk.reached, chunk.stdout.bytes.len()), (Reached::End, 20));
+        assert_eq!(chunk.stdout.total, 4 * MIB as u64);
+    });
+}
+
+#[test]
+fn bounds_on_time_are_kept_between_calls() {
+    watchdog!();
+    on_every_backend(|backend| {
+        for (is_idle, expected) in [(false, StoppedBy::Deadline), (true, StoppedBy::Idle)] {
+            let mut options = CaptureOptions::new();
+            match is_idle {
+                false => options.timeout(SHORT),
+                true => options.idle_timeout(SHORT),
+            };
+            let capture = begin(backend, &["sleep"], &mut options);
+            assert!(!wait(capture.child()).success());
+            assert_eq!(capture.finish().stopped_by, Some(expected));
+        }
+    });
+}
+
+#[test]
+fn conversation_beside_the_background_loses_no_byte() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let capture = begin(backend, &["echo"], bounded().stdin_open());
+        for number in 0..rounds(200).max(20) {
+            let line = format!("line {number}\n");
+            capture.write(line.as_bytes()).unwrap();
+            let chunk = capture.read(Until::line().or(Until::timeout(LONG)));
+            assert_eq!((chunk.stdout.text().into_owned(), chunk.reached), (line, Reached::Line));
+        }
+        capture.close_stdin();
+        assert!(wait(capture.child()).success());
+        assert!(capture.finish().success());
+    });
+}
+
+#[cfg(unix)]
+#[test]
+fn dropped_capture_kills_its_child() {
+    watchdog!();
+    on_every_backend(|backend| {
+        for parts in [&["flood"][..], &["sleep"]] {
+            let capture = begin(backend, parts, bounded().limit(1000));
+            let id = capture.child().id();
+            assert!(unix::children().contains(&id));
+            drop(capture);
+            until("the child is reaped", || !unix::children().contains(&id));
+        }
+    });
+}
+
+#[test]
+fn callers_code_does_not_run_in_the_background() {
+    watchdog!();
+    on_every_backend(|backend| {
+        for is_reader in [false, true] {
+            let mut options = CaptureOptions::new();
+            match is_reader {
+                true => options.stdin_from(io::repeat(0)),
+                false => options.on_output(|_, _| ControlFlow::Continue(())),
+            };
+            let mut spawn = SpawnOptions::new();
+            spawn.kill_on_drop(true);
+            let capture = backend
+                .begin_capture(&spawn, &mut helper(&["sleep"]), &mut options)
+                .expect("to begin");
+            let error = capture.read_in_background().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        }
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn one_thread_reads_many_captures_and_ends() {
+    alone!();
+    watchdog!();
+    let before = linux::threads();
+    let captures: Vec<_> =
+        (0..50).map(|_| begin(Backend::Best, &["flood"], bounded().limit(1000))).collect();
+    for capture in &captures {
+        let began = Instant::now();
+        while capture.read(Until::timeout(Duration::ZERO)).stdout.total < MIB as u64 {
+            assert!(began.elapsed() < LONG, "it is not read");
+        }
+    }
+    // The reaper, and the thread that reads.
+    assert!(linux::threads() <= before + 2, "{}", linux::threads());
+    drop(captures);
+    until("both threads end", || linux::threads() == before);
+}
