@@ -13,7 +13,7 @@
 
 use super::credentials::can_leave;
 use super::environment_marker::EnvironmentMarker;
-use super::pre_exec::{self, Orders};
+use super::pre_exec::{self, ChildSetup};
 use super::process_group::{Cgroup, NewChild};
 use super::processes::{AT_ONCE, Held, PASSES, Process, signal_each};
 use crate::backoff::Backoff;
@@ -83,7 +83,7 @@ impl Cgroup for CgroupV2 {
             .open(&procs)
             .map_err(|error| explain(error, "cannot open", &procs))?;
         let procs = above_standard_streams(procs.into())?;
-        let orders = Orders { enter: Some(procs), ..Orders::default() };
+        let orders = ChildSetup { enter: Some(procs), ..ChildSetup::default() };
         let spawned = pre_exec::spawn(command, &orders, &|error| {
             explain(error, "the child cannot enter its cgroup", &self.directory)
         })?;

@@ -81,14 +81,14 @@ struct Dropped {
 }
 
 #[derive(Default)]
-struct Queue {
+struct DropQueue {
     arrived: Vec<Dropped>,
     /// The queue on which the thread sleeps. The thread exists if and only if the queue does.
     events: Option<sync::Arc<EventQueue>>,
 }
 
 /// The lock is never held across anything that blocks.
-static QUEUE: PerProcess<Mutex<Queue>> = PerProcess::new();
+static QUEUE: PerProcess<Mutex<DropQueue>> = PerProcess::new();
 
 /// Leaves a tree to the thread, which shares the tree from then on, and with it the duty to reap the leader.
 fn leave(dropped: Dropped) {

@@ -24,7 +24,7 @@ mod scan;
 #[cfg(unix)]
 use process_group::ProcessGroup as Container;
 #[cfg(unix)]
-pub(crate) use process_group::{System, request, spawn};
+pub(crate) use process_group::{SystemOptions, request, spawn};
 
 #[cfg(target_os = "linux")]
 pub(crate) mod cgroup;
@@ -40,7 +40,7 @@ mod job_object;
 #[cfg(windows)]
 use job_object::Job as Container;
 #[cfg(windows)]
-pub(crate) use job_object::{System, request, spawn};
+pub(crate) use job_object::{SystemOptions, request, spawn};
 
 pub use containment::{Containment, Mechanism};
 
@@ -66,7 +66,7 @@ pub(crate) type Leader = Lifecycle<Child, Notice>;
 pub(crate) struct Wanted {
     pub(crate) tree: bool,
     pub(crate) kill_with_parent: bool,
-    pub(crate) system: System,
+    pub(crate) system: SystemOptions,
     /// Serves these options. `None` while no option is set, so a program that sets none does not contain the code.
     pub(crate) spawn: Option<fn(&Self, &mut Command) -> io::Result<Spawned>>,
 }

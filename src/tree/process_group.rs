@@ -26,7 +26,7 @@ use std::time::Instant;
 
 /// The options that only some systems offer. A mechanism that a system lacks has no constructor there.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct System {
+pub(crate) struct SystemOptions {
     /// Creates a cgroup for the tree, below this directory if there is one.
     pub(crate) cgroup: Option<(CreateCgroup, Option<PathBuf>)>,
     /// Spawns a child that sends its own pidfd.
@@ -129,7 +129,7 @@ pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawne
         Some(bond) if !is_tree => Spawned { kill_with_parent: KillWithParent::by(bond), ..spawned },
         bond => {
             let bond = Mutex::new(bond);
-            spawned.leading(ProcessGroup { membership, cgroup, bond }, &Groups)
+            spawned.leading(ProcessGroup { membership, cgroup, bond }, &ProcessGroups)
         }
     })
 }
@@ -255,9 +255,9 @@ impl Tree {
     }
 }
 
-struct Groups;
+struct ProcessGroups;
 
-impl Groups {
+impl ProcessGroups {
     /// Serves the trees without a cgroup by one scan, and each tree with a cgroup by itself.
     fn each<T>(
         trees: &[&Tree],
@@ -284,7 +284,7 @@ impl Groups {
     }
 }
 
-impl Operations for Groups {
+impl Operations for ProcessGroups {
     fn kill_each(&self, trees: &[&Tree]) -> Vec<io::Result<()>> {
         // The cgroups come first, each as one, then the members that have left them.
         let mut results = Vec::new();

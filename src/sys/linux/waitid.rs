@@ -26,7 +26,7 @@ type Micros = i32;
 
 #[repr(C)]
 #[derive(Default)]
-struct Time {
+struct Timeval {
     seconds: Long,
     micros: Micros,
 }
@@ -35,8 +35,8 @@ struct Time {
 #[repr(C)]
 #[derive(Default)]
 struct Rusage {
-    user: Time,
-    system: Time,
+    user: Timeval,
+    system: Timeval,
     /// In KiB.
     peak: Long,
     _rest: [Long; 13],

@@ -74,12 +74,12 @@ impl ById for ChildById {
 }
 
 pub(crate) struct Thread<P = ChildById> {
-    shared: Arc<Shared<P>>,
+    shared: Arc<HelperState<P>>,
     /// The process whose child it is.
     parent: u32,
 }
 
-struct Shared<P> {
+struct HelperState<P> {
     process: P,
     /// Never held over anything that blocks.
     waiting: Mutex<Waiting>,
@@ -124,12 +124,12 @@ impl Thread {
 impl<P: ById> Thread<P> {
     pub(crate) fn of(process: P) -> Self {
         let (waiting, changed) = (Mutex::new(Waiting::default()), Condvar::new());
-        Self { shared: Arc::new(Shared { process, waiting, changed }), parent: process::id() }
+        Self { shared: Arc::new(HelperState { process, waiting, changed }), parent: process::id() }
     }
 
     /// Returns an error in the child of a fork: the process is not its child, it has no helper, and a lock that was held
     /// during the fork is never released.
-    fn shared(&self) -> io::Result<&Arc<Shared<P>>> {
+    fn shared(&self) -> io::Result<&Arc<HelperState<P>>> {
         if self.parent == process::id() { Ok(&self.shared) } else { Err(by_pid::no_child()) }
     }
 
@@ -142,7 +142,7 @@ impl<P: ById> Thread<P> {
                 }
                 true
             }
-            (Ok(shared), Some(deadline)) => Shared::block_until(shared, deadline),
+            (Ok(shared), Some(deadline)) => HelperState::block_until(shared, deadline),
             // The observation returns the error.
             (Err(_), _) => true,
         }
@@ -172,7 +172,7 @@ impl<P: ById> Thread<P> {
         if waiting.settled || !shared.runs() {
             drop(waiting);
             listener();
-        } else if waiting.helper || Shared::start_helper(shared, &mut waiting) {
+        } else if waiting.helper || HelperState::start_helper(shared, &mut waiting) {
             waiting.listeners.push((id, listener));
         } else {
             return None;
@@ -200,7 +200,7 @@ impl<P: fmt::Debug> fmt::Debug for Thread<P> {
     }
 }
 
-impl<P: ById> Shared<P> {
+impl<P: ById> HelperState<P> {
     fn block_until(this: &Arc<Self>, deadline: Instant) -> bool {
         let mut waiting = this.waiting.lock();
         let round = waiting.rounds;

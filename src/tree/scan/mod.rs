@@ -145,7 +145,7 @@ impl Target<'_> {
     }
 
     /// Opens processes that a pass found in the group, wherever they are now. Returns the living ones.
-    fn open_seen(&self, ids: &[i32], began: Time) -> io::Result<Opened> {
+    fn open_seen(&self, ids: &[i32], began: Time) -> io::Result<OpenedGroup> {
         let (mut inside, mut left) = (Vec::new(), Vec::new());
         for id in ids {
             let Some(held) = Held::open(*id)? else { continue };
@@ -160,7 +160,7 @@ impl Target<'_> {
         if !self.has_its_id() {
             inside.clear();
         }
-        let mut opened = Opened { inside: inside.len(), held: inside, left: Vec::new() };
+        let mut opened = OpenedGroup { inside: inside.len(), held: inside, left: Vec::new() };
         for held in left {
             if let Some(process) = held.process()? {
                 // A later pass might not find this member.
@@ -211,7 +211,7 @@ impl Target<'_> {
 }
 
 /// Living processes that a pass found in the group of a tree.
-struct Opened {
+struct OpenedGroup {
     held: Vec<Held>,
     /// The number of processes, at the start of `held`, that are still in the group.
     inside: usize,
