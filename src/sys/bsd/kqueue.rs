@@ -44,7 +44,7 @@ use std::time::{Duration, Instant};
 const SYSTEM: System = crate::sys::PLATFORM.system.expect("it has kqueues");
 
 #[derive(Debug)]
-struct Kqueue {
+struct ChildKqueue {
     queue: Kqueue,
     child: ChildById,
     /// The child was exiting, or reaped, before it could be registered.
@@ -69,11 +69,11 @@ pub(crate) fn open(pid: Pid) -> Option<Box<dyn ProcessDescriptor>> {
     // The event is bound to another process only if another part of the program has reaped the child by now.
     match by_pid::observe(pid) {
         Ok(Observed::ReapedElsewhere) | Err(_) => None,
-        Ok(_) => Some(Box::new(Kqueue { queue, child, late })),
+        Ok(_) => Some(Box::new(ChildKqueue { queue, child, late })),
     }
 }
 
-impl Kqueue {
+impl ChildKqueue {
     fn state(&self) -> io::Result<Observed> {
         if self.queue.inherited() {
             return Err(by_pid::no_child());
@@ -86,7 +86,7 @@ impl Kqueue {
     }
 }
 
-impl ProcessDescriptor for Kqueue {
+impl ProcessDescriptor for ChildKqueue {
     fn wait(&self, deadline: Option<Instant>) -> bool {
         // The child of a fork has nothing to wait for: the poll after this reports that. A late child is reported at
         // once, because not every system fires the timer in time.
@@ -135,7 +135,7 @@ impl ProcessDescriptor for Kqueue {
     }
 }
 
-impl AsFd for Kqueue {
+impl AsFd for ChildKqueue {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.queue.as_fd()
     }
