@@ -63,6 +63,7 @@ use super::Leader;
 use super::environment_marker::EnvironmentMarker;
 use super::processes::{self, AT_ONCE, Environment, Held, Process, Time, signal_each};
 use crate::backoff::Backoff;
+use crate::sort::search;
 use crate::sync::Mutex;
 use std::ffi::c_int;
 use std::io;
@@ -99,7 +100,7 @@ impl Membership {
 
     fn remember(&self, process: Process) {
         let mut strays = self.strays.lock();
-        match strays.binary_search_by(|stray| stray.id().cmp(&process.id())) {
+        match search(strays.len(), &mut |at| strays[at].id().cmp(&process.id())) {
             Ok(at) => strays[at] = process,
             Err(at) => strays.insert(at, process),
         }
@@ -108,8 +109,14 @@ impl Membership {
     /// Returns the strays that still live.
     fn strays(&self) -> Vec<Process> {
         let mut strays = self.strays.lock();
-        strays.retain(Process::lives);
-        strays.clone()
+        let mut living = Vec::new();
+        for stray in &*strays {
+            if stray.lives() {
+                living.push(*stray);
+            }
+        }
+        strays.clone_from(&living);
+        living
     }
 }
 
@@ -155,13 +162,20 @@ impl Target<'_> {
                 left.push(held);
             }
         }
-        inside.retain(Held::lives);
-        left.retain(Held::lives);
-        if !self.has_its_id() {
-            inside.clear();
+        let mut opened = OpenedGroup { held: Vec::new(), inside: 0, left: Vec::new() };
+        for held in inside {
+            if held.lives() {
+                opened.held.push(held);
+            }
         }
-        let mut opened = OpenedGroup { inside: inside.len(), held: inside, left: Vec::new() };
+        if !self.has_its_id() {
+            opened.held.clear();
+        }
+        opened.inside = opened.held.len();
         for held in left {
+            if !held.lives() {
+                continue;
+            }
             if let Some(process) = held.process()? {
                 // A later pass might not find this member.
                 self.membership.remember(process);
@@ -194,8 +208,12 @@ impl Target<'_> {
     /// them without an error if there are other members.
     fn refused(&self, found: &Found) -> io::Result<()> {
         // This check sends no signal, so it may use an ID that has a new owner. The process is opened after it.
-        let refusing: Vec<i32> =
-            found.inside.iter().copied().filter(|id| processes::refuses(*id)).collect();
+        let mut refusing = Vec::new();
+        for id in &found.inside {
+            if processes::refuses(*id) {
+                refusing.push(*id);
+            }
+        }
         let mut refused = Ok(());
         for ids in refusing.chunks(AT_ONCE) {
             let opened = self.open_seen(ids, found.began)?;
@@ -223,6 +241,26 @@ fn reaped_elsewhere(leader: i32) -> io::Error {
     io::Error::other(format!(
         "process {leader} was reaped by another part of this program, so its process group cannot be signalled safely"
     ))
+}
+
+fn is_among(processes: &[Held], id: i32) -> bool {
+    for held in processes {
+        if held.id() == id {
+            return true;
+        }
+    }
+    false
+}
+
+/// Returns the ID that was handed out first after `start`. IDs wrap around.
+fn first_after(start: i32, ids: &[i32]) -> Option<i32> {
+    let mut first = None;
+    for id in ids {
+        if first.is_none_or(|first| (*id <= start, *id) < (first <= start, first)) {
+            first = Some(*id);
+        }
+    }
+    first
 }
 
 /// Keeps the first error.
