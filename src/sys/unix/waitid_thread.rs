@@ -183,13 +183,24 @@ impl<P: ById> Thread<P> {
     /// Removes a listener. It is not called after this returns.
     pub(crate) fn unlisten(&self, id: u64) {
         if let Ok(shared) = self.shared() {
-            shared.waiting.lock().listeners.retain(|(other, _)| *other != id);
+            let listeners = &mut shared.waiting.lock().listeners;
+            for index in 0..listeners.len() {
+                if listeners[index].0 == id {
+                    drop(listeners.swap_remove(index));
+                    return;
+                }
+            }
         }
     }
 
     /// Reaps the child if it has exited, and drops its status. Returns `false` if there is something left to reap.
     pub(crate) fn reap(&self) -> bool {
-        self.shared().map_or(true, |shared| shared.reap())
+        let Ok(shared) = self.shared() else { return true };
+        match shared.process.observe() {
+            Ok(Observed::Running) => false,
+            Ok(Observed::Exited(_)) | Err(_) => shared.process.reap(),
+            Ok(Observed::ReapedElsewhere) => true,
+        }
     }
 }
 
@@ -240,20 +251,14 @@ impl<P: ById> HelperState<P> {
 
     /// Calls the listeners and wakes the waiters. All under the lock: when a waiter returns, the listeners were called.
     fn notify_all(&self, waiting: &mut Waiting) {
-        waiting.listeners.drain(..).for_each(|(_, listener)| listener());
+        while let Some((_, listener)) = waiting.listeners.pop() {
+            listener();
+        }
         self.changed.notify_all();
     }
 
     /// Returns whether there is something to block for. Without `waitid` there is not, and callers poll.
     fn runs(&self) -> bool {
         self.process.runs()
-    }
-
-    fn reap(&self) -> bool {
-        match self.process.observe() {
-            Ok(Observed::Running) => false,
-            Ok(Observed::Exited(_)) | Err(_) => self.process.reap(),
-            Ok(Observed::ReapedElsewhere) => true,
-        }
     }
 }
