@@ -12,11 +12,13 @@ use crate::event_queue::EventQueue;
 use crate::fork_guard::PerProcess;
 use crate::sync::{Arc, Mutex};
 use crate::sys::{Notice, spawn_thread};
-use crate::watchlist::{Entry, Source, TokenMap, WAKE, Watchlist, next_token};
+use crate::token_map::TokenMap;
+use crate::watchlist::{Entry, Source, WAKE, Watchlist, next_token};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -28,8 +30,6 @@ static REAPER: PerProcess<Mutex<Option<Reaper>>> = PerProcess::new();
 struct Reaper {
     queue: Arc<EventQueue>,
     children: Watchlist<Child>,
-    /// The tokens of the children, by the address of the notice, which is unique while the child is in the list.
-    tokens: TokenMap<u64>,
     /// The tasks that wait, by the IDs of their registrations.
     wakers: TokenMap<Waker>,
     /// The times at which to wake tasks, and the IDs. The ID of a removed registration stays for a while.
@@ -134,8 +134,10 @@ impl Wake {
         // The old waker is dropped after the lock is released.
         let mut waker = waker.clone();
         let mut state = REAPER.get().lock();
-        let old = state.as_mut().and_then(|reaper| reaper.wakers.get_mut(&self.id));
-        old.map(|old| std::mem::swap(old, &mut waker)).is_some()
+        let Some(reaper) = state.as_mut() else { return false };
+        let Some(old) = reaper.wakers.get_mut(self.id) else { return false };
+        std::mem::swap(old, &mut waker);
+        true
     }
 }
 
@@ -171,8 +173,7 @@ impl Reaper {
         Self {
             queue,
             children: Watchlist::new(),
-            tokens: TokenMap::default(),
-            wakers: TokenMap::default(),
+            wakers: TokenMap::new(),
             timers: BinaryHeap::new(),
             wakes_at: None,
             pause: SOONEST,
@@ -181,9 +182,12 @@ impl Reaper {
     }
 
     /// Returns the token by which the queue reports the child's exit. `None` if the queue cannot report it.
+    #[allow(clippy::unnecessary_cast, reason = "the type differs between systems")]
     fn watch(&mut self, notice: &Arc<Notice>) -> Option<u64> {
-        if let Some(token) = self.tokens.get(&address(notice)) {
-            return Some(*token);
+        // The token of a former entry, or that of the reaper of a parent process, is not in the list.
+        let token = notice.token.load(Ordering::Relaxed) as u64;
+        if self.children.get(token).is_some() {
+            return Some(token);
         }
         let token = next_token();
         let registration = EventQueue::register(&self.queue, notice, token)?;
@@ -192,24 +196,18 @@ impl Reaper {
 
     fn insert(&mut self, token: u64, notice: &Arc<Notice>, source: Source) -> u64 {
         let notice = Arc::clone(notice);
-        self.tokens.insert(address(&notice), token);
+        notice.token.store(token as _, Ordering::Relaxed);
         let child = Child { notice, is_orphan: false, registrations: Vec::new() };
         self.children.insert(token, child, source);
         token
     }
 
-    fn remove(&mut self, token: u64) -> Option<Entry<Child>> {
-        let child = self.children.remove(token)?;
-        self.tokens.remove(&address(&child.value.notice));
-        Some(child)
-    }
-
     /// Removes a registration, and the child if nothing else waits for it.
     fn remove_registration(&mut self, wake: &Wake) -> (Option<Waker>, Option<Entry<Child>>) {
-        let waker = self.wakers.remove(&wake.id);
+        let waker = self.wakers.remove(wake.id);
         // Removes old IDs from the heap, each time when they can be half of it.
         if self.timers.len() > 2 * self.wakers.len() + 100 {
-            self.timers.retain(|Reverse((_, id))| self.wakers.contains_key(id));
+            self.timers.retain(|Reverse((_, id))| self.wakers.get(*id).is_some());
         }
         let Some(token) = wake.token else { return (waker, None) };
         let Some(child) = self.children.get_mut(token) else { return (waker, None) };
@@ -218,11 +216,11 @@ impl Reaper {
             child.registrations.remove(index);
         }
         let is_needed = child.is_orphan || !child.registrations.is_empty();
-        (waker, if is_needed { None } else { self.remove(token) })
+        (waker, if is_needed { None } else { self.children.remove(token) })
     }
 
     fn is_idle(&self) -> bool {
-        self.children.is_empty() && self.wakers.is_empty()
+        self.children.is_empty() && self.wakers.len() == 0
     }
 
     /// Wakes the thread by this time if it sleeps for longer. Returns whether it does.
@@ -241,10 +239,10 @@ impl Reaper {
             // A report may be about a child that was removed.
             let Some(child) = self.children.get_mut(*token) else { continue };
             for id in child.registrations.drain(..) {
-                due.wakers.extend(self.wakers.remove(&id));
+                due.wakers.extend(self.wakers.remove(id));
             }
             if !child.is_orphan || child.notice.reap() {
-                due.children.extend(self.remove(*token));
+                due.children.extend(self.children.remove(*token));
             } else {
                 // The exit was reported before the child can be reaped: a tracer holds the child, for example.
                 self.children.poll(*token);
@@ -256,7 +254,7 @@ impl Reaper {
     fn reap_polled(&mut self, due: &mut Due) {
         for token in self.children.polled().to_vec() {
             if self.children.get(token).is_some_and(|child| child.notice.reap()) {
-                due.children.extend(self.remove(token));
+                due.children.extend(self.children.remove(token));
             }
         }
     }
@@ -265,10 +263,10 @@ impl Reaper {
         let now = Instant::now();
         while let Some(Reverse((at, id))) = self.timers.peek() {
             // The ID of a removed registration is dropped early, so that it does not wake the thread.
-            if *at > now && self.wakers.contains_key(id) {
+            if *at > now && self.wakers.get(*id).is_some() {
                 break;
             }
-            due.wakers.extend(self.wakers.remove(id));
+            due.wakers.extend(self.wakers.remove(*id));
             self.timers.pop();
         }
     }
@@ -276,9 +274,11 @@ impl Reaper {
     /// Ends all registrations because the queue has failed: other code has closed its descriptor. Tasks register anew, and
     /// orphans are deferred.
     fn give_up(&mut self, due: &mut Due) {
-        due.wakers.extend(std::mem::take(&mut self.wakers).into_values());
+        for id in self.wakers.tokens() {
+            due.wakers.extend(self.wakers.remove(id));
+        }
         for token in self.children.tokens() {
-            let Some(child) = self.remove(token) else { continue };
+            let Some(child) = self.children.remove(token) else { continue };
             if child.value.is_orphan && !child.value.notice.reap() {
                 defer(Arc::clone(&child.value.notice));
             }
@@ -319,10 +319,6 @@ impl Due {
             }
         }
     }
-}
-
-fn address(notice: &Arc<Notice>) -> u64 {
-    Arc::as_ptr(notice).addr() as u64
 }
 
 fn run_thread(queue: &EventQueue) {

@@ -3,7 +3,7 @@
 use super::by_pid::{self, Pid};
 use super::reaped_elsewhere::ReapedElsewhere;
 use super::waitid_thread::{Listener, Thread};
-use crate::sync::Arc;
+use crate::sync::{Arc, AtomicToken};
 use crate::sys::{Exit, FromChild, KillWithParent, Observed, Opened, PLATFORM};
 use crate::usage::Usage;
 use std::ffi::c_int;
@@ -84,6 +84,8 @@ pub(crate) struct Notice {
     mechanism: ExitMechanism,
     /// Ends before the child is reaped, because it may go by the process ID.
     kill_with_parent: KillWithParent,
+    /// The last token of the child in the list of the background thread.
+    pub(crate) token: AtomicToken,
 }
 
 /// The mechanism that notices the exit of a child: a descriptor if one can be opened, else a helper thread.
@@ -131,14 +133,15 @@ impl Notice {
         match descriptor {
             Some(descriptor) => {
                 let mechanism = ExitMechanism::Descriptor(descriptor);
-                Opened::Unreaped(Self { mechanism, kill_with_parent })
+                Opened::Unreaped(Self { mechanism, kill_with_parent, token: AtomicToken::new(0) })
             }
             None => Self::open_thread(pid, kill_with_parent),
         }
     }
 
     fn open_thread(pid: Pid, kill_with_parent: KillWithParent) -> Opened {
-        let thread = Self { mechanism: ExitMechanism::Thread(Thread::new(pid)), kill_with_parent };
+        let mechanism = ExitMechanism::Thread(Thread::new(pid));
+        let thread = Self { mechanism, kill_with_parent, token: AtomicToken::new(0) };
         match by_pid::observe(pid) {
             Ok(Observed::ReapedElsewhere) => Opened::ReapedElsewhere(None),
             Ok(_) => Opened::Unreaped(thread),
