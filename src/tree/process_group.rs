@@ -144,7 +144,7 @@ fn spawn_plain(wanted: &Wanted, command: &mut Command) -> io::Result<NewChild> {
 /// Requests a single child to terminate. Returns whether the child can have received the request.
 pub(crate) fn request(leader: &Leader, request: Request) -> io::Result<bool> {
     for signal in request.signals() {
-        leader.signal(|notice| notice.signal(signal))?;
+        leader.signal(&mut |notice| notice.signal(signal))?;
     }
     Ok(true)
 }
@@ -186,7 +186,7 @@ impl Tree {
     fn signal_leader(&self, signals: &[c_int]) -> io::Result<()> {
         let mut result = Ok(());
         for signal in signals {
-            result = self.leader.signal(|notice| notice.signal(*signal)).and(result);
+            result = self.leader.signal(&mut |notice| notice.signal(*signal)).and(result);
         }
         result
     }

@@ -65,7 +65,7 @@ pub(in crate::tree) fn signal_unlisted(
     }
     if !leader {
         for number in numbers {
-            put(&mut result, target.leader.signal(|notice| notice.signal(*number)));
+            put(&mut result, target.leader.signal(&mut |notice| notice.signal(*number)));
         }
     }
     result

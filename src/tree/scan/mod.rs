@@ -132,7 +132,7 @@ impl Target<'_> {
     /// receives a signal twice.
     pub(super) fn signal_group(&self, signal: c_int) -> io::Result<()> {
         let group = self.membership.group;
-        self.leader.signal(|notice| {
+        self.leader.signal(&mut |notice| {
             let leader = match processes::group_of(group) {
                 Some(id) if id == group => Ok(()),
                 _ => notice.signal(signal),
@@ -144,7 +144,7 @@ impl Target<'_> {
     /// Returns whether the leader's process ID is its own, and therefore the group's.
     fn has_its_id(&self) -> bool {
         let mut has_its_id = false;
-        let answered = self.leader.signal(|notice| {
+        let answered = self.leader.signal(&mut |notice| {
             has_its_id = notice.has_its_id();
             Ok(())
         });
