@@ -226,7 +226,19 @@ pub(crate) fn find(text: &[u8], byte: u8) -> Option<usize> {
     text.iter().position(|other| *other == byte)
 }
 
-/// The words of a line.
+/// Returns the rest of the line that begins with this name.
+pub(crate) fn field<'a>(mut text: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    loop {
+        let end = find(text, b'\n')?;
+        let line = text.get(..end)?;
+        if line.starts_with(name) {
+            return line.get(name.len()..);
+        }
+        text = text.get(end.wrapping_add(1)..)?;
+    }
+}
+
+/// The words of a text.
 pub(crate) struct Words<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Words<'a> {

@@ -10,7 +10,7 @@
 //! Sources: proc(5), proc_pid_stat(5), proc_pid_environ(5), proc_loadavg(5).
 
 use super::proc_file::{
-    Text, Words, each_name, each_part, find, in_base, is_on, number, open, process_id, read_once,
+    Text, Words, each_name, each_part, field, in_base, is_on, number, open, process_id, read_once,
 };
 use crate::sys::unix::by_pid::{Identity, Pid};
 use crate::sys::unix::process_table::{
@@ -355,18 +355,6 @@ fn may_change_its_user(id: i32, leader: i32) -> bool {
         && leaders_number(b"NoNewPrivs:") == Some(1)
         && leaders_number(b"CapPrm:") == Some(0);
     !is_bound || field(theirs, b"Uid:") == field(leaders, b"Uid:")
-}
-
-/// Returns a line of `status` (proc_pid_status(5)) after its name.
-fn field<'a>(mut status: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
-    loop {
-        let end = find(status, b'\n')?;
-        let line = status.get(..end)?;
-        if line.starts_with(name) {
-            return line.get(name.len()..);
-        }
-        status = status.get(end.wrapping_add(1)..)?;
-    }
 }
 
 /// An open directory below `/proc`: it means one process and never another. Every call on it fails once its process has
