@@ -197,14 +197,16 @@ impl Watch {
                 left.push(tree);
             }
         }
-        let trees: Vec<&Tree> = left.iter().map(|tree| &**tree).collect();
-        let survivors = Tree::survivors(&trees);
-        for (tree, survivor) in left.into_iter().zip(survivors) {
+        let mut trees = Vec::new();
+        for tree in &left {
+            trees.push(&**tree);
+        }
+        for (i, survivor) in Tree::survivors(&trees).into_iter().enumerate() {
             // Otherwise the tree is empty, or nothing more can be learned about it.
             if let Ok(Some(survivor)) = survivor {
                 let token = next_token();
                 let source = self.register(&survivor, token);
-                self.trees.insert(token, tree, source);
+                self.trees.insert(token, Arc::clone(&left[i]), source);
             }
         }
     }

@@ -16,7 +16,7 @@ use super::cgroup;
 use super::table::{Shared, hash};
 use crate::sort::{search, sort, sort_by};
 use crate::sys::linux::procfs::{self, Stat};
-use crate::tree::environment_marker::carried_by;
+use crate::tree::environment_marker::each_carried_by;
 use crate::tree::processes::{Environment, Process, Time};
 use std::ffi::c_int;
 
@@ -105,7 +105,7 @@ impl Trees {
     fn read_markers(&self, id: i32, buffer: &mut [u8]) -> (bool, bool) {
         let mut is_marked = false;
         let shown = procfs::environment(id, buffer, &mut |variable| {
-            is_marked |= carried_by(variable).any(|marker| self.has_marker(marker));
+            each_carried_by(variable, &mut |marker| is_marked |= self.has_marker(marker));
         });
         (is_marked, matches!(shown, Ok(Environment::Unsettled)))
     }

@@ -2,7 +2,7 @@
 
 use super::{Target, reaped_elsewhere};
 use crate::sort::{search, sort, sort_by};
-use crate::tree::environment_marker::carried_by;
+use crate::tree::environment_marker::each_carried_by;
 use crate::tree::processes::{self, Environment, Groups, Held, Listing, Process, Record, Time};
 use std::cmp::Ordering;
 use std::io;
@@ -274,15 +274,14 @@ impl<'a> Batch<'a> {
     ) -> io::Result<(Environment, Vec<usize>)> {
         let mut trees = Vec::new();
         let mut each = |variable: &[u8]| {
-            for marker in carried_by(variable) {
+            each_carried_by(variable, &mut |marker| {
                 let at = search(self.markers.len(), &mut |at| self.markers[at].0.cmp(marker));
-                if let Ok(at) = at {
-                    let tree = self.markers[at].1;
-                    if other.may_belong(self.targets[tree].membership.since) {
-                        trees.push(tree);
-                    }
+                let Ok(at) = at else { return };
+                let tree = self.markers[at].1;
+                if other.may_belong(self.targets[tree].membership.since) {
+                    trees.push(tree);
                 }
-            }
+            });
         };
         let shown = processes::environment(other.id, buffer, &mut each)?;
         Ok((shown, trees))
