@@ -5,6 +5,7 @@
 
 #![cfg_attr(windows, allow(dead_code, reason = "only scans search and sort by the natural order"))]
 
+#[cfg(unix)]
 use std::cmp::Ordering;
 
 /// Sorts in O(n log n) steps without memory. Equal items end up in any order.
@@ -14,6 +15,7 @@ pub(crate) fn sort<T: Ord>(items: &mut [T]) {
 
 /// Returns the position of an item in a sorted list of this length, or the position where it belongs. The function compares
 /// the item at a position with the one sought.
+#[cfg(unix)]
 pub(crate) fn search(
     length: usize,
     compare: &mut dyn FnMut(usize) -> Ordering,
@@ -75,6 +77,7 @@ mod tests {
         }
     }
 
+    #[cfg(unix)]
     #[test]
     fn items_are_found_and_missing_items_have_a_place() {
         for length in 0..20 {
