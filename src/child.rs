@@ -382,11 +382,7 @@ impl SharedChild {
     /// # }
     /// ```
     pub fn kill(&self) -> io::Result<()> {
-        self.signal(Notice::kill)
-    }
-
-    pub(crate) fn signal(&self, send: impl FnOnce(&Notice) -> io::Result<()>) -> io::Result<()> {
-        self.leader().signal(send)
+        self.leader().signal(&mut Notice::kill)
     }
 
     /// Returns the child and the processes that it has started, if it was spawned as a

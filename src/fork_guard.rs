@@ -8,6 +8,8 @@
 //! generations of forks without exec and a death in the right order, or after a fork into a new PID namespace by the
 //! first process of another one.
 
+use std::alloc::{Layout, dealloc};
+use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::process;
@@ -50,8 +52,13 @@ impl<T> Drop for ForkGuard<T> {
 }
 
 /// A static that each process creates for itself at its first use. Access takes no lock.
-pub(crate) struct PerProcess<T: 'static>(AtomicPtr<Of<T>>);
+pub(crate) struct PerProcess<T: 'static> {
+    /// Null, or the `process` of an [`Of<T>`](Of) that is never freed.
+    of: AtomicPtr<u32>,
+    value: PhantomData<T>,
+}
 
+#[repr(C)]
 struct Of<T> {
     process: u32,
     value: T,
@@ -59,29 +66,37 @@ struct Of<T> {
 
 impl<T: Default + Send + Sync> PerProcess<T> {
     pub(crate) const fn new() -> Self {
-        Self(AtomicPtr::new(ptr::null_mut()))
+        Self { of: AtomicPtr::new(ptr::null_mut()), value: PhantomData }
     }
 
     /// Returns the value of this process. The value that a fork has copied from the parent stays untouched: its locks may
     /// be held, and the numbers of its descriptors may be those of other descriptors.
+    ///
+    /// A default value must own no memory: if two threads create one at the same time, one of the two is not dropped.
     pub(crate) fn get(&self) -> &'static T {
-        let me = process::id();
-        let current = self.0.load(Ordering::Acquire);
-        // SAFETY: null, or from the `Box` below, which is not freed once it is stored here.
-        let old = unsafe { current.as_ref() };
-        if let Some(of) = old.filter(|of| of.process == me) {
-            return &of.value;
-        }
-        let new = Box::into_raw(Box::new(Of { process: me, value: T::default() }));
-        match self.0.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire) {
-            // SAFETY: it is stored now, so it is never freed, and no mutable reference to it exists.
-            Ok(_) => unsafe { &(*new).value },
-            Err(theirs) => {
-                // SAFETY: it was not stored, so no other thread has a pointer to it.
-                drop(unsafe { Box::from_raw(new) });
-                // SAFETY: another thread of this process has stored it. It is never freed.
-                unsafe { &(*theirs).value }
-            }
+        let create =
+            || Box::into_raw(Box::new(Of { process: process::id(), value: T::default() })).cast();
+        let of = of_this_process(&self.of, create, Layout::new::<Of<T>>());
+        // SAFETY: `create` has made it, in this process. It is never freed, and no mutable reference to it exists.
+        unsafe { &(*of.cast::<Of<T>>()).value }
+    }
+}
+
+/// Returns the pointer if it points to the ID of this process, or else replaces it by one of `create`, which has boxed a
+/// value of this layout. Compiled once for all types.
+fn of_this_process(of: &AtomicPtr<u32>, create: fn() -> *mut u32, layout: Layout) -> *mut u32 {
+    let current = of.load(Ordering::Acquire);
+    // SAFETY: null, or from `create`, and not freed once it is stored here.
+    if unsafe { current.as_ref() } == Some(&process::id()) {
+        return current;
+    }
+    let new = create();
+    match of.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => new,
+        Err(theirs) => {
+            // SAFETY: a box of this layout. It was not stored, so no other thread has a pointer to it.
+            unsafe { dealloc(new.cast(), layout) };
+            theirs
         }
     }
 }

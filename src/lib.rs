@@ -154,6 +154,7 @@ mod spawn;
 mod stop;
 mod sync;
 mod sys;
+mod token_map;
 mod tree;
 mod usage;
 mod watchlist;

@@ -193,7 +193,7 @@ impl<C: Reap, E: Exit> Lifecycle<C, E> {
     }
 
     /// Calls `send` with the notice if the child may still be signalled. Otherwise does nothing.
-    pub(crate) fn signal(&self, send: impl FnOnce(&E) -> io::Result<()>) -> io::Result<()> {
+    pub(crate) fn signal(&self, send: &mut dyn FnMut(&E) -> io::Result<()>) -> io::Result<()> {
         // The lock is held until the signal is sent: no thread can reap before that.
         match &self.0.lock().life {
             Life::Unreaped(guard) => send(&guard.exit),

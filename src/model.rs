@@ -261,7 +261,7 @@ fn waiters_beside_a_kill_get_one_status() {
         let child = spawn(&world);
         let waiter = on_a_thread(&child, |child| child.wait(None).unwrap().unwrap());
         let poller = on_a_thread(&child, |child| child.try_wait().unwrap());
-        child.signal(MockExit::kill).unwrap();
+        child.signal(&mut MockExit::kill).unwrap();
         let seen = waiter.join().unwrap();
         assert_eq!(seen, status(KILLED));
         assert!(poller.join().unwrap().is_none_or(|polled| polled == seen));
@@ -277,7 +277,7 @@ fn kill_beside_exit_and_wait_reports_the_first_end() {
         let child = spawn(&world);
         let exit = exit_on_a_thread(&world);
         let waiter = on_a_thread(&child, |child| child.wait(None).unwrap().unwrap());
-        child.signal(MockExit::kill).unwrap();
+        child.signal(&mut MockExit::kill).unwrap();
         let seen = waiter.join().unwrap();
         let by_itself = exit.join().unwrap();
         assert_eq!(seen, status(if by_itself { BY_ITSELF } else { KILLED }));
@@ -292,7 +292,7 @@ fn kill_beside_a_reap_signals_no_other_process() {
         world.exit(BY_ITSELF);
         let child = spawn(&world);
         let poller = on_a_thread(&child, |child| child.try_wait().unwrap());
-        let killer = on_a_thread(&child, |child| child.signal(MockExit::kill));
+        let killer = on_a_thread(&child, |child| child.signal(&mut MockExit::kill));
         killer.join().unwrap().unwrap();
         assert_eq!(poller.join().unwrap(), Some(status(BY_ITSELF)), "it had exited");
         assert_eq!(child.wait(None).unwrap(), Some(status(BY_ITSELF)));
@@ -353,10 +353,10 @@ fn pinned_child_keeps_its_id_after_its_exit() {
         child.pin();
         let exit = exit_on_a_thread(&world);
         let waiter = on_a_thread(&child, |child| child.wait(None).unwrap().unwrap());
-        child.signal(MockExit::signal_by_id).unwrap();
+        child.signal(&mut MockExit::signal_by_id).unwrap();
         assert_eq!(waiter.join().unwrap(), status(BY_ITSELF));
         exit.join().unwrap();
-        child.signal(MockExit::signal_by_id).unwrap();
+        child.signal(&mut MockExit::signal_by_id).unwrap();
         assert_eq!(child.try_wait().unwrap(), Some(status(BY_ITSELF)));
         assert_eq!(world.process().reaps, 0, "the ID was released");
         child.unpin();
@@ -375,7 +375,7 @@ fn unpin_beside_signal_and_poll_reaps_once() {
         world.exit(BY_ITSELF);
         let unpin = on_a_thread(&child, |child| child.unpin());
         let waiter = on_a_thread(&child, |child| child.try_wait().unwrap());
-        child.signal(MockExit::signal_by_id).unwrap();
+        child.signal(&mut MockExit::signal_by_id).unwrap();
         unpin.join().unwrap();
         assert_eq!(waiter.join().unwrap(), Some(status(BY_ITSELF)));
         assert_eq!(world.process().reaps, 1);
@@ -511,7 +511,7 @@ fn check_a_foreign_reap(keeps_status: bool) {
         let poller = on_a_thread(&child, |child| child.try_wait().map(Option::unwrap));
         let answer = child.wait(None).map(Option::unwrap);
         foreign.join().unwrap();
-        child.signal(MockExit::kill_a_settled_child).unwrap();
+        child.signal(&mut MockExit::kill_a_settled_child).unwrap();
         let answers = [answer, poller.join().unwrap(), child.try_wait().map(Option::unwrap)];
         let ours = world.process().reaps == 1;
         for answer in answers {

@@ -12,11 +12,13 @@ use crate::event_queue::EventQueue;
 use crate::fork_guard::PerProcess;
 use crate::sync::{Arc, Mutex};
 use crate::sys::{Notice, PipeEvent, Registration, spawn_thread};
-use crate::watchlist::{Entry, Source, TokenMap, WAKE, Watchlist, next_token};
+use crate::token_map::TokenMap;
+use crate::watchlist::{Entry, Source, WAKE, Watchlist, next_token};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -28,8 +30,6 @@ static REAPER: PerProcess<Mutex<Option<Reaper>>> = PerProcess::new();
 struct Reaper {
     queue: Arc<EventQueue>,
     children: Watchlist<Child>,
-    /// The tokens of the children, by the address of the notice, which is unique while the child is in the list.
-    tokens: TokenMap<u64>,
     /// The tasks that wait, by the IDs of their registrations.
     wakers: TokenMap<Waker>,
     /// The pipes for which tasks wait, by their tokens.
@@ -156,8 +156,10 @@ impl Wake {
         // The old waker is dropped after the lock is released.
         let mut waker = waker.clone();
         let mut state = REAPER.get().lock();
-        let old = state.as_mut().and_then(|reaper| reaper.wakers.get_mut(&self.id));
-        old.map(|old| std::mem::swap(old, &mut waker)).is_some()
+        let Some(reaper) = state.as_mut() else { return false };
+        let Some(old) = reaper.wakers.get_mut(self.id) else { return false };
+        std::mem::swap(old, &mut waker);
+        true
     }
 }
 
@@ -166,7 +168,7 @@ impl Drop for Wake {
         let mut state = REAPER.get().lock();
         let Some(reaper) = state.as_mut() else { return };
         let removed = reaper.remove_registration(self);
-        let pipes = self.pipes.map(|token| reaper.pipes.remove(&token?));
+        let pipes = self.pipes.map(|token| reaper.pipes.remove(token?));
         // The thread may sleep until a time that no task awaits any more. If nothing is left, wake it so that it ends
         // earlier.
         if reaper.is_idle() && reaper.wake_by(Instant::now() + LINGER) {
@@ -194,9 +196,8 @@ impl Reaper {
         Self {
             queue,
             children: Watchlist::new(),
-            tokens: TokenMap::default(),
-            wakers: TokenMap::default(),
-            pipes: TokenMap::default(),
+            wakers: TokenMap::new(),
+            pipes: TokenMap::new(),
             timers: BinaryHeap::new(),
             wakes_at: None,
             pause: SOONEST,
@@ -205,9 +206,12 @@ impl Reaper {
     }
 
     /// Returns the token by which the queue reports the child's exit. `None` if the queue cannot report it.
+    #[allow(clippy::unnecessary_cast, reason = "the type differs between systems")]
     fn watch(&mut self, notice: &Arc<Notice>) -> Option<u64> {
-        if let Some(token) = self.tokens.get(&address(notice)) {
-            return Some(*token);
+        // The token of a former entry, or that of the reaper of a parent process, is not in the list.
+        let token = notice.token.load(Ordering::Relaxed) as u64;
+        if self.children.get(token).is_some() {
+            return Some(token);
         }
         let token = next_token();
         let registration = EventQueue::register(&self.queue, notice, token)?;
@@ -216,24 +220,18 @@ impl Reaper {
 
     fn insert(&mut self, token: u64, notice: &Arc<Notice>, source: Source) -> u64 {
         let notice = Arc::clone(notice);
-        self.tokens.insert(address(&notice), token);
+        notice.token.store(token as _, Ordering::Relaxed);
         let child = Child { notice, is_orphan: false, registrations: Vec::new() };
         self.children.insert(token, child, source);
         token
     }
 
-    fn remove(&mut self, token: u64) -> Option<Entry<Child>> {
-        let child = self.children.remove(token)?;
-        self.tokens.remove(&address(&child.value.notice));
-        Some(child)
-    }
-
     /// Removes a registration, and the child if nothing else waits for it.
     fn remove_registration(&mut self, wake: &Wake) -> (Option<Waker>, Option<Entry<Child>>) {
-        let waker = self.wakers.remove(&wake.id);
+        let waker = self.wakers.remove(wake.id);
         // Removes old IDs from the heap, each time when they can be half of it.
         if self.timers.len() > 2 * self.wakers.len() + 100 {
-            self.timers.retain(|Reverse((_, id))| self.wakers.contains_key(id));
+            self.timers.retain(|Reverse((_, id))| self.wakers.get(*id).is_some());
         }
         let Some(token) = wake.token else { return (waker, None) };
         let Some(child) = self.children.get_mut(token) else { return (waker, None) };
@@ -242,11 +240,11 @@ impl Reaper {
             child.registrations.remove(index);
         }
         let is_needed = child.is_orphan || !child.registrations.is_empty();
-        (waker, if is_needed { None } else { self.remove(token) })
+        (waker, if is_needed { None } else { self.children.remove(token) })
     }
 
     fn is_idle(&self) -> bool {
-        self.children.is_empty() && self.wakers.is_empty()
+        self.children.is_empty() && self.wakers.len() == 0
     }
 
     /// Wakes the thread by this time if it sleeps for longer. Returns whether it does.
@@ -262,18 +260,18 @@ impl Reaper {
     /// Handles the reports of the queue.
     fn handle(&mut self, tokens: &[u64], due: &mut Due) {
         for token in tokens {
-            if let Some(pipe) = self.pipes.remove(token) {
-                due.wakers.extend(self.wakers.remove(&pipe.id));
+            if let Some(pipe) = self.pipes.remove(*token) {
+                due.wakers.extend(self.wakers.remove(pipe.id));
                 due.pipes.push(pipe);
                 continue;
             }
             // A report may be about a child that was removed.
             let Some(child) = self.children.get_mut(*token) else { continue };
             for id in child.registrations.drain(..) {
-                due.wakers.extend(self.wakers.remove(&id));
+                due.wakers.extend(self.wakers.remove(id));
             }
             if !child.is_orphan || child.notice.reap() {
-                due.children.extend(self.remove(*token));
+                due.children.extend(self.children.remove(*token));
             } else {
                 // The exit was reported before the child can be reaped: a tracer holds the child, for example.
                 self.children.poll(*token);
@@ -285,7 +283,7 @@ impl Reaper {
     fn reap_polled(&mut self, due: &mut Due) {
         for token in self.children.polled().to_vec() {
             if self.children.get(token).is_some_and(|child| child.notice.reap()) {
-                due.children.extend(self.remove(token));
+                due.children.extend(self.children.remove(token));
             }
         }
     }
@@ -294,10 +292,10 @@ impl Reaper {
         let now = Instant::now();
         while let Some(Reverse((at, id))) = self.timers.peek() {
             // The ID of a removed registration is dropped early, so that it does not wake the thread.
-            if *at > now && self.wakers.contains_key(id) {
+            if *at > now && self.wakers.get(*id).is_some() {
                 break;
             }
-            due.wakers.extend(self.wakers.remove(id));
+            due.wakers.extend(self.wakers.remove(*id));
             self.timers.pop();
         }
     }
@@ -305,10 +303,14 @@ impl Reaper {
     /// Ends all registrations because the queue has failed: other code has closed its descriptor. Tasks register anew, and
     /// orphans are deferred.
     fn give_up(&mut self, due: &mut Due) {
-        due.wakers.extend(std::mem::take(&mut self.wakers).into_values());
-        due.pipes.extend(std::mem::take(&mut self.pipes).into_values());
+        for id in self.wakers.tokens() {
+            due.wakers.extend(self.wakers.remove(id));
+        }
+        for token in self.pipes.tokens() {
+            due.pipes.extend(self.pipes.remove(token));
+        }
         for token in self.children.tokens() {
-            let Some(child) = self.remove(token) else { continue };
+            let Some(child) = self.children.remove(token) else { continue };
             if child.value.is_orphan && !child.value.notice.reap() {
                 defer(Arc::clone(&child.value.notice));
             }
@@ -350,10 +352,6 @@ impl Due {
             }
         }
     }
-}
-
-fn address(notice: &Arc<Notice>) -> u64 {
-    Arc::as_ptr(notice).addr() as u64
 }
 
 fn run_thread(queue: &EventQueue) {

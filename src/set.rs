@@ -424,7 +424,7 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
     }
 
     fn next(&self, deadline: Option<Instant>) -> Option<Finished<K>> {
-        let _waiting = Waiting::in_set(self)?;
+        let _waiting = WaitingThread::in_set(self)?;
         let mut pause = Backoff::new();
         let mut tokens = Vec::with_capacity(1);
         loop {
@@ -522,9 +522,9 @@ impl<K> ChildSet<K> {
 }
 
 /// A thread that waits.
-struct Waiting<'a, K>(&'a ChildSet<K>);
+struct WaitingThread<'a, K>(&'a ChildSet<K>);
 
-impl<'a, K> Waiting<'a, K> {
+impl<'a, K> WaitingThread<'a, K> {
     /// Returns `None` if the set is empty.
     fn in_set(set: &'a ChildSet<K>) -> Option<Self> {
         let mut members = set.members.lock();
@@ -536,7 +536,7 @@ impl<'a, K> Waiting<'a, K> {
     }
 }
 
-impl<K> Drop for Waiting<'_, K> {
+impl<K> Drop for WaitingThread<'_, K> {
     fn drop(&mut self) {
         let mut members = self.0.members.lock();
         members.waiting -= 1;
@@ -562,7 +562,7 @@ impl<K> fmt::Debug for ChildSet<K> {
 
 #[cfg(all(test, unix, not(loom)))]
 mod tests {
-    use super::{ChildSet, WAKE, Waiting};
+    use super::{ChildSet, WAKE, WaitingThread};
     use crate::SharedChild;
     use std::process::{Command, Stdio};
     use std::thread;
@@ -582,7 +582,7 @@ mod tests {
         for (_, child) in set.iter() {
             child.wait().expect("to wait");
         }
-        let sleeps = Waiting::in_set(&set);
+        let sleeps = WaitingThread::in_set(&set);
         thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| while set.wait_next().is_some() {});

@@ -8,6 +8,12 @@ pub(crate) use loom::sync as imp;
 
 pub(crate) use imp::{Arc, MutexGuard};
 
+/// A counter of tokens. (A system without 64-bit atomics has tokens of 32 bits.)
+#[cfg(not(target_has_atomic = "64"))]
+pub(crate) use std::sync::atomic::AtomicU32 as AtomicToken;
+#[cfg(target_has_atomic = "64")]
+pub(crate) use std::sync::atomic::AtomicU64 as AtomicToken;
+
 /// A mutex without poisoning: no code under a lock can panic in the middle of a change.
 pub(crate) struct Mutex<T>(imp::Mutex<T>);
 
@@ -23,7 +29,10 @@ impl<T> Mutex<T> {
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        match self.0.lock() {
+            Ok(guard) => guard,
+            Err(poisoned) => poisoned.into_inner(),
+        }
     }
 
     pub(crate) fn into_inner(self) -> T {

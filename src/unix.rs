@@ -43,7 +43,7 @@ pub trait SharedChildExt {
 
 impl SharedChildExt for SharedChild {
     fn send_signal(&self, signal: c_int) -> io::Result<()> {
-        self.signal(|notice| notice.signal(signal))
+        self.leader().signal(&mut |notice| notice.signal(signal))
     }
 }
 

@@ -4,11 +4,9 @@
 //! token is used once per process, so a late report about a removed entry matches no other entry.
 
 use crate::event_queue::EventQueue;
-use crate::sort::sort;
-use crate::sync::Arc;
+use crate::sync::{Arc, AtomicToken};
 use crate::sys::{Notice, Registration};
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, DefaultHasher};
+use crate::token_map::TokenMap;
 use std::sync::atomic::Ordering;
 
 /// Wakes the queue's waiters without an exit. No entry has this token.
@@ -18,16 +16,9 @@ pub(crate) const WAKE: u64 = 0;
 /// (Without 64-bit atomics the count starts again after 2^32.)
 #[allow(clippy::unnecessary_cast, reason = "the type differs between systems")]
 pub(crate) fn next_token() -> u64 {
-    #[cfg(not(target_has_atomic = "64"))]
-    use std::sync::atomic::AtomicU32 as Atomic;
-    #[cfg(target_has_atomic = "64")]
-    use std::sync::atomic::AtomicU64 as Atomic;
-    static LAST: Atomic = Atomic::new(WAKE as _);
+    static LAST: AtomicToken = AtomicToken::new(WAKE as _);
     LAST.fetch_add(1, Ordering::Relaxed) as u64 + 1
 }
-
-/// A map by tokens, or by other numbers.
-pub(crate) type TokenMap<T> = HashMap<u64, T, BuildHasherDefault<DefaultHasher>>;
 
 pub(crate) struct Watchlist<T> {
     entries: TokenMap<Entry<T>>,
@@ -66,7 +57,10 @@ impl Source {
     }
 
     pub(crate) fn registered(registration: Option<Registration>) -> Self {
-        registration.map_or(Self::Polled, Self::Registered)
+        match registration {
+            Some(registration) => Self::Registered(registration),
+            None => Self::Polled,
+        }
     }
 
     pub(crate) fn is_polled(&self) -> bool {
@@ -81,7 +75,7 @@ impl Source {
 
 impl<T> Watchlist<T> {
     pub(crate) fn new() -> Self {
-        Self { entries: HashMap::default(), polled: Vec::new(), late: 0 }
+        Self { entries: TokenMap::new(), polled: Vec::new(), late: 0 }
     }
 
     pub(crate) fn insert(&mut self, token: u64, value: T, source: Source) {
@@ -94,7 +88,7 @@ impl<T> Watchlist<T> {
     }
 
     pub(crate) fn remove(&mut self, token: u64) -> Option<Entry<T>> {
-        let entry = self.entries.remove(&token)?;
+        let entry = self.entries.remove(token)?;
         self.late -= usize::from(entry.source.is_late());
         if let Ok(index) = self.polled.binary_search(&token) {
             self.polled.remove(index);
@@ -119,26 +113,27 @@ impl<T> Watchlist<T> {
     }
 
     /// Returns the entries whose exits other waiters may observe before the queue reports them, in the order of their
-    /// insertion. An entry may be there twice.
+    /// insertion.
     pub(crate) fn unreported(&self) -> Vec<u64> {
-        let mut unreported = self.polled.clone();
-        if self.late > 0 {
-            for (token, entry) in &self.entries {
-                if entry.source.is_late() {
-                    unreported.push(*token);
-                }
+        if self.late == 0 {
+            return self.polled.clone();
+        }
+        let mut unreported = Vec::new();
+        for token in self.tokens() {
+            let is_late = self.entries.get(token).is_some_and(|entry| entry.source.is_late());
+            if is_late || self.polled.binary_search(&token).is_ok() {
+                unreported.push(token);
             }
-            sort(&mut unreported);
         }
         unreported
     }
 
     pub(crate) fn get(&self, token: u64) -> Option<&T> {
-        self.entries.get(&token).map(|entry| &entry.value)
+        self.entries.get(token).map(|entry| &entry.value)
     }
 
     pub(crate) fn get_mut(&mut self, token: u64) -> Option<&mut T> {
-        self.entries.get_mut(&token).map(|entry| &mut entry.value)
+        self.entries.get_mut(token).map(|entry| &mut entry.value)
     }
 
     pub(crate) fn values(&self) -> impl Iterator<Item = &T> {
@@ -147,9 +142,7 @@ impl<T> Watchlist<T> {
 
     /// Returns the tokens of all entries, in the order of their insertion.
     pub(crate) fn tokens(&self) -> Vec<u64> {
-        let mut tokens: Vec<u64> = self.entries.keys().copied().collect();
-        sort(&mut tokens);
-        tokens
+        self.entries.tokens()
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -157,7 +150,7 @@ impl<T> Watchlist<T> {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.len() == 0
     }
 }
 

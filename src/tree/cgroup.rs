@@ -13,13 +13,14 @@
 
 use super::credentials::can_leave;
 use super::environment_marker::EnvironmentMarker;
-use super::pre_exec::{self, Orders};
+use super::pre_exec::{self, ChildSetup};
 use super::process_group::{Cgroup, NewChild};
 use super::processes::{AT_ONCE, Held, PASSES, Process, signal_each};
 use crate::backoff::Backoff;
 use crate::deferred;
 use crate::sort::sort;
 use crate::sync::Mutex;
+use crate::sys::linux::proc_file::{Words, field, in_base, number, process_id};
 use crate::sys::spawn_helper;
 use crate::sys::unix::syscall::above_standard_streams;
 use crate::usage::Usage;
@@ -83,7 +84,7 @@ impl Cgroup for CgroupV2 {
             .open(&procs)
             .map_err(|error| explain(error, "cannot open", &procs))?;
         let procs = above_standard_streams(procs.into())?;
-        let orders = Orders { enter: Some(procs), ..Orders::default() };
+        let orders = ChildSetup { enter: Some(procs), ..ChildSetup::default() };
         let spawned = pre_exec::spawn(command, &orders, &|error| {
             explain(error, "the child cannot enter its cgroup", &self.directory)
         })?;
@@ -110,8 +111,12 @@ impl Cgroup for CgroupV2 {
             fs::write(&file, "1")
                 .or_else(unless_removed)
                 .map_err(|error| explain(error, "cannot write to", &file))?;
-            let mut new = self.ids()?;
-            new.retain(|id| known.binary_search(id).is_err());
+            let mut new = Vec::new();
+            for id in self.ids()? {
+                if known.binary_search(&id).is_err() {
+                    new.push(id);
+                }
+            }
             if new.is_empty() {
                 return Ok(());
             }
@@ -221,8 +226,8 @@ fn wait_empty(directory: &Path, deadline: Option<Instant>) -> io::Result<bool> {
 /// Returns whether the cgroup or a cgroup below has a member that is no zombie.
 fn is_populated(directory: &Path) -> io::Result<bool> {
     let file = directory.join("cgroup.events");
-    match fs::read_to_string(&file) {
-        Ok(events) => Ok(events.lines().any(|line| line == "populated 1")),
+    match fs::read(&file) {
+        Ok(events) => Ok(field(&events, b"populated ") == Some(b"1")),
         Err(error) => {
             unless_removed(error).map_err(|error| explain(error, "cannot read", &file))?;
             Ok(false)
@@ -242,13 +247,20 @@ fn a_member(directory: &Path) -> io::Result<Option<Held>> {
 
 /// Opens the living members among these processes.
 fn open_members(directory: &Path, ids: &[i32]) -> io::Result<Vec<Held>> {
-    let mut members = Vec::new();
+    let mut opened = Vec::new();
     for id in ids {
-        members.extend(Held::open(*id)?);
+        if let Some(held) = Held::open(*id)? {
+            opened.push(held);
+        }
     }
     // The list is read after the processes were opened, so an ID in it belongs to the opened process.
     let listed = read_ids(directory)?;
-    members.retain(|member| listed.contains(&member.id()) && member.lives());
+    let mut members = Vec::new();
+    for member in opened {
+        if listed.contains(&member.id()) && member.lives() {
+            members.push(member);
+        }
+    }
     Ok(members)
 }
 
@@ -257,11 +269,14 @@ fn read_ids(directory: &Path) -> io::Result<Vec<i32>> {
     let mut ids = Vec::new();
     for directory in with_all_below(directory) {
         let file = directory.join("cgroup.procs");
-        match fs::read_to_string(&file) {
+        match fs::read(&file) {
             Ok(list) => {
-                for id in list.lines() {
+                let mut lines = Words(&list);
+                while let Some(line) = lines.next() {
                     // 0 means a process outside this PID namespace.
-                    ids.extend(id.parse::<i32>().ok().filter(|id| *id != 0));
+                    if let Some(id) = process_id(line) {
+                        ids.push(id);
+                    }
                 }
             }
             // This is a cgroup of threads. The cgroup above lists their processes.
@@ -287,21 +302,18 @@ fn remove_all(directory: &Path) -> bool {
 
 /// Returns the usage of all processes of the cgroup and of the cgroups below, including ended processes.
 fn read_usage(directory: &Path) -> Option<Usage> {
-    let times = fs::read_to_string(directory.join("cpu.stat")).ok()?;
+    let times = fs::read(directory.join("cpu.stat")).ok()?;
     // Requires Linux 5.19 and the memory controller.
-    let peak = fs::read_to_string(directory.join("memory.peak")).ok();
-    parse_usage(&times, peak.as_deref())
+    let peak = fs::read(directory.join("memory.peak")).unwrap_or_default();
+    parse_usage(&times, &peak)
 }
 
-fn parse_usage(times: &str, peak: Option<&str>) -> Option<Usage> {
-    let time = |name| {
-        let micros = times.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
-        Some(Duration::from_micros(micros.parse().ok()?))
-    };
+fn parse_usage(times: &[u8], peak: &[u8]) -> Option<Usage> {
+    let time = |name| Some(Duration::from_micros(number(field(times, name)?)?));
     Some(Usage {
-        user: time("user_usec")?,
-        system: time("system_usec")?,
-        peak_memory: peak.and_then(|peak| peak.trim_end().parse().ok()),
+        user: time(b"user_usec ")?,
+        system: time(b"system_usec ")?,
+        peak_memory: Words(peak).next().and_then(number),
     })
 }
 
@@ -331,24 +343,30 @@ fn own() -> io::Result<PathBuf> {
     };
     let mounts = fs::read("/proc/self/mountinfo").map_err(|_| none())?;
     let mine = fs::read("/proc/self/cgroup").map_err(|_| none())?;
-    let mine = lines(&mine).find_map(|line| line.strip_prefix(b"0::")).ok_or_else(none)?;
-    let (root, point) = lines(&mounts).find_map(cgroup2).ok_or_else(none)?;
+    let mine = field(&mine, b"0::").ok_or_else(none)?;
+    let mut mounts = &mounts[..];
+    let (root, point) = loop {
+        let line = field(mounts, b"").ok_or_else(none)?;
+        if let Some(found) = cgroup2(line) {
+            break found;
+        }
+        mounts = &mounts[line.len() + 1..];
+    };
     // A mount may show only a part of the hierarchy.
     let below = Path::new(OsStr::from_bytes(mine)).strip_prefix(&root).map_err(|_| none())?;
     Ok(point.join(below))
 }
 
-fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
-    text.split(|byte| *byte == b'\n')
-}
-
 /// Returns the root and the mount point of a line of mountinfo (proc_pid_mountinfo(5)), if the line is about cgroup v2.
 fn cgroup2(line: &[u8]) -> Option<(PathBuf, PathBuf)> {
-    let mut fields = line.split(|byte| *byte == b' ');
-    let (root, point) = (fields.nth(3)?, fields.next()?);
+    let mut words = Words(line);
+    for _ in 0..3 {
+        words.next()?;
+    }
+    let (root, point) = (words.next()?, words.next()?);
     // Optional fields end with a dash.
-    fields.find(|field| *field == b"-")?;
-    (fields.next()? == b"cgroup2").then(|| (unescape(root), unescape(point)))
+    while words.next()? != b"-" {}
+    if words.next()? == b"cgroup2" { Some((unescape(root), unescape(point))) } else { None }
 }
 
 /// Decodes blanks and other special characters, which are written as a backslash and three octal digits.
@@ -356,10 +374,11 @@ fn unescape(field: &[u8]) -> PathBuf {
     let mut path = Vec::with_capacity(field.len());
     let mut rest = field;
     while let [first, after @ ..] = rest {
-        let escaped = after.get(..3).filter(|_| *first == b'\\');
-        let code =
-            escaped.and_then(|code| u8::from_str_radix(std::str::from_utf8(code).ok()?, 8).ok());
-        path.push(code.unwrap_or(*first));
+        let code = match after.get(..3) {
+            Some(digits) if *first == b'\\' => in_base(8, digits),
+            _ => None,
+        };
+        path.push(code.map_or(*first, |code| code as u8));
         rest = if code.is_some() { &after[3..] } else { after };
     }
     OsString::from_vec(path).into()
@@ -412,13 +431,13 @@ mod tests {
 
     #[test]
     fn usage_is_parsed() {
-        let times = "usage_usec 7000003\nuser_usec 4000001\nsystem_usec 3000002\nnice_usec 0\n";
+        let times = b"usage_usec 7000003\nuser_usec 4000001\nsystem_usec 3000002\nnice_usec 0\n";
         let (user, system) = (Duration::from_micros(4_000_001), Duration::from_micros(3_000_002));
         let usage = |peak_memory| Some(Usage { user, system, peak_memory });
-        assert_eq!(parse_usage(times, Some("12582912\n")), usage(Some(12 << 20)));
-        assert_eq!(parse_usage(times, None), usage(None));
-        assert_eq!(parse_usage(times, Some("max\n")), usage(None));
-        assert_eq!(parse_usage("usage_usec 7\n", None), None);
-        assert_eq!(parse_usage("user_usec 7\nsystem_usec -1\n", None), None);
+        assert_eq!(parse_usage(times, b"12582912\n"), usage(Some(12 << 20)));
+        assert_eq!(parse_usage(times, b""), usage(None));
+        assert_eq!(parse_usage(times, b"max\n"), usage(None));
+        assert_eq!(parse_usage(b"usage_usec 7\n", b""), None);
+        assert_eq!(parse_usage(b"user_usec 7\nsystem_usec -1\n", b""), None);
     }
 }

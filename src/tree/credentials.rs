@@ -6,6 +6,7 @@
 //!
 //! Sources: cgroups(7), credentials(7), proc_pid_status(5).
 
+use crate::sys::linux::proc_file::{Words, field, in_base, number};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -18,7 +19,7 @@ use std::process;
 /// permissions, and write permission by the owner and mode of `cgroup.procs` in each of these directories. If the child
 /// executes a program with set-user-ID, that program may still leave.
 pub(super) fn can_leave(child: u32, cgroup: &Path) -> bool {
-    let status = fs::read_to_string(format!("/proc/{child}/status")).unwrap_or_default();
+    let status = fs::read(format!("/proc/{child}/status")).unwrap_or_default();
     let Some(credentials) = Credentials::parse(&status) else { return true };
     // If another part of the program has reaped the child, its ID may have a new owner.
     if credentials.parent != process::id() {
@@ -50,24 +51,24 @@ struct Credentials {
 
 impl Credentials {
     /// Parses proc_pid_status(5).
-    fn parse(status: &str) -> Option<Self> {
-        let field = |name| status.lines().find_map(|line| line.strip_prefix(name));
+    fn parse(status: &[u8]) -> Option<Self> {
         let ids = |name, all: &mut Vec<u32>| -> Option<()> {
-            for id in field(name)?.split_ascii_whitespace() {
-                all.push(id.parse().ok()?);
+            let mut words = Words(field(status, name)?);
+            while let Some(id) = words.next() {
+                all.push(u32::try_from(number(id)?).ok()?);
             }
             Some(())
         };
-        let (mut users, mut groups) = (Vec::new(), Vec::new());
-        ids("Uid:", &mut users)?;
-        ids("Gid:", &mut groups)?;
-        ids("Groups:", &mut groups)?;
+        let (mut parents, mut users, mut groups) = (Vec::new(), Vec::new(), Vec::new());
+        ids(b"PPid:", &mut parents)?;
+        ids(b"Uid:", &mut users)?;
+        ids(b"Gid:", &mut groups)?;
+        ids(b"Groups:", &mut groups)?;
         let mut has_capabilities = false;
-        for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
-            has_capabilities |= field(set)?.trim().bytes().any(|digit| digit != b'0');
+        for set in [b"CapInh:", b"CapPrm:", b"CapEff:", b"CapAmb:"] {
+            has_capabilities |= in_base(16, Words(field(status, set)?).next()?)? != 0;
         }
-        let parent = field("PPid:")?.trim().parse().ok()?;
-        Some(Self { parent, users, groups, has_capabilities })
+        Some(Self { parent: *parents.first()?, users, groups, has_capabilities })
     }
 
     fn can_write(&self, owner: u32, group: u32, mode: u32) -> bool {
@@ -92,7 +93,8 @@ mod tests {
                  CapPrm:\t{effective}\nCapEff:\t{effective}\nCapBnd:\t000001ffffffffff\nCapAmb:\t0000000000000000\n"
             )
         };
-        let parse = |text: String| Credentials::parse(&text).expect("all fields are there");
+        let parse =
+            |text: String| Credentials::parse(text.as_bytes()).expect("all fields are there");
         let none = "0000000000000000";
         let plain = parse(status("7 7 7 7", "8 8 8 8", "9 10", none));
         assert!(!plain.can_write(0, 0, 0o644));
@@ -104,6 +106,6 @@ mod tests {
         assert!(saved.can_write(1, 1, 0o600), "a process may switch to its saved user ID");
         let capable = parse(status("7 7 7 7", "8 8 8 8", "", "0000000000000002"));
         assert!(capable.can_write(1, 1, 0o600));
-        assert_eq!(Credentials::parse("Name:\tx\n"), None);
+        assert_eq!(Credentials::parse(b"Name:\tx\n"), None);
     }
 }

@@ -81,14 +81,14 @@ struct Dropped {
 }
 
 #[derive(Default)]
-struct Queue {
+struct DropQueue {
     arrived: Vec<Dropped>,
     /// The queue on which the thread sleeps. The thread exists if and only if the queue does.
     events: Option<sync::Arc<EventQueue>>,
 }
 
 /// The lock is never held across anything that blocks.
-static QUEUE: PerProcess<Mutex<Queue>> = PerProcess::new();
+static QUEUE: PerProcess<Mutex<DropQueue>> = PerProcess::new();
 
 /// Leaves a tree to the thread, which shares the tree from then on, and with it the duty to reap the leader.
 fn leave(dropped: Dropped) {
@@ -197,14 +197,16 @@ impl Watch {
                 left.push(tree);
             }
         }
-        let trees: Vec<&Tree> = left.iter().map(|tree| &**tree).collect();
-        let survivors = Tree::survivors(&trees);
-        for (tree, survivor) in left.into_iter().zip(survivors) {
+        let mut trees = Vec::new();
+        for tree in &left {
+            trees.push(&**tree);
+        }
+        for (i, survivor) in Tree::survivors(&trees).into_iter().enumerate() {
             // Otherwise the tree is empty, or nothing more can be learned about it.
             if let Ok(Some(survivor)) = survivor {
                 let token = next_token();
                 let source = self.register(&survivor, token);
-                self.trees.insert(token, tree, source);
+                self.trees.insert(token, Arc::clone(&left[i]), source);
             }
         }
     }

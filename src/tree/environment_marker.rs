@@ -29,10 +29,14 @@ impl EnvironmentMarker {
     pub(super) fn mark(&self, command: &mut Command) -> Before {
         let before = Before(explicit(command));
         let mut list = inherited().unwrap_or_default().into_vec();
-        for marker in before.0.iter().flatten().flat_map(|value| markers(value.as_bytes())) {
-            if !markers(&list).any(|known| known == marker) {
-                push(&mut list, marker);
-            }
+        if let Some(Some(value)) = &before.0 {
+            each_of(value.as_bytes(), &mut |marker| {
+                let mut is_known = false;
+                each_of(&list, &mut |known| is_known |= known == marker);
+                if !is_known {
+                    push(&mut list, marker);
+                }
+            });
         }
         push(&mut list, self.0.as_bytes());
         command.env(VARIABLE, OsString::from_vec(list));
@@ -41,7 +45,9 @@ impl EnvironmentMarker {
 
     /// Returns whether this variable of an environment carries the marker.
     pub(super) fn is_in(&self, variable: &[u8]) -> bool {
-        carried_by(variable).any(|marker| marker == self.as_bytes())
+        let mut is_carried = false;
+        each_carried_by(variable, &mut |marker| is_carried |= marker == self.as_bytes());
+        is_carried
     }
 
     pub(super) fn as_bytes(&self) -> &[u8] {
@@ -49,11 +55,12 @@ impl EnvironmentMarker {
     }
 }
 
-/// Returns the markers in a variable of an environment: none, unless it is the variable of the markers. The guardian
-/// calls this in the child of a fork.
-pub(super) fn carried_by(variable: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let list = variable.strip_prefix(VARIABLE.as_bytes());
-    markers(list.and_then(|list| list.strip_prefix(b"=")).unwrap_or(&[]))
+/// Calls the function for each marker in a variable of an environment: for none, unless it is the variable of the markers.
+/// The guardian calls this in the child of a fork.
+pub(super) fn each_carried_by(variable: &[u8], call: &mut dyn FnMut(&[u8])) {
+    if let Some([b'=', list @ ..]) = variable.strip_prefix(VARIABLE.as_bytes()) {
+        each_of(list, call);
+    }
 }
 
 impl fmt::Display for EnvironmentMarker {
@@ -88,8 +95,12 @@ fn inherited() -> Option<OsString> {
     std::env::var_os(VARIABLE)
 }
 
-fn markers(list: &[u8]) -> impl Iterator<Item = &[u8]> {
-    list.split(|byte| *byte == SEPARATOR).filter(|marker| !marker.is_empty())
+fn each_of(list: &[u8], call: &mut dyn FnMut(&[u8])) {
+    for marker in list.split(|byte| *byte == SEPARATOR) {
+        if !marker.is_empty() {
+            call(marker);
+        }
+    }
 }
 
 fn push(list: &mut Vec<u8>, marker: &[u8]) {

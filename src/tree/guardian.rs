@@ -99,12 +99,12 @@ struct Post {
 }
 
 struct Guardian {
-    process: Arc<Process>,
+    process: Arc<GuardianProcess>,
     /// Whether a thread waits for the exit of the guardian.
     has_keeper: bool,
 }
 
-struct Process {
+struct GuardianProcess {
     id: libc::pid_t,
     #[cfg_attr(
         any(target_os = "linux", target_os = "android"),
@@ -142,7 +142,7 @@ pub(super) fn watch(marker: Option<&EnvironmentMarker>, cgroup: Option<&Path>) -
         if let Some(old) = guardian.take().filter(|old| !old.has_keeper) {
             old.process.reap();
         }
-        let process = Process::start(shared).map_err(|error| explain(&error))?;
+        let process = GuardianProcess::start(shared).map_err(|error| explain(&error))?;
         *guardian = Some(Guardian { process: Arc::new(process), has_keeper: false });
     }
     if let Some(guardian) = guardian.as_mut().filter(|guardian| !guardian.has_keeper) {
@@ -186,7 +186,7 @@ impl Post {
 }
 
 /// Keeps a guardian running while there are charges. Returns when there are none, or another thread is the keeper.
-fn keep(post: &'static Post, mut process: Arc<Process>) {
+fn keep(post: &'static Post, mut process: Arc<GuardianProcess>) {
     let mut pause = Duration::ZERO;
     loop {
         if !process.wait_for_its_end() {
@@ -212,7 +212,7 @@ fn keep(post: &'static Post, mut process: Arc<Process>) {
                 *guardian = None;
                 return;
             };
-            if let Ok(new) = Process::start(shared) {
+            if let Ok(new) = GuardianProcess::start(shared) {
                 let new = Arc::new(new);
                 *guardian = Some(Guardian { process: Arc::clone(&new), has_keeper: true });
                 break new;
@@ -242,7 +242,7 @@ enum Change {
     Unknown,
 }
 
-impl Process {
+impl GuardianProcess {
     fn start(shared: Shared) -> io::Result<Self> {
         #[cfg(target_os = "linux")]
         check_namespace()?;

@@ -50,7 +50,7 @@ use windows_sys::Win32::System::Threading::{
 
 /// The options that only some systems offer.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct System {
+pub(crate) struct SystemOptions {
     /// The creation flags that the caller has set.
     pub(crate) creation_flags: u32,
 }

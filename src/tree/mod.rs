@@ -24,7 +24,7 @@ mod scan;
 #[cfg(unix)]
 use process_group::ProcessGroup as Container;
 #[cfg(unix)]
-pub(crate) use process_group::{System, request, spawn};
+pub(crate) use process_group::{SystemOptions, request, spawn};
 
 #[cfg(target_os = "linux")]
 pub(crate) mod cgroup;
@@ -40,12 +40,12 @@ mod job_object;
 #[cfg(windows)]
 use job_object::Job as Container;
 #[cfg(windows)]
-pub(crate) use job_object::{System, request, spawn};
+pub(crate) use job_object::{SystemOptions, request, spawn};
 
 pub use containment::{Containment, Mechanism};
 
 use drop::Owned;
-use operations::{Operations, Survivor, for_some};
+use operations::{Operations, Survivor};
 
 use crate::lifecycle::Lifecycle;
 use crate::sys::{self, FromChild, KillWithParent, Notice, Request};
@@ -66,7 +66,7 @@ pub(crate) type Leader = Lifecycle<Child, Notice>;
 pub(crate) struct Wanted {
     pub(crate) tree: bool,
     pub(crate) kill_with_parent: bool,
-    pub(crate) system: System,
+    pub(crate) system: SystemOptions,
     /// Serves these options. `None` while no option is set, so a program that sets none does not contain the code.
     pub(crate) spawn: Option<fn(&Self, &mut Command) -> io::Result<Spawned>>,
 }
@@ -256,13 +256,13 @@ impl Tree {
 
     /// Does the same for a batch of trees.
     pub(crate) fn kill_each(trees: &[&Self]) -> Vec<io::Result<()>> {
-        Self::each_unless_done(trees, (), |operations, trees| operations.kill_each(trees))
+        Self::each_unless_done(trees, (), &|trees| trees[0].operations.kill_each(trees))
     }
 
     /// Requests every process of each tree to terminate. Returns whether a process can have received the request.
     pub(crate) fn request_each(trees: &[&Self], request: Request) -> Vec<io::Result<bool>> {
-        Self::each_unless_done(trees, false, |operations, trees| {
-            operations.request_each(trees, request)
+        Self::each_unless_done(trees, false, &|trees| {
+            trees[0].operations.request_each(trees, request)
         })
     }
 
@@ -338,12 +338,12 @@ impl Tree {
         trees: &[&Self],
         deadline: Option<Instant>,
     ) -> Vec<io::Result<bool>> {
-        let empty = Self::each_unless_done(trees, true, |operations, trees| {
-            operations.wait_each_empty(trees, deadline)
+        let empty = Self::each_unless_done(trees, true, &|trees| {
+            trees[0].operations.wait_each_empty(trees, deadline)
         });
-        for (tree, empty) in trees.iter().zip(&empty) {
+        for (i, empty) in empty.iter().enumerate() {
             if matches!(empty, Ok(true)) {
-                tree.finish();
+                trees[i].finish();
             }
         }
         empty
@@ -352,10 +352,10 @@ impl Tree {
     /// Returns a living member of each tree whose leader has exited, `None` if the tree is empty.
     fn survivors(trees: &[&Self]) -> Vec<io::Result<Option<Survivor>>> {
         let survivors =
-            Self::each_unless_done(trees, None, |operations, trees| operations.survivors(trees));
-        for (tree, survivor) in trees.iter().zip(&survivors) {
+            Self::each_unless_done(trees, None, &|trees| trees[0].operations.survivors(trees));
+        for (i, survivor) in survivors.iter().enumerate() {
             if matches!(survivor, Ok(None)) {
-                tree.finish();
+                trees[i].finish();
             }
         }
         survivors
@@ -427,17 +427,23 @@ impl Tree {
     fn each_unless_done<T: Clone>(
         trees: &[&Self],
         done: T,
-        run: impl FnOnce(&dyn Operations, &[&Self]) -> Vec<io::Result<T>>,
+        run: &dyn Fn(&[&Self]) -> Vec<io::Result<T>>,
     ) -> Vec<io::Result<T>> {
-        let is_left = |tree: &Self| !tree.is_done();
-        let results = for_some(trees, is_left, |trees| run(trees[0].operations, trees));
-        let mut all = Vec::new();
-        for (tree, result) in trees.iter().zip(results) {
-            all.push(match result {
-                Some(Err(error)) if !tree.is_done() => Err(error),
-                Some(Ok(result)) => Ok(result),
-                _ => Ok(done.clone()),
-            });
+        let (mut left, mut places, mut all) = (Vec::new(), Vec::new(), Vec::new());
+        for (i, tree) in trees.iter().enumerate() {
+            if !tree.is_done() {
+                left.push(*tree);
+                places.push(i);
+            }
+            all.push(Ok(done.clone()));
+        }
+        if left.is_empty() {
+            return all;
+        }
+        for (n, result) in run(&left).into_iter().enumerate() {
+            if result.is_ok() || !left[n].is_done() {
+                all[places[n]] = result;
+            }
         }
         all
     }

@@ -65,26 +65,3 @@ pub(super) trait Operations: Sync + RefUnwindSafe {
     /// Called when the tree is empty, before the leader is reaped.
     fn done(&self, tree: &Tree);
 }
-
-/// Calls `run` once with the chosen trees, unless there is none. Returns their results, and `None` for the other trees.
-pub(super) fn for_some<T>(
-    trees: &[&Tree],
-    is_chosen: impl Fn(&Tree) -> bool,
-    run: impl FnOnce(&[&Tree]) -> Vec<T>,
-) -> Vec<Option<T>> {
-    let (mut chosen, mut places) = (Vec::new(), Vec::new());
-    let mut results = Vec::new();
-    for (i, tree) in trees.iter().enumerate() {
-        if is_chosen(tree) {
-            chosen.push(*tree);
-            places.push(i);
-        }
-        results.push(None);
-    }
-    if !chosen.is_empty() {
-        for (i, result) in places.into_iter().zip(run(&chosen)) {
-            results[i] = Some(result);
-        }
-    }
-    results
-}

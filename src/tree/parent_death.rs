@@ -12,7 +12,7 @@
 //!
 //! No thread ends: a panic of std in a spawn is an error (`command.rs`).
 
-use super::pre_exec::{self, Orders, Parent};
+use super::pre_exec::{self, ChildSetup, Parent};
 use crate::fork_guard::PerProcess;
 use crate::sync::{Mutex, imp::Condvar};
 use crate::sys::spawn_thread;
@@ -35,14 +35,14 @@ static THREADS: PerProcess<Threads> = PerProcess::new();
 
 #[derive(Default)]
 struct Threads {
-    queue: Mutex<Queue>,
+    queue: Mutex<SpawnQueue>,
     /// A job was added.
     added: Condvar,
 }
 
 #[derive(Default)]
-struct Queue {
-    waiting: VecDeque<Job>,
+struct SpawnQueue {
+    waiting: VecDeque<SpawnJob>,
     has_threads: bool,
     /// The number of threads that wait for a job, or are about to.
     idle: usize,
@@ -50,35 +50,35 @@ struct Queue {
     begun: u64,
 }
 
-type Spawned = io::Result<(Child, Option<OwnedFd>)>;
+type SpawnResult = io::Result<(Child, Option<OwnedFd>)>;
 
 /// A command that is lent to a thread, which returns it with the result.
-struct Job {
+struct SpawnJob {
     command: Command,
-    orders: Orders,
+    orders: ChildSetup,
     answer: Arc<Answer>,
 }
 
 #[derive(Default)]
 struct Answer {
-    slot: sync::Mutex<Option<(Command, Spawned)>>,
+    slot: sync::Mutex<Option<(Command, SpawnResult)>>,
     filled: sync::Condvar,
 }
 
 impl Answer {
-    fn wait(&self, timeout: Duration) -> Option<(Command, Spawned)> {
+    fn wait(&self, timeout: Duration) -> Option<(Command, SpawnResult)> {
         let slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = self.filled.wait_timeout_while(slot, timeout, |slot| slot.is_none());
         waited.unwrap_or_else(PoisonError::into_inner).0.take()
     }
 
-    fn fill(&self, command: Command, spawned: Spawned) {
+    fn fill(&self, command: Command, spawned: SpawnResult) {
         *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some((command, spawned));
         self.filled.notify_one();
     }
 }
 
-pub(super) fn spawn(command: &mut Command) -> Spawned {
+pub(super) fn spawn(command: &mut Command) -> SpawnResult {
     let threads = THREADS.get();
     let parent = Parent { id: process::id(), blocked: pre_exec::blocked_signals() };
     let answer = Arc::new(Answer::default());
@@ -87,9 +87,9 @@ pub(super) fn spawn(command: &mut Command) -> Spawned {
         if !queue.has_threads {
             threads.start(&mut queue).map_err(|error| cannot_start(&error))?;
         }
-        queue.waiting.push_back(Job {
+        queue.waiting.push_back(SpawnJob {
             command: mem::replace(command, Command::new("")),
-            orders: Orders { die_with: Some(parent), ..Orders::default() },
+            orders: ChildSetup { die_with: Some(parent), ..ChildSetup::default() },
             answer: Arc::clone(&answer),
         });
         threads.added.notify_one();
@@ -111,7 +111,7 @@ pub(super) fn spawn(command: &mut Command) -> Spawned {
 }
 
 impl Threads {
-    fn start(&'static self, queue: &mut Queue) -> io::Result<()> {
+    fn start(&'static self, queue: &mut SpawnQueue) -> io::Result<()> {
         spawn_thread("child-parent", STACK, move || {
             loop {
                 let mut job = self.next();
@@ -125,7 +125,7 @@ impl Threads {
         Ok(())
     }
 
-    fn next(&self) -> Job {
+    fn next(&self) -> SpawnJob {
         let mut queue = self.queue.lock();
         loop {
             if let Some(job) = queue.waiting.pop_front() {
@@ -138,7 +138,7 @@ impl Threads {
     }
 }
 
-fn run(job: &mut Job) -> Spawned {
+fn run(job: &mut SpawnJob) -> SpawnResult {
     pre_exec::spawn(&mut job.command, &job.orders, &|error| {
         let what =
             "cannot have the kernel kill the child when this process dies (PR_SET_PDEATHSIG)";

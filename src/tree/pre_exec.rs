@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The work of the child for one spawn, besides opening its own pidfd.
 #[derive(Default)]
-pub(super) struct Orders {
+pub(super) struct ChildSetup {
     /// The `cgroup.procs` of the cgroup to enter, open for writing.
     pub(super) enter: Option<OwnedFd>,
     /// The thread with which the child dies.
@@ -45,7 +45,7 @@ pub(super) struct Parent {
 
 /// Spawns a child that sends its own pidfd.
 pub(crate) fn spawn_with_pidfd(command: &mut Command) -> io::Result<(Child, Option<OwnedFd>)> {
-    spawn(command, &Orders::default(), &|error| error)
+    spawn(command, &ChildSetup::default(), &|error| error)
 }
 
 /// Spawns the command. Returns the child, and the child's own pidfd if the child has sent one. `explain` completes the
@@ -56,7 +56,7 @@ pub(crate) fn spawn_with_pidfd(command: &mut Command) -> io::Result<(Child, Opti
 /// sandboxes), the caller opens one by the ID.
 pub(super) fn spawn(
     command: &mut Command,
-    orders: &Orders,
+    orders: &ChildSetup,
     explain: &dyn Fn(io::Error) -> io::Error,
 ) -> io::Result<(Child, Option<OwnedFd>)> {
     // A number may repeat after 2^32 hooks.
@@ -88,7 +88,7 @@ pub(super) fn spawn(
 fn attempt(
     command: &mut Command,
     number: usize,
-    orders: &Orders,
+    orders: &ChildSetup,
     channel: Option<&Channel>,
 ) -> (io::Result<Child>, Received) {
     let enter = match orders.enter.as_ref().map(Passed::new).transpose() {

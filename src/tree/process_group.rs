@@ -7,7 +7,7 @@
 
 use super::environment_marker::EnvironmentMarker;
 use super::guardian::{self, Bond};
-use super::operations::{Operations, Survivor, for_some};
+use super::operations::{Operations, Survivor};
 use super::processes::{self, Process, Time};
 use super::scan::{self, Membership, Target};
 use super::{Containment, Leader, Mechanism, Spawned, Tree, Wanted};
@@ -26,7 +26,7 @@ use std::time::Instant;
 
 /// The options that only some systems offer. A mechanism that a system lacks has no constructor there.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct System {
+pub(crate) struct SystemOptions {
     /// Creates a cgroup for the tree, below this directory if there is one.
     pub(crate) cgroup: Option<(CreateCgroup, Option<PathBuf>)>,
     /// Spawns a child that sends its own pidfd.
@@ -129,7 +129,7 @@ pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawne
         Some(bond) if !is_tree => Spawned { kill_with_parent: KillWithParent::by(bond), ..spawned },
         bond => {
             let bond = Mutex::new(bond);
-            spawned.leading(ProcessGroup { membership, cgroup, bond }, &Groups)
+            spawned.leading(ProcessGroup { membership, cgroup, bond }, &ProcessGroups)
         }
     })
 }
@@ -144,7 +144,7 @@ fn spawn_plain(wanted: &Wanted, command: &mut Command) -> io::Result<NewChild> {
 /// Requests a single child to terminate. Returns whether the child can have received the request.
 pub(crate) fn request(leader: &Leader, request: Request) -> io::Result<bool> {
     for signal in request.signals() {
-        leader.signal(|notice| notice.signal(signal))?;
+        leader.signal(&mut |notice| notice.signal(signal))?;
     }
     Ok(true)
 }
@@ -154,19 +154,29 @@ fn is_unlisted(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::Unsupported
 }
 
-/// Serves the chosen trees by one scan.
+/// A scan that serves a batch of trees.
+type Scan<'a, T> = &'a dyn Fn(&[Target<'_>]) -> Vec<io::Result<T>>;
+
+/// Serves the chosen trees by one scan, and each of the other trees by itself.
 fn scan_some<T>(
     trees: &[&Tree],
-    is_chosen: impl Fn(&Tree) -> bool,
-    scan: impl FnOnce(&[Target<'_>]) -> Vec<T>,
-) -> Vec<Option<T>> {
-    for_some(trees, is_chosen, |trees| {
-        let mut targets = Vec::new();
-        for tree in trees {
+    is_chosen: fn(&Tree) -> bool,
+    scan: Scan<'_, T>,
+    serve: &dyn Fn(&Tree) -> io::Result<T>,
+) -> Vec<io::Result<T>> {
+    let mut targets = Vec::new();
+    for tree in trees {
+        if is_chosen(tree) {
             targets.push(tree.target());
         }
-        scan(&targets)
-    })
+    }
+    let mut scanned = if targets.is_empty() { Vec::new() } else { scan(&targets) }.into_iter();
+    let mut results = Vec::new();
+    for tree in trees {
+        let result = if is_chosen(tree) { scanned.next() } else { None };
+        results.push(result.unwrap_or_else(|| serve(tree)));
+    }
+    results
 }
 
 impl Tree {
@@ -186,7 +196,7 @@ impl Tree {
     fn signal_leader(&self, signals: &[c_int]) -> io::Result<()> {
         let mut result = Ok(());
         for signal in signals {
-            result = self.leader.signal(|notice| notice.signal(*signal)).and(result);
+            result = self.leader.signal(&mut |notice| notice.signal(*signal)).and(result);
         }
         result
     }
@@ -255,47 +265,40 @@ impl Tree {
     }
 }
 
-struct Groups;
+struct ProcessGroups;
 
-impl Groups {
+impl ProcessGroups {
     /// Serves the trees without a cgroup by one scan, and each tree with a cgroup by itself.
     fn each<T>(
         trees: &[&Tree],
-        scan: impl FnOnce(&[Target<'_>]) -> Vec<io::Result<T>>,
-        with_cgroup: impl Fn(&Tree, &dyn Cgroup) -> io::Result<T>,
+        scan: Scan<'_, T>,
+        with_cgroup: &dyn Fn(&Tree, &dyn Cgroup) -> io::Result<T>,
     ) -> Vec<io::Result<T>> {
-        let scanned = scan_some(trees, |tree| tree.cgroup().is_none(), scan);
-        let mut results = Vec::new();
-        for (tree, scanned) in trees.iter().zip(scanned) {
-            results.push(match (scanned, tree.cgroup()) {
-                (None, Some(cgroup)) => with_cgroup(tree, cgroup),
-                (scanned, _) => scanned.expect("a tree without a cgroup was scanned"),
-            });
-        }
-        results
+        scan_some(trees, |tree| tree.cgroup().is_none(), scan, &|tree| {
+            with_cgroup(tree, tree.cgroup().expect("a tree without a cgroup is scanned"))
+        })
     }
 
     fn signal_each(trees: &[&Tree], signals: &[c_int]) -> Vec<io::Result<()>> {
-        Self::each(
-            trees,
-            |targets| scan::signal(targets, signals),
-            |tree, cgroup| tree.signal_with_cgroup(cgroup, signals),
-        )
+        Self::each(trees, &|targets| scan::signal(targets, signals), &|tree, cgroup| {
+            tree.signal_with_cgroup(cgroup, signals)
+        })
     }
 }
 
-impl Operations for Groups {
+impl Operations for ProcessGroups {
     fn kill_each(&self, trees: &[&Tree]) -> Vec<io::Result<()>> {
         // The cgroups come first, each as one, then the members that have left them.
         let mut results = Vec::new();
         for tree in trees {
             results.push(tree.cgroup().map_or(Ok(()), |cgroup| cgroup.kill()));
         }
-        let scanned = scan_some(trees, Tree::is_scanned, scan::kill);
-        for ((tree, result), scanned) in trees.iter().zip(&mut results).zip(scanned) {
-            let rest = scanned.unwrap_or_else(|| tree.signal_leader(&[libc::SIGKILL]));
-            if result.is_ok() {
-                *result = rest;
+        let rest = scan_some(trees, Tree::is_scanned, &|targets| scan::kill(targets), &|tree| {
+            tree.signal_leader(&[libc::SIGKILL])
+        });
+        for (i, rest) in rest.into_iter().enumerate() {
+            if results[i].is_ok() {
+                results[i] = rest;
             }
         }
         results
@@ -327,15 +330,13 @@ impl Operations for Groups {
     }
 
     fn wait_each_empty(&self, trees: &[&Tree], deadline: Option<Instant>) -> Vec<io::Result<bool>> {
-        Self::each(
-            trees,
-            |targets| scan::wait_empty(targets, deadline),
-            |tree, cgroup| tree.wait_empty_with_cgroup(cgroup, deadline),
-        )
+        Self::each(trees, &|targets| scan::wait_empty(targets, deadline), &|tree, cgroup| {
+            tree.wait_empty_with_cgroup(cgroup, deadline)
+        })
     }
 
     fn survivors(&self, trees: &[&Tree]) -> Vec<io::Result<Option<Survivor>>> {
-        Self::each(trees, scan::survivors, Tree::survivor_of_cgroup)
+        Self::each(trees, &|targets| scan::survivors(targets), &Tree::survivor_of_cgroup)
     }
 
     fn processes(&self, tree: &Tree) -> io::Result<Vec<u32>> {
@@ -348,7 +349,11 @@ impl Operations for Groups {
         }
         sort(&mut all);
         all.dedup();
-        Ok(all.into_iter().map(i32::unsigned_abs).collect())
+        let mut ids = Vec::new();
+        for id in all {
+            ids.push(id as u32);
+        }
+        Ok(ids)
     }
 
     fn containment(&self, tree: &Tree) -> Containment {

@@ -21,7 +21,7 @@
 //! timer replaces it, so that the descriptor becomes readable for a poll and for the queue of many children.
 //!
 //! `exec` closes a kqueue, and *the child of a fork does not inherit it*: there the number may mean another descriptor.
-//! So the child of a fork neither uses nor closes a [`Queue`]. Type-checked, not run.
+//! So the child of a fork neither uses nor closes a [`Kqueue`]. Type-checked, not run.
 //!
 //! Sources: kqueue(2) of macOS, FreeBSD, NetBSD, OpenBSD and DragonFly.
 
@@ -44,8 +44,8 @@ use std::time::{Duration, Instant};
 const SYSTEM: System = crate::sys::PLATFORM.system.expect("it has kqueues");
 
 #[derive(Debug)]
-struct Kqueue {
-    queue: Queue,
+struct ChildKqueue {
+    queue: Kqueue,
     child: ChildById,
     /// The child was exiting, or reaped, before it could be registered.
     late: bool,
@@ -54,7 +54,7 @@ struct Kqueue {
 /// Opens a kqueue with the exit event of a child of this process. `None` if no descriptor is spare, if the child has
 /// been reaped, or if the system does not permit this process to watch it.
 pub(crate) fn open(pid: Pid) -> Option<Box<dyn ProcessDescriptor>> {
-    let queue = Queue::new().ok()?;
+    let queue = Kqueue::new().ok()?;
     let late = match queue.add_exit(pid, EXIT_WITH_STATUS) {
         Ok(()) => false,
         Err(error)
@@ -69,11 +69,11 @@ pub(crate) fn open(pid: Pid) -> Option<Box<dyn ProcessDescriptor>> {
     // The event is bound to another process only if another part of the program has reaped the child by now.
     match by_pid::observe(pid) {
         Ok(Observed::ReapedElsewhere) | Err(_) => None,
-        Ok(_) => Some(Box::new(Kqueue { queue, child, late })),
+        Ok(_) => Some(Box::new(ChildKqueue { queue, child, late })),
     }
 }
 
-impl Kqueue {
+impl ChildKqueue {
     fn state(&self) -> io::Result<Observed> {
         if self.queue.inherited() {
             return Err(by_pid::no_child());
@@ -86,7 +86,7 @@ impl Kqueue {
     }
 }
 
-impl ProcessDescriptor for Kqueue {
+impl ProcessDescriptor for ChildKqueue {
     fn wait(&self, deadline: Option<Instant>) -> bool {
         // The child of a fork has nothing to wait for: the poll after this reports that. A late child is reported at
         // once, because not every system fires the timer in time.
@@ -135,7 +135,7 @@ impl ProcessDescriptor for Kqueue {
     }
 }
 
-impl AsFd for Kqueue {
+impl AsFd for ChildKqueue {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.queue.as_fd()
     }
@@ -145,7 +145,7 @@ impl AsFd for Kqueue {
 /// stays readable. `None` if no descriptor is spare, if this process lacks permission to watch that process, or if that
 /// process is exiting.
 pub(crate) fn exit_of(pid: Pid) -> Option<Box<dyn AsFd + Send>> {
-    let queue = Queue::new().ok()?;
+    let queue = Kqueue::new().ok()?;
     // Without the status, which macOS reports to parents only.
     queue.add_exit(pid, libc::NOTE_EXIT).ok()?;
     Some(Box::new(queue))
@@ -153,9 +153,9 @@ pub(crate) fn exit_of(pid: Pid) -> Option<Box<dyn AsFd + Send>> {
 
 /// A kqueue that only the process that made it uses and closes.
 #[derive(Debug)]
-pub(super) struct Queue(ForkGuard<OwnedFd>);
+pub(super) struct Kqueue(ForkGuard<OwnedFd>);
 
-impl Queue {
+impl Kqueue {
     /// Not every system has a variant of `kqueue` that sets the close-on-exec flag, and `posix_spawn`, by which std spawns,
     /// closes only descriptors with the flag.
     pub(super) fn new() -> io::Result<Self> {
@@ -223,7 +223,7 @@ pub(super) fn event(filter: i32, flags: u32, of: i32, key: usize) -> libc::keven
     event
 }
 
-impl AsFd for Queue {
+impl AsFd for Kqueue {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }

@@ -3,7 +3,7 @@
 //!
 //! Sources: kqueue(2) of macOS, FreeBSD, NetBSD, OpenBSD and DragonFly.
 
-use super::kqueue::{ADD_ONCE, NO_EVENT, Queue, event};
+use super::kqueue::{ADD_ONCE, Kqueue, NO_EVENT, event};
 use crate::sync::Mutex;
 use crate::sys::KernelQueue;
 use std::collections::HashSet;
@@ -13,14 +13,14 @@ use std::time::Duration;
 use wake_event::WakeEvent;
 
 struct QueueOfMany {
-    queue: Queue,
+    queue: Kqueue,
     wake: WakeEvent,
     /// The descriptors in the queue. Adding a descriptor again would replace its key.
     watched: Mutex<HashSet<RawFd>>,
 }
 
 pub(crate) fn open() -> io::Result<Box<dyn KernelQueue>> {
-    let queue = Queue::new()?;
+    let queue = Kqueue::new()?;
     let wake = WakeEvent::new(&queue)?;
     Ok(Box::new(QueueOfMany { queue, wake, watched: Mutex::default() }))
 }
@@ -103,30 +103,30 @@ const EVENTS: usize = 64;
 /// inherit.
 #[cfg(any(target_vendor = "apple", target_os = "freebsd", target_os = "dragonfly"))]
 mod wake_event {
-    use super::{Queue, WAKE, event};
+    use super::{Kqueue, WAKE, event};
     use std::io;
 
     pub(super) struct WakeEvent;
 
     impl WakeEvent {
-        pub(super) fn new(queue: &Queue) -> io::Result<Self> {
+        pub(super) fn new(queue: &Kqueue) -> io::Result<Self> {
             change(queue, libc::EV_ADD, 0).map(|()| Self)
         }
 
-        pub(super) fn set(&self, queue: &Queue) {
+        pub(super) fn set(&self, queue: &Kqueue) {
             let _ = change(queue, 0, libc::NOTE_TRIGGER);
         }
 
         /// Deletes the event and adds it again: systems differ in how a user event is cleared, but all forget a deleted
         /// event, and a new event is not set.
-        pub(super) fn clear(&self, queue: &Queue) {
+        pub(super) fn clear(&self, queue: &Kqueue) {
             let _ = change(queue, libc::EV_DELETE, 0);
             let _ = change(queue, libc::EV_ADD, 0);
         }
     }
 
     /// Changes the user event. It lacks `EV_CLEAR`, so the event stays for the next waiter.
-    fn change(queue: &Queue, flags: u16, user_flags: u32) -> io::Result<()> {
+    fn change(queue: &Kqueue, flags: u16, user_flags: u32) -> io::Result<()> {
         let mut event = event(libc::EVFILT_USER as _, flags.into(), 0, WAKE);
         event.fflags = user_flags;
         queue.change(&event)
@@ -137,7 +137,7 @@ mod wake_event {
 /// close-on-exec from the start, so no child that another thread spawns at the same time can inherit it.
 #[cfg(any(target_os = "netbsd", target_os = "openbsd"))]
 mod wake_event {
-    use super::{Queue, WAKE, event};
+    use super::{Kqueue, WAKE, event};
     use std::io::{self, Read, Write};
     use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream;
@@ -148,7 +148,7 @@ mod wake_event {
     }
 
     impl WakeEvent {
-        pub(super) fn new(queue: &Queue) -> io::Result<Self> {
+        pub(super) fn new(queue: &Kqueue) -> io::Result<Self> {
             let (read, write) = UnixStream::pair()?;
             read.set_nonblocking(true)?;
             write.set_nonblocking(true)?;
@@ -158,11 +158,11 @@ mod wake_event {
         }
 
         /// Writes a byte, which always fits, because the caller alternates `set` and `clear`.
-        pub(super) fn set(&self, _: &Queue) {
+        pub(super) fn set(&self, _: &Kqueue) {
             let _ = (&self.write).write(&[0]);
         }
 
-        pub(super) fn clear(&self, _: &Queue) {
+        pub(super) fn clear(&self, _: &Kqueue) {
             let _ = (&self.read).read(&mut [0]);
         }
     }

@@ -11,9 +11,9 @@ use std::mem::MaybeUninit;
 use std::ptr::{null, null_mut};
 
 #[cfg(any(target_os = "freebsd", target_os = "dragonfly"))]
-type Info = libc::kinfo_proc;
+type KinfoProc = libc::kinfo_proc;
 #[cfg(target_os = "netbsd")]
-type Info = libc::kinfo_proc2;
+type KinfoProc = libc::kinfo_proc2;
 
 /// Attempts at reads that other processes can spoil, by a fork or by setting the clock.
 const ATTEMPTS: usize = 10;
@@ -34,7 +34,7 @@ pub(crate) fn all() -> io::Result<Vec<Record>> {
     for _ in 0..ATTEMPTS {
         let mut size = 0;
         sysctl(&name(None, 0), null_mut(), &mut size)?;
-        let count = size / size_of::<Info>();
+        let count = size / size_of::<KinfoProc>();
         match records(None, count + count / 8 + 32) {
             // More processes were forked meanwhile.
             Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {}
@@ -67,12 +67,12 @@ fn records(id: Option<i32>, room: usize) -> io::Result<Vec<Record>> {
 }
 
 /// Reads records. The kernel has written each of them.
-fn infos(id: Option<i32>, room: usize) -> io::Result<Vec<MaybeUninit<Info>>> {
+fn infos(id: Option<i32>, room: usize) -> io::Result<Vec<MaybeUninit<KinfoProc>>> {
     let mut infos = Vec::new();
-    infos.resize_with(room, MaybeUninit::<Info>::uninit);
+    infos.resize_with(room, MaybeUninit::<KinfoProc>::uninit);
     let mut size = size_of_val(infos.as_slice());
     sysctl(&name(id, room), infos.as_mut_ptr().cast(), &mut size)?;
-    infos.truncate(size / size_of::<Info>());
+    infos.truncate(size / size_of::<KinfoProc>());
     Ok(infos)
 }
 
@@ -107,7 +107,7 @@ fn name(id: Option<i32>, _: usize) -> Vec<c_int> {
 #[cfg(target_os = "netbsd")]
 fn name(id: Option<i32>, room: usize) -> Vec<c_int> {
     let (what, id) = id.map_or((ALL, 0), |id| (libc::KERN_PROC_PID, id));
-    let size = size_of::<Info>() as c_int;
+    let size = size_of::<KinfoProc>() as c_int;
     vec![libc::CTL_KERN, libc::KERN_PROC2, what, id, size, room as c_int]
 }
 
@@ -139,7 +139,7 @@ fn booted() -> io::Result<i64> {
 ///
 /// The kernel has written it.
 #[cfg(target_os = "freebsd")]
-unsafe fn record(info: &MaybeUninit<Info>, booted: i64) -> Record {
+unsafe fn record(info: &MaybeUninit<KinfoProc>, booted: i64) -> Record {
     let info = info.as_ptr();
     // SAFETY: these are integers within a record that has been written.
     unsafe {
@@ -159,7 +159,7 @@ unsafe fn record(info: &MaybeUninit<Info>, booted: i64) -> Record {
 ///
 /// The kernel has written it.
 #[cfg(target_os = "dragonfly")]
-unsafe fn record(info: &MaybeUninit<Info>, _: i64) -> Record {
+unsafe fn record(info: &MaybeUninit<KinfoProc>, _: i64) -> Record {
     /// From `sys/proc.h`; libc lacks it.
     const P_TRACED: c_int = 0x800;
     let info = info.as_ptr();
@@ -184,7 +184,7 @@ unsafe fn record(info: &MaybeUninit<Info>, _: i64) -> Record {
 ///
 /// The kernel has written it.
 #[cfg(target_os = "netbsd")]
-unsafe fn record(info: &MaybeUninit<Info>, _: i64) -> Record {
+unsafe fn record(info: &MaybeUninit<KinfoProc>, _: i64) -> Record {
     // From `sys/proc.h`, and the last from `sys/sysctl.h`. libc lacks them. A dead process is about to be a zombie.
     const SZOMB: u64 = 5;
     const SDEAD: u64 = 6;

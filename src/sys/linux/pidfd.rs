@@ -148,7 +148,7 @@ impl ProcessDescriptor for Pidfd {
         let blocked = match error.raw_os_error() {
             Some(libc::ENOSYS) => true,
             Some(libc::EPERM) => {
-                send(-1, 0, 0).is_err_and(|error| error.raw_os_error() == Some(libc::EPERM))
+                matches!(send(-1, 0, 0), Err(error) if error.raw_os_error() == Some(libc::EPERM))
             }
             _ => false,
         };
@@ -170,12 +170,7 @@ impl ProcessDescriptor for Pidfd {
 
     /// Reaps through the pidfd if possible, which cannot mean another process.
     fn reap(&self) -> bool {
-        let id = self.fd.as_raw_fd().unsigned_abs();
-        // SAFETY: `info` is a writable siginfo_t for the whole call. There is no other pointer.
-        let reaped = by_pid::observe_by(|info| unsafe {
-            libc::waitid(libc::P_PIDFD, id, info, libc::WEXITED | libc::WNOHANG)
-        });
-        match reaped {
+        match by_pid::waitid(libc::P_PIDFD, self.fd.as_raw_fd(), libc::WNOHANG) {
             Ok(Observed::Running) => false,
             Ok(Observed::Exited(_) | Observed::ReapedElsewhere) => true,
             // A sandbox forbids the call, as above.
@@ -192,7 +187,7 @@ impl AsFd for Pidfd {
 
 /// Polls the process of the pidfd, which cannot mean another process.
 fn poll_pidfd(fd: BorrowedFd<'_>) -> io::Result<(Observed, Option<Usage>)> {
-    waitid::poll(libc::P_PIDFD, fd.as_raw_fd().unsigned_abs())
+    waitid::poll(libc::P_PIDFD, fd.as_raw_fd())
 }
 
 /// Calls pidfd_send_signal(2).

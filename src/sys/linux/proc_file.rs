@@ -53,7 +53,7 @@ pub(crate) fn each_line(fd: &OwnedFd, buffer: &mut [u8], call: &mut dyn FnMut(&[
 }
 
 /// Does the same for parts that end with any separator. Returns the number of bytes that it has read, at most about
-/// `limit`.
+/// `limit`. The parts of an environment end with a zero.
 pub(super) fn each_part(
     fd: &OwnedFd,
     separator: u8,
@@ -72,10 +72,12 @@ pub(super) fn each_part(
         if more == 0 {
             break;
         }
+        // An environment ends with a short read. A list may be read in pieces that do not fill the buffer.
+        let is_end = separator == 0 && more < room.len();
         total = total.wrapping_add(more);
         length = length.wrapping_add(more);
         let mut rest = buffer.get(..length).unwrap_or(&[]);
-        while let Some(end) = rest.iter().position(|byte| *byte == separator) {
+        while let Some(end) = find(rest, separator) {
             let part = rest.get(..end).unwrap_or(&[]);
             if !mem::take(&mut is_cut) && !call(part) {
                 return Ok(total);
@@ -92,6 +94,9 @@ pub(super) fn each_part(
             let left = rest.len();
             buffer.copy_within(length.wrapping_sub(left)..length, 0);
             length = left;
+        }
+        if is_end {
+            break;
         }
     }
     if length > 0 && !is_cut {
@@ -142,28 +147,30 @@ pub(crate) fn is_on(fd: &OwnedFd, magic: u32) -> bool {
     result == 0 && found == magic
 }
 
-/// A text of limited length.
-pub(crate) struct Text<const SIZE: usize> {
-    bytes: [u8; SIZE],
+/// A short text.
+pub(crate) struct Text {
+    bytes: [u8; Self::SIZE],
     length: usize,
 }
 
-impl<const SIZE: usize> Text<SIZE> {
+impl Text {
+    const SIZE: usize = 64;
+
     /// Returns the text, or an empty one if it does not fit.
     pub(crate) fn of(text: &[u8]) -> Self {
-        Self { bytes: [0; SIZE], length: 0 }.push(text)
+        Self { bytes: [0; Self::SIZE], length: 0 }.push(text)
     }
 
     /// Appends a text. After a text that does not fit, nothing is appended any more.
     pub(crate) fn push(mut self, text: &[u8]) -> Self {
         let end = self.length.wrapping_add(text.len());
         // The last byte stays zero.
-        match self.bytes.get_mut(self.length..end).filter(|_| end < SIZE) {
-            Some(room) => {
+        match self.bytes.get_mut(self.length..end) {
+            Some(room) if end < Self::SIZE => {
                 room.copy_from_slice(text);
                 self.length = end;
             }
-            None => self.length = SIZE,
+            _ => self.length = Self::SIZE,
         }
         self
     }
@@ -171,16 +178,15 @@ impl<const SIZE: usize> Text<SIZE> {
     pub(crate) fn number(self, number: i32) -> Self {
         let mut digits = [0; 10];
         let mut left = number.unsigned_abs();
-        let mut length: usize = 0;
-        for digit in digits.iter_mut().rev() {
-            *digit = b'0'.wrapping_add((left % 10) as u8);
-            left /= 10;
-            length = length.wrapping_add(1);
-            if left == 0 {
-                break;
+        let mut start = digits.len();
+        while left > 0 || start == digits.len() {
+            start = start.wrapping_sub(1);
+            if let Some(digit) = digits.get_mut(start) {
+                *digit = b'0'.wrapping_add((left % 10) as u8);
             }
+            left /= 10;
         }
-        self.push(digits.get(digits.len().wrapping_sub(length)..).unwrap_or(&[]))
+        self.push(digits.get(start..).unwrap_or(&[]))
     }
 
     #[cfg(target_os = "linux")]
@@ -206,17 +212,53 @@ pub(crate) fn in_base(base: u32, text: &[u8]) -> Option<u64> {
         let digit = (*byte as char).to_digit(base)?;
         number = number.checked_mul(u64::from(base))?.checked_add(u64::from(digit))?;
     }
-    Some(number).filter(|_| !text.is_empty())
+    if text.is_empty() { None } else { Some(number) }
 }
 
 /// Parses a process ID, which is positive.
 pub(crate) fn process_id(text: &[u8]) -> Option<i32> {
-    number(text).and_then(|id| i32::try_from(id).ok()).filter(|id| *id > 0)
+    let id = number(text)?;
+    if id > 0 && id <= i32::MAX as u64 { Some(id as i32) } else { None }
 }
 
-/// Returns the words of a line.
-pub(crate) fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
-    line.split(|byte| matches!(byte, b' ' | b'\t' | b'\n')).filter(|word| !word.is_empty())
+/// Returns the position of the first such byte.
+pub(crate) fn find(text: &[u8], byte: u8) -> Option<usize> {
+    text.iter().position(|other| *other == byte)
+}
+
+/// Returns the rest of the line that begins with this name.
+pub(crate) fn field<'a>(mut text: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    loop {
+        let end = find(text, b'\n')?;
+        let line = text.get(..end)?;
+        if line.starts_with(name) {
+            return line.get(name.len()..);
+        }
+        text = text.get(end.wrapping_add(1)..)?;
+    }
+}
+
+/// The words of a text.
+pub(crate) struct Words<'a>(pub(crate) &'a [u8]);
+
+impl<'a> Words<'a> {
+    pub(crate) fn next(&mut self) -> Option<&'a [u8]> {
+        let line = self.0;
+        let mut start = None;
+        let mut end: usize = 0;
+        while let Some(byte) = line.get(end) {
+            let is_space = matches!(byte, b' ' | b'\t' | b'\n');
+            if is_space && start.is_some() {
+                break;
+            }
+            if !is_space && start.is_none() {
+                start = Some(end);
+            }
+            end = end.wrapping_add(1);
+        }
+        self.0 = line.get(end..)?;
+        line.get(start?..end)
+    }
 }
 
 #[cfg(test)]
@@ -248,11 +290,11 @@ mod tests {
 
     #[test]
     fn a_text_that_does_not_fit_is_no_path() {
-        assert_eq!(Text::<16>::of(b"").number(1_234_567_890).push(b"/s").path(), c"1234567890/s");
-        assert_eq!(Text::<16>::of(b"").number(0).path(), c"0");
-        assert_eq!(Text::<4>::of(b"abc").path(), c"abc");
-        assert_eq!(Text::<4>::of(b"abcd").path(), c"");
-        assert_eq!(Text::<4>::of(b"abcd").push(b"").path(), c"");
+        assert_eq!(Text::of(b"").number(1_234_567_890).push(b"/s").path(), c"1234567890/s");
+        assert_eq!(Text::of(b"").number(0).path(), c"0");
+        assert_eq!(Text::of(&[b'a'; 63]).path().count_bytes(), 63);
+        assert_eq!(Text::of(&[b'a'; 64]).path(), c"");
+        assert_eq!(Text::of(&[b'a'; 64]).push(b"").path(), c"");
     }
 
     #[test]

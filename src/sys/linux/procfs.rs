@@ -10,7 +10,7 @@
 //! Sources: proc(5), proc_pid_stat(5), proc_pid_environ(5), proc_loadavg(5).
 
 use super::proc_file::{
-    Text, each_name, each_part, is_on, number, open, process_id, read_once, words,
+    Text, Words, each_name, each_part, field, in_base, is_on, number, open, process_id, read_once,
 };
 use crate::sys::unix::by_pid::{Identity, Pid};
 use crate::sys::unix::process_table::{
@@ -46,20 +46,23 @@ impl ProcessTable for Procfs {
     fn cpu_time(&self, id: i32) -> Option<u64> {
         let mut buffer = [0; 1024];
         let text = read_once(path(id, b"/stat").path(), &mut buffer).ok()?;
-        sum_of_times(text)
+        let (_, fields) = fields(text)?;
+        // In user mode and in the kernel: of the process, and of the children that it has reaped.
+        Some(fields[14..18].iter().fold(0, |sum, time| sum.wrapping_add(*time)))
     }
 
     fn list(&self, groups: &Groups, since: Time, new: Option<(i32, i32)>) -> io::Result<Listing> {
         /// The number of IDs above which reading the list of all processes costs less.
-        const MANY: usize = 50_000;
+        const MANY: i32 = 50_000;
         let mut listing = Listing::default();
         if let Some((after, newest)) = new {
             // Process IDs wrap around.
-            let (end, start) =
-                if after <= newest { (newest, newest + 1) } else { (largest_id(), 1) };
-            let new = (after + 1..=end).chain(start..=newest);
-            if new.size_hint().0 <= MANY {
-                for id in new {
+            let largest = if after <= newest { newest } else { largest_id().max(after) };
+            let count = if after <= newest { newest - after } else { largest - after + newest };
+            if count <= MANY {
+                let mut id = after;
+                for _ in 0..count {
+                    id = if id < largest { id + 1 } else { 1 };
                     listing.has_ended |= !add(id, groups, since, &mut listing)?;
                 }
                 return Ok(listing);
@@ -76,8 +79,13 @@ impl ProcessTable for Procfs {
     /// Returns the newest ID: each PID namespace hands out IDs in turn.
     fn newest(&self) -> Option<i32> {
         let mut buffer = [0; 256];
+        let mut words = Words(read_once(c"/proc/loadavg", &mut buffer).ok()?);
+        let mut last = words.next()?;
+        while let Some(word) = words.next() {
+            last = word;
+        }
         // An emulated `/proc` may report 0.
-        process_id(words(read_once(c"/proc/loadavg", &mut buffer).ok()?).last()?)
+        process_id(last)
     }
 
     fn has_environments(&self) -> bool {
@@ -146,7 +154,7 @@ pub(crate) fn is_genuine() -> bool {
     // This line has one ID for each namespace from that of `/proc` to that of this process.
     let status = read_once(c"/proc/self/status", &mut buffer).unwrap_or(&[]);
     let Some(line) = field(status, b"NSpid:") else { return true };
-    let mut ids = words(line);
+    let mut ids = Words(line);
     ids.next().and_then(process_id) == Some(own_id()) && ids.next().is_none()
 }
 
@@ -154,7 +162,7 @@ fn largest_id() -> i32 {
     let mut buffer = [0; 64];
     let largest = read_once(c"/proc/sys/kernel/pid_max", &mut buffer);
     // The largest value that the kernel allows.
-    largest.ok().and_then(|text| process_id(words(text).next()?)).unwrap_or(1 << 22)
+    largest.ok().and_then(|text| process_id(Words(text).next()?)).unwrap_or(1 << 22)
 }
 
 /// Calls the function for the ID of each process, until it returns `false`.
@@ -210,43 +218,33 @@ pub(crate) fn stat(id: i32) -> io::Result<Option<Stat>> {
     }
 }
 
-fn path(id: i32, file: &[u8]) -> Text<64> {
+fn path(id: i32, file: &[u8]) -> Text {
     Text::of(b"/proc/").number(id).push(file)
 }
 
-/// Returns the fields of a `stat` after the name, which may contain anything. The first is the state, number 3 in the
-/// manual.
-pub(crate) fn fields(stat: &[u8]) -> Option<impl Iterator<Item = &[u8]>> {
+/// Returns the state, and the fields of a `stat` from 4 on, by their numbers in the manual. A negative number counts as 0.
+pub(crate) fn fields(stat: &[u8]) -> Option<(&[u8], [u64; 52])> {
+    // The name may contain anything.
     let end = stat.iter().rposition(|byte| *byte == b')')?;
-    Some(words(stat.get(end.wrapping_add(1)..)?))
-}
-
-/// Returns the sum of the fields 14 to 17: the times in user mode and in the kernel, of the process and of its reaped children.
-fn sum_of_times(stat: &[u8]) -> Option<u64> {
-    let mut sum: u64 = 0;
-    let mut times = fields(stat)?.skip(14 - 3);
-    for _ in 0..4 {
-        // The manual has the last two as signed.
-        sum = sum.saturating_add(number(times.next()?).unwrap_or(0));
+    let mut words = Words(stat.get(end.wrapping_add(1)..)?);
+    let state = words.next()?;
+    let mut fields = [0; 52];
+    for field in fields.iter_mut().skip(4) {
+        *field = number(words.next()?).unwrap_or(0);
     }
-    Some(sum)
+    Some((state, fields))
 }
 
 fn parse(id: i32, stat: &[u8]) -> Option<Stat> {
     /// `linux/sched.h`.
     const PF_EXITING: u64 = 0x0000_0004;
     const PF_KTHREAD: u64 = 0x0020_0000;
-    let mut fields = fields(stat)?;
-    let state = fields.next()?;
-    let parent = i32::try_from(number(fields.next()?)?).ok()?;
+    let (state, fields) = fields(stat)?;
+    let parent = i32::try_from(fields[4]).ok()?;
     // A group from outside the PID namespace is 0. An emulated `/proc` may report any value.
-    let group = process_id(fields.next()?).unwrap_or(0);
-    // The numbers are those of the manual. The next is 6.
-    let flags = number(fields.nth(9 - 6)?)?;
-    let threads = number(fields.nth(20 - 10)?)?;
-    let started = Some(Time(i64::try_from(number(fields.nth(22 - 21)?)?).ok()?));
-    let code = number(fields.nth(26 - 23)?)?;
-    let (from, to) = (fields.nth(50 - 27)?, fields.next()?);
+    let group = i32::try_from(fields[5]).unwrap_or(0);
+    let (flags, threads) = (fields[9], fields[20]);
+    let started = Some(Time(i64::try_from(fields[22]).ok()?));
     // The first of several threads may have ended while the process continues.
     let lives = !matches!(state, b"Z" | b"X") || threads > 1;
     Some(Stat {
@@ -256,7 +254,7 @@ fn parse(id: i32, stat: &[u8]) -> Option<Stat> {
         threads,
         // An exec sets in this order: the start and the end of the environment, at first to the same place; the end;
         // the start of the code.
-        has_no_environment: code != 0 && from == to,
+        has_no_environment: fields[26] != 0 && fields[50] == fields[51],
     })
 }
 
@@ -350,7 +348,7 @@ fn is_subreaper() -> bool {
 fn is_like_ours(id: i32, file: &[u8]) -> bool {
     let (mut theirs, mut ours) = ([0; 4096], [0; 4096]);
     let theirs = read_once(path(id, file).path(), &mut theirs);
-    let ours = read_once(Text::<64>::of(b"/proc/self").push(file).path(), &mut ours);
+    let ours = read_once(Text::of(b"/proc/self").push(file).path(), &mut ours);
     // Some kernels lack a file.
     theirs.is_err() || ours.is_err() || theirs.ok() == ours.ok()
 }
@@ -361,19 +359,11 @@ fn may_change_its_user(id: i32, leader: i32) -> bool {
     let (mut theirs, mut leaders) = ([0; 4096], [0; 4096]);
     let theirs = read_once(path(id, b"/status").path(), &mut theirs).unwrap_or(&[]);
     let leaders = read_once(path(leader, b"/status").path(), &mut leaders).unwrap_or(&[]);
-    let is_of = |name, value: &[u8]| {
-        field(leaders, name).and_then(|line| words(line).next()) == Some(value)
-    };
+    let leaders_number = |name| in_base(16, Words(field(leaders, name)?).next()?);
     let is_bound = !theirs.is_empty()
-        && is_of(b"NoNewPrivs:", b"1")
-        && field(leaders, b"CapPrm:")
-            .is_some_and(|set| words(set).flatten().all(|digit| *digit == b'0'));
+        && leaders_number(b"NoNewPrivs:") == Some(1)
+        && leaders_number(b"CapPrm:") == Some(0);
     !is_bound || field(theirs, b"Uid:") == field(leaders, b"Uid:")
-}
-
-/// Returns a line of `status` (proc_pid_status(5)) after its name.
-fn field<'a>(status: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
-    status.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(name))
 }
 
 /// An open directory below `/proc`: it means one process and never another. Every call on it fails once its process has

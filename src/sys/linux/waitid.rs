@@ -26,7 +26,7 @@ type Micros = i32;
 
 #[repr(C)]
 #[derive(Default)]
-struct Time {
+struct Timeval {
     seconds: Long,
     micros: Micros,
 }
@@ -35,8 +35,8 @@ struct Time {
 #[repr(C)]
 #[derive(Default)]
 struct Rusage {
-    user: Time,
-    system: Time,
+    user: Timeval,
+    system: Timeval,
     /// In KiB.
     peak: Long,
     _rest: [Long; 13],
@@ -46,15 +46,15 @@ const _: () = assert!(size_of::<Rusage>() == 18 * size_of::<Long>());
 
 /// Returns the usage of the zombie with this ID. `None` if the process is no zombie.
 pub(crate) fn usage_of(pid: Pid) -> Option<Usage> {
-    poll(libc::P_PID, pid.get().unsigned_abs()).ok()?.1
+    poll(libc::P_PID, pid.get()).ok()?.1
 }
 
 /// Returns the state of a child, and the usage of a zombie.
-pub(crate) fn poll(kind: libc::idtype_t, id: u32) -> io::Result<(Observed, Option<Usage>)> {
+pub(crate) fn poll(kind: libc::idtype_t, id: i32) -> io::Result<(Observed, Option<Usage>)> {
     let mut usage = Rusage::default();
     let to = &raw mut usage;
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-    let observed = by_pid::observe_by(|info| {
+    let observed = by_pid::observe_by(&|info| {
         // SAFETY: a siginfo_t and a rusage, as the kernel lays them out, are writable for the whole call. There is no
         // other pointer.
         let result = unsafe { libc::syscall(libc::SYS_waitid, kind, id, info, options, to) };

@@ -159,31 +159,28 @@ pub(crate) fn reap(pid: Pid) -> bool {
 
 /// Returns the state of the process with this ID, if it is a child of this process. Does not reap.
 pub(crate) fn observe(pid: Pid) -> io::Result<Observed> {
-    waitid(pid, libc::WNOHANG)
+    waitid(libc::P_PID, pid.get(), libc::WNOHANG | libc::WNOWAIT)
 }
 
 /// Blocks until the process has exited or is no child of this process any more. Does not reap.
 pub(crate) fn block(pid: Pid) {
     let mut pause = Backoff::new();
     // `Running`: macOS returns for a stopped child as well (`siginfo.rs`).
-    while let Ok(Observed::Running) = waitid(pid, 0) {
+    while let Ok(Observed::Running) = waitid(libc::P_PID, pid.get(), libc::WNOWAIT) {
         pause.sleep(None);
     }
 }
 
-/// Calls waitid(2) with `WEXITED | WNOWAIT`, which leaves the zombie for later calls.
-fn waitid(pid: Pid, options: c_int) -> io::Result<Observed> {
-    let id = pid.get().unsigned_abs() as libc::id_t;
-    let options = options | libc::WEXITED | libc::WNOWAIT;
+/// Calls waitid(2) with `WEXITED`. `WNOWAIT` leaves the zombie for later calls.
+pub(crate) fn waitid(kind: libc::idtype_t, id: i32, options: c_int) -> io::Result<Observed> {
+    let (id, options) = (id.unsigned_abs() as libc::id_t, options | libc::WEXITED);
     // SAFETY: `info` is a writable siginfo_t for the whole call. There is no other pointer.
-    observe_by(|info| unsafe { libc::waitid(libc::P_PID, id, info, options) })
+    observe_by(&|info| unsafe { libc::waitid(kind, id, info, options) })
 }
 
 /// Returns the state of a child according to `wait`, which writes as waitid(2) does, or returns a number other than
 /// zero.
-pub(crate) fn observe_by(
-    mut wait: impl FnMut(*mut libc::siginfo_t) -> c_int,
-) -> io::Result<Observed> {
+pub(crate) fn observe_by(wait: &dyn Fn(*mut libc::siginfo_t) -> c_int) -> io::Result<Observed> {
     let mut room = siginfo::Room::new();
     while wait(room.as_mut_ptr()) != 0 {
         let error = io::Error::last_os_error();

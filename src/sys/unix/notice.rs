@@ -4,7 +4,7 @@ use super::by_pid::{self, Pid};
 use super::process_table;
 use super::reaped_elsewhere::ReapedElsewhere;
 use super::waitid_thread::{Listener, Thread};
-use crate::sync::Arc;
+use crate::sync::{Arc, AtomicToken};
 use crate::sys::{Exit, FromChild, KillWithParent, Observed, Opened, PLATFORM};
 use crate::usage::Usage;
 use std::ffi::c_int;
@@ -82,14 +82,16 @@ pub(crate) const PLAIN_CHILD_TAKES_REQUESTS: bool = true;
 /// The notice of a child's exit.
 #[derive(Debug)]
 pub(crate) struct Notice {
-    mechanism: Mechanism,
+    mechanism: ExitMechanism,
     /// Ends before the child is reaped, because it may go by the process ID.
     kill_with_parent: KillWithParent,
+    /// The last token of the child in the list of the background thread.
+    pub(crate) token: AtomicToken,
 }
 
 /// The mechanism that notices the exit of a child: a descriptor if one can be opened, else a helper thread.
 #[derive(Debug)]
-enum Mechanism {
+enum ExitMechanism {
     Descriptor(Box<dyn ProcessDescriptor>),
     Thread(Thread),
 }
@@ -131,15 +133,16 @@ impl Notice {
         };
         match descriptor {
             Some(descriptor) => {
-                let mechanism = Mechanism::Descriptor(descriptor);
-                Opened::Unreaped(Self { mechanism, kill_with_parent })
+                let mechanism = ExitMechanism::Descriptor(descriptor);
+                Opened::Unreaped(Self { mechanism, kill_with_parent, token: AtomicToken::new(0) })
             }
             None => Self::open_thread(pid, kill_with_parent),
         }
     }
 
     fn open_thread(pid: Pid, kill_with_parent: KillWithParent) -> Opened {
-        let thread = Self { mechanism: Mechanism::Thread(Thread::new(pid)), kill_with_parent };
+        let mechanism = ExitMechanism::Thread(Thread::new(pid));
+        let thread = Self { mechanism, kill_with_parent, token: AtomicToken::new(0) };
         match by_pid::observe(pid) {
             Ok(Observed::ReapedElsewhere) => Opened::ReapedElsewhere(None),
             Ok(_) => Opened::Unreaped(thread),
@@ -150,8 +153,8 @@ impl Notice {
     /// Sends any signal to the child, while it is unreaped.
     pub(crate) fn signal(&self, signal: c_int) -> io::Result<()> {
         match &self.mechanism {
-            Mechanism::Descriptor(descriptor) => descriptor.signal(signal),
-            Mechanism::Thread(thread) => thread.signal(signal),
+            ExitMechanism::Descriptor(descriptor) => descriptor.signal(signal),
+            ExitMechanism::Thread(thread) => thread.signal(signal),
         }
     }
 
@@ -159,8 +162,8 @@ impl Notice {
     /// group is its own, even if the child is a zombie. Succeeds without effect if the group has no members.
     pub(crate) fn signal_group(&self, signal: c_int) -> io::Result<()> {
         match &self.mechanism {
-            Mechanism::Descriptor(descriptor) => descriptor.signal_group(signal),
-            Mechanism::Thread(thread) => thread.signal_group(signal),
+            ExitMechanism::Descriptor(descriptor) => descriptor.signal_group(signal),
+            ExitMechanism::Thread(thread) => thread.signal_group(signal),
         }
     }
 
@@ -184,16 +187,16 @@ impl Notice {
             self.kill_with_parent.end();
         }
         match &self.mechanism {
-            Mechanism::Descriptor(descriptor) => descriptor.reap(),
-            Mechanism::Thread(thread) => thread.reap(),
+            ExitMechanism::Descriptor(descriptor) => descriptor.reap(),
+            ExitMechanism::Thread(thread) => thread.reap(),
         }
     }
 
     /// Returns the descriptor that becomes readable when the child exits, if the mechanism has one.
     pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         match &self.mechanism {
-            Mechanism::Descriptor(descriptor) => Some(descriptor.as_fd()),
-            Mechanism::Thread(_) => None,
+            ExitMechanism::Descriptor(descriptor) => Some(descriptor.as_fd()),
+            ExitMechanism::Thread(_) => None,
         }
     }
 }
@@ -208,7 +211,7 @@ impl Subscription {
     /// Calls `report` when there is a reason to poll the child: at once if there is one already. `None` if the notice
     /// has a descriptor, if no helper thread can be started, or in the child of a fork.
     pub(crate) fn new(notice: &Arc<Notice>, report: Listener) -> Option<Self> {
-        let Mechanism::Thread(thread) = &notice.mechanism else { return None };
+        let ExitMechanism::Thread(thread) = &notice.mechanism else { return None };
         let listener = thread.listen(report)?;
         Some(Self { notice: Arc::clone(notice), listener })
     }
@@ -216,7 +219,7 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        if let Mechanism::Thread(thread) = &self.notice.mechanism {
+        if let ExitMechanism::Thread(thread) = &self.notice.mechanism {
             thread.unlisten(self.listener);
         }
     }
@@ -225,15 +228,15 @@ impl Drop for Subscription {
 impl Exit for Notice {
     fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
         Ok(match &self.mechanism {
-            Mechanism::Descriptor(descriptor) => descriptor.wait(deadline),
-            Mechanism::Thread(thread) => thread.wait(deadline),
+            ExitMechanism::Descriptor(descriptor) => descriptor.wait(deadline),
+            ExitMechanism::Thread(thread) => thread.wait(deadline),
         })
     }
 
     fn observe(&self) -> io::Result<(Observed, Option<Usage>)> {
         let observed = match &self.mechanism {
-            Mechanism::Descriptor(descriptor) => descriptor.observe(),
-            Mechanism::Thread(thread) => thread.observe_with_usage(),
+            ExitMechanism::Descriptor(descriptor) => descriptor.observe(),
+            ExitMechanism::Thread(thread) => thread.observe_with_usage(),
         }?;
         if observed.0 != Observed::Running {
             self.kill_with_parent.end();
@@ -243,8 +246,8 @@ impl Exit for Notice {
 
     fn recover(&self) -> Option<ExitStatus> {
         match &self.mechanism {
-            Mechanism::Descriptor(descriptor) => descriptor.recover(),
-            Mechanism::Thread(_) => None,
+            ExitMechanism::Descriptor(descriptor) => descriptor.recover(),
+            ExitMechanism::Thread(_) => None,
         }
     }
 
@@ -268,15 +271,15 @@ impl Exit for Notice {
     }
 
     fn wait_relies_on_pid(&self) -> bool {
-        matches!(self.mechanism, Mechanism::Thread(_))
+        matches!(self.mechanism, ExitMechanism::Thread(_))
     }
 
     fn settled(&self) {
         self.kill_with_parent.end();
         match &self.mechanism {
             // The exit itself makes a descriptor readable, for good.
-            Mechanism::Descriptor(_) => {}
-            Mechanism::Thread(thread) => thread.settled(),
+            ExitMechanism::Descriptor(_) => {}
+            ExitMechanism::Thread(thread) => thread.settled(),
         }
     }
 }

@@ -4,7 +4,7 @@
 use super::by_pid::{self, Pid};
 use super::syscall::{poll_readable, try_poll_readable};
 use crate::backoff::Backoff;
-use crate::sort::sort;
+use crate::sort::{search, sort};
 use crate::sys::PLATFORM;
 use std::ffi::c_int;
 use std::io;
@@ -128,7 +128,7 @@ impl Groups {
     }
 
     pub(crate) fn tree_of(&self, group: i32) -> Option<usize> {
-        let at = self.0.binary_search_by(|(other, _)| other.cmp(&group)).ok()?;
+        let at = search(self.0.len(), &mut |at| self.0[at].0.cmp(&group)).ok()?;
         Some(self.0[at].1)
     }
 }
@@ -164,11 +164,15 @@ pub(crate) enum Environment {
 
 /// Returns the process table of this system, if this process can read it at present.
 pub(crate) fn table() -> io::Result<&'static dyn ProcessTable> {
-    let table = PLATFORM.process_table.ok_or("the system does not list processes");
-    table.and_then(|table| table.check().map(|()| table)).map_err(|why| {
-        let message = format!("cannot list the members of a process group: {why}");
-        io::Error::new(io::ErrorKind::Unsupported, message)
-    })
+    let why = match PLATFORM.process_table {
+        Some(table) => match table.check() {
+            Ok(()) => return Ok(table),
+            Err(why) => why,
+        },
+        None => "the system does not list processes",
+    };
+    let message = format!("cannot list the members of a process group: {why}");
+    Err(io::Error::new(io::ErrorKind::Unsupported, message))
 }
 
 /// Returns whether this system lists processes at present.

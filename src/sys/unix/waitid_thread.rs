@@ -74,12 +74,12 @@ impl ById for ChildById {
 }
 
 pub(crate) struct Thread<P = ChildById> {
-    shared: Arc<Shared<P>>,
+    shared: Arc<HelperState<P>>,
     /// The process whose child it is.
     parent: u32,
 }
 
-struct Shared<P> {
+struct HelperState<P> {
     process: P,
     /// Never held over anything that blocks.
     waiting: Mutex<Waiting>,
@@ -124,12 +124,12 @@ impl Thread {
 impl<P: ById> Thread<P> {
     pub(crate) fn of(process: P) -> Self {
         let (waiting, changed) = (Mutex::new(Waiting::default()), Condvar::new());
-        Self { shared: Arc::new(Shared { process, waiting, changed }), parent: process::id() }
+        Self { shared: Arc::new(HelperState { process, waiting, changed }), parent: process::id() }
     }
 
     /// Returns an error in the child of a fork: the process is not its child, it has no helper, and a lock that was held
     /// during the fork is never released.
-    fn shared(&self) -> io::Result<&Arc<Shared<P>>> {
+    fn shared(&self) -> io::Result<&Arc<HelperState<P>>> {
         if self.parent == process::id() { Ok(&self.shared) } else { Err(by_pid::no_child()) }
     }
 
@@ -142,7 +142,7 @@ impl<P: ById> Thread<P> {
                 }
                 true
             }
-            (Ok(shared), Some(deadline)) => Shared::block_until(shared, deadline),
+            (Ok(shared), Some(deadline)) => HelperState::block_until(shared, deadline),
             // The observation returns the error.
             (Err(_), _) => true,
         }
@@ -172,7 +172,7 @@ impl<P: ById> Thread<P> {
         if waiting.settled || !shared.runs() {
             drop(waiting);
             listener();
-        } else if waiting.helper || Shared::start_helper(shared, &mut waiting) {
+        } else if waiting.helper || HelperState::start_helper(shared, &mut waiting) {
             waiting.listeners.push((id, listener));
         } else {
             return None;
@@ -183,13 +183,24 @@ impl<P: ById> Thread<P> {
     /// Removes a listener. It is not called after this returns.
     pub(crate) fn unlisten(&self, id: u64) {
         if let Ok(shared) = self.shared() {
-            shared.waiting.lock().listeners.retain(|(other, _)| *other != id);
+            let listeners = &mut shared.waiting.lock().listeners;
+            for index in 0..listeners.len() {
+                if listeners[index].0 == id {
+                    drop(listeners.swap_remove(index));
+                    return;
+                }
+            }
         }
     }
 
     /// Reaps the child if it has exited, and drops its status. Returns `false` if there is something left to reap.
     pub(crate) fn reap(&self) -> bool {
-        self.shared().map_or(true, |shared| shared.reap())
+        let Ok(shared) = self.shared() else { return true };
+        match shared.process.observe() {
+            Ok(Observed::Running) => false,
+            Ok(Observed::Exited(_)) | Err(_) => shared.process.reap(),
+            Ok(Observed::ReapedElsewhere) => true,
+        }
     }
 }
 
@@ -200,7 +211,7 @@ impl<P: fmt::Debug> fmt::Debug for Thread<P> {
     }
 }
 
-impl<P: ById> Shared<P> {
+impl<P: ById> HelperState<P> {
     fn block_until(this: &Arc<Self>, deadline: Instant) -> bool {
         let mut waiting = this.waiting.lock();
         let round = waiting.rounds;
@@ -240,20 +251,14 @@ impl<P: ById> Shared<P> {
 
     /// Calls the listeners and wakes the waiters. All under the lock: when a waiter returns, the listeners were called.
     fn notify_all(&self, waiting: &mut Waiting) {
-        waiting.listeners.drain(..).for_each(|(_, listener)| listener());
+        while let Some((_, listener)) = waiting.listeners.pop() {
+            listener();
+        }
         self.changed.notify_all();
     }
 
     /// Returns whether there is something to block for. Without `waitid` there is not, and callers poll.
     fn runs(&self) -> bool {
         self.process.runs()
-    }
-
-    fn reap(&self) -> bool {
-        match self.process.observe() {
-            Ok(Observed::Running) => false,
-            Ok(Observed::Exited(_)) | Err(_) => self.process.reap(),
-            Ok(Observed::ReapedElsewhere) => true,
-        }
     }
 }

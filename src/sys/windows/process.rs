@@ -8,7 +8,7 @@
 //! Sources: WaitForMultipleObjects, TerminateProcess, GenerateConsoleCtrlEvent, Process Creation Flags,
 //! GetProcessTimes, GetProcessMemoryInfo and PROCESS_MEMORY_COUNTERS of the Win32 documentation.
 
-use crate::sync::Arc;
+use crate::sync::{Arc, AtomicToken};
 use crate::sys::{Exit, FromChild, KillWithParent, Observed, Opened};
 use crate::usage::Usage;
 use std::io;
@@ -79,6 +79,8 @@ pub(crate) struct Notice {
     owned: Option<FromChild>,
     longest_wait: u32,
     kill_with_parent: KillWithParent,
+    /// The last token of the child in the list of the background thread.
+    pub(crate) token: AtomicToken,
 }
 
 // SAFETY: a process handle is not bound to a thread, and the calls made with it here may be made by
@@ -101,7 +103,8 @@ impl Notice {
             Backend::ShortWaits => 3,
         };
         let process = owned.as_ref().map_or(child.as_raw_handle(), AsRawHandle::as_raw_handle);
-        Opened::Unreaped(Self { process, owned, longest_wait, kill_with_parent })
+        let token = AtomicToken::new(0);
+        Opened::Unreaped(Self { process, owned, longest_wait, kill_with_parent, token })
     }
 
     /// Returns the handle that the exit signals.

@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Performs operations on a pipe, one at a time.
 pub(super) struct Synchronous {
     /// `None` in `drop`, which ends the thread.
-    requests: Option<Sender<Request>>,
+    requests: Option<Sender<PipeRequest>>,
     results: Receiver<(io::Result<usize>, Box<[u8]>)>,
     /// `None` in `drop`.
     thread: Option<JoinHandle<()>>,
@@ -51,7 +51,7 @@ pub(super) enum Operation {
     Write,
 }
 
-struct Request {
+struct PipeRequest {
     operation: Operation,
     length: usize,
     buffer: Box<[u8]>,
@@ -94,7 +94,7 @@ impl Synchronous {
         if unsafe { ResetEvent(self.event.as_raw_handle()) } == 0 {
             return Err(io::Error::last_os_error());
         }
-        let request = Request { operation, length, buffer: std::mem::take(&mut self.buffer) };
+        let request = PipeRequest { operation, length, buffer: std::mem::take(&mut self.buffer) };
         let sent = self.requests.as_ref().is_some_and(|requests| requests.send(request).is_ok());
         self.is_pending = sent;
         if sent { Ok(()) } else { Err(thread_has_ended()) }
@@ -155,10 +155,10 @@ impl Drop for Synchronous {
 fn serve(
     pipe: &OwnedHandle,
     event: &OwnedHandle,
-    requests: Receiver<Request>,
+    requests: Receiver<PipeRequest>,
     results: &Sender<(io::Result<usize>, Box<[u8]>)>,
 ) {
-    for Request { operation, length, mut buffer } in requests {
+    for PipeRequest { operation, length, mut buffer } in requests {
         let (mut count, none) = (0, ptr::null_mut());
         // SAFETY: the operation is synchronous, so the buffer and the count outlive it.
         let moved =

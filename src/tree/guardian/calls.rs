@@ -64,12 +64,12 @@ pub(super) fn pause(milliseconds: c_int) {
 }
 
 pub(super) fn kill_groups(shared: Shared) {
-    for (number, slot) in shared.charges() {
+    shared.each(&mut |number, slot| {
         if let Some(group) = shared.group(number, slot) {
             // SAFETY: integers. The group is larger than 1.
             unsafe { libc::kill(group.wrapping_neg(), libc::SIGKILL) };
         }
-    }
+    });
 }
 
 /// Returns the time in milliseconds.

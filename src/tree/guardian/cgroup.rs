@@ -2,7 +2,7 @@
 
 use super::calls::{now, pause};
 use super::table::Shared;
-use crate::sys::linux::proc_file::{Text, each_line, each_name, is_on, open, process_id};
+use crate::sys::linux::proc_file::{each_line, each_name, is_on, open, process_id};
 use crate::tree::processes::Held;
 use std::ffi::{CStr, c_int};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -16,17 +16,23 @@ const DEPTH: u32 = 12;
 
 /// Calls the function with the path of each charged cgroup.
 pub(super) fn each(shared: Shared, buffer: &mut [u8], call: &mut dyn FnMut(&CStr)) {
-    for (number, slot) in shared.charges() {
-        if let Some(charge) = shared.read(number, slot, buffer) {
-            if !charge.cgroup.is_empty() {
-                call(Text::<{ Shared::LONGEST + 1 }>::of(charge.cgroup).path());
-            }
+    shared.each(&mut |number, slot| {
+        let Some(charge) = shared.read(number, slot, buffer) else { return };
+        let mut path = [0; Shared::LONGEST + 1];
+        let length = charge.cgroup.len();
+        if let Some(room) = path.get_mut(..length) {
+            room.copy_from_slice(charge.cgroup);
         }
-    }
+        match CStr::from_bytes_with_nul(path.get(..=length).unwrap_or(&[])) {
+            Ok(path) if !path.is_empty() => call(path),
+            _ => {}
+        }
+    });
 }
 
 fn open_cgroup(path: &CStr) -> Option<OwnedFd> {
-    open_directory(None, path).filter(|cgroup| is_on(cgroup, CGROUP2))
+    let cgroup = open_directory(None, path)?;
+    if is_on(&cgroup, CGROUP2) { Some(cgroup) } else { None }
 }
 
 fn open_directory(above: Option<&OwnedFd>, path: &CStr) -> Option<OwnedFd> {

@@ -14,9 +14,9 @@
 use super::calls::{List, kill_groups, now, pause};
 use super::cgroup;
 use super::table::{Shared, hash};
-use crate::sort::{sort, sort_by};
+use crate::sort::{search, sort, sort_by};
 use crate::sys::linux::procfs::{self, Stat};
-use crate::tree::environment_marker::carried_by;
+use crate::tree::environment_marker::each_carried_by;
 use crate::tree::processes::{Environment, Process, Time};
 use std::ffi::c_int;
 
@@ -30,8 +30,7 @@ const PATIENCE: u64 = 2_000;
 
 pub(super) fn kill(shared: Shared, scratch: &mut [u8]) {
     let Some((path, buffer)) = scratch.split_at_mut_checked(2 * Shared::LONGEST) else { return };
-    let trees = Trees::of(shared, path);
-    let trees = trees.filter(|_| procfs::is_genuine());
+    let trees = if procfs::is_genuine() { Trees::of(shared, path) } else { None };
     let mut processes = List::new();
     if let Some(trees) = &trees {
         list(&mut processes, trees.since);
@@ -64,39 +63,49 @@ impl Trees {
     /// Collects the charges that are trees. A single child has neither a marker nor a cgroup, and its descendants are
     /// not killed.
     fn of(shared: Shared, buffer: &mut [u8]) -> Option<Self> {
-        let mut since = None;
+        // Without a tree, this is no time.
+        let mut since = u64::MAX;
         let (mut groups, mut markers) = (List::new(), List::new());
-        for (number, slot) in shared.charges() {
-            let Some(charge) = shared.read(number, slot, buffer) else { continue };
+        shared.each(&mut |number, slot| {
+            let Some(charge) = shared.read(number, slot, buffer) else { return };
             if charge.marker.is_empty() && charge.cgroup.is_empty() {
-                continue;
+                return;
             }
-            since = Some(since.map_or(charge.since, |since: u64| since.min(charge.since)));
+            since = charge.since.min(since);
             if let Some(group) = shared.group(number, slot) {
                 groups.push(group);
             }
             if !charge.marker.is_empty() {
                 markers.push((hash(charge.marker), number));
             }
-        }
+        });
         sort(&mut groups);
         sort(&mut markers);
-        Some(Self { shared, since: Time(i64::try_from(since?).ok()?), groups, markers })
+        Some(Self { shared, since: Time(i64::try_from(since).ok()?), groups, markers })
     }
 
     fn has_marker(&self, marker: &[u8]) -> bool {
         let hash = hash(marker);
-        let first = self.markers.partition_point(|(other, _)| *other < hash);
-        let equal = self.markers.iter().skip(first).take_while(|(other, _)| *other == hash);
-        let mut slots = equal.filter_map(|(_, number)| self.shared.charge(*number));
-        slots.any(|slot| Shared::has_marker(slot, marker))
+        let first = search(self.markers.len(), &mut |at| self.markers[at].cmp(&(hash, 0)));
+        let (Ok(first) | Err(first)) = first;
+        for (other, number) in self.markers.get(first..).unwrap_or(&[]) {
+            if *other != hash {
+                break;
+            }
+            if let Some(slot) = self.shared.charge(*number) {
+                if Shared::has_marker(slot, marker) {
+                    return true;
+                }
+            }
+        }
+        false
     }
 
     /// Returns whether the process carries one of the markers, and whether it is in the middle of an exec.
     fn read_markers(&self, id: i32, buffer: &mut [u8]) -> (bool, bool) {
         let mut is_marked = false;
         let shown = procfs::environment(id, buffer, &mut |variable| {
-            is_marked |= carried_by(variable).any(|marker| self.has_marker(marker));
+            each_carried_by(variable, &mut |marker| is_marked |= self.has_marker(marker));
         });
         (is_marked, matches!(shown, Ok(Environment::Unsettled)))
     }
@@ -146,8 +155,10 @@ struct Listed {
 impl Listed {
     /// Returns the present state if the ID still belongs to this process.
     fn now(&self) -> Option<Stat> {
-        let now = procfs::stat(self.stat.record.id).ok().flatten();
-        now.filter(|now| now.record.started == self.stat.record.started)
+        match procfs::stat(self.stat.record.id) {
+            Ok(Some(now)) if now.record.started == self.stat.record.started => Some(now),
+            _ => None,
+        }
     }
 }
 
@@ -170,7 +181,7 @@ fn list(processes: &mut List<Listed>, since: Time) {
 }
 
 fn find(processes: &[Listed], id: i32) -> Option<&Listed> {
-    let at = processes.binary_search_by(|process| process.stat.record.id.cmp(&id)).ok()?;
+    let at = search(processes.len(), &mut |at| processes[at].stat.record.id.cmp(&id)).ok()?;
     processes.get(at)
 }
 
@@ -180,15 +191,17 @@ fn adopt(processes: &mut List<Listed>) {
     while is_changed {
         is_changed = false;
         for at in 0..processes.len() {
-            let Some(child) = processes.get(at).filter(|child| !child.is_member) else { continue };
-            let parent = find(processes, child.stat.record.parent);
-            let Some(parent) = parent.filter(|parent| parent.is_member) else { continue };
+            let Some(child) = processes.get(at) else { break };
+            let Some(parent) = find(processes, child.stat.record.parent) else { continue };
+            if child.is_member || !parent.is_member {
+                continue;
+            }
             // Parent and child were read one after the other. If the parent is the same process now and still the
             // parent, it was the parent all the time.
             let is_child = parent.stat.record.started <= child.stat.record.started
                 && child.now().is_some_and(|now| now.record.parent == parent.stat.record.id)
                 && parent.now().is_some();
-            if let Some(child) = processes.get_mut(at).filter(|_| is_child) {
+            if let (true, Some(child)) = (is_child, processes.get_mut(at)) {
                 child.is_member = true;
                 is_changed = true;
             }
@@ -199,7 +212,10 @@ fn adopt(processes: &mut List<Listed>) {
 /// Kills the members. Returns whether a killed member was not exiting already.
 fn kill_members(processes: &[Listed]) -> bool {
     let mut found = false;
-    for Listed { stat, .. } in processes.iter().filter(|process| process.is_member) {
+    for Listed { stat, is_member } in processes {
+        if !is_member {
+            continue;
+        }
         if let Ok(Some(held)) = Process::of(&stat.record).hold() {
             // A member that this process lacks permission to kill must not prolong the search.
             found |= held.signal(libc::SIGKILL).is_ok() && !stat.is_exiting();

@@ -7,7 +7,9 @@
 
 use super::calls::{Orders, unmap};
 use super::table::hash;
-use crate::sys::linux::proc_file::{Text, each_line, in_base, number, open, read_once, words};
+use crate::sys::linux::proc_file::{
+    Text, Words, each_line, find, in_base, number, open, read_once,
+};
 use crate::sys::linux::procfs::fields;
 use std::ffi::CStr;
 use std::ptr;
@@ -45,21 +47,21 @@ struct Mapping {
 
 impl Mapping {
     fn parse(line: &[u8]) -> Option<Self> {
-        let mut words = words(line);
+        let mut words = Words(line);
         let range = words.next()?;
-        let dash = range.iter().position(|byte| *byte == b'-')?;
+        let dash = find(range, b'-')?;
         let end = in_base(16, range.get(dash.wrapping_add(1)..)?)?;
         let access = words.next()?;
-        // This skips the offset.
-        let file = (hash(words.nth(1)?), number(words.next()?)?);
+        let _offset = words.next()?;
+        let file = (hash(words.next()?), number(words.next()?)?);
         let name = words.next().unwrap_or(b"");
         let is_of_none = name.is_empty() || name == b"[heap]" || name.starts_with(b"[anon:");
         Some(Self {
             start: usize::try_from(in_base(16, range.get(..dash)?)?).ok()?,
             end: usize::try_from(end).ok()?,
-            is_readable: access.contains(&b'r'),
-            is_writable: access.contains(&b'w'),
-            is_shared: access.contains(&b's'),
+            is_readable: find(access, b'r').is_some(),
+            is_writable: find(access, b'w').is_some(),
+            is_shared: find(access, b's').is_some(),
             is_anonymous: file.1 == 0 && is_of_none,
             file,
         })
@@ -117,7 +119,7 @@ fn drop_memory(orders: &Orders, scratch: &mut [u8]) {
         let is_variables = mapping.start == object_end;
         if mapping.is_shared || (mapping.is_heap() && !is_variables) {
             if mapping.size() >= SMALL {
-                each_piece((mapping.start, mapping.end), &kept, unmap);
+                each_piece((mapping.start, mapping.end), &kept, &mut unmap);
             }
         } else if mapping.is_readable {
             object_end = mapping.end;
@@ -127,11 +129,15 @@ fn drop_memory(orders: &Orders, scratch: &mut [u8]) {
 }
 
 /// Calls this with the start and the size of each part of a range outside the kept ranges.
-fn each_piece(range: (usize, usize), kept: &[(usize, usize)], mut call: impl FnMut(usize, usize)) {
+fn each_piece(range: (usize, usize), kept: &[(usize, usize)], call: &mut dyn FnMut(usize, usize)) {
     let (mut start, end) = range;
     while start < end {
-        let next = kept.iter().filter(|(from, to)| *from < end && *to > start).min();
-        let (from, to) = next.copied().unwrap_or((end, end));
+        let (mut from, mut to) = (end, end);
+        for (next, its_end) in kept {
+            if *next < from && *its_end > start {
+                (from, to) = (*next, *its_end);
+            }
+        }
         if from > start {
             call(start, from.wrapping_sub(start));
         }
@@ -144,12 +150,9 @@ fn each_piece(range: (usize, usize), kept: &[(usize, usize)], mut call: impl FnM
 fn rename(parent: i32, scratch: &mut [u8]) {
     let mut stat = [0; 1024];
     let stat = read_once(c"/proc/self/stat", &mut stat).unwrap_or(&[]);
-    let Some(fields) = fields(stat) else { return };
-    // The numbers of the manual from 48 on. The first field is number 3.
-    let mut places =
-        fields.skip(48 - 3).map(|field| number(field).and_then(|at| usize::try_from(at).ok()));
-    let mut next = || places.next().flatten().unwrap_or(0);
-    let (arguments, environment) = ((next(), next()), (next(), next()));
+    let Some((_, fields)) = fields(stat) else { return };
+    let (arguments, environment) =
+        ((fields[48] as usize, fields[49] as usize), (fields[50] as usize, fields[51] as usize));
     // The name may extend into the environment if that follows.
     let runs_on = arguments.1 == environment.0;
     let whole = (arguments.0, if runs_on { environment.1 } else { arguments.1 });
@@ -162,8 +165,8 @@ fn rename(parent: i32, scratch: &mut [u8]) {
         true
     });
     let clear = |(start, end): (usize, usize), text: &[u8]| {
-        let text = text.iter().copied().chain(std::iter::repeat(0));
-        for (at, byte) in (start..end).zip(text) {
+        for at in start..end {
+            let byte = text.get(at.wrapping_sub(start)).copied().unwrap_or(0);
             // SAFETY: the memory is mapped and writable, and this process does not use its contents.
             unsafe { ptr::without_provenance_mut::<u8>(at).write_volatile(byte) };
         }
@@ -172,7 +175,7 @@ fn rename(parent: i32, scratch: &mut [u8]) {
         clear(environment, b"");
     }
     if is_ours[0] {
-        let name = Text::<48>::of(b"shared_child-guardian ").number(parent);
+        let name = Text::of(b"shared_child-guardian ").number(parent);
         let room = whole.1.wrapping_sub(whole.0).saturating_sub(1);
         clear(whole, name.bytes().get(..room).unwrap_or(name.bytes()));
     }
@@ -191,7 +194,7 @@ pub(super) fn is_mapped_in(id: i32, (start, _): (usize, usize), scratch: &mut [u
         file
     };
     let own = file_in(c"/proc/self/maps");
-    let path = Text::<32>::of(b"/proc/").number(id).push(b"/maps");
+    let path = Text::of(b"/proc/").number(id).push(b"/maps");
     own.is_some() && own == file_in(path.path())
 }
 
@@ -221,7 +224,7 @@ mod tests {
         let pieces = |start, end| {
             let mut pieces = Vec::new();
             let kept = [(30, 40), (0, 12), (35, 50), (70, 99)];
-            each_piece((start, end), &kept, |start, size| pieces.push((start, size)));
+            each_piece((start, end), &kept, &mut |start, size| pieces.push((start, size)));
             pieces
         };
         assert_eq!(pieces(10, 80), [(12, 18), (50, 20)]);

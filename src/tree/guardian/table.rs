@@ -159,30 +159,50 @@ impl Table {
         if count > self.free.len() + unused {
             return None;
         }
-        let next = || used.fetch_add(1, Ordering::SeqCst);
-        Some((0..count).map(|_| self.free.pop().unwrap_or_else(next)).collect())
+        let mut taken = Vec::new();
+        for _ in 0..count {
+            taken.push(match self.free.pop() {
+                Some(number) => number,
+                None => used.fetch_add(1, Ordering::SeqCst),
+            });
+        }
+        Some(taken)
     }
 }
 
 impl Slot {
     fn write(&self, bytes: &[u8]) {
-        for (to, from) in self.bytes.iter().zip(bytes) {
-            to.store(*from, Ordering::Relaxed);
+        for (at, byte) in bytes.iter().enumerate() {
+            self.bytes[at].store(*byte, Ordering::Relaxed);
         }
+    }
+
+    fn byte(&self, at: usize) -> u8 {
+        self.bytes.get(at).map_or(0, |byte| byte.load(Ordering::Relaxed))
     }
 }
 
 fn seal(number: u32, group: u32) -> u32 {
-    let hash = [number, group].into_iter().flat_map(u32::to_le_bytes).fold(FNV, mix);
     // 0 is no seal.
-    hash | 1
+    mix_word(mix_word(FNV, number), group) | 1
 }
 
 const FNV: u32 = 0x811c_9dc5;
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn hash(bytes: &[u8]) -> u32 {
-    bytes.iter().copied().fold(FNV, mix)
+    let mut hash = FNV;
+    for byte in bytes {
+        hash = mix(hash, *byte);
+    }
+    hash
+}
+
+fn mix_word(mut hash: u32, word: u32) -> u32 {
+    for byte in word.to_le_bytes() {
+        hash = mix(hash, byte);
+    }
+    hash
 }
 
 fn mix(hash: u32, byte: u8) -> u32 {
@@ -228,19 +248,24 @@ impl Shared {
         (range.start as usize, range.end as usize)
     }
 
-    /// Returns each charge, with its number.
-    pub(super) fn charges(self) -> impl Iterator<Item = (u32, &'static Slot)> {
-        let used = self.header.used.load(Ordering::SeqCst);
-        (0..used)
-            .zip(self.slots)
-            .skip(1)
-            .filter(|(_, slot)| slot.state.load(Ordering::Acquire) == CHARGE)
+    /// Calls the function for each charge, with its number.
+    pub(super) fn each(self, call: &mut dyn FnMut(u32, &'static Slot)) {
+        for number in 1..self.header.used.load(Ordering::SeqCst) {
+            if let Some(slot) = self.slot(number, CHARGE) {
+                call(number, slot);
+            }
+        }
     }
 
     /// Returns the charge with this number.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     pub(super) fn charge(self, number: u32) -> Option<&'static Slot> {
-        self.slots.get(number as usize).filter(|slot| slot.state.load(Ordering::Acquire) == CHARGE)
+        self.slot(number, CHARGE)
+    }
+
+    fn slot(self, number: u32, state: u32) -> Option<&'static Slot> {
+        let slot = self.slots.get(number as usize)?;
+        if number != 0 && slot.state.load(Ordering::Acquire) == state { Some(slot) } else { None }
     }
 
     /// Returns the process group of a charge, if it has a valid one.
@@ -248,7 +273,7 @@ impl Shared {
         let group = slot.group.load(Ordering::SeqCst);
         let is_sealed = slot.seal.load(Ordering::SeqCst) == seal(number, group);
         // For kill(2), -1 means all processes, and 0 means the guardian's own group.
-        i32::try_from(group).ok().filter(|group| is_sealed && *group > 1)
+        if is_sealed && group > 1 { i32::try_from(group).ok() } else { None }
     }
 
     /// Copies the marker and the path of the cgroup, each empty if the charge has none. `None` if the charge is garbled.
@@ -263,12 +288,16 @@ impl Shared {
             return None;
         }
         let (marker, path) = lengths(slot);
-        let (to, rest) = buffer.split_at_mut_checked(marker)?;
-        copy(slot, to);
-        let to = rest.get_mut(..path)?;
-        let mut slots = self.chain(slot);
-        for piece in to.chunks_mut(BYTES) {
-            copy(slots.next()?, piece);
+        let room = buffer.get_mut(..marker.wrapping_add(path))?;
+        let mut at = 0;
+        self.each_byte(slot, &mut |byte| {
+            if let Some(to) = room.get_mut(at) {
+                *to = byte;
+            }
+            at = at.wrapping_add(1);
+        });
+        if at < room.len() {
+            return None;
         }
         let [low, high] = &slot.since;
         let (low, high) = (low.load(Ordering::Relaxed), high.load(Ordering::Relaxed));
@@ -280,35 +309,39 @@ impl Shared {
     /// Returns whether this charge has that marker.
     #[cfg(any(test, target_os = "linux", target_os = "android"))]
     pub(super) fn has_marker(slot: &Slot, marker: &[u8]) -> bool {
-        let bytes = slot.bytes.iter().map(|byte| byte.load(Ordering::Relaxed));
-        lengths(slot).0 == marker.len() && bytes.zip(marker).all(|(one, other)| one == *other)
+        let mut is_equal = lengths(slot).0 == marker.len();
+        for (at, byte) in marker.iter().enumerate() {
+            is_equal &= slot.byte(at) == *byte;
+        }
+        is_equal
     }
 
     fn sum(self, number: u32, slot: &Slot) -> u32 {
         let [low, high] = &slot.since;
-        let words = [
-            number,
-            slot.lengths.load(Ordering::Relaxed),
-            low.load(Ordering::Relaxed),
-            high.load(Ordering::Relaxed),
-        ];
-        let hash = words.into_iter().flat_map(u32::to_le_bytes).fold(FNV, mix);
-        let (marker, path) = lengths(slot);
-        let marker = slot.bytes.iter().take(marker);
-        let path = self.chain(slot).flat_map(|slot| &slot.bytes).take(path);
-        marker.chain(path).map(|byte| byte.load(Ordering::Relaxed)).fold(hash, mix)
+        let mut sum = mix_word(FNV, number);
+        for word in [&slot.lengths, low, high] {
+            sum = mix_word(sum, word.load(Ordering::Relaxed));
+        }
+        self.each_byte(slot, &mut |byte| sum = mix(sum, byte));
+        sum
     }
 
-    /// Returns the slots with the path.
-    fn chain(self, head: &Slot) -> impl Iterator<Item = &'static Slot> {
-        let follow = move |slot: &Slot| {
-            let next = slot.next.load(Ordering::Relaxed) as usize;
-            let next = self.slots.get(next).filter(|_| next != 0)?;
-            (next.state.load(Ordering::Relaxed) == MORE).then_some(next)
-        };
+    /// Calls the function for each byte of the marker and then of the path. The slots of a garbled charge may be too few.
+    fn each_byte(self, head: &Slot, call: &mut dyn FnMut(u8)) {
+        let (marker, path) = lengths(head);
+        for at in 0..marker.min(BYTES) {
+            call(head.byte(at));
+        }
+        let mut slot = head;
         // The limit ends a chain that is garbled into a circle.
-        std::iter::successors(follow(head), move |slot| follow(slot))
-            .take(Self::LONGEST.div_ceil(BYTES))
+        for at in 0..path.min(Self::LONGEST) {
+            if at % BYTES == 0 {
+                let next = slot.next.load(Ordering::Relaxed);
+                let Some(next) = self.slot(next, MORE) else { return };
+                slot = next;
+            }
+            call(slot.byte(at % BYTES));
+        }
     }
 
     pub(super) fn generation(self) -> u32 {
@@ -331,19 +364,18 @@ fn lengths(slot: &Slot) -> (usize, usize) {
     ((lengths >> 16) as usize, (lengths & 0xffff) as usize)
 }
 
-#[cfg(any(test, target_os = "linux", target_os = "android"))]
-fn copy(slot: &Slot, to: &mut [u8]) {
-    for (to, from) in to.iter_mut().zip(&slot.bytes) {
-        *to = from.load(Ordering::Relaxed);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn long() -> Vec<u8> {
         (0..1000_u32).map(|at| b'a' + (at % 26) as u8).collect()
+    }
+
+    fn charges(shared: Shared) -> Vec<(u32, &'static Slot)> {
+        let mut all = Vec::new();
+        shared.each(&mut |number, slot| all.push((number, slot)));
+        all
     }
 
     fn charge(cgroup: &[u8]) -> Charge<'_> {
@@ -359,7 +391,7 @@ mod tests {
         let (second, _) = table.put(charge(b"")).unwrap();
         table.set_group(second, Some(77));
         let mut buffer = [0; 4200];
-        let all: Vec<_> = shared.charges().collect();
+        let all = charges(shared);
         assert_eq!(all.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [first, second]);
         let read = shared.read(first, all[0].1, &mut buffer).unwrap();
         assert_eq!((read.marker, read.cgroup), (charge(b"").marker, &*long()));
@@ -371,7 +403,7 @@ mod tests {
         table.set_group(second, None);
         assert_eq!(shared.group(second, all[1].1), None);
         table.remove(first);
-        assert_eq!(shared.charges().count(), 1);
+        assert_eq!(charges(shared).len(), 1);
         assert!(!shared.is_empty(false));
         table.remove(second);
         assert!(shared.is_empty(false) && table.is_empty());
@@ -422,7 +454,7 @@ mod tests {
                 let old = byte.swap(value, Ordering::Relaxed);
                 let group = shared.group(number, slot);
                 assert!(matches!(group, None | Some(77)), "{group:?}");
-                for (number, slot) in shared.charges() {
+                for (number, slot) in charges(shared) {
                     let read = shared.read(number, slot, &mut buffer);
                     assert!(read.is_none_or(|read| expected(&read)));
                 }

@@ -1,13 +1,13 @@
 //! Signals all members of a batch of trees once, or kills them until none is left.
 
 use super::pass::{Batch, Found, Pass};
-use super::{BRIEF_PATIENCE, Target, copy, put};
+use super::{BRIEF_PATIENCE, Target, copy, first_after, is_among, put};
 use crate::backoff::Backoff;
 use crate::fork_guard::PerProcess;
-use crate::sort::sort;
+use crate::sort::{search, sort};
 use crate::sync::Mutex;
 use crate::tree::processes::{
-    self, AT_ONCE, Environment, PASSES, Process, Record, Time, signal_each, signal_processes,
+    self, AT_ONCE, Environment, PASSES, Process, Record, signal_each, signal_processes,
 };
 use std::ffi::c_int;
 use std::io;
@@ -22,14 +22,15 @@ pub(in crate::tree) fn signal(targets: &[Target<'_>], numbers: &[c_int]) -> Vec<
     if processes::usable() {
         return Batch::of(targets).signal(numbers);
     }
-    let each = |target: &Target<'_>| {
+    let mut results = Vec::new();
+    for target in targets {
         let mut result = Ok(());
         for number in numbers {
             put(&mut result, target.signal_group(*number));
         }
-        result
-    };
-    targets.iter().map(each).collect()
+        results.push(result);
+    }
+    results
 }
 
 /// Signals the members that are not in this sorted list, for a caller that has signalled the listed members.
@@ -42,21 +43,29 @@ pub(in crate::tree) fn signal_unlisted(
     let group = target.membership.group;
     let mut leader = is_listed(group);
     let mut result = Ok(());
-    for mut found in Batch::of(&[target]).find(None)?.trees {
+    for found in Batch::of(&[target]).find(None)?.trees {
         leader |= found.inside.contains(&group);
-        found.inside.retain(|id| !is_listed(*id));
-        for ids in found.inside.chunks(AT_ONCE) {
+        let mut unlisted = Vec::new();
+        for id in found.inside {
+            if !is_listed(id) {
+                unlisted.push(id);
+            }
+        }
+        for ids in unlisted.chunks(AT_ONCE) {
             let opened = target.open_seen(ids, found.began)?;
             for number in numbers {
                 put(&mut result, signal_each(&opened.held, *number));
             }
         }
-        found.outside.retain(|process| !is_listed(process.id()));
-        put(&mut result, send(&found.outside, numbers));
+        for process in found.outside {
+            if !is_listed(process.id()) {
+                put(&mut result, send(&[process], numbers));
+            }
+        }
     }
     if !leader {
         for number in numbers {
-            put(&mut result, target.leader.signal(|notice| notice.signal(*number)));
+            put(&mut result, target.leader.signal(&mut |notice| notice.signal(*number)));
         }
     }
     result
@@ -67,8 +76,12 @@ pub(in crate::tree) fn kill(targets: &[Target<'_>]) -> Vec<io::Result<()>> {
     if !processes::usable() {
         return signal(targets, &[libc::SIGKILL]);
     }
-    let unmarked: Vec<Target<'_>> =
-        targets.iter().copied().filter(|target| target.membership.marker.is_none()).collect();
+    let mut unmarked = Vec::new();
+    for target in targets {
+        if target.membership.marker.is_none() {
+            unmarked.push(*target);
+        }
+    }
     if !unmarked.is_empty() {
         Batch::of(&unmarked).freeze();
     }
@@ -85,11 +98,9 @@ fn send(processes: &[Process], numbers: &[c_int]) -> io::Result<()> {
     result
 }
 
-/// Running processes that show no environment although a kill has waited for it, by their IDs and starts, in order. No
-/// operation waits for them again.
-type GivenUp = Vec<(i32, Option<Time>)>;
-
-static GIVEN_UP: PerProcess<Mutex<GivenUp>> = PerProcess::new();
+/// Running processes that show no environment although a kill has waited for it, in the order of their IDs. No operation
+/// waits for them again.
+static GIVEN_UP: PerProcess<Mutex<Vec<Record>>> = PerProcess::new();
 
 fn give_up(processes: Vec<Record>) {
     let mut given_up = GIVEN_UP.get().lock();
@@ -98,9 +109,15 @@ fn give_up(processes: Vec<Record>) {
         given_up.clear();
     }
     for process in processes {
-        given_up.push((process.id, process.started));
+        match given_up_at(&given_up, &process) {
+            Ok(at) => given_up[at] = process,
+            Err(at) => given_up.insert(at, process),
+        }
     }
-    sort(&mut given_up);
+}
+
+fn given_up_at(given_up: &[Record], process: &Record) -> Result<usize, usize> {
+    search(given_up.len(), &mut |at| given_up[at].id.cmp(&process.id))
 }
 
 /// Returns the processes to wait for, because they may be in the middle of an exec.
@@ -108,7 +125,10 @@ fn unsettled(pass: &Pass) -> Vec<Record> {
     let given_up = GIVEN_UP.get().lock();
     let mut unsettled = Vec::new();
     for (process, why) in &pass.unread {
-        let is_known = given_up.binary_search(&(process.id, process.started)).is_ok();
+        let is_known = match given_up_at(&given_up, process) {
+            Ok(at) => given_up[at].started == process.started,
+            Err(_) => false,
+        };
         if *why == Environment::Unsettled && !is_known {
             unsettled.push(*process);
         }
@@ -126,16 +146,17 @@ impl Batch<'_> {
 
     /// Signals the leaders and their groups.
     fn signal_groups(&self, numbers: &[c_int]) -> Vec<io::Result<()>> {
-        let mut results: Vec<io::Result<()>> = self.targets.iter().map(|_| Ok(())).collect();
+        let mut results = Vec::new();
+        results.resize_with(self.targets.len(), || Ok(()));
         for number in numbers {
-            for (target, result) in self.targets.iter().zip(&mut results) {
+            for (i, target) in self.targets.iter().enumerate() {
                 match target.signal_group(*number) {
                     // `refused` reports the members that live.
                     Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
                     // The ID of the group may belong to another group, so no signal was sent to it. The other members
                     // were found.
                     Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {}
-                    sent => put(result, sent),
+                    sent => put(&mut results[i], sent),
                 }
             }
         }
@@ -150,16 +171,18 @@ impl Batch<'_> {
         results: &mut [io::Result<()>],
     ) -> io::Result<()> {
         let mut waiting = unsettled(&pass);
-        for ((target, found), result) in self.targets.iter().zip(pass.trees).zip(&mut *results) {
+        for (i, found) in pass.trees.into_iter().enumerate() {
             let outside = send(&found.outside, numbers);
-            put(result, target.refused(&found).and(outside));
-            put(result, found.error.map_or(Ok(()), Err));
+            put(&mut results[i], self.targets[i].refused(&found).and(outside));
+            put(&mut results[i], found.error.map_or(Ok(()), Err));
         }
         let (until, mut pause) = (Instant::now() + BRIEF_PATIENCE, Backoff::new());
         while !waiting.is_empty() && pause.sleep(Some(until)) {
             for (process, trees) in self.settle(&mut waiting)? {
                 if let Err(error) = send(&[process], numbers) {
-                    trees.iter().for_each(|i| put(&mut results[*i], Err(copy(&error))));
+                    for i in trees {
+                        put(&mut results[i], Err(copy(&error)));
+                    }
                 }
             }
         }
@@ -180,8 +203,8 @@ impl Batch<'_> {
             patience: Instant::now() + PATIENCE,
             pause: Backoff::new(),
         };
-        for (found, result) in first.trees.iter_mut().zip(&mut *results) {
-            put(result, found.error.take().map_or(Ok(()), Err));
+        for (i, found) in first.trees.iter_mut().enumerate() {
+            put(&mut results[i], found.error.take().map_or(Ok(()), Err));
             found.known = 0;
         }
         chase.kill(self, &mut first)?;
@@ -190,20 +213,20 @@ impl Batch<'_> {
             // Some containers have a `/proc` whose newest ID is wrong. So if a process has left the group of a tree,
             // read all processes once more for that tree.
             let mut strayed = Vec::new();
-            for (target, found) in self.targets.iter().zip(&first.trees) {
+            for (i, found) in first.trees.iter().enumerate() {
                 if !found.outside.is_empty() {
-                    strayed.push(*target);
+                    strayed.push(self.targets[i]);
                 }
             }
             if !strayed.is_empty() {
                 is_over &= Batch::of(&strayed).chase(&mut chase, None)?;
             }
         }
-        for ((target, found), result) in self.targets.iter().zip(&first.trees).zip(results) {
-            let refused = target.refused(found);
+        for (i, target) in self.targets.iter().enumerate() {
+            let refused = target.refused(&first.trees[i]);
             let outside = signal_processes(&target.membership.strays(), libc::SIGKILL);
-            put(result, if is_over { Ok(()) } else { Err(target.too_fast()) });
-            put(result, outside.and(refused));
+            put(&mut results[i], if is_over { Ok(()) } else { Err(target.too_fast()) });
+            put(&mut results[i], outside.and(refused));
         }
         Ok(())
     }
@@ -229,7 +252,7 @@ impl Batch<'_> {
             let mut is_complete = true;
             if let Some(start) = after {
                 // The child of an ended process has an ID that was handed out after the parent's. IDs wrap around.
-                let first = ended.iter().copied().min_by_key(|id| (*id <= start, *id));
+                let first = first_after(start, &ended);
                 is_complete = first.is_none() && !pass.missed;
                 after = first.or(pass.newest).or(after);
             }
@@ -247,12 +270,12 @@ impl Batch<'_> {
             let Ok(pass) = self.find(None) else { return };
             drop(self.signal_groups(&[libc::SIGSTOP]));
             let before = stopped.len();
-            for (target, found) in self.targets.iter().zip(&pass.trees) {
+            for (i, found) in pass.trees.iter().enumerate() {
                 let _ = signal_processes(&found.outside, libc::SIGSTOP);
                 for process in &found.outside {
-                    target.membership.remember(*process);
+                    self.targets[i].membership.remember(*process);
                 }
-                stopped.extend(found.ids());
+                stopped.extend(&found.ids());
             }
             sort(&mut stopped);
             stopped.dedup();
@@ -290,7 +313,8 @@ impl Chase {
     fn kill(&mut self, batch: &Batch<'_>, pass: &mut Pass) -> io::Result<(bool, Vec<i32>)> {
         let mut is_new = false;
         let (mut killed, mut ended) = (Vec::new(), Vec::new());
-        for (target, found) in batch.targets.iter().zip(&mut pass.trees) {
+        for (i, found) in pass.trees.iter_mut().enumerate() {
+            let target = &batch.targets[i];
             let new = &found.outside[found.known..];
             is_new |= !new.is_empty();
             let _ = signal_processes(new, libc::SIGKILL);
@@ -301,13 +325,20 @@ impl Chase {
             }
             self.kill_seen(target, found, &mut killed, &mut ended)?;
         }
-        is_new |= killed.iter().any(|id| !self.is_killed(*id));
-        ended.retain(|id| !self.is_killed(*id));
-        self.killed.append(&mut killed);
-        self.killed.extend(&ended);
+        for id in &killed {
+            is_new |= !self.is_killed(*id);
+        }
+        let mut newly_ended = Vec::new();
+        for id in ended {
+            if !self.is_killed(id) {
+                newly_ended.push(id);
+            }
+        }
+        self.killed.extend(&killed);
+        self.killed.extend(&newly_ended);
         sort(&mut self.killed);
         self.killed.dedup();
-        Ok((is_new, ended))
+        Ok((is_new, newly_ended))
     }
 
     /// Kills the processes that a pass found in the group.
@@ -322,10 +353,9 @@ impl Chase {
             let opened = target.open_seen(ids, found.began)?;
             let _ = signal_each(&opened.held, libc::SIGKILL);
             for id in ids {
-                let is_opened = opened.held.iter().any(|held| held.id() == *id);
-                if is_opened { killed.push(*id) } else { ended.push(*id) }
+                if is_among(&opened.held, *id) { killed.push(*id) } else { ended.push(*id) }
             }
-            found.outside.extend(opened.left);
+            found.outside.extend(&opened.left);
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Finds the living members of a batch of trees, and waits for their end.
 
 use super::pass::{Batch, Found};
-use super::{Target, copy};
+use super::{Target, copy, first_after, is_among};
 use crate::sort::sort;
 use crate::tree::processes::{self, AT_ONCE, Environment, Held, PASSES, Process, Record};
 use std::io;
@@ -20,14 +20,20 @@ pub(in crate::tree) fn wait_empty(
     }
     let mut pause = Duration::from_millis(1);
     loop {
-        let pending: Vec<usize> = (0..targets.len()).filter(|i| results[*i].is_none()).collect();
+        let (mut pending, mut batch) = (Vec::new(), Vec::new());
+        for (i, target) in targets.iter().enumerate() {
+            if results[i].is_none() {
+                pending.push(i);
+                batch.push(*target);
+            }
+        }
         if pending.is_empty() {
             break;
         }
-        let batch: Vec<Target<'_>> = pending.iter().map(|i| targets[*i]).collect();
         let mut ended = false;
         let mut uncertain = None;
-        for (i, living) in pending.into_iter().zip(Batch::of(&batch).living()) {
+        for (n, living) in Batch::of(&batch).living().into_iter().enumerate() {
+            let i = pending[n];
             let has_passed = deadline.is_some_and(|deadline| deadline <= Instant::now());
             results[i] = match living {
                 Err(error) => Some(Err(error)),
@@ -57,26 +63,34 @@ pub(in crate::tree) fn wait_empty(
             pause = (pause * 2).min(Duration::from_millis(500));
         }
     }
-    results.into_iter().map(|result| result.unwrap_or(Ok(false))).collect()
+    let mut all = Vec::new();
+    for result in results {
+        all.push(result.unwrap_or(Ok(false)));
+    }
+    all
 }
 
 /// Returns a living member of each tree, or a process that may be a member. While it lives, the tree is not empty. The
 /// leaders have exited.
 pub(in crate::tree) fn survivors(targets: &[Target<'_>]) -> Vec<io::Result<Option<Process>>> {
-    Batch::of(targets)
-        .living()
-        .into_iter()
-        .map(|living| {
-            let Living { found, witness, possible } = living?;
-            Ok(witness.or(found.outside.into_iter().next()).or(possible.into_iter().next()))
-        })
-        .collect()
+    let mut survivors = Vec::new();
+    for living in Batch::of(targets).living() {
+        survivors.push(match living {
+            Ok(Living { found, witness, possible }) => {
+                Ok(witness.or(found.outside.first().copied()).or(possible.first().copied()))
+            }
+            Err(error) => Err(error),
+        });
+    }
+    survivors
 }
 
 /// Returns the process IDs of the living members.
 pub(in crate::tree) fn processes(target: Target<'_>) -> io::Result<Vec<i32>> {
-    let living = Batch::of(&[target]).living().pop().unwrap_or_else(|| Ok(Living::nothing()))?;
-    let mut all = living.found.ids();
+    let mut all = Vec::new();
+    for living in Batch::of(&[target]).living() {
+        all = living?.found.ids();
+    }
     // The leader may have left its group.
     if !all.contains(&target.membership.group) && matches!(target.leader.try_wait(), Ok(None)) {
         all.push(target.membership.group);
@@ -106,11 +120,18 @@ impl Living {
     fn wait(&self, target: &Target<'_>, deadline: Option<Instant>) -> io::Result<bool> {
         for ids in self.found.inside.chunks(AT_ONCE) {
             let opened = target.open_seen(ids, self.found.began)?;
-            if !opened.held.iter().all(|held| held.wait(deadline)) {
+            for held in &opened.held {
+                if !held.wait(deadline) {
+                    return Ok(false);
+                }
+            }
+        }
+        for process in &self.found.outside {
+            if !process.wait(deadline) {
                 return Ok(false);
             }
         }
-        Ok(self.found.outside.iter().all(|process| process.wait(deadline)))
+        Ok(true)
     }
 }
 
@@ -122,41 +143,51 @@ impl Batch<'_> {
     /// process that had ended when it was opened, and may have forked before; or a member of another tree, because a
     /// process in the group of one tree is not read for the other trees.
     fn living(&self) -> Vec<io::Result<Living>> {
-        let mut living: Vec<io::Result<Living>> =
-            self.targets.iter().map(|_| Ok(Living::nothing())).collect();
+        let mut living = Vec::new();
         // The processes that are known to have ended, in order. The leaders have exited.
-        let mut ended: Vec<i32> =
-            self.targets.iter().map(|target| target.membership.group).collect();
+        let mut ended = Vec::new();
+        for target in self.targets {
+            living.push(Ok(Living::nothing()));
+            ended.push(target.membership.group);
+        }
         sort(&mut ended);
         let mut unread = Vec::new();
         let mut after = None;
         for passes in 1.. {
-            let is_empty =
-                |living: &io::Result<Living>| living.as_ref().is_ok_and(|one| one.found.is_empty());
-            let empty: Vec<usize> = (0..living.len()).filter(|i| is_empty(&living[*i])).collect();
+            let (mut empty, mut targets) = (Vec::new(), Vec::new());
+            for (i, target) in self.targets.iter().enumerate() {
+                if is_empty(&living[i]) {
+                    empty.push(i);
+                    targets.push(*target);
+                }
+            }
             if empty.is_empty() {
                 return living;
             }
-            let targets: Vec<Target<'_>> = empty.iter().map(|i| self.targets[*i]).collect();
             let pass = match Batch::of(&targets).find(after) {
                 Ok(pass) => pass,
-                Err(error) => return self.targets.iter().map(|_| Err(copy(&error))).collect(),
+                Err(error) => return self.each_fails(&mut |_| copy(&error)),
             };
-            let (mut is_found, mut newly_ended) = (false, Vec::new());
-            for ((target, found), i) in targets.iter().zip(pass.trees).zip(empty) {
-                living[i] = living_of(target, found, &mut newly_ended);
+            let (mut is_found, mut found_ended) = (false, Vec::new());
+            for (n, found) in pass.trees.into_iter().enumerate() {
+                let i = empty[n];
+                living[i] = living_of(&targets[n], found, &mut found_ended);
                 is_found |= !is_empty(&living[i]);
             }
-            newly_ended.retain(|id| ended.binary_search(id).is_err());
+            let mut newly_ended = Vec::new();
+            for id in found_ended {
+                if ended.binary_search(&id).is_err() {
+                    newly_ended.push(id);
+                }
+            }
             ended.extend(&newly_ended);
             sort(&mut ended);
             if after.is_none() {
                 unread.clear();
             }
-            unread.extend(pass.unread);
-            // The child of an ended process has an ID that was handed out after the parent's. IDs wrap around.
-            let start = after.unwrap_or(0);
-            let oldest = newly_ended.into_iter().min_by_key(|id| (*id <= start, *id));
+            unread.extend(&pass.unread);
+            // The child of an ended process has an ID that was handed out after the parent's.
+            let oldest = first_after(after.unwrap_or(0), &newly_ended);
             after = match (after, pass.newest, oldest) {
                 // A member that was found can hide members of the other trees.
                 (after, ..) if is_found => after,
@@ -172,11 +203,22 @@ impl Batch<'_> {
                 (Some(_), _, None) => break,
             };
             if passes == PASSES {
-                return self.targets.iter().map(|target| Err(target.too_fast())).collect();
+                return self.each_fails(&mut |target| target.too_fast());
             }
         }
         self.find_possible(&mut living, &unread);
         living
+    }
+
+    fn each_fails(
+        &self,
+        error: &mut dyn FnMut(&Target<'_>) -> io::Error,
+    ) -> Vec<io::Result<Living>> {
+        let mut all = Vec::new();
+        for target in self.targets {
+            all.push(Err(error(target)));
+        }
+        all
     }
 
     /// Finds the processes that cannot be read and may be orphaned members, for trees without a known living member.
@@ -189,10 +231,13 @@ impl Batch<'_> {
             return;
         }
         let adopters = processes::adopters();
-        let mut ids: Vec<i32> = unread.iter().map(|(process, _)| process.id).collect();
+        let mut ids = Vec::new();
+        for (process, _) in unread {
+            ids.push(process.id);
+        }
         sort(&mut ids);
-        for (target, living) in self.targets.iter().zip(living) {
-            let Ok(living) = living else { continue };
+        for (i, target) in self.targets.iter().enumerate() {
+            let Ok(living) = &mut living[i] else { continue };
             if !target.membership.is_marked() || !living.found.is_empty() {
                 continue;
             }
@@ -205,13 +250,22 @@ impl Batch<'_> {
                     // The kernel does not show the control groups of an exiting process. It ends soon.
                     && (*why == Environment::Exiting
                         || processes::may_descend_from(*id, target.membership.group));
-                if may_belong {
-                    let held = Held::open(*id).ok().flatten().filter(Held::lives);
-                    living.possible.extend(held.and_then(|held| held.process().ok().flatten()));
+                if !may_belong {
+                    continue;
+                }
+                if let Ok(Some(held)) = Held::open(*id) {
+                    match held.process() {
+                        Ok(Some(process)) if held.lives() => living.possible.push(process),
+                        _ => {}
+                    }
                 }
             }
         }
     }
+}
+
+fn is_empty(living: &io::Result<Living>) -> bool {
+    matches!(living, Ok(living) if living.found.is_empty())
 }
 
 /// Retains the living members. Adds the processes of the group that had ended when they were opened to `ended`.
@@ -230,13 +284,13 @@ fn living_of(target: &Target<'_>, mut found: Found, ended: &mut Vec<i32>) -> io:
         }
         for id in ids {
             // Without a witness, all members have ended since they were opened.
-            if witness.is_some() && inside.iter().any(|held| held.id() == *id) {
+            if witness.is_some() && is_among(inside, *id) {
                 found.inside.push(*id);
             } else {
                 ended.push(*id);
             }
         }
-        found.outside.extend(opened.left);
+        found.outside.extend(&opened.left);
     }
     Ok(Living { found, witness, possible: Vec::new() })
 }

@@ -63,6 +63,7 @@ use super::Leader;
 use super::environment_marker::EnvironmentMarker;
 use super::processes::{self, AT_ONCE, Environment, Held, Process, Time, signal_each};
 use crate::backoff::Backoff;
+use crate::sort::search;
 use crate::sync::Mutex;
 use std::ffi::c_int;
 use std::io;
@@ -99,7 +100,7 @@ impl Membership {
 
     fn remember(&self, process: Process) {
         let mut strays = self.strays.lock();
-        match strays.binary_search_by(|stray| stray.id().cmp(&process.id())) {
+        match search(strays.len(), &mut |at| strays[at].id().cmp(&process.id())) {
             Ok(at) => strays[at] = process,
             Err(at) => strays.insert(at, process),
         }
@@ -108,8 +109,14 @@ impl Membership {
     /// Returns the strays that still live.
     fn strays(&self) -> Vec<Process> {
         let mut strays = self.strays.lock();
-        strays.retain(Process::lives);
-        strays.clone()
+        let mut living = Vec::new();
+        for stray in &*strays {
+            if stray.lives() {
+                living.push(*stray);
+            }
+        }
+        strays.clone_from(&living);
+        living
     }
 }
 
@@ -125,7 +132,7 @@ impl Target<'_> {
     /// receives a signal twice.
     pub(super) fn signal_group(&self, signal: c_int) -> io::Result<()> {
         let group = self.membership.group;
-        self.leader.signal(|notice| {
+        self.leader.signal(&mut |notice| {
             let leader = match processes::group_of(group) {
                 Some(id) if id == group => Ok(()),
                 _ => notice.signal(signal),
@@ -137,7 +144,7 @@ impl Target<'_> {
     /// Returns whether the leader's process ID is its own, and therefore the group's.
     fn has_its_id(&self) -> bool {
         let mut has_its_id = false;
-        let answered = self.leader.signal(|notice| {
+        let answered = self.leader.signal(&mut |notice| {
             has_its_id = notice.has_its_id();
             Ok(())
         });
@@ -145,7 +152,7 @@ impl Target<'_> {
     }
 
     /// Opens processes that a pass found in the group, wherever they are now. Returns the living ones.
-    fn open_seen(&self, ids: &[i32], began: Time) -> io::Result<Opened> {
+    fn open_seen(&self, ids: &[i32], began: Time) -> io::Result<OpenedGroup> {
         let (mut inside, mut left) = (Vec::new(), Vec::new());
         for id in ids {
             let Some(held) = Held::open(*id)? else { continue };
@@ -155,13 +162,20 @@ impl Target<'_> {
                 left.push(held);
             }
         }
-        inside.retain(Held::lives);
-        left.retain(Held::lives);
-        if !self.has_its_id() {
-            inside.clear();
+        let mut opened = OpenedGroup { held: Vec::new(), inside: 0, left: Vec::new() };
+        for held in inside {
+            if held.lives() {
+                opened.held.push(held);
+            }
         }
-        let mut opened = Opened { inside: inside.len(), held: inside, left: Vec::new() };
+        if !self.has_its_id() {
+            opened.held.clear();
+        }
+        opened.inside = opened.held.len();
         for held in left {
+            if !held.lives() {
+                continue;
+            }
             if let Some(process) = held.process()? {
                 // A later pass might not find this member.
                 self.membership.remember(process);
@@ -194,8 +208,12 @@ impl Target<'_> {
     /// them without an error if there are other members.
     fn refused(&self, found: &Found) -> io::Result<()> {
         // This check sends no signal, so it may use an ID that has a new owner. The process is opened after it.
-        let refusing: Vec<i32> =
-            found.inside.iter().copied().filter(|id| processes::refuses(*id)).collect();
+        let mut refusing = Vec::new();
+        for id in &found.inside {
+            if processes::refuses(*id) {
+                refusing.push(*id);
+            }
+        }
         let mut refused = Ok(());
         for ids in refusing.chunks(AT_ONCE) {
             let opened = self.open_seen(ids, found.began)?;
@@ -211,7 +229,7 @@ impl Target<'_> {
 }
 
 /// Living processes that a pass found in the group of a tree.
-struct Opened {
+struct OpenedGroup {
     held: Vec<Held>,
     /// The number of processes, at the start of `held`, that are still in the group.
     inside: usize,
@@ -223,6 +241,26 @@ fn reaped_elsewhere(leader: i32) -> io::Error {
     io::Error::other(format!(
         "process {leader} was reaped by another part of this program, so its process group cannot be signalled safely"
     ))
+}
+
+fn is_among(processes: &[Held], id: i32) -> bool {
+    for held in processes {
+        if held.id() == id {
+            return true;
+        }
+    }
+    false
+}
+
+/// Returns the ID that was handed out first after `start`. IDs wrap around.
+fn first_after(start: i32, ids: &[i32]) -> Option<i32> {
+    let mut first = None;
+    for id in ids {
+        if first.is_none_or(|first| (*id <= start, *id) < (first <= start, first)) {
+            first = Some(*id);
+        }
+    }
+    first
 }
 
 /// Keeps the first error.

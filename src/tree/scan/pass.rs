@@ -1,9 +1,10 @@
 //! One pass over the process table, for a batch of trees.
 
 use super::{Target, reaped_elsewhere};
-use crate::sort::{sort, sort_by};
-use crate::tree::environment_marker::carried_by;
+use crate::sort::{search, sort, sort_by};
+use crate::tree::environment_marker::each_carried_by;
 use crate::tree::processes::{self, Environment, Groups, Held, Listing, Process, Record, Time};
+use std::cmp::Ordering;
 use std::io;
 
 /// The members of one tree that a pass found.
@@ -151,7 +152,7 @@ impl<'a> Batch<'a> {
                     let found = &mut pass.trees[tree];
                     // List a known member that has returned to its group only once.
                     let known = &found.outside[..found.known];
-                    if known.binary_search_by(|process| process.id().cmp(&id)).is_err() {
+                    if search(known.len(), &mut |at| known[at].id().cmp(&id)).is_err() {
                         found.inside.push(id);
                     }
                 }
@@ -162,7 +163,11 @@ impl<'a> Batch<'a> {
 
     /// Returns for each tree whether the ID of its group is its own.
     fn pinned(&self) -> Vec<bool> {
-        self.targets.iter().map(Target::has_its_id).collect()
+        let mut pinned = Vec::new();
+        for target in self.targets {
+            pinned.push(target.has_its_id());
+        }
+        pinned
     }
 
     /// Finds the members outside the groups: by their markers, then by their parents.
@@ -183,7 +188,8 @@ impl<'a> Batch<'a> {
             for (n, process) in pass.trees[tree].outside.iter().enumerate() {
                 let id = process.id();
                 members.push(Member { id, tree, place: Place::Outside(n) });
-                if let Ok(at) = candidates.binary_search_by(|other| other.record.id.cmp(&id)) {
+                let at = search(candidates.len(), &mut |at| candidates[at].record.id.cmp(&id));
+                if let Ok(at) = at {
                     candidates[at].trees.push(tree);
                 }
             }
@@ -209,7 +215,10 @@ impl<'a> Batch<'a> {
         let mut next = 0;
         while let Some(parent) = members.get(next).copied() {
             next += 1;
-            let first = candidates.partition_point(|child| child.record.parent < parent.id);
+            // No item counts as equal, so this finds the first child.
+            let (Ok(first) | Err(first)) = search(candidates.len(), &mut |at| {
+                candidates[at].record.parent.cmp(&parent.id).then(Ordering::Greater)
+            });
             for child in &mut candidates[first..] {
                 if child.record.parent != parent.id {
                     break;
@@ -265,14 +274,14 @@ impl<'a> Batch<'a> {
     ) -> io::Result<(Environment, Vec<usize>)> {
         let mut trees = Vec::new();
         let mut each = |variable: &[u8]| {
-            for marker in carried_by(variable) {
-                if let Ok(at) = self.markers.binary_search_by(|(other, _)| (*other).cmp(marker)) {
-                    let tree = self.markers[at].1;
-                    if other.may_belong(self.targets[tree].membership.since) {
-                        trees.push(tree);
-                    }
+            each_carried_by(variable, &mut |marker| {
+                let at = search(self.markers.len(), &mut |at| self.markers[at].0.cmp(marker));
+                let Ok(at) = at else { return };
+                let tree = self.markers[at].1;
+                if other.may_belong(self.targets[tree].membership.since) {
+                    trees.push(tree);
                 }
-            }
+            });
         };
         let shown = processes::environment(other.id, buffer, &mut each)?;
         Ok((shown, trees))
