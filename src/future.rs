@@ -99,7 +99,7 @@ impl<'a> Wait<'a> {
             }
             if !self.is_delayed {
                 let Some(notice) = self.child.notice() else { continue };
-                self.wake = reaper::register(Some(&notice), &[], self.deadline, cx.waker());
+                self.wake = reaper::register(Some(&notice), Vec::new(), self.deadline, cx.waker());
             }
             if self.wake.is_none() {
                 // No exit of this child can be reported, or it was reported too early.
@@ -123,7 +123,7 @@ impl fmt::Debug for Wait<'_> {
 /// Has the task woken at this time. Without a background thread this blocks for a moment and wakes the task at once:
 /// nothing else can wake it, and to block the executor for a moment is better than to spin.
 pub(crate) fn wake_at(at: Instant, cx: &Context<'_>) -> Option<Wake> {
-    let wake = reaper::register(None, &[], Some(at), cx.waker());
+    let wake = reaper::register(None, Vec::new(), Some(at), cx.waker());
     if wake.is_none() {
         crate::sync::sleep(at.saturating_duration_since(Instant::now()).min(LONGEST));
         cx.waker().wake_by_ref();

@@ -55,8 +55,9 @@ struct Child {
 struct WatchedPipe {
     /// The ID of the registration to wake.
     id: u64,
-    #[expect(dead_code, reason = "it ends when it is dropped")]
     registration: Registration,
+    /// The queue reports nothing more until the registration is renewed.
+    is_reported: bool,
 }
 
 /// The delay between two polls of orphans: the first and the longest.
@@ -109,14 +110,14 @@ pub(crate) struct Wake {
     id: u64,
     /// The child whose exit wakes the task.
     token: Option<u64>,
-    pipes: [Option<u64>; 3],
+    /// The tokens of the pipes, and what they wait for.
+    pipes: Vec<(u64, PipeEvent)>,
 }
 
-/// Wakes the task once: when there is a reason to poll the child, when one of these pipes, of which there are three at most,
-/// is ready, or at this time. `None` if the exit or a pipe cannot be reported, or if the thread cannot be started.
+/// Wakes the task once: when there is a reason to poll the child, when one of these pipes is ready, or at this time. `None` if the exit or a pipe cannot be reported, or if the thread cannot be started.
 pub(crate) fn register(
     notice: Option<&Arc<Notice>>,
-    pipes: &[PipeEvent],
+    pipes: Vec<PipeEvent>,
     at: Option<Instant>,
     waker: &Waker,
 ) -> Option<Wake> {
@@ -127,10 +128,10 @@ pub(crate) fn register(
     reaper.served_tasks = true;
     let id = next_token();
     let mut watched = Vec::with_capacity(pipes.len());
-    for pipe in pipes {
+    for pipe in &pipes {
         let token = next_token();
         let registration = EventQueue::register_pipe(&reaper.queue, pipe, token)?;
-        watched.push((token, WatchedPipe { id, registration }));
+        watched.push((token, WatchedPipe { id, registration, is_reported: false }));
     }
     let mut token = None;
     if let Some(notice) = notice {
@@ -141,16 +142,66 @@ pub(crate) fn register(
         reaper.timers.push(Reverse((at, id)));
         reaper.wake_by(at);
     }
-    let mut pipes = [None; 3];
-    for (slot, (token, pipe)) in pipes.iter_mut().zip(watched) {
-        *slot = Some(token);
-        reaper.pipes.insert(token, pipe);
+    let mut tokens = Vec::with_capacity(pipes.len());
+    for ((token, watched), pipe) in watched.into_iter().zip(pipes) {
+        reaper.pipes.insert(token, watched);
+        tokens.push((token, pipe));
     }
     reaper.wakers.insert(id, waker.take()?);
-    Some(Wake { id, token, pipes })
+    Some(Wake { id, token, pipes: tokens })
 }
 
 impl Wake {
+    /// Registers the task anew for the same events, at the cost of one system call per event that was reported. Returns `false`
+    /// if that is not possible: the events are others, or the system has ended the registration.
+    pub(crate) fn rearm(
+        &mut self,
+        notice: Option<&Arc<Notice>>,
+        pipes: &[PipeEvent],
+        at: Option<Instant>,
+        waker: &Waker,
+    ) -> bool {
+        let is_same = self.pipes.iter().map(|(_, pipe)| pipe).eq(pipes);
+        if !is_same || notice.is_some() != self.token.is_some() {
+            return false;
+        }
+        let mut waker = Some(waker.clone());
+        let mut state = REAPER.get().lock();
+        let Some(reaper) = state.as_mut() else { return false };
+        // The time of the former ID must not wake the task.
+        let id = next_token();
+        for (token, pipe) in &self.pipes {
+            let Some(watched) = reaper.pipes.get_mut(*token) else { return false };
+            if watched.is_reported && !watched.registration.rearm(pipe, *token) {
+                return false;
+            }
+            (watched.id, watched.is_reported) = (id, false);
+        }
+        if let Some(token) = self.token {
+            // A child whose exit was reported is not in the list.
+            let Some(child) = reaper.children.get_mut(token) else { return false };
+            if let Ok(index) = child.registrations.binary_search(&self.id) {
+                child.registrations.remove(index);
+            }
+            child.registrations.push(id);
+        }
+        if let Some(at) = at {
+            reaper.timers.push(Reverse((at, id)));
+            reaper.wake_by(at);
+        }
+        // Dropped after the lock is released.
+        let old = reaper.wakers.remove(self.id);
+        reaper.forget_old_timers();
+        reaper.served_tasks = true;
+        self.id = id;
+        if let Some(waker) = waker.take() {
+            reaper.wakers.insert(id, waker);
+        }
+        drop(state);
+        drop(old);
+        true
+    }
+
     /// Replaces the waker. Returns `false` if the task was woken already.
     pub(crate) fn renew(&self, waker: &Waker) -> bool {
         // The old waker is dropped after the lock is released.
@@ -168,7 +219,10 @@ impl Drop for Wake {
         let mut state = REAPER.get().lock();
         let Some(reaper) = state.as_mut() else { return };
         let removed = reaper.remove_registration(self);
-        let pipes = self.pipes.map(|token| reaper.pipes.remove(token?));
+        let mut pipes = Vec::with_capacity(self.pipes.len());
+        for (token, _) in &self.pipes {
+            pipes.extend(reaper.pipes.remove(*token));
+        }
         // The thread may sleep until a time that no task awaits any more. If nothing is left, wake it so that it ends
         // earlier.
         if reaper.is_idle() && reaper.wake_by(Instant::now() + LINGER) {
@@ -229,10 +283,7 @@ impl Reaper {
     /// Removes a registration, and the child if nothing else waits for it.
     fn remove_registration(&mut self, wake: &Wake) -> (Option<Waker>, Option<Entry<Child>>) {
         let waker = self.wakers.remove(wake.id);
-        // Removes old IDs from the heap, each time when they can be half of it.
-        if self.timers.len() > 2 * self.wakers.len() + 100 {
-            self.timers.retain(|Reverse((_, id))| self.wakers.get(*id).is_some());
-        }
+        self.forget_old_timers();
         let Some(token) = wake.token else { return (waker, None) };
         let Some(child) = self.children.get_mut(token) else { return (waker, None) };
         // One of many is found by binary search.
@@ -241,6 +292,13 @@ impl Reaper {
         }
         let is_needed = child.is_orphan || !child.registrations.is_empty();
         (waker, if is_needed { None } else { self.children.remove(token) })
+    }
+
+    /// Removes old IDs from the heap, each time when they can be half of it.
+    fn forget_old_timers(&mut self) {
+        if self.timers.len() > 2 * self.wakers.len() + 100 {
+            self.timers.retain(|Reverse((_, id))| self.wakers.get(*id).is_some());
+        }
     }
 
     fn is_idle(&self) -> bool {
@@ -260,9 +318,9 @@ impl Reaper {
     /// Handles the reports of the queue.
     fn handle(&mut self, tokens: &[u64], due: &mut Due) {
         for token in tokens {
-            if let Some(pipe) = self.pipes.remove(*token) {
+            if let Some(pipe) = self.pipes.get_mut(*token) {
+                pipe.is_reported = true;
                 due.wakers.extend(self.wakers.remove(pipe.id));
-                due.pipes.push(pipe);
                 continue;
             }
             // A report may be about a child that was removed.

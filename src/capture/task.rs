@@ -36,7 +36,6 @@ impl<'d, 'a> Task<'d, 'a> {
         cx: &mut Context<'_>,
         mut step: impl FnMut(&mut Engine<'a>) -> Step<T>,
     ) -> Poll<T> {
-        self.wake = None;
         let waker = cx.waker().clone();
         // Dropped after the mutex is released.
         let mut woken = Woken::default();
@@ -53,6 +52,7 @@ impl<'d, 'a> Task<'d, 'a> {
             };
             if turns == TURNS {
                 drop(state);
+                self.wake = None;
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -73,11 +73,19 @@ impl<'d, 'a> Task<'d, 'a> {
         let (notice, pipes) = if drives { state.engine.events() } else { (None, Vec::new()) };
         let polls_exit = drives && state.engine.polls_exit();
         drop(state);
+        // A registration for other events must not keep a pipe open.
+        let mut wake = self.wake.take();
         if until.is_none() && notice.is_none() && pipes.is_empty() && !polls_exit {
             return Poll::Pending;
         }
         if !polls_exit {
-            self.wake = reaper::register(notice.as_ref(), &pipes, until, cx.waker());
+            let notice = notice.as_ref();
+            if let Some(wake) = wake.take_if(|wake| wake.rearm(notice, &pipes, until, cx.waker())) {
+                self.wake = Some(wake);
+            } else {
+                drop(wake);
+                self.wake = reaper::register(notice, pipes, until, cx.waker());
+            }
         }
         if self.wake.is_none() {
             // Something cannot be reported, and is polled.

@@ -315,6 +315,10 @@ pub(crate) trait KernelQueue: Send + Sync {
     #[cfg(unix)]
     fn add(&self, descriptor: BorrowedFd<'_>, key: u64, for_write: bool) -> io::Result<()>;
 
+    /// Reports the key of a descriptor once more, after it was reported.
+    #[cfg(unix)]
+    fn rearm(&self, descriptor: BorrowedFd<'_>, key: u64, for_write: bool) -> io::Result<()>;
+
     /// Removes the descriptor. Must be called before it is closed.
     #[cfg(unix)]
     fn remove(&self, descriptor: BorrowedFd<'_>);

@@ -49,6 +49,13 @@ impl KernelQueue for QueueOfMany {
         added
     }
 
+    /// Adds the event again, which the kernel has deleted with its report.
+    fn rearm(&self, fd: BorrowedFd<'_>, key: u64, for_write: bool) -> io::Result<()> {
+        let key = usize::try_from(key).map_err(|_| io::ErrorKind::Unsupported)?;
+        let filter = if for_write { libc::EVFILT_WRITE } else { libc::EVFILT_READ };
+        self.queue.change(&event(filter as _, ADD_ONCE, fd.as_raw_fd(), key))
+    }
+
     /// Removes the descriptor. Must precede closing it: after that the number may belong to another descriptor.
     fn remove(&self, fd: BorrowedFd<'_>) {
         let fd = fd.as_raw_fd();

@@ -54,6 +54,11 @@ impl KernelQueue for Epoll {
         self.change(libc::EPOLL_CTL_ADD, fd, event | libc::EPOLLONESHOT, key)
     }
 
+    fn rearm(&self, fd: BorrowedFd<'_>, key: u64, for_write: bool) -> io::Result<()> {
+        let event = if for_write { libc::EPOLLOUT } else { libc::EPOLLIN };
+        self.change(libc::EPOLL_CTL_MOD, fd, event | libc::EPOLLONESHOT, key)
+    }
+
     /// Removes the descriptor. Must precede closing it: if a fork has copied the descriptor, closing it would leave it
     /// registered.
     fn remove(&self, fd: BorrowedFd<'_>) {

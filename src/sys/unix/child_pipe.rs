@@ -68,6 +68,12 @@ pub(crate) struct PipeEvent {
     pub(super) for_write: bool,
 }
 
+impl PartialEq for PipeEvent {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.fd, &other.fd) && self.for_write == other.for_write
+    }
+}
+
 impl Pipe {
     pub(crate) fn event(&self, for_write: bool) -> PipeEvent {
         PipeEvent { fd: Arc::clone(&self.fd), for_write }

@@ -53,6 +53,14 @@ impl Registration {
         Self::own_or_copy(own, pipe.fd.as_fd(), pipe.for_write, kernel, token)
     }
 
+    /// Reports the token once more when the pipe is ready, after it was reported. Returns `false` if that is not possible.
+    pub(crate) fn rearm(&self, pipe: &PipeEvent, token: u64) -> bool {
+        let Self::Descriptor(registered) = self else { return false };
+        let descriptor = registered.descriptor.as_fd();
+        registered.process == process::id()
+            && registered.kernel.rearm(descriptor, token, pipe.for_write).is_ok()
+    }
+
     /// A kernel queue accepts each descriptor once. Then it gets a copy.
     fn own_or_copy(
         own: Box<dyn AsFd + Send>,

@@ -261,6 +261,12 @@ impl Pipe {
 /// The event that the operation of a pipe is over.
 pub(crate) struct PipeEvent(pub(super) Arc<OwnedHandle>);
 
+impl PartialEq for PipeEvent {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
 impl Pipe {
     pub(crate) fn event(&self, _for_write: bool) -> PipeEvent {
         PipeEvent(Arc::clone(&self.event))

@@ -50,6 +50,11 @@ impl Registration {
         Self::on(pipe.0.try_clone().ok()?, report)
     }
 
+    /// Returns `false`: a wait that was registered for one report ends with it.
+    pub(crate) fn rearm(&self, _: &PipeEvent, _: u64) -> bool {
+        false
+    }
+
     fn on(handle: OwnedHandle, report: Report) -> Option<Self> {
         let report = Box::into_raw(Box::new(report));
         let mut wait = null_mut();
