@@ -104,7 +104,7 @@ mod tests {
         for token in 1..=2_000_u64 {
             map.insert(token, token * 3);
             expected.insert(token, token * 3);
-            // Any old token: it may be gone already.
+            // Any old token: it may be removed already.
             let old = token * 7_919 % token + 1;
             if token % 5 != 0 {
                 assert_eq!(map.remove(old), expected.remove(&old));
