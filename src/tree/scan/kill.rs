@@ -4,7 +4,7 @@ use super::pass::{Batch, Found, Pass};
 use super::{BRIEF_PATIENCE, Target, copy, first_after, is_among, put};
 use crate::backoff::Backoff;
 use crate::fork_guard::PerProcess;
-use crate::sort::{search, sort};
+use crate::sort::{missing, search, sort};
 use crate::sync::Mutex;
 use crate::tree::processes::{
     self, AT_ONCE, Environment, PASSES, Process, Record, signal_each, signal_processes,
@@ -45,13 +45,7 @@ pub(in crate::tree) fn signal_unlisted(
     let mut result = Ok(());
     for found in Batch::of(&[target]).find(None)?.trees {
         leader |= found.inside.contains(&group);
-        let mut unlisted = Vec::new();
-        for id in found.inside {
-            if !is_listed(id) {
-                unlisted.push(id);
-            }
-        }
-        for ids in unlisted.chunks(AT_ONCE) {
+        for ids in missing(&found.inside, listed).chunks(AT_ONCE) {
             let opened = target.open_seen(ids, found.began)?;
             for number in numbers {
                 put(&mut result, signal_each(&opened.held, *number));
@@ -325,20 +319,14 @@ impl Chase {
             }
             self.kill_seen(target, found, &mut killed, &mut ended)?;
         }
-        for id in &killed {
-            is_new |= !self.is_killed(*id);
-        }
-        let mut newly_ended = Vec::new();
-        for id in ended {
-            if !self.is_killed(id) {
-                newly_ended.push(id);
-            }
-        }
+        let killed = missing(&killed, &self.killed);
+        let ended = missing(&ended, &self.killed);
+        is_new |= !killed.is_empty();
         self.killed.extend(&killed);
-        self.killed.extend(&newly_ended);
+        self.killed.extend(&ended);
         sort(&mut self.killed);
         self.killed.dedup();
-        Ok((is_new, newly_ended))
+        Ok((is_new, ended))
     }
 
     /// Kills the processes that a pass found in the group.
@@ -358,10 +346,6 @@ impl Chase {
             found.outside.extend(&opened.left);
         }
         Ok(())
-    }
-
-    fn is_killed(&self, id: i32) -> bool {
-        self.killed.binary_search(&id).is_ok()
     }
 
     /// Kills the members among the processes that have finished an exec. Returns whether there was a member.
