@@ -127,7 +127,7 @@ impl Cgroup for CgroupV2 {
     fn signal(&self, ids: &[i32], signal: c_int) -> io::Result<()> {
         let mut result = Ok(());
         for some in ids.chunks(AT_ONCE) {
-            result = signal_each(&open_members(&self.directory, some)?, signal).and(result);
+            result = signal_each(&open_members(&self.directory, some)?, &[signal]).and(result);
         }
         result
     }

@@ -42,12 +42,12 @@ pub(in crate::tree) fn wait_empty(
                     Ok(false)
                 }
                 Ok(living) => {
-                    let in_time = living.wait(&targets[i], deadline);
-                    if matches!(in_time, Ok(true)) {
+                    let waited = living.wait(&targets[i], deadline);
+                    if matches!(waited, Ok(true)) {
                         ended = true;
                         left.push(i);
                     }
-                    in_time
+                    waited
                 }
             };
         }
@@ -95,6 +95,7 @@ pub(in crate::tree) fn processes(target: Target<'_>) -> io::Result<Vec<i32>> {
 const FEW: i32 = 1000;
 
 /// The living members of one tree.
+#[derive(Default)]
 struct Living {
     /// Excludes zombies.
     found: Found,
@@ -105,10 +106,6 @@ struct Living {
 }
 
 impl Living {
-    fn nothing() -> Self {
-        Self { found: Found::nothing(), witness: None, possible: Vec::new() }
-    }
-
     /// Blocks until all of these members have ended (`true`), or until the deadline.
     fn wait(&self, target: &Target<'_>, deadline: Option<Instant>) -> io::Result<bool> {
         for ids in self.found.inside.chunks(AT_ONCE) {
@@ -133,7 +130,7 @@ impl Batch<'_> {
         // The processes that are known to have ended, in order. The leaders have exited.
         let mut ended = Vec::new();
         for (i, target) in self.targets.iter().enumerate() {
-            living.push(Ok(Living::nothing()));
+            living.push(Ok(Living::default()));
             ended.push(target.membership.group);
             empty.push(i);
         }

@@ -203,7 +203,7 @@ impl Target<'_> {
         for id in &found.inside {
             if processes::refuses(*id) {
                 let opened = self.open_seen(&[*id], found.began)?;
-                refused = signal_each(&opened.held, 0).and(refused);
+                refused = signal_each(&opened.held, &[0]).and(refused);
             }
         }
         refused
