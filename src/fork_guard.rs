@@ -28,6 +28,12 @@ impl<T> ForkGuard<T> {
         Self { value: ManuallyDrop::new(value), process: process::id() }
     }
 
+    /// Returns a value as the child of a fork has it.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn copied(value: T) -> Self {
+        Self { value: ManuallyDrop::new(value), process: 0 }
+    }
+
     /// Returns whether this process is the child of a fork.
     pub(crate) fn is_copied(&self) -> bool {
         self.process != process::id()

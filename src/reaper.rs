@@ -15,7 +15,7 @@ use crate::sys::{Notice, PipeEvent, Registration, spawn_thread};
 use crate::token_map::TokenMap;
 use crate::watchlist::{Entry, Source, WAKE, Watchlist, next_token};
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
@@ -48,8 +48,9 @@ struct Child {
     notice: Arc<Notice>,
     /// The handle was dropped: the thread reaps the child.
     is_orphan: bool,
-    /// The IDs of the registrations to wake at the exit, sorted.
-    registrations: Vec<u64>,
+    /// The IDs of the registrations to wake at the exit, sorted. Tasks usually end in the order in which they came, or in
+    /// the reverse order. At both ends a removal moves no other ID.
+    registrations: VecDeque<u64>,
 }
 
 struct WatchedPipe {
@@ -136,7 +137,7 @@ pub(crate) fn register(
     let mut token = None;
     if let Some(notice) = notice {
         token = reaper.watch(notice);
-        reaper.children.get_mut(token?)?.registrations.push(id);
+        reaper.children.get_mut(token?)?.registrations.push_back(id);
     }
     if let Some(at) = at {
         reaper.timers.push(Reverse((at, id)));
@@ -183,7 +184,7 @@ impl Wake {
             if let Ok(index) = child.registrations.binary_search(&self.id) {
                 child.registrations.remove(index);
             }
-            child.registrations.push(id);
+            child.registrations.push_back(id);
         }
         if let Some(at) = at {
             reaper.timers.push(Reverse((at, id)));
@@ -275,7 +276,7 @@ impl Reaper {
     fn insert(&mut self, token: u64, notice: &Arc<Notice>, source: Source) -> u64 {
         let notice = Arc::clone(notice);
         notice.token.store(token as _, Ordering::Relaxed);
-        let child = Child { notice, is_orphan: false, registrations: Vec::new() };
+        let child = Child { notice, is_orphan: false, registrations: VecDeque::new() };
         self.children.insert(token, child, source);
         token
     }
@@ -298,6 +299,7 @@ impl Reaper {
     fn forget_old_timers(&mut self) {
         if self.timers.len() > 2 * self.wakers.len() + 100 {
             self.timers.retain(|Reverse((_, id))| self.wakers.get(*id).is_some());
+            self.timers.shrink_to(2 * self.timers.len() + 200);
         }
     }
 
@@ -444,5 +446,28 @@ fn run_thread(queue: &EventQueue) {
         }
         tokens.clear();
         has_failed = queue.wait(&mut tokens, usize::MAX, until).is_err();
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::{REAPER, register};
+    use std::task::Waker;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn removed_registrations_hold_no_memory() {
+        let far = Instant::now() + Duration::from_secs(3600);
+        let wake =
+            || register(None, Vec::new(), Some(far), Waker::noop()).expect("the thread starts");
+        let kept = wake();
+        let many: Vec<_> = (0..20_000).map(|_| wake()).collect();
+        drop(many);
+        let state = REAPER.get().lock();
+        let reaper = state.as_ref().expect("one registration is left");
+        let held = reaper.timers.capacity();
+        drop(state);
+        drop(kept);
+        assert!(held < 2_000, "room for {held} timers");
     }
 }

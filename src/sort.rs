@@ -32,6 +32,18 @@ pub(crate) fn search(
     Err(start)
 }
 
+/// Returns the IDs that are not in this sorted list.
+#[cfg(unix)]
+pub(crate) fn missing(ids: &[i32], list: &[i32]) -> Vec<i32> {
+    let mut missing = Vec::new();
+    for id in ids {
+        if list.binary_search(id).is_err() {
+            missing.push(*id);
+        }
+    }
+    missing
+}
+
 pub(crate) fn sort_by<T>(items: &mut [T], is_less: impl Fn(&T, &T) -> bool) {
     let mut heap = items.len() / 2;
     let mut end = items.len();

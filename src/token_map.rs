@@ -43,7 +43,8 @@ impl<T> TokenMap<T> {
         Some(value)
     }
 
-    /// Gives up the places of the removed values. The removals between two calls pay for it.
+    /// Gives up the places of the removed values, and memory that is too much for the other values. The removals between
+    /// two calls pay for it.
     fn close_up(&mut self) {
         let mut kept = 0;
         for index in 0..self.tokens.len() {
@@ -56,6 +57,8 @@ impl<T> TokenMap<T> {
         self.tokens.truncate(kept);
         self.values.truncate(kept);
         self.removed = 0;
+        self.tokens.shrink_to(2 * kept + 4 * FEW);
+        self.values.shrink_to(2 * kept + 4 * FEW);
     }
 
     pub(crate) fn get(&self, token: u64) -> Option<&T> {
@@ -101,7 +104,7 @@ mod tests {
         for token in 1..=2_000_u64 {
             map.insert(token, token * 3);
             expected.insert(token, token * 3);
-            // Any old token: it may be gone already.
+            // Any old token: it may be removed already.
             let old = token * 7_919 % token + 1;
             if token % 5 != 0 {
                 assert_eq!(map.remove(old), expected.remove(&old));
@@ -138,5 +141,19 @@ mod tests {
             map.remove(token);
         }
         assert!(map.tokens.len() < 100, "{}", map.tokens.len());
+    }
+
+    #[test]
+    fn map_with_one_of_many_values_holds_little_memory() {
+        let mut map = TokenMap::new();
+        for token in 0..10_000 {
+            map.insert(token, token);
+        }
+        for token in 1..10_000 {
+            map.remove(token);
+        }
+        let held = (map.tokens.capacity(), map.values.capacity());
+        assert!(held.0 < 200 && held.1 < 200, "room for {held:?}");
+        assert_eq!(map.get(0), Some(&0));
     }
 }

@@ -3,7 +3,8 @@
 //! [`Exit`] is the interface between the platform-neutral [`lifecycle`](crate::lifecycle) and the mechanisms. `Notice`
 //! implements it on each system.
 
-use crate::sync::Mutex;
+use crate::fork_guard::ForkGuard;
+use crate::sync::{Mutex, MutexGuard};
 use crate::usage::Usage;
 use std::fmt;
 use std::io;
@@ -264,21 +265,31 @@ pub(crate) use {
 pub(crate) type FromChild = std::os::windows::io::OwnedHandle;
 
 /// Has a child without a tree killed when this process dies. Ends with the child. Most children have none.
+///
+/// The child of a fork has a copy, whose lock another thread may have held. It uses none of it.
 #[derive(Default)]
-pub(crate) struct KillWithParent(Mutex<Option<Box<dyn Send>>>);
+pub(crate) struct KillWithParent(Option<ForkGuard<Mutex<UntilEnd>>>);
+
+/// Ends when it is dropped.
+type UntilEnd = Option<Box<dyn Send>>;
 
 impl KillWithParent {
-    /// `mechanism` ends when it is dropped.
     pub(crate) fn by(mechanism: impl Send + 'static) -> Self {
-        Self(Mutex::new(Some(Box::new(mechanism))))
+        Self(Some(ForkGuard::new(Mutex::new(Some(Box::new(mechanism))))))
+    }
+
+    fn lock(&self) -> Option<MutexGuard<'_, UntilEnd>> {
+        let own = self.0.as_ref().filter(|mechanism| !mechanism.is_copied())?;
+        Some(own.lock())
     }
 
     fn is_set(&self) -> bool {
-        self.0.lock().is_some()
+        self.lock().is_some_and(|mechanism| mechanism.is_some())
     }
 
     fn end(&self) {
-        let mechanism = self.0.lock().take();
+        // Dropped after the lock is released.
+        let mechanism = self.lock().and_then(|mut mechanism| mechanism.take());
         drop(mechanism);
     }
 }
@@ -465,5 +476,41 @@ impl Reap for Child {
 
     fn id(&self) -> u32 {
         Child::id(self)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::KillWithParent;
+    use crate::fork_guard::ForkGuard;
+    use crate::sync::{Arc, Mutex};
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    /// Covers a fork while another thread of the parent has held the lock.
+    #[test]
+    fn kill_with_parent_copied_by_a_fork_takes_no_lock() {
+        let ended: Arc<()> = Arc::default();
+        let own = KillWithParent::by(Arc::clone(&ended));
+        assert!(own.is_set());
+        own.end();
+        assert!(!own.is_set() && Arc::strong_count(&ended) == 1);
+
+        let mechanism: Box<dyn Send> = Box::new(Arc::clone(&ended));
+        let copy = KillWithParent(Some(ForkGuard::copied(Mutex::new(Some(mechanism)))));
+        let copy = Arc::new(copy);
+        let held = copy.0.as_ref().expect("it was set").lock();
+        let (done, is_done) = mpsc::channel();
+        let used = Arc::clone(&copy);
+        std::thread::spawn(move || {
+            let is_set = used.is_set();
+            used.end();
+            let _ = done.send(is_set);
+        });
+        let is_set = is_done.recv_timeout(Duration::from_secs(60));
+        drop(held);
+        assert_eq!(is_set, Ok(false));
+        drop(copy);
+        assert_eq!(Arc::strong_count(&ended), 2, "the copy has ended what is the parent's");
     }
 }

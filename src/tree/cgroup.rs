@@ -18,7 +18,7 @@ use super::process_group::{Cgroup, NewChild};
 use super::processes::{AT_ONCE, Held, PASSES, Process, signal_each};
 use crate::backoff::Backoff;
 use crate::deferred;
-use crate::sort::sort;
+use crate::sort::{missing, sort};
 use crate::sync::Mutex;
 use crate::sys::linux::proc_file::{Words, field, in_base, number, process_id};
 use crate::sys::spawn_helper;
@@ -111,12 +111,7 @@ impl Cgroup for CgroupV2 {
             fs::write(&file, "1")
                 .or_else(unless_removed)
                 .map_err(|error| explain(error, "cannot write to", &file))?;
-            let mut new = Vec::new();
-            for id in self.ids()? {
-                if known.binary_search(&id).is_err() {
-                    new.push(id);
-                }
-            }
+            let new = missing(&self.ids()?, &known);
             if new.is_empty() {
                 return Ok(());
             }
@@ -132,7 +127,7 @@ impl Cgroup for CgroupV2 {
     fn signal(&self, ids: &[i32], signal: c_int) -> io::Result<()> {
         let mut result = Ok(());
         for some in ids.chunks(AT_ONCE) {
-            result = signal_each(&open_members(&self.directory, some)?, signal).and(result);
+            result = signal_each(&open_members(&self.directory, some)?, &[signal]).and(result);
         }
         result
     }

@@ -73,6 +73,11 @@ use crate::sys::unix::by_pid::Pid;
 use crate::sys::unix::syscall::above_standard_streams;
 use crate::sys::{PLATFORM, spawn_helper};
 use calls::{Orders, Scratch};
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+use libc::{fstat, stat};
+// A cgroup's file has a 64-bit number, even for a 32-bit program.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use libc::{fstat64 as fstat, stat64 as stat};
 use std::ffi::c_int;
 use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
@@ -372,12 +377,12 @@ impl Drop for Socket {
     }
 }
 
-/// Returns the identity of an open file.
-fn file(fd: c_int) -> Option<(u64, u64)> {
+/// Returns the identity of an open file. The hook of `pre_exec.rs` calls this in the child of a fork.
+pub(super) fn file(fd: c_int) -> Option<(u64, u64)> {
     // SAFETY: the struct is one of integers, and outlives the call.
     let (result, stat) = unsafe {
-        let mut stat = std::mem::zeroed::<libc::stat>();
-        (libc::fstat(fd, &raw mut stat), stat)
+        let mut stat = std::mem::zeroed::<stat>();
+        (fstat(fd, &raw mut stat), stat)
     };
     #[allow(clippy::unnecessary_cast, reason = "the types differ between systems")]
     (result == 0).then_some((stat.st_dev as u64, stat.st_ino as u64))

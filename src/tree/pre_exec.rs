@@ -13,8 +13,9 @@
 //!
 //! The hook makes async-signal-safe calls only, allocates nothing, and takes no lock.
 
+use super::guardian::file;
 use crate::command;
-use crate::sys::unix::syscall::{above_standard_streams, check};
+use crate::sys::unix::syscall::above_standard_streams;
 use std::cell::Cell;
 use std::ffi::c_int;
 use std::io;
@@ -91,11 +92,8 @@ fn attempt(
     orders: &ChildSetup,
     channel: Option<&Channel>,
 ) -> (io::Result<Child>, Received) {
-    let enter = match orders.enter.as_ref().map(Passed::new).transpose() {
-        Ok(enter) => enter,
-        Err(error) => return (Err(error), Received::default()),
-    };
-    let report = channel.and_then(|channel| Passed::new(&channel.child).ok());
+    let enter = orders.enter.as_ref().map(Passed::new);
+    let report = channel.map(|channel| Passed::new(&channel.child));
     GIVEN.set(Some(Given { number, report, enter, die_with: orders.die_with }));
     // This does not unwind: a panic of std is an error.
     let spawned = command::spawn(command);
@@ -130,12 +128,12 @@ thread_local! {
 #[derive(Clone, Copy)]
 struct Passed {
     fd: RawFd,
-    file: (u64, u64),
+    file: Option<(u64, u64)>,
 }
 
 impl Passed {
-    fn new(fd: &OwnedFd) -> io::Result<Self> {
-        Ok(Self { fd: fd.as_raw_fd(), file: file(fd.as_fd())? })
+    fn new(fd: &OwnedFd) -> Self {
+        Self { fd: fd.as_raw_fd(), file: file(fd.as_raw_fd()) }
     }
 
     /// Returns the descriptor if it still refers to the same file.
@@ -143,22 +141,9 @@ impl Passed {
         // SAFETY: not -1, since it was open. If it is closed by now or refers to another file, it is not returned; and this
         // process has one thread, so nothing closes it before its use.
         let fd = unsafe { BorrowedFd::borrow_raw(self.fd) };
-        match file(fd) {
-            Ok(file) if file == self.file => Ok(fd),
-            _ => Err(io::Error::from_raw_os_error(libc::EBADF)),
-        }
+        let is_same = self.file.is_some() && file(self.fd) == self.file;
+        if is_same { Ok(fd) } else { Err(io::Error::from_raw_os_error(libc::EBADF)) }
     }
-}
-
-#[allow(clippy::unnecessary_cast, reason = "the types differ between architectures")]
-fn file(fd: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
-    let mut stat = MaybeUninit::<libc::stat64>::zeroed();
-    // SAFETY: the struct outlives the call. It was zeroed, and any bytes are valid integers.
-    let stat = unsafe {
-        check(libc::fstat64(fd.as_raw_fd(), stat.as_mut_ptr()))?;
-        stat.assume_init()
-    };
-    Ok((stat.st_dev as u64, stat.st_ino as u64))
 }
 
 /// Runs in the child: carries out the orders if they are for the hook with this number.

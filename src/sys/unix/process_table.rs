@@ -83,7 +83,7 @@ pub(crate) struct Pidfds {
 ///
 /// A process that was listed in the group and is not in it any more may have left it, or its ID has a new owner. It is
 /// the member only if it started before the list was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Time(pub(crate) i64);
 
 impl Time {
@@ -488,22 +488,26 @@ fn signal(member: &Held, signal: c_int) -> io::Result<()> {
     })
 }
 
-/// Signals all of these processes. Returns the last error.
-pub(crate) fn signal_each(members: &[Held], number: c_int) -> io::Result<()> {
+/// Sends each of these signals, in this order, to all of these processes. Returns the last error.
+pub(crate) fn signal_each(members: &[Held], numbers: &[c_int]) -> io::Result<()> {
     let mut result = Ok(());
-    for member in members {
-        result = signal(member, number).and(result);
+    for number in numbers {
+        for member in members {
+            result = signal(member, *number).and(result);
+        }
     }
     result
 }
 
-/// Signals all of these processes, and opens one at a time. Skips a process that has been reaped. Returns the last
-/// error.
-pub(crate) fn signal_processes(members: &[Process], number: c_int) -> io::Result<()> {
+/// Does the same, and opens one process at a time. Skips a process that has been reaped.
+pub(crate) fn signal_processes(members: &[Process], numbers: &[c_int]) -> io::Result<()> {
     let mut result = Ok(());
     for member in members {
-        let sent = member.hold().and_then(|held| held.map_or(Ok(()), |held| signal(&held, number)));
-        result = sent.and(result);
+        match member.hold() {
+            Ok(Some(held)) => result = signal_each(&[held], numbers).and(result),
+            Ok(None) => {}
+            Err(error) => result = Err(error),
+        }
     }
     result
 }

@@ -184,29 +184,21 @@ impl Slot {
 
 fn seal(number: u32, group: u32) -> u32 {
     // 0 is no seal.
-    mix_word(mix_word(FNV, number), group) | 1
+    mix(mix(FNV, &number.to_le_bytes()), &group.to_le_bytes()) | 1
 }
 
 const FNV: u32 = 0x811c_9dc5;
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn hash(bytes: &[u8]) -> u32 {
-    let mut hash = FNV;
+    mix(FNV, bytes)
+}
+
+fn mix(mut hash: u32, bytes: &[u8]) -> u32 {
     for byte in bytes {
-        hash = mix(hash, *byte);
+        hash = (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
     }
     hash
-}
-
-fn mix_word(mut hash: u32, word: u32) -> u32 {
-    for byte in word.to_le_bytes() {
-        hash = mix(hash, byte);
-    }
-    hash
-}
-
-fn mix(hash: u32, byte: u8) -> u32 {
-    (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
 }
 
 /// The guardian calls these functions in the child of a fork: no allocation, no lock, no panic.
@@ -318,11 +310,11 @@ impl Shared {
 
     fn sum(self, number: u32, slot: &Slot) -> u32 {
         let [low, high] = &slot.since;
-        let mut sum = mix_word(FNV, number);
+        let mut sum = mix(FNV, &number.to_le_bytes());
         for word in [&slot.lengths, low, high] {
-            sum = mix_word(sum, word.load(Ordering::Relaxed));
+            sum = mix(sum, &word.load(Ordering::Relaxed).to_le_bytes());
         }
-        self.each_byte(slot, &mut |byte| sum = mix(sum, byte));
+        self.each_byte(slot, &mut |byte| sum = mix(sum, &[byte]));
         sum
     }
 

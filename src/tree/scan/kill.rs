@@ -4,10 +4,10 @@ use super::pass::{Batch, Found, Pass};
 use super::{BRIEF_PATIENCE, Target, copy, first_after, is_among, put};
 use crate::backoff::Backoff;
 use crate::fork_guard::PerProcess;
-use crate::sort::{search, sort};
+use crate::sort::{missing, search, sort};
 use crate::sync::Mutex;
 use crate::tree::processes::{
-    self, AT_ONCE, Environment, PASSES, Process, Record, signal_each, signal_processes,
+    self, AT_ONCE, Environment, PASSES, Record, signal_each, signal_processes,
 };
 use std::ffi::c_int;
 use std::io;
@@ -19,18 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Sends each of these signals, in this order, to each member of these trees once. One pass serves all signals.
 pub(in crate::tree) fn signal(targets: &[Target<'_>], numbers: &[c_int]) -> Vec<io::Result<()>> {
-    if processes::usable() {
-        return Batch::of(targets).signal(numbers);
-    }
-    let mut results = Vec::new();
-    for target in targets {
-        let mut result = Ok(());
-        for number in numbers {
-            put(&mut result, target.signal_group(*number));
-        }
-        results.push(result);
-    }
-    results
+    let batch = Batch::of(targets);
+    if processes::usable() { batch.signal(numbers) } else { batch.signal_groups(numbers) }
 }
 
 /// Signals the members that are not in this sorted list, for a caller that has signalled the listed members.
@@ -45,21 +35,13 @@ pub(in crate::tree) fn signal_unlisted(
     let mut result = Ok(());
     for found in Batch::of(&[target]).find(None)?.trees {
         leader |= found.inside.contains(&group);
-        let mut unlisted = Vec::new();
-        for id in found.inside {
-            if !is_listed(id) {
-                unlisted.push(id);
-            }
-        }
-        for ids in unlisted.chunks(AT_ONCE) {
+        for ids in missing(&found.inside, listed).chunks(AT_ONCE) {
             let opened = target.open_seen(ids, found.began)?;
-            for number in numbers {
-                put(&mut result, signal_each(&opened.held, *number));
-            }
+            put(&mut result, signal_each(&opened.held, numbers));
         }
         for process in found.outside {
             if !is_listed(process.id()) {
-                put(&mut result, send(&[process], numbers));
+                put(&mut result, signal_processes(&[process], numbers));
             }
         }
     }
@@ -86,16 +68,6 @@ pub(in crate::tree) fn kill(targets: &[Target<'_>]) -> Vec<io::Result<()>> {
         Batch::of(&unmarked).freeze();
     }
     Batch::of(targets).kill()
-}
-
-/// Sends each of these signals, in this order, to each process. After an error of one signal the next one is sent
-/// nevertheless.
-fn send(processes: &[Process], numbers: &[c_int]) -> io::Result<()> {
-    let mut result = Ok(());
-    for number in numbers {
-        put(&mut result, signal_processes(processes, *number));
-    }
-    result
 }
 
 /// Running processes that show no environment although a kill has waited for it, in the order of their IDs. No operation
@@ -146,19 +118,21 @@ impl Batch<'_> {
 
     /// Signals the leaders and their groups.
     fn signal_groups(&self, numbers: &[c_int]) -> Vec<io::Result<()>> {
+        let scans = processes::usable();
         let mut results = Vec::new();
-        results.resize_with(self.targets.len(), || Ok(()));
-        for number in numbers {
-            for (i, target) in self.targets.iter().enumerate() {
+        for target in self.targets {
+            let mut result = Ok(());
+            for number in numbers {
                 match target.signal_group(*number) {
                     // `refused` reports the members that live.
-                    Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                    Err(error) if scans && error.kind() == io::ErrorKind::PermissionDenied => {}
                     // The ID of the group may belong to another group, so no signal was sent to it. The other members
                     // were found.
-                    Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {}
-                    sent => put(&mut results[i], sent),
+                    Err(error) if scans && error.raw_os_error() == Some(libc::ECHILD) => {}
+                    sent => put(&mut result, sent),
                 }
             }
+            results.push(result);
         }
         results
     }
@@ -172,14 +146,14 @@ impl Batch<'_> {
     ) -> io::Result<()> {
         let mut waiting = unsettled(&pass);
         for (i, found) in pass.trees.into_iter().enumerate() {
-            let outside = send(&found.outside, numbers);
+            let outside = signal_processes(&found.outside, numbers);
             put(&mut results[i], self.targets[i].refused(&found).and(outside));
             put(&mut results[i], found.error.map_or(Ok(()), Err));
         }
         let (until, mut pause) = (Instant::now() + BRIEF_PATIENCE, Backoff::new());
         while !waiting.is_empty() && pause.sleep(Some(until)) {
             for (process, trees) in self.settle(&mut waiting)? {
-                if let Err(error) = send(&[process], numbers) {
+                if let Err(error) = signal_processes(&[process], numbers) {
                     for i in trees {
                         put(&mut results[i], Err(copy(&error)));
                     }
@@ -224,7 +198,7 @@ impl Batch<'_> {
         }
         for (i, target) in self.targets.iter().enumerate() {
             let refused = target.refused(&first.trees[i]);
-            let outside = signal_processes(&target.membership.strays(), libc::SIGKILL);
+            let outside = signal_processes(&target.membership.strays(), &[libc::SIGKILL]);
             put(&mut results[i], if is_over { Ok(()) } else { Err(target.too_fast()) });
             put(&mut results[i], outside.and(refused));
         }
@@ -271,7 +245,7 @@ impl Batch<'_> {
             drop(self.signal_groups(&[libc::SIGSTOP]));
             let before = stopped.len();
             for (i, found) in pass.trees.iter().enumerate() {
-                let _ = signal_processes(&found.outside, libc::SIGSTOP);
+                let _ = signal_processes(&found.outside, &[libc::SIGSTOP]);
                 for process in &found.outside {
                     self.targets[i].membership.remember(*process);
                 }
@@ -317,7 +291,7 @@ impl Chase {
             let target = &batch.targets[i];
             let new = &found.outside[found.known..];
             is_new |= !new.is_empty();
-            let _ = signal_processes(new, libc::SIGKILL);
+            let _ = signal_processes(new, &[libc::SIGKILL]);
             for process in new {
                 // An exiting process shows no environment, so a later pass might not recognize it.
                 target.membership.remember(*process);
@@ -325,20 +299,14 @@ impl Chase {
             }
             self.kill_seen(target, found, &mut killed, &mut ended)?;
         }
-        for id in &killed {
-            is_new |= !self.is_killed(*id);
-        }
-        let mut newly_ended = Vec::new();
-        for id in ended {
-            if !self.is_killed(id) {
-                newly_ended.push(id);
-            }
-        }
+        let killed = missing(&killed, &self.killed);
+        let ended = missing(&ended, &self.killed);
+        is_new |= !killed.is_empty();
         self.killed.extend(&killed);
-        self.killed.extend(&newly_ended);
+        self.killed.extend(&ended);
         sort(&mut self.killed);
         self.killed.dedup();
-        Ok((is_new, newly_ended))
+        Ok((is_new, ended))
     }
 
     /// Kills the processes that a pass found in the group.
@@ -351,7 +319,7 @@ impl Chase {
     ) -> io::Result<()> {
         for ids in found.inside.chunks(AT_ONCE) {
             let opened = target.open_seen(ids, found.began)?;
-            let _ = signal_each(&opened.held, libc::SIGKILL);
+            let _ = signal_each(&opened.held, &[libc::SIGKILL]);
             for id in ids {
                 if is_among(&opened.held, *id) { killed.push(*id) } else { ended.push(*id) }
             }
@@ -360,15 +328,11 @@ impl Chase {
         Ok(())
     }
 
-    fn is_killed(&self, id: i32) -> bool {
-        self.killed.binary_search(&id).is_ok()
-    }
-
     /// Kills the members among the processes that have finished an exec. Returns whether there was a member.
     fn kill_settled(&mut self, batch: &Batch<'_>) -> io::Result<bool> {
         let mut found = false;
         for (process, trees) in batch.settle(&mut self.unsettled)? {
-            let _ = signal_processes(&[process], libc::SIGKILL);
+            let _ = signal_processes(&[process], &[libc::SIGKILL]);
             for tree in trees {
                 batch.targets[tree].membership.remember(process);
             }

@@ -2,7 +2,7 @@
 
 use super::pass::{Batch, Found};
 use super::{Target, copy, first_after, is_among};
-use crate::sort::sort;
+use crate::sort::{missing, sort};
 use crate::tree::processes::{self, AT_ONCE, Environment, Held, PASSES, Process, Record};
 use std::io;
 use std::time::{Duration, Instant};
@@ -12,23 +12,19 @@ pub(in crate::tree) fn wait_empty(
     targets: &[Target<'_>],
     deadline: Option<Instant>,
 ) -> Vec<io::Result<bool>> {
-    let mut results: Vec<Option<io::Result<bool>>> = Vec::new();
-    for target in targets {
+    let (mut results, mut pending) = (Vec::new(), Vec::new());
+    for (i, target) in targets.iter().enumerate() {
         // While the leader runs, the tree is not empty. (An error means that another part of the program reaped it.)
-        let runs = matches!(target.leader.wait(deadline), Ok(None));
-        results.push(runs.then_some(Ok(false)));
+        if !matches!(target.leader.wait(deadline), Ok(None)) {
+            pending.push(i);
+        }
+        results.push(Ok(false));
     }
     let mut pause = Duration::from_millis(1);
-    loop {
-        let (mut pending, mut batch) = (Vec::new(), Vec::new());
-        for (i, target) in targets.iter().enumerate() {
-            if results[i].is_none() {
-                pending.push(i);
-                batch.push(*target);
-            }
-        }
-        if pending.is_empty() {
-            break;
+    while !pending.is_empty() {
+        let (mut batch, mut left) = (Vec::new(), Vec::new());
+        for i in &pending {
+            batch.push(targets[*i]);
         }
         let mut ended = false;
         let mut uncertain = None;
@@ -36,25 +32,26 @@ pub(in crate::tree) fn wait_empty(
             let i = pending[n];
             let has_passed = deadline.is_some_and(|deadline| deadline <= Instant::now());
             results[i] = match living {
-                Err(error) => Some(Err(error)),
-                Ok(living) if living.found.is_empty() && living.possible.is_empty() => {
-                    Some(Ok(true))
-                }
+                Err(error) => Err(error),
+                Ok(living) if living.found.is_empty() && living.possible.is_empty() => Ok(true),
                 // Without this check, a tree that forks and exits all the time would keep the call past the deadline.
-                Ok(_) if has_passed => Some(Ok(false)),
+                Ok(_) if has_passed => Ok(false),
                 Ok(living) if living.found.is_empty() => {
                     uncertain = living.possible.first().copied().or(uncertain);
-                    None
+                    left.push(i);
+                    Ok(false)
                 }
-                Ok(living) => match living.wait(&targets[i], deadline) {
-                    Ok(true) => {
+                Ok(living) => {
+                    let waited = living.wait(&targets[i], deadline);
+                    if matches!(waited, Ok(true)) {
                         ended = true;
-                        None
+                        left.push(i);
                     }
-                    in_time => Some(in_time),
-                },
+                    waited
+                }
             };
         }
+        pending = left;
         // The remaining processes might not be members. Each wait is short, because a later pass may show that they are
         // not.
         if let (false, Some(process)) = (ended, uncertain) {
@@ -63,11 +60,7 @@ pub(in crate::tree) fn wait_empty(
             pause = (pause * 2).min(Duration::from_millis(500));
         }
     }
-    let mut all = Vec::new();
-    for result in results {
-        all.push(result.unwrap_or(Ok(false)));
-    }
-    all
+    results
 }
 
 /// Returns a living member of each tree, or a process that may be a member. While it lives, the tree is not empty. The
@@ -102,6 +95,7 @@ pub(in crate::tree) fn processes(target: Target<'_>) -> io::Result<Vec<i32>> {
 const FEW: i32 = 1000;
 
 /// The living members of one tree.
+#[derive(Default)]
 struct Living {
     /// Excludes zombies.
     found: Found,
@@ -112,26 +106,15 @@ struct Living {
 }
 
 impl Living {
-    fn nothing() -> Self {
-        Self { found: Found::nothing(), witness: None, possible: Vec::new() }
-    }
-
     /// Blocks until all of these members have ended (`true`), or until the deadline.
     fn wait(&self, target: &Target<'_>, deadline: Option<Instant>) -> io::Result<bool> {
         for ids in self.found.inside.chunks(AT_ONCE) {
             let opened = target.open_seen(ids, self.found.began)?;
-            for held in &opened.held {
-                if !held.wait(deadline) {
-                    return Ok(false);
-                }
-            }
-        }
-        for process in &self.found.outside {
-            if !process.wait(deadline) {
+            if !opened.held.iter().all(|held| held.wait(deadline)) {
                 return Ok(false);
             }
         }
-        Ok(true)
+        Ok(self.found.outside.iter().all(|process| process.wait(deadline)))
     }
 }
 
@@ -143,43 +126,40 @@ impl Batch<'_> {
     /// process that had ended when it was opened, and may have forked before; or a member of another tree, because a
     /// process in the group of one tree is not read for the other trees.
     fn living(&self) -> Vec<io::Result<Living>> {
-        let mut living = Vec::new();
+        let (mut living, mut empty) = (Vec::new(), Vec::new());
         // The processes that are known to have ended, in order. The leaders have exited.
         let mut ended = Vec::new();
-        for target in self.targets {
-            living.push(Ok(Living::nothing()));
+        for (i, target) in self.targets.iter().enumerate() {
+            living.push(Ok(Living::default()));
             ended.push(target.membership.group);
+            empty.push(i);
         }
         sort(&mut ended);
         let mut unread = Vec::new();
         let mut after = None;
         for passes in 1.. {
-            let (mut empty, mut targets) = (Vec::new(), Vec::new());
-            for (i, target) in self.targets.iter().enumerate() {
-                if is_empty(&living[i]) {
-                    empty.push(i);
-                    targets.push(*target);
-                }
-            }
-            if empty.is_empty() {
-                return living;
+            let (mut targets, mut left) = (Vec::new(), Vec::new());
+            for i in &empty {
+                targets.push(self.targets[*i]);
             }
             let pass = match Batch::of(&targets).find(after) {
                 Ok(pass) => pass,
                 Err(error) => return self.each_fails(&mut |_| copy(&error)),
             };
-            let (mut is_found, mut found_ended) = (false, Vec::new());
+            let mut found_ended = Vec::new();
             for (n, found) in pass.trees.into_iter().enumerate() {
                 let i = empty[n];
                 living[i] = living_of(&targets[n], found, &mut found_ended);
-                is_found |= !is_empty(&living[i]);
-            }
-            let mut newly_ended = Vec::new();
-            for id in found_ended {
-                if ended.binary_search(&id).is_err() {
-                    newly_ended.push(id);
+                if matches!(&living[i], Ok(living) if living.found.is_empty()) {
+                    left.push(i);
                 }
             }
+            let is_found = left.len() < empty.len();
+            empty = left;
+            if empty.is_empty() {
+                return living;
+            }
+            let newly_ended = missing(&found_ended, &ended);
             ended.extend(&newly_ended);
             sort(&mut ended);
             if after.is_none() {
@@ -262,10 +242,6 @@ impl Batch<'_> {
             }
         }
     }
-}
-
-fn is_empty(living: &io::Result<Living>) -> bool {
-    matches!(living, Ok(living) if living.found.is_empty())
 }
 
 /// Retains the living members. Adds the processes of the group that had ended when they were opened to `ended`.

@@ -61,7 +61,7 @@ use pass::Found;
 
 use super::Leader;
 use super::environment_marker::EnvironmentMarker;
-use super::processes::{self, AT_ONCE, Environment, Held, Process, Time, signal_each};
+use super::processes::{self, Environment, Held, Process, Time, signal_each};
 use crate::backoff::Backoff;
 use crate::sort::search;
 use crate::sync::Mutex;
@@ -109,14 +109,12 @@ impl Membership {
     /// Returns the strays that still live.
     fn strays(&self) -> Vec<Process> {
         let mut strays = self.strays.lock();
-        let mut living = Vec::new();
-        for stray in &*strays {
+        for stray in std::mem::take(&mut *strays) {
             if stray.lives() {
-                living.push(*stray);
+                strays.push(stray);
             }
         }
-        strays.clone_from(&living);
-        living
+        strays.clone()
     }
 }
 
@@ -156,26 +154,19 @@ impl Target<'_> {
         let (mut inside, mut left) = (Vec::new(), Vec::new());
         for id in ids {
             let Some(held) = Held::open(*id)? else { continue };
-            if held.group() == Some(self.membership.group) {
-                inside.push(held);
-            } else if held.is_older_than(began)? || self.is_carried_soon_by(*id)? {
-                left.push(held);
-            }
-        }
-        let mut opened = OpenedGroup { held: Vec::new(), inside: 0, left: Vec::new() };
-        for held in inside {
-            if held.lives() {
-                opened.held.push(held);
+            let is_inside = held.group() == Some(self.membership.group);
+            let is_member =
+                is_inside || held.is_older_than(began)? || self.is_carried_soon_by(*id)?;
+            // This follows the reads.
+            if is_member && held.lives() {
+                if is_inside { inside.push(held) } else { left.push(held) }
             }
         }
         if !self.has_its_id() {
-            opened.held.clear();
+            inside.clear();
         }
-        opened.inside = opened.held.len();
+        let mut opened = OpenedGroup { inside: inside.len(), held: inside, left: Vec::new() };
         for held in left {
-            if !held.lives() {
-                continue;
-            }
             if let Some(process) = held.process()? {
                 // A later pass might not find this member.
                 self.membership.remember(process);
@@ -208,16 +199,12 @@ impl Target<'_> {
     /// them without an error if there are other members.
     fn refused(&self, found: &Found) -> io::Result<()> {
         // This check sends no signal, so it may use an ID that has a new owner. The process is opened after it.
-        let mut refusing = Vec::new();
+        let mut refused = Ok(());
         for id in &found.inside {
             if processes::refuses(*id) {
-                refusing.push(*id);
+                let opened = self.open_seen(&[*id], found.began)?;
+                refused = signal_each(&opened.held, &[0]).and(refused);
             }
-        }
-        let mut refused = Ok(());
-        for ids in refusing.chunks(AT_ONCE) {
-            let opened = self.open_seen(ids, found.began)?;
-            refused = signal_each(&opened.held, 0).and(refused);
         }
         refused
     }
@@ -244,23 +231,12 @@ fn reaped_elsewhere(leader: i32) -> io::Error {
 }
 
 fn is_among(processes: &[Held], id: i32) -> bool {
-    for held in processes {
-        if held.id() == id {
-            return true;
-        }
-    }
-    false
+    processes.iter().any(|held| held.id() == id)
 }
 
 /// Returns the ID that was handed out first after `start`. IDs wrap around.
 fn first_after(start: i32, ids: &[i32]) -> Option<i32> {
-    let mut first = None;
-    for id in ids {
-        if first.is_none_or(|first| (*id <= start, *id) < (first <= start, first)) {
-            first = Some(*id);
-        }
-    }
-    first
+    ids.iter().copied().min_by_key(|id| (*id <= start, *id))
 }
 
 /// Keeps the first error.

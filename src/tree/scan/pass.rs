@@ -8,6 +8,7 @@ use std::cmp::Ordering;
 use std::io;
 
 /// The members of one tree that a pass found.
+#[derive(Default)]
 pub(super) struct Found {
     /// Members of the group, including zombies. Empty if the group's ID may belong to another group.
     pub(super) inside: Vec<i32>,
@@ -21,11 +22,6 @@ pub(super) struct Found {
 }
 
 impl Found {
-    pub(super) fn nothing() -> Self {
-        let (inside, outside) = (Vec::new(), Vec::new());
-        Self { inside, outside, known: 0, began: Time::now(), error: None }
-    }
-
     /// Returns whether there is no member.
     pub(super) fn is_empty(&self) -> bool {
         self.inside.is_empty() && self.outside.is_empty()
@@ -129,7 +125,7 @@ impl<'a> Batch<'a> {
         let mut pass = Pass { trees: Vec::new(), newest, missed: false, unread: Vec::new() };
         for target in self.targets {
             let outside = target.membership.strays();
-            pass.trees.push(Found { known: outside.len(), outside, ..Found::nothing() });
+            pass.trees.push(Found { known: outside.len(), outside, ..Found::default() });
         }
         loop {
             let pinned = self.pinned();
