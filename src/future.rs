@@ -308,7 +308,7 @@ impl SharedChild {
     /// # let _ = end;
     /// ```
     pub async fn stop_async(&self, grace: Duration) -> io::Result<ExitStatus> {
-        let mut stop = Stop::begin(vec![self], Request::DEFAULT, grace);
+        let mut stop = Stop::begin(&[self], Request::DEFAULT, grace);
         while let Some((_, until)) = stop.pending() {
             let ended = self.ended_by(until).await;
             // The grace of a tree that cannot be scanned ends with its leader.

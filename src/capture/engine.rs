@@ -273,7 +273,7 @@ impl<'r, 'a> Engine<'r, 'a> {
         self.stop = Some(if self.grace.is_zero() {
             Stop::at_once(self.child)
         } else {
-            Stop::begin(vec![self.child], Request::DEFAULT, self.grace)
+            Stop::begin(&[self.child], Request::DEFAULT, self.grace)
         });
     }
 
