@@ -12,7 +12,6 @@ use crate::usage::Usage;
 use std::fmt;
 use std::io;
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, ExitStatus};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// A child process that any number of threads can wait for, signal and kill at the same time.
@@ -27,8 +26,7 @@ pub struct SharedChild {
     id: u32,
     can_be_requested: bool,
     body: Body,
-    /// Boxed and lazy, because few children are stopped.
-    stopping: OnceLock<Box<Mutex<Stopping>>>,
+    stopping: Mutex<Stopping>,
 }
 
 /// The state that all stops of one child share.
@@ -59,7 +57,7 @@ impl SharedChild {
             }
             Some(own) => Body::Tree(own(leader, kill_on_drop)),
         };
-        Self { id, can_be_requested, body, stopping: OnceLock::new() }
+        Self { id, can_be_requested, body, stopping: Mutex::default() }
     }
 
     /// Shares a child that was spawned already, even if it has exited or was waited for.
@@ -100,7 +98,7 @@ impl SharedChild {
             Reaped::NoSuchChild => Lifecycle::reaped(child, None),
             Reaped::NotYet => unreaped(child, None, KillWithParent::default(), backend),
         });
-        Ok(Self { id, can_be_requested, body, stopping: OnceLock::new() })
+        Ok(Self { id, can_be_requested, body, stopping: Mutex::default() })
     }
 
     pub(crate) fn leader(&self) -> &Leader {
@@ -374,7 +372,7 @@ impl SharedChild {
         request: Request,
         own: Option<Instant>,
     ) -> (Option<Instant>, bool) {
-        let mut stopping = self.stopping.get_or_init(Box::default).lock();
+        let mut stopping = self.stopping.lock();
         stopping.deadline = match stopping.requested {
             None => own,
             Some(_) => earlier(stopping.deadline, own),

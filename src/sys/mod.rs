@@ -67,7 +67,7 @@ pub(crate) struct Platform {
         fn(FromChild, Pid) -> Option<Result<Box<dyn ProcessDescriptor>, Option<ExitStatus>>>,
     >,
     /// Opens a queue for the exits of many children.
-    kernel_queue: Option<fn() -> io::Result<Box<dyn KernelQueue>>>,
+    kernel_queue: Option<fn() -> io::Result<std::sync::Arc<dyn KernelQueue>>>,
     /// Distinguishes a process from the next owner of its ID.
     pub(crate) identity: Option<fn(Pid) -> Option<Box<dyn Identity>>>,
     /// Reads the status of a zombie by another call than `waitid`, without reaping it.
@@ -324,7 +324,7 @@ pub(crate) trait KernelQueue: Send + Sync {
 }
 
 /// Opens a kernel queue. Fails where the system has none, or if no descriptor is spare.
-pub(crate) fn kernel_queue() -> io::Result<Box<dyn KernelQueue>> {
+pub(crate) fn kernel_queue() -> io::Result<std::sync::Arc<dyn KernelQueue>> {
     #[cfg(unix)]
     if let Some(open) = PLATFORM.kernel_queue {
         return open();

@@ -217,7 +217,7 @@ impl Watch {
         const FEW: usize = 64;
         let descriptor = if self.trees.len() < FEW { survivor.exit_descriptor() } else { None };
         Source::registered(descriptor.and_then(|descriptor| {
-            crate::sys::Registration::of_descriptor(descriptor, self.queue.kernel(), token).ok()
+            crate::sys::Registration::of_descriptor(descriptor, self.queue.kernel()?, token).ok()
         }))
     }
 

@@ -30,15 +30,16 @@ impl Registration {
     /// descriptor is spare, no thread can be started, or this is the child of a fork.
     pub(crate) fn new(
         notice: &sync::Arc<Notice>,
-        kernel: Option<&Arc<dyn KernelQueue>>,
+        kernel: Option<Arc<dyn KernelQueue>>,
         token: u64,
         report: Listener,
     ) -> Option<Self> {
         let Some(descriptor) = notice.descriptor() else {
             return Subscription::new(notice, report).map(Self::Subscription);
         };
+        let kernel = kernel?;
         let own = Box::new(ExitDescriptor::new(sync::Arc::clone(notice))?);
-        match Self::of_descriptor(own, kernel, token) {
+        match Self::of_descriptor(own, Arc::clone(&kernel), token) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 // A kernel queue accepts each descriptor once.
                 let copy = ForkGuard::new(descriptor.try_clone_to_owned().ok()?);
@@ -51,10 +52,9 @@ impl Registration {
     /// Reports `token`, once, when the descriptor becomes readable.
     pub(crate) fn of_descriptor(
         descriptor: Box<dyn AsFd + Send>,
-        kernel: Option<&Arc<dyn KernelQueue>>,
+        kernel: Arc<dyn KernelQueue>,
         token: u64,
     ) -> io::Result<Self> {
-        let kernel = Arc::clone(kernel.ok_or(io::ErrorKind::Unsupported)?);
         kernel.add(descriptor.as_fd(), token)?;
         Ok(Self::Descriptor(Registered { descriptor, kernel, process: process::id() }))
     }

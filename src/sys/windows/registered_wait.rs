@@ -32,7 +32,7 @@ impl Registration {
     /// Calls `report` when the child has exited: at once, if it has already.
     pub(crate) fn new(
         notice: &Arc<Notice>,
-        _kernel: Option<&std::sync::Arc<dyn KernelQueue>>,
+        _kernel: Option<std::sync::Arc<dyn KernelQueue>>,
         _token: u64,
         report: Report,
     ) -> Option<Self> {
