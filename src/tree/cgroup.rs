@@ -184,7 +184,7 @@ impl Drop for CgroupV2 {
         };
         if spawn_helper("child-cgroup", remove_when_empty).is_err() {
             let directory = std::mem::take(&mut self.directory);
-            deferred::push(move || remove_all(&directory));
+            deferred::push(Box::new(move || remove_all(&directory)));
         }
     }
 }

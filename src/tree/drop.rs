@@ -99,9 +99,9 @@ fn leave(dropped: Dropped) {
     }
     if tree.outlives_the_handle() && !has_ended(&tree) {
         // A tree that dies with this process still does: the leader is not reaped before the guardian is notified.
-        deferred::push(move || {
+        deferred::push(Box::new(move || {
             hand_over(Dropped { tree: Arc::clone(&tree), kill: false }).is_ok() || has_ended(&tree)
-        });
+        }));
     }
 }
 
