@@ -164,7 +164,7 @@ fn running(state: &mut Option<Reaper>) -> io::Result<&mut Reaper> {
     if state.is_none() {
         let queue = Arc::new(EventQueue::new());
         let its = Arc::clone(&queue);
-        spawn_thread("child-watcher", STACK, move || run_thread(&its))?;
+        spawn_thread("child-watcher", STACK, Box::new(move || run_thread(&its)))?;
         *state = Some(Reaper::new(queue));
     }
     Ok(state.as_mut().expect("it was set"))
