@@ -551,11 +551,17 @@ fn unreaped(
     match Notice::open(&child, from_child, kill_with_parent, backend) {
         Opened::Unreaped(notice) => Lifecycle::unreaped(child, notice, reaper::abandon),
         Opened::ReapedElsewhere(status) => Lifecycle::reaped(child, status),
-        Opened::Unverified(notice) => match child.reap() {
-            Ok(Reaped::Status(status)) => Lifecycle::reaped(child, Some(status)),
-            Ok(Reaped::NoSuchChild) => Lifecycle::reaped(child, None),
-            // Without a result either, the ID was the child's just before.
-            Ok(Reaped::NotYet) | Err(_) => Lifecycle::unreaped(child, notice, reaper::abandon),
-        },
+        Opened::Unverified(notice) => {
+            notice.spare(true);
+            match child.reap() {
+                Ok(Reaped::Status(status)) => Lifecycle::reaped(child, Some(status)),
+                Ok(Reaped::NoSuchChild) => Lifecycle::reaped(child, None),
+                // Without a result either, the ID was the child's just before.
+                Ok(Reaped::NotYet) | Err(_) => {
+                    notice.spare(false);
+                    Lifecycle::unreaped(child, notice, reaper::abandon)
+                }
+            }
+        }
     }
 }

@@ -265,11 +265,17 @@ pub(crate) type FromChild = std::os::windows::io::OwnedHandle;
 #[derive(Default)]
 pub(crate) struct KillWithParent(Option<ForkGuard<Mutex<UntilEnd>>>);
 
+type UntilEnd = Option<Box<dyn KillsWithParent>>;
+
 /// Ends when it is dropped.
-type UntilEnd = Option<Box<dyn Send>>;
+pub(crate) trait KillsWithParent: Send {
+    /// Spares the child, or stops sparing it, if this process dies. (Windows does not rely on the process ID.)
+    #[cfg(unix)]
+    fn spare(&mut self, spare: bool);
+}
 
 impl KillWithParent {
-    pub(crate) fn by(mechanism: impl Send + 'static) -> Self {
+    pub(crate) fn by(mechanism: impl KillsWithParent + 'static) -> Self {
         Self(Some(ForkGuard::new(Mutex::new(Some(Box::new(mechanism))))))
     }
 
@@ -280,6 +286,15 @@ impl KillWithParent {
 
     fn is_set(&self) -> bool {
         self.lock().is_some_and(|mechanism| mechanism.is_some())
+    }
+
+    #[cfg(unix)]
+    fn spare(&self, spare: bool) {
+        if let Some(mut mechanism) = self.lock() {
+            if let Some(mechanism) = &mut *mechanism {
+                mechanism.spare(spare);
+            }
+        }
     }
 
     fn end(&self) {
@@ -375,6 +390,11 @@ pub(crate) trait Exit: Send + Sync + Sized + 'static {
         false
     }
 
+    /// Called with `true` before the reap: from then on the process ID may be another process's, so the death of this
+    /// process must not kill by the ID. Called with `false` if the child was not reaped: without a status, only the reap
+    /// shows whether the child runs.
+    fn spare(&self, _spare: bool) {}
+
     /// Notifies the listeners that the exit itself does not wake. Called after the reap.
     fn settled(&self);
 }
@@ -456,11 +476,16 @@ impl Reap for Child {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use super::KillWithParent;
+    use super::{KillWithParent, KillsWithParent};
     use crate::fork_guard::ForkGuard;
     use crate::sync::{Arc, Mutex};
     use std::sync::mpsc;
     use std::time::Duration;
+
+    impl KillsWithParent for Arc<()> {
+        #[cfg(unix)]
+        fn spare(&mut self, _: bool) {}
+    }
 
     /// Covers a fork while another thread of the parent has held the lock.
     #[test]
@@ -471,7 +496,7 @@ mod tests {
         own.end();
         assert!(!own.is_set() && Arc::strong_count(&ended) == 1);
 
-        let mechanism: Box<dyn Send> = Box::new(Arc::clone(&ended));
+        let mechanism: Box<dyn KillsWithParent> = Box::new(Arc::clone(&ended));
         let copy = KillWithParent(Some(ForkGuard::copied(Mutex::new(Some(mechanism)))));
         let copy = Arc::new(copy);
         let held = copy.0.as_ref().expect("it was set").lock();
