@@ -3,9 +3,9 @@
 //! A drop makes a few system calls: it kills the processes that it can kill at once, and leaves the rest to one thread,
 //! which serves all dropped trees of the process. The thread kills in batches, so trees that are dropped close together
 //! cost one pass over the process table. It also watches trees to their end if they die with this process, or if their
-//! cgroup must be removed. What fails meanwhile is repeated: without a spare descriptor, members cannot be found. The
-//! thread ends when no tree is left. If the thread cannot be started, the drop itself kills
-//! the whole tree, and a later spawn tries again to watch a tree.
+//! cgroup must be removed. It repeats what fails: without a spare descriptor, for example, members cannot be found. The
+//! thread ends when no tree is left. If the thread cannot be started, the drop itself kills the whole tree, and a later
+//! spawn tries again to watch a tree.
 
 use super::operations::Survivor;
 use super::{Leader, Owner, Tree};
