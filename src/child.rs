@@ -13,7 +13,6 @@ use std::fmt;
 use std::io;
 use std::ops::Deref;
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, ExitStatus};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -31,8 +30,7 @@ pub struct SharedChild {
     /// A capture has taken pipes.
     is_captured: AtomicBool,
     body: Body,
-    /// Boxed and lazy, because few children are stopped.
-    stopping: OnceLock<Box<Mutex<Stopping>>>,
+    stopping: Mutex<Stopping>,
 }
 
 /// The state that all stops of one child share.
@@ -127,7 +125,7 @@ impl SharedChild {
 
     fn with(id: u32, can_be_requested: bool, body: Body) -> Self {
         let is_captured = AtomicBool::new(false);
-        Self { id, can_be_requested, is_captured, body, stopping: OnceLock::new() }
+        Self { id, can_be_requested, is_captured, body, stopping: Mutex::default() }
     }
 
     pub(crate) fn leader(&self) -> &Leader {
@@ -415,7 +413,7 @@ impl SharedChild {
         request: Request,
         own: Option<Instant>,
     ) -> (Option<Instant>, bool) {
-        let mut stopping = self.stopping.get_or_init(Box::default).lock();
+        let mut stopping = self.stopping.lock();
         stopping.deadline = match stopping.requested {
             None => own,
             Some(_) => earlier(stopping.deadline, own),
@@ -603,11 +601,17 @@ fn unreaped(
     match Notice::open(&child, from_child, kill_with_parent, backend) {
         Opened::Unreaped(notice) => Lifecycle::unreaped(child, notice, reaper::abandon),
         Opened::ReapedElsewhere(status) => Lifecycle::reaped(child, status),
-        Opened::Unverified(notice) => match child.reap() {
-            Ok(Reaped::Status(status)) => Lifecycle::reaped(child, Some(status)),
-            Ok(Reaped::NoSuchChild) => Lifecycle::reaped(child, None),
-            // Without a result either, the ID was the child's just before.
-            Ok(Reaped::NotYet) | Err(_) => Lifecycle::unreaped(child, notice, reaper::abandon),
-        },
+        Opened::Unverified(notice) => {
+            notice.spare(true);
+            match child.reap() {
+                Ok(Reaped::Status(status)) => Lifecycle::reaped(child, Some(status)),
+                Ok(Reaped::NoSuchChild) => Lifecycle::reaped(child, None),
+                // Without a result either, the ID was the child's just before.
+                Ok(Reaped::NotYet) | Err(_) => {
+                    notice.spare(false);
+                    Lifecycle::unreaped(child, notice, reaper::abandon)
+                }
+            }
+        }
     }
 }

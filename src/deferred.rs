@@ -7,7 +7,7 @@ use crate::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A closure that returns whether the work is done. It does not block.
-type Work = Box<dyn FnMut() -> bool + Send>;
+pub(crate) type Work = Box<dyn FnMut() -> bool + Send>;
 
 #[derive(Default)]
 struct Deferred {
@@ -19,18 +19,23 @@ struct Deferred {
 static DEFERRED: PerProcess<Deferred> = PerProcess::new();
 
 /// Runs `work` at later spawns and drops until it returns `true`.
-pub(crate) fn push(work: impl FnMut() -> bool + Send + 'static) {
-    DEFERRED.get().add(vec![Box::new(work)]);
+pub(crate) fn push(work: Work) {
+    DEFERRED.get().add(vec![work]);
 }
 
 /// Tries all deferred work once.
 pub(crate) fn retry() {
     let deferred = DEFERRED.get();
     if deferred.len.load(Ordering::Relaxed) > 0 {
-        let mut work = std::mem::take(&mut *deferred.work.lock());
+        let mut all = std::mem::take(&mut *deferred.work.lock());
+        let mut undone = Vec::new();
         // The lock is not held: work may defer other work.
-        work.retain_mut(|work| !work());
-        deferred.add(work);
+        while let Some(mut work) = all.pop() {
+            if !work() {
+                undone.push(work);
+            }
+        }
+        deferred.add(undone);
     }
 }
 

@@ -12,24 +12,27 @@ use crate::sync::{self, Mutex, imp::Condvar};
 use crate::sys::{KernelQueue, Notice, PipeEvent, Registration, kernel_queue};
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, OnceLock, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 pub(crate) struct EventQueue {
-    /// Set under the lock of `posted`. Empty while no descriptor is spare.
-    kernel: OnceLock<Arc<dyn KernelQueue>>,
-    /// The lock is never held across anything that blocks. The kernel queue wakes its waiters if and only if this is
-    /// not empty.
-    posted: Mutex<VecDeque<u64>>,
+    /// The lock is never held across anything that blocks.
+    posted: Mutex<Posted>,
     /// Wakes the waiters where there is no kernel queue.
     changed: Condvar,
+}
+
+#[derive(Default)]
+struct Posted {
+    tokens: VecDeque<u64>,
+    /// `None` while no descriptor is spare. It wakes its waiters if and only if there are tokens.
+    kernel: Option<Arc<dyn KernelQueue>>,
 }
 
 impl EventQueue {
     /// Creates a queue. Never fails: if no descriptor is spare, there is no kernel queue yet.
     pub(crate) fn new() -> Self {
-        let queue =
-            Self { kernel: OnceLock::new(), posted: Mutex::default(), changed: Condvar::new() };
+        let queue = Self { posted: Mutex::default(), changed: Condvar::new() };
         queue.kernel();
         queue
     }
@@ -56,25 +59,26 @@ impl EventQueue {
     }
 
     /// Returns the kernel queue. If there is none, tries again to open one.
-    pub(crate) fn kernel(&self) -> Option<&Arc<dyn KernelQueue>> {
-        if self.kernel.get().is_none() {
-            let kernel = Arc::from(kernel_queue().ok()?);
+    pub(crate) fn kernel(&self) -> Option<Arc<dyn KernelQueue>> {
+        let mut posted = self.posted.lock();
+        if posted.kernel.is_none() {
+            let kernel = kernel_queue().ok()?;
             // Threads that wait without the kernel queue change over to it, and find the posted tokens.
-            let posted = self.posted.lock();
-            if self.kernel.set(kernel).is_ok() {
-                self.kernel.get().filter(|_| !posted.is_empty()).inspect(|kernel| kernel.wake());
-                self.changed.notify_all();
+            if !posted.tokens.is_empty() {
+                kernel.wake();
             }
+            posted.kernel = Some(kernel);
+            self.changed.notify_all();
         }
-        self.kernel.get()
+        posted.kernel.clone()
     }
 
     /// Reports the token. Never blocks.
     pub(crate) fn post(&self, token: u64) {
         let mut posted = self.posted.lock();
-        posted.push_back(token);
-        match self.kernel.get() {
-            Some(kernel) if posted.len() == 1 => kernel.wake(),
+        posted.tokens.push_back(token);
+        match &posted.kernel {
+            Some(kernel) if posted.tokens.len() == 1 => kernel.wake(),
             Some(_) => {}
             None => self.changed.notify_one(),
         }
@@ -83,9 +87,16 @@ impl EventQueue {
     /// Removes a posted token that was not reported: without a waiter it would stay.
     pub(crate) fn withdraw(&self, token: u64) {
         let mut posted = self.posted.lock();
-        if let Some(index) = posted.iter().position(|other| *other == token) {
-            posted.remove(index);
-            self.clear_wake_if_empty(&posted);
+        let count = posted.tokens.len();
+        // Each other token is taken and put back once, so the order stays.
+        for _ in 0..count {
+            match posted.tokens.pop_front() {
+                Some(first) if first != token => posted.tokens.push_back(first),
+                _ => {}
+            }
+        }
+        if count > 0 {
+            posted.clear_wake_if_empty();
         }
     }
 
@@ -99,9 +110,9 @@ impl EventQueue {
         deadline: Option<Instant>,
     ) -> io::Result<()> {
         let mut posted = self.posted.lock();
-        while posted.is_empty() {
+        while posted.tokens.is_empty() {
             let left = deadline.map(left);
-            if let Some(kernel) = self.kernel.get() {
+            if let Some(kernel) = posted.kernel.clone() {
                 drop(posted);
                 let is_woken = kernel.wait(tokens, at_most, left)?;
                 if !is_woken || !tokens.is_empty() {
@@ -121,17 +132,20 @@ impl EventQueue {
             };
         }
         while tokens.len() < at_most {
-            let Some(token) = posted.pop_front() else { break };
+            let Some(token) = posted.tokens.pop_front() else { break };
             tokens.push(token);
         }
-        self.clear_wake_if_empty(&posted);
+        posted.clear_wake_if_empty();
         Ok(())
     }
+}
 
-    /// Clears the wake-up after the last posted token was removed.
-    fn clear_wake_if_empty(&self, posted: &VecDeque<u64>) {
-        if let Some(kernel) = self.kernel.get().filter(|_| posted.is_empty()) {
-            kernel.clear_wake();
+impl Posted {
+    /// Clears the wake-up after a posted token was removed.
+    fn clear_wake_if_empty(&self) {
+        match &self.kernel {
+            Some(kernel) if self.tokens.is_empty() => kernel.clear_wake(),
+            _ => {}
         }
     }
 }
@@ -140,17 +154,12 @@ impl EventQueue {
 mod tests {
     use super::EventQueue;
     use crate::sync::{Mutex, imp::Condvar};
-    use std::sync::OnceLock;
     use std::time::Instant;
 
     /// Covers a queue with a kernel queue, where the system has one, and a queue without.
     #[test]
     fn withdrawn_token_is_not_reported() {
-        let without = EventQueue {
-            kernel: OnceLock::new(),
-            posted: Mutex::default(),
-            changed: Condvar::new(),
-        };
+        let without = EventQueue { posted: Mutex::default(), changed: Condvar::new() };
         for queue in [EventQueue::new(), without] {
             let reported = || {
                 let mut tokens = Vec::new();
@@ -165,7 +174,7 @@ mod tests {
             queue.post(4);
             queue.withdraw(4);
             // The queue does not wake a waiter, but reports the next token.
-            assert!(queue.posted.lock().is_empty());
+            assert!(queue.posted.lock().tokens.is_empty());
             assert_eq!(reported(), []);
             queue.post(5);
             assert_eq!(reported(), [5]);

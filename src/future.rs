@@ -104,7 +104,7 @@ impl<'a> Wait<'a> {
             if self.wake.is_none() {
                 // No exit of this child can be reported, or it was reported too early.
                 let next = Instant::now() + self.backoff.next();
-                self.wake = wake_at(self.deadline.map_or(next, |deadline| deadline.min(next)), cx);
+                self.wake = wake_at(self.deadline.unwrap_or(next).min(next), cx);
             }
             return Poll::Pending;
         }
@@ -342,7 +342,7 @@ impl SharedChild {
             }
             // The leader has exited and other members run, whose exits are not notified.
             let next = now + delay;
-            sleep_until(deadline.map_or(next, |deadline| deadline.min(next))).await;
+            sleep_until(deadline.unwrap_or(next).min(next)).await;
             delay = (delay * 2).min(LONGEST_DELAY);
         }
         Ok(true)

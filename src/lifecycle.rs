@@ -249,7 +249,7 @@ impl<C: Reap, E: Exit> State<C, E> {
             // Only the reap shows the status. The exit has woken the waiters, so they leave soon. A pin has no such end:
             // the status is worth more than the process ID.
             Observed::Exited(None) if self.waiters > 0 => return Ok(self.returned),
-            Observed::Exited(seen) => match (self.child.reap()?, self.returned.or(seen)) {
+            Observed::Exited(seen) => match (self.reap(exit)?, self.returned.or(seen)) {
                 (Reaped::Status(reaped), Some(seen))
                     if self.returned.is_none() && reaped != seen =>
                 {
@@ -263,6 +263,15 @@ impl<C: Reap, E: Exit> State<C, E> {
             Observed::ReapedElsewhere => self.returned.or_else(|| exit.recover()),
         };
         self.settle(status).map(Some)
+    }
+
+    fn reap(&mut self, exit: &E) -> io::Result<Reaped> {
+        exit.spare(true);
+        let reaped = self.child.reap();
+        if matches!(reaped, Ok(Reaped::NotYet) | Err(_)) {
+            exit.spare(false);
+        }
+        reaped
     }
 
     /// Remembers the result: the child was reaped, by this process or elsewhere.

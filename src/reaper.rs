@@ -7,6 +7,7 @@
 //! A fork without exec copies the state but not the thread. The copied entries are not children of the new process, and
 //! its epoll is the parent's. So the child of a fork has a state of its own.
 
+use crate::backoff::earlier;
 use crate::deferred;
 use crate::event_queue::EventQueue;
 use crate::fork_guard::PerProcess;
@@ -83,7 +84,7 @@ pub(crate) fn abandon(notice: &Arc<Notice>) {
 }
 
 fn defer(notice: Arc<Notice>) {
-    deferred::push(move || notice.reap() || adopt(&notice));
+    deferred::push(Box::new(move || notice.reap() || adopt(&notice)));
 }
 
 /// Leaves the child to the thread. Returns `false` if the thread cannot be started.
@@ -115,7 +116,8 @@ pub(crate) struct Wake {
     pipes: Vec<(u64, PipeEvent)>,
 }
 
-/// Wakes the task once: when there is a reason to poll the child, when one of these pipes is ready, or at this time. `None` if the exit or a pipe cannot be reported, or if the thread cannot be started.
+/// Wakes the task once: when there is a reason to poll the child, when one of these pipes is ready, or at this time. `None`
+/// if the exit or a pipe cannot be reported, or if the thread cannot be started.
 pub(crate) fn register(
     notice: Option<&Arc<Notice>>,
     pipes: Vec<PipeEvent>,
@@ -240,7 +242,7 @@ fn running(state: &mut Option<Reaper>) -> io::Result<&mut Reaper> {
     if state.is_none() {
         let queue = Arc::new(EventQueue::new());
         let its = Arc::clone(&queue);
-        spawn_thread("child-watcher", STACK, move || run_thread(&its))?;
+        spawn_thread("child-watcher", STACK, Box::new(move || run_thread(&its)))?;
         *state = Some(Reaper::new(queue));
     }
     Ok(state.as_mut().expect("it was set"))
@@ -298,8 +300,12 @@ impl Reaper {
     /// Removes old IDs from the heap, each time when they can be half of it.
     fn forget_old_timers(&mut self) {
         if self.timers.len() > 2 * self.wakers.len() + 100 {
-            self.timers.retain(|Reverse((_, id))| self.wakers.get(*id).is_some());
-            self.timers.shrink_to(2 * self.timers.len() + 200);
+            let mut timers = std::mem::take(&mut self.timers).into_vec();
+            while let Some(timer) = timers.pop() {
+                if self.wakers.get(timer.0.1).is_some() {
+                    self.timers.push(timer);
+                }
+            }
         }
     }
 
@@ -322,16 +328,19 @@ impl Reaper {
         for token in tokens {
             if let Some(pipe) = self.pipes.get_mut(*token) {
                 pipe.is_reported = true;
-                due.wakers.extend(self.wakers.remove(pipe.id));
+                let id = pipe.id;
+                self.wake(id, due);
                 continue;
             }
             // A report may be about a child that was removed.
             let Some(child) = self.children.get_mut(*token) else { continue };
-            for id in child.registrations.drain(..) {
-                due.wakers.extend(self.wakers.remove(id));
+            let is_over = !child.is_orphan || child.notice.reap();
+            let mut registrations = std::mem::take(&mut child.registrations);
+            while let Some(id) = registrations.pop_front() {
+                self.wake(id, due);
             }
-            if !child.is_orphan || child.notice.reap() {
-                due.children.extend(self.children.remove(*token));
+            if is_over {
+                self.end(*token, due);
             } else {
                 // The exit was reported before the child can be reaped: a tracer holds the child, for example.
                 self.children.poll(*token);
@@ -343,19 +352,31 @@ impl Reaper {
     fn reap_polled(&mut self, due: &mut Due) {
         for token in self.children.polled().to_vec() {
             if self.children.get(token).is_some_and(|child| child.notice.reap()) {
-                due.children.extend(self.children.remove(token));
+                self.end(token, due);
             }
+        }
+    }
+
+    fn wake(&mut self, id: u64, due: &mut Due) {
+        if let Some(waker) = self.wakers.remove(id) {
+            due.wakers.push(waker);
+        }
+    }
+
+    fn end(&mut self, token: u64, due: &mut Due) {
+        if let Some(child) = self.children.remove(token) {
+            due.children.push(child);
         }
     }
 
     fn fire_timers(&mut self, due: &mut Due) {
         let now = Instant::now();
-        while let Some(Reverse((at, id))) = self.timers.peek() {
+        while let Some(&Reverse((at, id))) = self.timers.peek() {
             // The ID of a removed registration is dropped early, so that it does not wake the thread.
-            if *at > now && self.wakers.get(*id).is_some() {
+            if at > now && self.wakers.get(id).is_some() {
                 break;
             }
-            due.wakers.extend(self.wakers.remove(*id));
+            self.wake(id, due);
             self.timers.pop();
         }
     }
@@ -364,17 +385,19 @@ impl Reaper {
     /// orphans are deferred.
     fn give_up(&mut self, due: &mut Due) {
         for id in self.wakers.tokens() {
-            due.wakers.extend(self.wakers.remove(id));
+            self.wake(id, due);
         }
         for token in self.pipes.tokens() {
             due.pipes.extend(self.pipes.remove(token));
         }
         for token in self.children.tokens() {
-            let Some(child) = self.children.remove(token) else { continue };
-            if child.value.is_orphan && !child.value.notice.reap() {
-                defer(Arc::clone(&child.value.notice));
+            match self.children.get(token) {
+                Some(child) if child.is_orphan && !child.notice.reap() => {
+                    defer(Arc::clone(&child.notice));
+                }
+                _ => {}
             }
-            due.children.push(child);
+            self.end(token, due);
         }
     }
 
@@ -386,7 +409,7 @@ impl Reaper {
         }
         let poll = Instant::now() + self.pause;
         self.pause = (self.pause * 2).min(LATEST);
-        Some(timer.map_or(poll, |timer| timer.min(poll)))
+        earlier(timer, Some(poll))
     }
 }
 

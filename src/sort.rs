@@ -5,7 +5,6 @@
 
 #![cfg_attr(windows, allow(dead_code, reason = "only scans search and sort by the natural order"))]
 
-#[cfg(unix)]
 use std::cmp::Ordering;
 
 /// Sorts in O(n log n) steps without memory. Equal items end up in any order.
@@ -15,7 +14,6 @@ pub(crate) fn sort<T: Ord>(items: &mut [T]) {
 
 /// Returns the position of an item in a sorted list of this length, or the position where it belongs. The function compares
 /// the item at a position with the one sought.
-#[cfg(unix)]
 pub(crate) fn search(
     length: usize,
     compare: &mut dyn FnMut(usize) -> Ordering,
@@ -33,7 +31,6 @@ pub(crate) fn search(
 }
 
 /// Returns the IDs that are not in this sorted list.
-#[cfg(unix)]
 pub(crate) fn missing(ids: &[i32], list: &[i32]) -> Vec<i32> {
     let mut missing = Vec::new();
     for id in ids {
@@ -89,7 +86,6 @@ mod tests {
         }
     }
 
-    #[cfg(unix)]
     #[test]
     fn items_are_found_and_missing_items_have_a_place() {
         for length in 0..20 {

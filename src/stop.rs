@@ -8,10 +8,12 @@
 
 use crate::SharedChild;
 use crate::child::ChildRef;
+use crate::sort::sort_by;
 use crate::sync::Arc;
 use crate::sys::Request;
 use crate::tree::{self, Tree};
 use std::io;
+use std::ops::Deref;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
@@ -24,9 +26,13 @@ const KILLED: Duration = Duration::from_secs(30);
 
 /// A stop in progress.
 pub(crate) struct Stop<'c> {
-    /// The children that were requested to terminate, by the time at which to kill them. The earliest is the last. Two
-    /// threads that stop the same children kill in this order, so neither waits for a kill of the other.
-    graceful: Vec<(Option<Instant>, Vec<ChildRef<'c>>)>,
+    /// The children that were requested to terminate, and are killed next. None if all were killed.
+    graceful: Vec<ChildRef<'c>>,
+    /// When to kill them.
+    until: Option<Instant>,
+    /// The children that are killed later, by the time at which to kill them. The earliest is the last. Two threads that
+    /// stop the same children kill in this order, so neither waits for a kill of the other.
+    later: Vec<(Option<Instant>, ChildRef<'c>)>,
     /// The children that were killed and may take a while to end.
     dying: Vec<ChildRef<'c>>,
     /// When the last grace ended.
@@ -44,101 +50,114 @@ pub(crate) enum Phase {
 
 impl<'c> Stop<'c> {
     /// Requests these children to terminate.
-    pub(crate) fn begin(
-        mut children: Vec<ChildRef<'c>>,
-        request: Request,
-        grace: Duration,
-    ) -> Self {
+    pub(crate) fn begin(children: Vec<ChildRef<'c>>, request: Request, grace: Duration) -> Self {
         let now = Instant::now();
-        children.retain(|child| !child.has_ended());
         let ended = SharedChild::each_ended_by(&borrowed(&children), Some(now));
-        let (mut due, mut new, mut indices) = (Vec::new(), Vec::new(), Vec::new());
-        for (child, ended) in children.into_iter().zip(ended) {
+        let (mut due, mut new, mut places) = (Vec::new(), Vec::new(), Vec::new());
+        for (place, child) in children.into_iter().enumerate() {
             // A tree whose members cannot be listed counts as ended with its leader. It is killed at once.
-            let (deadline, is_new) = match ended {
+            let (mut deadline, is_new) = match ended[place] {
                 Ok(true) => (Some(now), false),
                 _ => child.join_stop(request, now.checked_add(grace)),
             };
-            if is_new {
+            if is_new && child.can_be_requested() {
                 new.push(child.clone());
-                indices.push(due.len());
+                places.push(place);
+            } else if is_new {
+                deadline = Some(now);
             }
             due.push((deadline, child));
         }
         let sent = SharedChild::request_each(&borrowed(&new), request);
-        for (index, sent) in indices.into_iter().zip(sent) {
+        for (index, sent) in sent.iter().enumerate() {
             // A child that cannot receive a request is killed at once. Other errors concern some members of a tree, and the
             // kill meets them again.
-            if !sent.unwrap_or_else(|error| error.kind() != io::ErrorKind::InvalidInput) {
-                due[index].0 = Some(now);
+            let has_arrived = match sent {
+                Ok(has_arrived) => *has_arrived,
+                Err(error) => error.kind() != io::ErrorKind::InvalidInput,
+            };
+            if !has_arrived {
+                due[places[index]].0 = Some(now);
             }
         }
-        let mut stop =
-            Self { graceful: Vec::new(), dying: Vec::new(), killed_at: now, result: Ok(()) };
-        for (deadline, child) in due {
-            if !child.has_ended() {
-                stop.add(deadline, child);
-            }
-        }
-        stop
-    }
-
-    fn add(&mut self, deadline: Option<Instant>, child: ChildRef<'c>) {
-        let key = |deadline: Option<Instant>| (deadline.is_none(), deadline);
-        let group = self.graceful.binary_search_by(|group| key(deadline).cmp(&key(group.0)));
-        match group {
-            Ok(index) => self.graceful[index].1.push(child),
-            Err(index) => self.graceful.insert(index, (deadline, vec![child])),
-        }
+        sort_by(&mut due, |one, other| is_later(one.0, other.0));
+        Self::with(due, now)
     }
 
     /// Kills a child without a request.
     pub(crate) fn at_once(child: ChildRef<'c>) -> Self {
         let now = Instant::now();
-        let graceful = vec![(Some(now), vec![child])];
-        let mut stop = Self { graceful, dying: Vec::new(), killed_at: now, result: Ok(()) };
+        let mut stop = Self::with(vec![(Some(now), child)], now);
         stop.advance(Vec::new());
         stop
     }
 
+    fn with(later: Vec<(Option<Instant>, ChildRef<'c>)>, now: Instant) -> Self {
+        let (graceful, dying) = (Vec::new(), Vec::new());
+        let mut stop = Self { graceful, until: None, later, dying, killed_at: now, result: Ok(()) };
+        stop.next_grace();
+        stop
+    }
+
+    /// Begins to wait for the children that are to be killed next.
+    fn next_grace(&mut self) {
+        self.graceful.clear();
+        while let Some((deadline, child)) = self.later.last() {
+            if !self.graceful.is_empty() && *deadline != self.until {
+                return;
+            }
+            if !child.has_ended() {
+                self.until = *deadline;
+                self.graceful.push(child.clone());
+            }
+            self.later.pop();
+        }
+    }
+
     pub(crate) fn phase(&self) -> Phase {
-        self.graceful
-            .last()
-            .map_or(Phase::Killed(self.killed_at), |(until, _)| Phase::Grace(*until))
+        if self.graceful.is_empty() {
+            Phase::Killed(self.killed_at)
+        } else {
+            Phase::Grace(self.until)
+        }
     }
 
     /// Returns what to wait for: until these children and their trees have ended, or until the time. `None` when the stop
     /// is complete.
     pub(crate) fn pending(&self) -> Option<(&[ChildRef<'c>], Option<Instant>)> {
-        match self.graceful.last() {
-            Some((until, children)) => Some((children, *until)),
-            None if self.dying.is_empty() => None,
-            None => Some((&self.dying, self.killed_at.checked_add(DYING))),
+        if !self.graceful.is_empty() {
+            Some((&self.graceful, self.until))
+        } else if !self.dying.is_empty() {
+            Some((&self.dying, self.killed_at.checked_add(DYING)))
+        } else {
+            None
         }
     }
 
     /// The pending wait is over: kills what is left after a grace. `ended` has the results of the wait, if there are any.
     pub(crate) fn advance(&mut self, ended: Vec<io::Result<bool>>) {
-        let Some((_, mut children)) = self.graceful.pop() else {
-            for (child, ended) in std::mem::take(&mut self.dying).into_iter().zip(ended) {
+        if self.graceful.is_empty() {
+            let dying = std::mem::take(&mut self.dying);
+            for (index, ended) in ended.into_iter().enumerate() {
                 // A wait for the child reports a status that is lost.
-                if child.try_wait().is_ok() {
+                if dying[index].try_wait().is_ok() {
                     self.note(ended.map(drop));
                 }
             }
             return;
-        };
+        }
         // Errors of the wait are met again by the kill. A tree whose members cannot be listed is killed even if its leader
         // has ended.
-        children.retain(|child| !child.has_ended());
-        let killed = SharedChild::kill_each(&borrowed(&children));
+        let graceful = std::mem::take(&mut self.graceful);
+        let killed = SharedChild::kill_each(&borrowed(&graceful));
         self.killed_at = Instant::now();
-        for (child, killed) in children.into_iter().zip(killed) {
+        for (child, killed) in graceful.into_iter().zip(killed) {
             if killed.is_ok() {
                 self.dying.push(child);
             }
             self.note(killed);
         }
+        self.next_grace();
     }
 
     /// Keeps the first error.
@@ -152,10 +171,10 @@ impl<'c> Stop<'c> {
     pub(crate) fn run(mut self) -> io::Result<()> {
         while let Some((children, until)) = self.pending() {
             let ended = SharedChild::each_ended_by(&borrowed(children), until);
-            for (child, ended) in children.iter().zip(&ended) {
+            for (index, ended) in ended.iter().enumerate() {
                 // The grace of a tree that cannot be scanned ends with its leader.
                 if ended.is_err() {
-                    let _ = child.exit_by(until);
+                    let _ = children[index].exit_by(until);
                 }
             }
             self.advance(ended);
@@ -167,10 +186,6 @@ impl<'c> Stop<'c> {
     pub(crate) fn result(self) -> io::Result<()> {
         self.result
     }
-}
-
-fn borrowed<'s>(children: &'s [ChildRef<'_>]) -> Vec<&'s SharedChild> {
-    children.iter().map(|child| &**child).collect()
 }
 
 /// Stops a child, and waits for its end.
@@ -199,19 +214,36 @@ pub(crate) fn has_not_ended(child: &SharedChild) -> io::Error {
 
 /// Stops all of these, and their trees, at the same time.
 pub(crate) fn stop_all(children: &[Arc<SharedChild>], grace: Duration) -> io::Result<()> {
-    let children = children.iter().map(|child| ChildRef::Borrowed(child)).collect();
-    Stop::begin(children, Request::DEFAULT, grace).run()
+    let mut all = Vec::new();
+    for child in children {
+        all.push(ChildRef::Borrowed(child));
+    }
+    Stop::begin(all, Request::DEFAULT, grace).run()
 }
 
 /// Kills all of these, and their trees. Returns the first error, after all have been killed that can be.
 pub(crate) fn kill_all(children: &[Arc<SharedChild>]) -> io::Result<()> {
-    let mut left: Vec<&SharedChild> = children.iter().map(|child| &**child).collect();
-    left.retain(|child| !child.has_ended());
     let mut result = Ok(());
-    for killed in SharedChild::kill_each(&left) {
+    for killed in SharedChild::kill_each(&borrowed(children)) {
         result = result.and(killed);
     }
     result
+}
+
+fn borrowed<C: Deref<Target = SharedChild>>(children: &[C]) -> Vec<&SharedChild> {
+    let mut borrowed = Vec::new();
+    for child in children {
+        borrowed.push(&**child);
+    }
+    borrowed
+}
+
+/// Returns whether a deadline is after the other. No deadline is the last.
+fn is_later(one: Option<Instant>, other: Option<Instant>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => one > other,
+        (one, other) => one.is_none() && other.is_some(),
+    }
 }
 
 impl SharedChild {
@@ -275,11 +307,13 @@ impl SharedChild {
 
     fn each_ended_by(children: &[&Self], deadline: Option<Instant>) -> Vec<io::Result<bool>> {
         let exited = |child: &Self| Ok(child.exit_by(deadline)?.is_some());
-        let wait = |trees: &[&Tree]| Tree::wait_each_empty(trees, deadline);
-        let mut all = Self::each(children, Self::tree, wait, exited);
-        for (child, ended) in children.iter().zip(&mut all) {
-            let error = ended.as_ref().err().map(io::Error::kind);
-            if error == Some(io::ErrorKind::Unsupported) && child.tree().is_some() {
+        let ended = Tree::wait_each_empty(&trees_of(children), deadline);
+        let mut all = with_the_others(children, ended, &exited);
+        for (index, ended) in all.iter_mut().enumerate() {
+            let child = children[index];
+            if matches!(ended, Err(error) if error.kind() == io::ErrorKind::Unsupported)
+                && child.tree().is_some()
+            {
                 // The system does not list the members of the tree.
                 *ended = exited(child);
             }
@@ -289,38 +323,39 @@ impl SharedChild {
 
     /// Requests each to terminate. Returns whether a request can have arrived.
     fn request_each(children: &[&Self], request: Request) -> Vec<io::Result<bool>> {
-        Self::each(
-            children,
-            |child| child.tree().filter(|_| child.can_be_requested()),
-            |trees| Tree::request_each(trees, request),
-            |child| match child.can_be_requested() {
-                true => tree::request(child.leader(), request),
-                false => Ok(false),
-            },
-        )
+        let sent = Tree::request_each(&trees_of(children), request);
+        with_the_others(children, sent, &|child| tree::request(child.leader(), request))
     }
 
     fn kill_each(children: &[&Self]) -> Vec<io::Result<()>> {
-        Self::each(children, Self::tree, Tree::kill_each, Self::kill)
+        with_the_others(children, Tree::kill_each(&trees_of(children)), &Self::kill)
     }
+}
 
-    /// Serves the trees among these by one call, and each other child by itself.
-    fn each<T>(
-        children: &[&Self],
-        tree: impl Fn(&Self) -> Option<&Tree>,
-        of_trees: impl FnOnce(&[&Tree]) -> Vec<T>,
-        of_one: impl Fn(&Self) -> T,
-    ) -> Vec<T> {
-        let mut trees = Vec::new();
-        for child in children {
-            trees.extend(tree(child));
+fn trees_of<'c>(children: &[&'c SharedChild]) -> Vec<&'c Tree> {
+    let mut trees = Vec::new();
+    for child in children {
+        if let Some(tree) = child.tree() {
+            trees.push(tree);
         }
-        let mut of_trees = of_trees(&trees).into_iter();
-        let mut results = Vec::new();
-        for child in children {
-            let result = if tree(child).is_some() { of_trees.next() } else { None };
-            results.push(result.unwrap_or_else(|| of_one(child)));
-        }
-        results
     }
+    trees
+}
+
+/// Returns a result for each child: those of the trees, and for each other child that of `run`.
+fn with_the_others<T>(
+    children: &[&SharedChild],
+    of_trees: Vec<io::Result<T>>,
+    run: &dyn Fn(&SharedChild) -> io::Result<T>,
+) -> Vec<io::Result<T>> {
+    let mut of_trees = of_trees.into_iter();
+    let mut results = Vec::new();
+    for child in children {
+        let of_tree = if child.tree().is_some() { of_trees.next() } else { None };
+        results.push(match of_tree {
+            Some(result) => result,
+            None => run(child),
+        });
+    }
+    results
 }

@@ -60,7 +60,7 @@ impl Background {
         let queue = QUEUE.get();
         let mut state = queue.state.lock();
         if !state.is_running {
-            spawn_thread("capture-reader", STACK, move || run_thread(queue))?;
+            spawn_thread("capture-reader", STACK, Box::new(move || run_thread(queue)))?;
             state.is_running = true;
         }
         state.jobs += 1;

@@ -4,22 +4,19 @@ use std::io;
 
 /// Starts a thread with a small stack.
 pub(crate) fn spawn_helper(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    spawn_thread(name, 128 * 1024, run)
+    spawn_thread(name, 128 * 1024, Box::new(run))
 }
 
 /// Starts a thread. On Unix it blocks all signals, except at its very start: to block them there as well, this would
 /// have to change the mask of the calling thread.
+///
+/// The function is boxed, so that std's code for a new thread is compiled once, not for every caller.
+#[cfg(not(all(test, loom)))]
 pub(crate) fn spawn_thread(
     name: &str,
     stack: usize,
-    run: impl FnOnce() + Send + 'static,
+    run: Box<dyn FnOnce() + Send>,
 ) -> io::Result<()> {
-    start(name, stack, Box::new(run))
-}
-
-/// Boxed, so that std's code for a new thread is compiled once, not for every caller.
-#[cfg(not(all(test, loom)))]
-fn start(name: &str, stack: usize, run: Box<dyn FnOnce() + Send>) -> io::Result<()> {
     let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(stack);
     thread.spawn(move || {
         #[cfg(unix)]
@@ -30,7 +27,7 @@ fn start(name: &str, stack: usize, run: Box<dyn FnOnce() + Send>) -> io::Result<
 }
 
 #[cfg(all(test, loom))]
-fn start(_: &str, _: usize, run: Box<dyn FnOnce() + Send>) -> io::Result<()> {
+pub(crate) fn spawn_thread(_: &str, _: usize, run: Box<dyn FnOnce() + Send>) -> io::Result<()> {
     loom::thread::spawn(run);
     Ok(())
 }

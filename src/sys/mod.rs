@@ -69,7 +69,7 @@ pub(crate) struct Platform {
         fn(FromChild, Pid) -> Option<Result<Box<dyn ProcessDescriptor>, Option<ExitStatus>>>,
     >,
     /// Opens a queue for the exits of many children.
-    kernel_queue: Option<fn() -> io::Result<Box<dyn KernelQueue>>>,
+    kernel_queue: Option<fn() -> io::Result<std::sync::Arc<dyn KernelQueue>>>,
     /// Distinguishes a process from the next owner of its ID.
     pub(crate) identity: Option<fn(Pid) -> Option<Box<dyn Identity>>>,
     /// Reads the status of a zombie by another call than `waitid`, without reaping it.
@@ -270,11 +270,17 @@ pub(crate) type FromChild = std::os::windows::io::OwnedHandle;
 #[derive(Default)]
 pub(crate) struct KillWithParent(Option<ForkGuard<Mutex<UntilEnd>>>);
 
+type UntilEnd = Option<Box<dyn KillsWithParent>>;
+
 /// Ends when it is dropped.
-type UntilEnd = Option<Box<dyn Send>>;
+pub(crate) trait KillsWithParent: Send {
+    /// Spares the child, or stops sparing it, if this process dies. (Windows does not rely on the process ID.)
+    #[cfg(unix)]
+    fn spare(&mut self, spare: bool);
+}
 
 impl KillWithParent {
-    pub(crate) fn by(mechanism: impl Send + 'static) -> Self {
+    pub(crate) fn by(mechanism: impl KillsWithParent + 'static) -> Self {
         Self(Some(ForkGuard::new(Mutex::new(Some(Box::new(mechanism))))))
     }
 
@@ -285,6 +291,15 @@ impl KillWithParent {
 
     fn is_set(&self) -> bool {
         self.lock().is_some_and(|mechanism| mechanism.is_some())
+    }
+
+    #[cfg(unix)]
+    fn spare(&self, spare: bool) {
+        if let Some(mut mechanism) = self.lock() {
+            if let Some(mechanism) = &mut *mechanism {
+                mechanism.spare(spare);
+            }
+        }
     }
 
     fn end(&self) {
@@ -349,7 +364,7 @@ pub(crate) trait KernelQueue: Send + Sync {
 }
 
 /// Opens a kernel queue. Fails where the system has none, or if no descriptor is spare.
-pub(crate) fn kernel_queue() -> io::Result<Box<dyn KernelQueue>> {
+pub(crate) fn kernel_queue() -> io::Result<std::sync::Arc<dyn KernelQueue>> {
     #[cfg(unix)]
     if let Some(open) = PLATFORM.kernel_queue {
         return open();
@@ -399,6 +414,11 @@ pub(crate) trait Exit: Send + Sync + Sized + 'static {
     fn wait_relies_on_pid(&self) -> bool {
         false
     }
+
+    /// Called with `true` before the reap: from then on the process ID may be another process's, so the death of this
+    /// process must not kill by the ID. Called with `false` if the child was not reaped: without a status, only the reap
+    /// shows whether the child runs.
+    fn spare(&self, _spare: bool) {}
 
     /// Notifies the listeners that the exit itself does not wake. Called after the reap.
     fn settled(&self);
@@ -481,11 +501,16 @@ impl Reap for Child {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use super::KillWithParent;
+    use super::{KillWithParent, KillsWithParent};
     use crate::fork_guard::ForkGuard;
     use crate::sync::{Arc, Mutex};
     use std::sync::mpsc;
     use std::time::Duration;
+
+    impl KillsWithParent for Arc<()> {
+        #[cfg(unix)]
+        fn spare(&mut self, _: bool) {}
+    }
 
     /// Covers a fork while another thread of the parent has held the lock.
     #[test]
@@ -496,7 +521,7 @@ mod tests {
         own.end();
         assert!(!own.is_set() && Arc::strong_count(&ended) == 1);
 
-        let mechanism: Box<dyn Send> = Box::new(Arc::clone(&ended));
+        let mechanism: Box<dyn KillsWithParent> = Box::new(Arc::clone(&ended));
         let copy = KillWithParent(Some(ForkGuard::copied(Mutex::new(Some(mechanism)))));
         let copy = Arc::new(copy);
         let held = copy.0.as_ref().expect("it was set").lock();

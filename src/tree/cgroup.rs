@@ -27,9 +27,11 @@ use crate::usage::Usage;
 use std::ffi::{OsStr, OsString, c_int};
 use std::fs::{self, OpenOptions};
 use std::io;
+use std::mem;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::{self, Command};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A cgroup. Removes its directory when it is dropped, or when the last member has ended after the drop.
@@ -137,19 +139,17 @@ impl Cgroup for CgroupV2 {
     }
 
     fn survivor(&self) -> io::Result<Option<Process>> {
-        let mut pause = Backoff::new();
-        let until = Instant::now() + BRIEF;
-        while is_populated(&self.directory)? {
-            if let Some(member) = a_member(&self.directory)? {
-                if let Some(process) = member.process()? {
-                    return Ok(Some(process));
-                }
-            }
-            if !pause.sleep(Some(until)) {
-                break;
+        if !is_populated(&self.directory)? {
+            return Ok(None);
+        }
+        if let Some(member) = a_member(&self.directory)? {
+            if let Some(process) = member.process()? {
+                return Ok(Some(process));
             }
         }
-        Ok(None)
+        // The members are ending, or are in another PID namespace.
+        let message = format!("no member of {} can be opened at present", self.directory.display());
+        Err(io::Error::new(io::ErrorKind::WouldBlock, message))
     }
 
     fn ids(&self) -> io::Result<Vec<i32>> {
@@ -176,17 +176,31 @@ impl Drop for CgroupV2 {
             return;
         }
         // The members that are left may live on.
-        let directory = self.directory.clone();
-        let remove_when_empty = move || {
-            if wait_empty(&directory, None).is_ok() {
-                remove_all(&directory);
-            }
-        };
-        if spawn_helper("child-cgroup", remove_when_empty).is_err() {
-            let directory = std::mem::take(&mut self.directory);
-            deferred::push(move || remove_all(&directory));
+        let directory = Arc::new(mem::take(&mut self.directory));
+        let its = Arc::clone(&directory);
+        if spawn_helper("child-cgroup", move || remove_when_empty(&its)).is_err() {
+            deferred::push(Box::new(move || remove_all(&directory)));
         }
     }
+}
+
+/// How often the thread tries to remove an empty cgroup: for 20 seconds in all.
+const ATTEMPTS: usize = 1000;
+
+/// Removes the cgroup when its last member has ended. An attempt fails while no descriptor is spare to list the cgroups
+/// below, or while the kernel has not finished the end of a member. A cgroup below that this process lacks permission
+/// to remove is left to later spawns and drops.
+fn remove_when_empty(directory: &Arc<PathBuf>) {
+    let mut pause = Backoff::new();
+    for _ in 0..ATTEMPTS {
+        let _ = wait_empty(directory, None);
+        if remove_all(directory) {
+            return;
+        }
+        pause.sleep(None);
+    }
+    let directory = Arc::clone(directory);
+    deferred::push(Box::new(move || remove_all(&directory)));
 }
 
 /// Ignores the error if another thread has removed the empty cgroup.
@@ -195,9 +209,6 @@ fn unless_removed(error: io::Error) -> io::Result<()> {
         error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV);
     if is_removed { Ok(()) } else { Err(error) }
 }
-
-/// The time for which a scan for a living member repeats: members fork and exit meanwhile, or cannot be opened.
-const BRIEF: Duration = Duration::from_millis(100);
 
 /// Blocks until no member is left (`true`), or until the deadline.
 fn wait_empty(directory: &Path, deadline: Option<Instant>) -> io::Result<bool> {

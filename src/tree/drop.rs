@@ -3,8 +3,9 @@
 //! A drop makes a few system calls: it kills the processes that it can kill at once, and leaves the rest to one thread,
 //! which serves all dropped trees of the process. The thread kills in batches, so trees that are dropped close together
 //! cost one pass over the process table. It also watches trees to their end if they die with this process, or if their
-//! cgroup must be removed. The thread ends when no tree is left. If the thread cannot be started, the drop itself kills
-//! the whole tree, and a later spawn tries again to watch a tree.
+//! cgroup must be removed. It repeats what fails: without a spare descriptor, for example, members cannot be found. The
+//! thread ends when no tree is left. If the thread cannot be started, the drop itself kills the whole tree, and a later
+//! spawn tries again to watch a tree.
 
 use super::operations::Survivor;
 use super::{Leader, Owner, Tree};
@@ -14,6 +15,8 @@ use crate::fork_guard::PerProcess;
 use crate::sync::{self, Mutex};
 use crate::sys::spawn_helper;
 use crate::watchlist::{Source, WAKE, Watchlist, next_token};
+use std::io;
+use std::mem;
 use std::ops::Deref;
 use std::process;
 use std::sync::Arc;
@@ -77,6 +80,7 @@ impl Drop for Owned {
 
 struct Dropped {
     tree: Arc<Tree>,
+    /// The tree is to be killed.
     kill: bool,
 }
 
@@ -92,16 +96,15 @@ static QUEUE: PerProcess<Mutex<DropQueue>> = PerProcess::new();
 
 /// Leaves a tree to the thread, which shares the tree from then on, and with it the duty to reap the leader.
 fn leave(dropped: Dropped) {
-    let Err(Dropped { tree, kill }) = hand_over(dropped) else { return };
+    let Err(Dropped { tree, mut kill }) = hand_over(dropped) else { return };
     if kill {
-        // No handle is left to return an error from.
-        let _ = tree.kill();
+        kill = is_left(&tree.kill());
     }
-    if tree.outlives_the_handle() && !has_ended(&tree) {
+    if (kill || tree.outlives_the_handle()) && !has_ended(&tree) {
         // A tree that dies with this process still does: the leader is not reaped before the guardian is notified.
-        deferred::push(move || {
-            hand_over(Dropped { tree: Arc::clone(&tree), kill: false }).is_ok() || has_ended(&tree)
-        });
+        deferred::push(Box::new(move || {
+            hand_over(Dropped { tree: Arc::clone(&tree), kill }).is_ok() || has_ended(&tree)
+        }));
     }
 }
 
@@ -121,10 +124,24 @@ fn hand_over(dropped: Dropped) -> Result<(), Dropped> {
     Ok(())
 }
 
-/// Returns whether a tree has ended. A tree whose members cannot be listed counts as ended, because nothing more can be
-/// learned about it.
+/// Returns whether a tree has ended, or nothing more can be learned about it.
 fn has_ended(tree: &Tree) -> bool {
-    !leader_runs(tree) && !matches!(Tree::survivors(&[tree]).pop(), Some(Ok(Some(_))))
+    !leader_runs(tree)
+        && match Tree::survivors(&[tree]).pop() {
+            Some(Err(error)) => !may_succeed_later(&error),
+            survivor => !matches!(survivor, Some(Ok(Some(_)))),
+        }
+}
+
+/// Returns whether a kill must be repeated. No handle is left to return an error from.
+fn is_left(killed: &io::Result<()>) -> bool {
+    killed.as_ref().is_err_and(may_succeed_later)
+}
+
+/// Returns whether an operation on the members may succeed later: when a descriptor is spare, for example. It never does
+/// where the system does not list them, or if this process lacks permission.
+fn may_succeed_later(error: &io::Error) -> bool {
+    !matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied)
 }
 
 fn leader_runs(tree: &Tree) -> bool {
@@ -133,6 +150,21 @@ fn leader_runs(tree: &Tree) -> bool {
         tree.leader_has_ended();
     }
     runs
+}
+
+/// Kills the trees that are to be killed, by one scan. A tree that is not killed completely stays to be killed.
+fn kill(due: &mut [Dropped]) {
+    let (mut trees, mut places) = (Vec::new(), Vec::new());
+    for (at, dropped) in due.iter().enumerate() {
+        if dropped.kill {
+            trees.push(&*dropped.tree);
+            places.push(at);
+        }
+    }
+    let killed = Tree::kill_each(&trees);
+    for (at, killed) in places.into_iter().zip(killed) {
+        due[at].kill = is_left(&killed);
+    }
 }
 
 /// The delay between two polls of trees whose end cannot be reported: the first and the longest.
@@ -144,7 +176,7 @@ struct Watch {
     queue: sync::Arc<EventQueue>,
     /// Each tree is registered by its leader, or, after the leader's exit, by a member that lives and without whose exit
     /// the tree cannot be empty; or it is polled.
-    trees: Watchlist<Arc<Tree>>,
+    trees: Watchlist<Dropped>,
     pause: Duration,
 }
 
@@ -156,20 +188,10 @@ impl Watch {
     fn run(mut self) {
         let mut due = Vec::new();
         while let Some(arrived) = self.take_arrived(due.is_empty()) {
-            let mut kill = Vec::new();
-            for dropped in &arrived {
-                if dropped.kill {
-                    kill.push(&*dropped.tree);
-                }
-            }
-            // No handle is left to return an error from.
-            drop(Tree::kill_each(&kill));
-            for dropped in arrived {
-                if dropped.tree.outlives_the_handle() {
-                    due.push(dropped.tree);
-                }
-            }
-            self.watch(std::mem::take(&mut due));
+            due.extend(arrived);
+            kill(&mut due);
+            due.retain(|dropped| dropped.kill || dropped.tree.outlives_the_handle());
+            self.watch(mem::take(&mut due));
             due = self.wait();
         }
     }
@@ -182,32 +204,37 @@ impl Watch {
             queue.events = None;
             return None;
         }
-        Some(std::mem::take(&mut queue.arrived))
+        Some(mem::take(&mut queue.arrived))
     }
 
     /// Decides for each tree which exit to wait for next.
-    fn watch(&mut self, due: Vec<Arc<Tree>>) {
+    fn watch(&mut self, due: Vec<Dropped>) {
         let mut left = Vec::new();
-        for tree in due {
-            if leader_runs(&tree) {
-                let token = next_token();
-                let source = Source::new(tree.leader.notice(), &self.queue, token);
-                self.trees.insert(token, tree, source);
+        for dropped in due {
+            let token = next_token();
+            if dropped.kill {
+                self.trees.insert(token, dropped, Source::Polled);
+            } else if leader_runs(&dropped.tree) {
+                let source = Source::new(dropped.tree.leader.notice(), &self.queue, token);
+                self.trees.insert(token, dropped, source);
             } else {
-                left.push(tree);
+                left.push(dropped);
             }
         }
         let mut trees = Vec::new();
-        for tree in &left {
-            trees.push(&**tree);
+        for dropped in &left {
+            trees.push(&*dropped.tree);
         }
-        for (i, survivor) in Tree::survivors(&trees).into_iter().enumerate() {
-            // Otherwise the tree is empty, or nothing more can be learned about it.
-            if let Ok(Some(survivor)) = survivor {
-                let token = next_token();
-                let source = self.register(&survivor, token);
-                self.trees.insert(token, Arc::clone(&left[i]), source);
-            }
+        let survivors = Tree::survivors(&trees);
+        for (dropped, survivor) in left.into_iter().zip(survivors) {
+            let token = next_token();
+            let source = match survivor {
+                Ok(Some(survivor)) => self.register(&survivor, token),
+                Err(error) if may_succeed_later(&error) => Source::Polled,
+                // The tree is empty, or nothing more can be learned about it.
+                _ => continue,
+            };
+            self.trees.insert(token, dropped, source);
         }
     }
 
@@ -217,7 +244,7 @@ impl Watch {
         const FEW: usize = 64;
         let descriptor = if self.trees.len() < FEW { survivor.exit_descriptor() } else { None };
         Source::registered(descriptor.and_then(|descriptor| {
-            crate::sys::Registration::of_descriptor(descriptor, self.queue.kernel(), token).ok()
+            crate::sys::Registration::of_descriptor(descriptor, self.queue.kernel()?, token).ok()
         }))
     }
 
@@ -228,7 +255,7 @@ impl Watch {
     }
 
     /// Blocks until a tree has arrived or is due. Returns the trees that are due.
-    fn wait(&mut self) -> Vec<Arc<Tree>> {
+    fn wait(&mut self) -> Vec<Dropped> {
         let polls = !self.trees.polled().is_empty();
         // If no tree is left, only take the trees that have arrived meanwhile.
         let until = match (self.trees.is_empty(), polls) {

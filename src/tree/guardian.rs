@@ -71,7 +71,7 @@ use crate::fork_guard::PerProcess;
 use crate::sync::Mutex;
 use crate::sys::unix::by_pid::Pid;
 use crate::sys::unix::syscall::above_standard_streams;
-use crate::sys::{PLATFORM, spawn_helper};
+use crate::sys::{KillsWithParent, PLATFORM, spawn_helper};
 use calls::{Orders, Scratch};
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 use libc::{fstat, stat};
@@ -171,6 +171,15 @@ impl Bond {
     fn with_table(&self, change: impl FnOnce(&mut Table, u32)) {
         if let Some(table) = &mut *POST.get().table.lock() {
             change(table, self.number);
+        }
+    }
+}
+
+impl KillsWithParent for Bond {
+    fn spare(&mut self, spare: bool) {
+        if self.process == process::id() {
+            let group = self.group.filter(|_| !spare);
+            self.with_table(|table, number| table.set_group(number, group));
         }
     }
 }

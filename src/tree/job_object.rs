@@ -18,7 +18,7 @@
 use super::operations::{Operations, Survivor};
 use super::{Containment, Leader, Mechanism, Spawned, Tree, Wanted};
 use crate::backoff::Backoff;
-use crate::sys::{KillWithParent, Request, is_signalled, wait_for_any};
+use crate::sys::{KillWithParent, KillsWithParent, Request, is_signalled, wait_for_any};
 use crate::usage::Usage;
 use std::ffi::c_void;
 use std::io;
@@ -341,6 +341,8 @@ impl Job {
         (answered != 0 && is_member != 0).then_some(process)
     }
 }
+
+impl KillsWithParent for Job {}
 
 impl Drop for Job {
     fn drop(&mut self) {

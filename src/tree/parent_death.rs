@@ -112,14 +112,15 @@ pub(super) fn spawn(command: &mut Command) -> SpawnResult {
 
 impl Threads {
     fn start(&'static self, queue: &mut SpawnQueue) -> io::Result<()> {
-        spawn_thread("child-parent", STACK, move || {
+        let serve = move || {
             loop {
                 let mut job = self.next();
                 let spawned = run(&mut job);
                 self.queue.lock().idle += 1;
                 job.answer.fill(job.command, spawned);
             }
-        })?;
+        };
+        spawn_thread("child-parent", STACK, Box::new(serve))?;
         queue.has_threads = true;
         queue.idle += 1;
         Ok(())

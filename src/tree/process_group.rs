@@ -18,6 +18,7 @@ use crate::sys::{FromChild, KillWithParent, Request};
 use crate::usage::Usage;
 use std::ffi::c_int;
 use std::io;
+use std::mem;
 use std::os::unix::process::CommandExt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::path::{Path, PathBuf};
@@ -201,66 +202,16 @@ impl Tree {
         result
     }
 
-    /// Sends each signal once to each process: first to the processes that the cgroup lists, then to the others.
-    fn signal_with_cgroup(&self, cgroup: &dyn Cgroup, signals: &[c_int]) -> io::Result<()> {
-        let mut listed = match cgroup.ids() {
-            Ok(listed) => listed,
-            // No descriptor is spare to read the list. The leader at least receives the signals.
-            Err(error) => return self.signal_leader(signals).and(Err(error)),
-        };
-        let mut result = Ok(());
-        for signal in signals {
-            result = cgroup.signal(&listed, *signal).and(result);
-        }
-        if !self.is_scanned() {
-            return result;
-        }
-        sort(&mut listed);
-        result.and(match scan::signal_unlisted(self.target(), &listed, signals) {
-            Err(error) if is_unlisted(&error) => {
-                // The leader may have left the cgroup.
-                let is_listed = listed.contains(&self.container.membership.group());
-                if is_listed { Ok(()) } else { self.signal_leader(signals) }
-            }
-            sent => sent,
-        })
+    /// Blocks until the cgroup is empty (`true`), or until the deadline.
+    fn wait_cgroup_empty(&self, deadline: Option<Instant>) -> io::Result<bool> {
+        self.cgroup().map_or(Ok(true), |cgroup| cgroup.wait_empty(deadline))
     }
 
-    fn wait_empty_with_cgroup(
-        &self,
-        cgroup: &dyn Cgroup,
-        deadline: Option<Instant>,
-    ) -> io::Result<bool> {
-        loop {
-            if !cgroup.wait_empty(deadline)? {
-                return Ok(false);
-            }
-            if !self.is_scanned() {
-                // The leader was in the cgroup, so it is a zombie, or about to be one.
-                return Ok(!matches!(self.leader.wait(deadline), Ok(None)));
-            }
-            let is_empty = match scan::wait_empty(&[self.target()], deadline).pop() {
-                Some(Err(error)) if !is_unlisted(&error) => return Err(error),
-                Some(Ok(is_empty)) => is_empty,
-                _ => true,
-            };
-            // A process outside the cgroup may have returned to it.
-            if !is_empty || cgroup.wait_empty(Some(Instant::now()))? {
-                return Ok(is_empty);
-            }
-        }
-    }
-
-    /// Returns a member that is in the cgroup or has left it.
-    fn survivor_of_cgroup(&self, cgroup: &dyn Cgroup) -> io::Result<Option<Survivor>> {
-        let survivor = cgroup.survivor()?;
-        if survivor.is_some() || !self.is_scanned() {
-            return Ok(survivor);
-        }
-        match scan::survivors(&[self.target()]).pop() {
-            Some(Err(error)) if !is_unlisted(&error) => Err(error),
-            Some(Ok(survivor)) => Ok(survivor),
-            _ => Ok(None),
+    /// Replaces the error of a scan if there is no process table, so that the cgroup alone decides.
+    fn unless_unlisted<T>(&self, scanned: io::Result<T>, otherwise: T) -> io::Result<T> {
+        match scanned {
+            Err(error) if is_unlisted(&error) && self.cgroup().is_some() => Ok(otherwise),
+            scanned => scanned,
         }
     }
 }
@@ -268,21 +219,53 @@ impl Tree {
 struct ProcessGroups;
 
 impl ProcessGroups {
-    /// Serves the trees without a cgroup by one scan, and each tree with a cgroup by itself.
-    fn each<T>(
-        trees: &[&Tree],
-        scan: Scan<'_, T>,
-        with_cgroup: &dyn Fn(&Tree, &dyn Cgroup) -> io::Result<T>,
-    ) -> Vec<io::Result<T>> {
-        scan_some(trees, |tree| tree.cgroup().is_none(), scan, &|tree| {
-            with_cgroup(tree, tree.cgroup().expect("a tree without a cgroup is scanned"))
-        })
-    }
-
+    /// Sends each signal once to each process: first to the processes that the cgroups list, then to the others. One scan
+    /// serves the trees without a cgroup, and one the others.
     fn signal_each(trees: &[&Tree], signals: &[c_int]) -> Vec<io::Result<()>> {
-        Self::each(trees, &|targets| scan::signal(targets, signals), &|tree, cgroup| {
-            tree.signal_with_cgroup(cgroup, signals)
-        })
+        let scan = |targets: &[Target<'_>]| scan::signal(targets, signals);
+        let mut results = scan_some(trees, |tree| tree.cgroup().is_none(), &scan, &|_| Ok(()));
+        let (mut scanned, mut targets, mut all_listed) = (Vec::new(), Vec::new(), Vec::new());
+        for (at, tree) in trees.iter().enumerate() {
+            let Some(cgroup) = tree.cgroup() else { continue };
+            let mut listed = match cgroup.ids() {
+                Ok(listed) => listed,
+                Err(error) => {
+                    // No descriptor is spare to read the list. The leader at least receives the signals.
+                    results[at] = tree.signal_leader(signals).and(Err(error));
+                    continue;
+                }
+            };
+            for signal in signals {
+                let sent = cgroup.signal(&listed, *signal);
+                if sent.is_err() {
+                    results[at] = sent;
+                }
+            }
+            if tree.is_scanned() {
+                sort(&mut listed);
+                scanned.push(at);
+                targets.push(tree.target());
+                all_listed.push(listed);
+            }
+        }
+        if targets.is_empty() {
+            return results;
+        }
+        let sent = scan::signal_unlisted(&targets, &all_listed, signals);
+        for ((at, sent), listed) in scanned.into_iter().zip(sent).zip(all_listed) {
+            let sent = match sent {
+                Err(error) if is_unlisted(&error) => {
+                    // The leader may have left the cgroup.
+                    let is_listed = listed.contains(&trees[at].container.membership.group());
+                    if is_listed { Ok(()) } else { trees[at].signal_leader(signals) }
+                }
+                sent => sent,
+            };
+            if results[at].is_ok() {
+                results[at] = sent;
+            }
+        }
+        results
     }
 }
 
@@ -330,22 +313,66 @@ impl Operations for ProcessGroups {
     }
 
     fn wait_each_empty(&self, trees: &[&Tree], deadline: Option<Instant>) -> Vec<io::Result<bool>> {
-        Self::each(trees, &|targets| scan::wait_empty(targets, deadline), &|tree, cgroup| {
-            tree.wait_empty_with_cgroup(cgroup, deadline)
-        })
+        let (mut results, mut pending) = (Vec::new(), Vec::new());
+        for at in 0..trees.len() {
+            results.push(Ok(true));
+            pending.push(at);
+        }
+        // The cgroups come first, then one scan finds the members that have left them.
+        while !pending.is_empty() {
+            let (mut scanned, mut targets) = (Vec::new(), Vec::new());
+            for at in mem::take(&mut pending) {
+                let tree = trees[at];
+                results[at] = tree.wait_cgroup_empty(deadline);
+                if !matches!(results[at], Ok(true)) {
+                    continue;
+                }
+                if tree.is_scanned() {
+                    scanned.push(at);
+                    targets.push(tree.target());
+                } else {
+                    // The leader was in the cgroup, so it is a zombie, or about to be one.
+                    results[at] = Ok(!matches!(tree.leader.wait(deadline), Ok(None)));
+                }
+            }
+            if targets.is_empty() {
+                break;
+            }
+            for (at, is_empty) in scanned.into_iter().zip(scan::wait_empty(&targets, deadline)) {
+                results[at] = trees[at].unless_unlisted(is_empty, true);
+                if matches!(results[at], Ok(true)) {
+                    results[at] = trees[at].wait_cgroup_empty(Some(Instant::now()));
+                    if matches!(results[at], Ok(false)) {
+                        // A process outside the cgroup has returned to it.
+                        pending.push(at);
+                    }
+                }
+            }
+        }
+        results
     }
 
     fn survivors(&self, trees: &[&Tree]) -> Vec<io::Result<Option<Survivor>>> {
-        Self::each(trees, &|targets| scan::survivors(targets), &Tree::survivor_of_cgroup)
+        let (mut results, mut scanned, mut targets) = (Vec::new(), Vec::new(), Vec::new());
+        for (at, tree) in trees.iter().enumerate() {
+            results.push(tree.cgroup().map_or(Ok(None), |cgroup| cgroup.survivor()));
+            if tree.is_scanned() && matches!(results[at], Ok(None)) {
+                scanned.push(at);
+                targets.push(tree.target());
+            }
+        }
+        if !targets.is_empty() {
+            for (at, survivor) in scanned.into_iter().zip(scan::survivors(&targets)) {
+                results[at] = trees[at].unless_unlisted(survivor, None);
+            }
+        }
+        results
     }
 
     fn processes(&self, tree: &Tree) -> io::Result<Vec<u32>> {
         let mut all = tree.cgroup().map_or(Ok(Vec::new()), |cgroup| cgroup.ids())?;
         if tree.is_scanned() {
-            match scan::processes(tree.target()) {
-                Err(error) if is_unlisted(&error) && tree.cgroup().is_some() => {}
-                scanned => all.extend(scanned?),
-            }
+            all.extend(tree.unless_unlisted(scan::processes(tree.target()), Vec::new())?);
         }
         sort(&mut all);
         all.dedup();

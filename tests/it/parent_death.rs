@@ -76,6 +76,25 @@ fn guardian_kills_a_single_child_and_spares_its_children() {
     }
 }
 
+/// Without `waitid` only a reap shows whether the child runs, so an attempt to reap it must not end its charge.
+#[test]
+fn guardian_kills_a_child_whose_exit_only_a_reap_reports() {
+    watchdog!();
+    for then in ["poll-owned", "drop-owned"] {
+        let owned = parts("ignore 15 pid read");
+        let owner = given("owner alone-guarded-fallback", &owned);
+        let line = [owner, parts(then), parts("say owned read")];
+        // The parent inherits the filter of the thread.
+        let spawn = || {
+            linux::deny(&[linux::Deny::always(libc::SYS_waitid, libc::EPERM)]);
+            parent(&line, 1)
+        };
+        let mut parent = std::thread::scope(|scope| scope.spawn(spawn).join().unwrap());
+        parent.hear("owned");
+        all_die(&parent);
+    }
+}
+
 /// A single child is reaped when its status is returned; the guardian learns of the exit before.
 #[test]
 fn guarded_child_is_reaped_when_its_status_is_returned() {

@@ -222,32 +222,37 @@ fn processes_without_environment_are_waited_for_once() {
 fn many_trees_are_ended_in_a_few_passes() {
     alone!();
     watchdog!();
-    let spawn = |count: usize| {
+    let spawn = |kind: Kind, count: usize| {
         let set = shared_child::ChildSet::new();
         let line = [start("pid read"), start("setsid pid read"), parts("pid read")].concat();
         let rest: Vec<_> = (0..count)
             .map(|n| {
-                let (child, rest) = Stage::set(GROUP, &line, 3).take_child();
+                let (child, rest) = Stage::set(kind, &line, 3).take_child();
                 set.insert(n, child);
                 rest
             })
             .collect();
         (set, rest)
     };
-    let passes = |count, end: fn(&shared_child::ChildSet<usize>)| {
-        let (set, rest) = spawn(count);
+    let passes = |kind, count, end: fn(&shared_child::ChildSet<usize>)| {
+        let (set, rest) = spawn(kind, count);
         let before = seam::process_table_passes();
         end(&set);
         let passes = seam::process_table_passes() - before;
         until("all are dead", || rest.iter().all(|rest| rest.survivors() == 0));
+        // The handles remove the cgroups.
+        drop(set);
         passes
     };
     // It was at least two passes per tree.
     let most = 20;
-    let killed = passes(40, |set| set.kill_all().unwrap());
-    assert!(killed < most, "{killed}");
-    let stopped = passes(40, |set| set.stop_all(LONG).unwrap());
-    assert!(stopped < most, "{stopped}");
+    for kind in [Some(GROUP), has_cgroups(function_name!()).then_some(Kind::Cgroup)] {
+        let Some(kind) = kind else { continue };
+        let killed = passes(kind, 40, |set| set.kill_all().unwrap());
+        assert!(killed < most, "{kind:?}: {killed}");
+        let stopped = passes(kind, 40, |set| set.stop_all(LONG).unwrap());
+        assert!(stopped < most, "{kind:?}: {stopped}");
+    }
 }
 
 /// Other threads need descriptors while one thread waits for a tree with many members outside its group.

@@ -7,7 +7,7 @@ use crate::common::linux::{Deny, NoDescriptors, When, deny};
 use crate::common::stage::{Kind, Stage, daemon, given, parts, start};
 use crate::common::*;
 use shared_child::seam::Backend;
-use shared_child::{Containment, Mechanism, SpawnOptions};
+use shared_child::{Containment, Mechanism, SharedChild, SpawnOptions};
 use std::io::{ErrorKind, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
@@ -367,4 +367,80 @@ fn tied_spawn_without_a_death_signal_is_unsupported() {
         options.kill_with_parent(true).spawn(&mut helper(&["sleep"])).map(drop).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     assert_eq!(linux::children(), [] as [u32; 0]);
+}
+
+/// The ways in which a handle ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Dropped,
+    GivenUp,
+    Killed,
+    ReapedElsewhere,
+}
+
+impl End {
+    const ALL: [Self; 4] = [Self::Dropped, Self::GivenUp, Self::Killed, Self::ReapedElsewhere];
+
+    fn apply(self, child: SharedChild) {
+        match self {
+            Self::Dropped => {}
+            Self::GivenUp => drop(child.into_inner()),
+            // Fails without descriptors.
+            Self::Killed => drop(child.tree().expect("a tree").kill()),
+            Self::ReapedElsewhere => {
+                child.kill().unwrap();
+                linux::reap(child.id());
+            }
+        }
+    }
+}
+
+/// Neither the cgroup stays, nor a member that is to be killed.
+fn drop_cgroup(end: End, tie: bool, kill: bool, full: bool) {
+    let case = format!("{end:?}, tie: {tie}, kill: {kill}, full: {full}");
+    let line = [start("pid read"), daemon("pid read"), parts("pid read")].concat();
+    let options = SpawnOptions::new().kill_on_drop(kill).kill_with_parent(tie).clone();
+    let stage = Stage::set_with(Kind::Cgroup, &options, &line, 3);
+    let cgroup = linux::tree_cgroup_of(stage.child.id()).expect("a cgroup");
+    // Without a descriptor the library cannot find this one, which keeps the one above.
+    std::fs::create_dir(cgroup.join("below")).unwrap();
+    let Stage { child, mut stdin, pids, .. } = stage;
+    let id = child.id();
+    let no_descriptors = full.then(NoDescriptors::left);
+    end.apply(child);
+    if !kill || end == End::GivenUp {
+        // The members end while or after the handle is dropped.
+        stdin = None;
+    }
+    if let Some(no_descriptors) = no_descriptors {
+        // The background threads meet the lack of descriptors.
+        std::thread::sleep(Duration::from_millis(30));
+        drop(no_descriptors);
+    }
+    until(&format!("no member is left: {case}"), || pids.alive().is_empty());
+    until(&format!("the cgroup is removed: {case}"), || !cgroup.exists());
+    drop(stdin);
+    if end == End::GivenUp {
+        linux::reap(id);
+    }
+}
+
+#[test]
+fn drop_removes_the_cgroup_in_every_state() {
+    alone!();
+    watchdog!();
+    if !Kind::all(function_name!()).contains(&Kind::Cgroup) {
+        return;
+    }
+    for _ in 0..rounds(10).max(1) {
+        for end in End::ALL {
+            for case in 0..8 {
+                drop_cgroup(end, case & 1 != 0, case & 2 != 0, case & 4 != 0);
+            }
+        }
+    }
+    until("the threads have ended", || {
+        let threads = linux::helper_threads();
+        !threads.iter().any(|name| ["child-cgroup", "child-tree"].contains(&name.as_str()))
+    });
 }

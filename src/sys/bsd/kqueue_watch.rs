@@ -9,6 +9,7 @@ use crate::sys::KernelQueue;
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::sync::Arc;
 use std::time::Duration;
 use wake_event::WakeEvent;
 
@@ -19,10 +20,10 @@ struct QueueOfMany {
     watched: Mutex<HashSet<RawFd>>,
 }
 
-pub(crate) fn open() -> io::Result<Box<dyn KernelQueue>> {
+pub(crate) fn open() -> io::Result<Arc<dyn KernelQueue>> {
     let queue = Kqueue::new()?;
     let wake = WakeEvent::new(&queue)?;
-    Ok(Box::new(QueueOfMany { queue, wake, watched: Mutex::default() }))
+    Ok(Arc::new(QueueOfMany { queue, wake, watched: Mutex::default() }))
 }
 
 impl KernelQueue for QueueOfMany {

@@ -8,6 +8,7 @@ use std::ffi::c_int;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 struct Epoll {
@@ -22,7 +23,7 @@ const WAKE: u64 = u64::MAX;
 /// The most events that one call takes.
 const EVENTS: usize = 64;
 
-pub(crate) fn open() -> io::Result<Box<dyn KernelQueue>> {
+pub(crate) fn open() -> io::Result<Arc<dyn KernelQueue>> {
     // SAFETY: the argument is an integer, and the result is a new descriptor.
     let epoll = unsafe { owned(libc::epoll_create1(libc::EPOLL_CLOEXEC)) }?;
     // SAFETY: as above.
@@ -30,7 +31,7 @@ pub(crate) fn open() -> io::Result<Box<dyn KernelQueue>> {
     let queue = Epoll { epoll, wake: wake.into() };
     // Level-triggered: it wakes every waiter until it is cleared.
     queue.change(libc::EPOLL_CTL_ADD, queue.wake.as_fd(), libc::EPOLLIN, WAKE)?;
-    Ok(Box::new(queue))
+    Ok(Arc::new(queue))
 }
 
 impl Epoll {

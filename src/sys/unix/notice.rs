@@ -83,7 +83,7 @@ pub(crate) const PLAIN_CHILD_TAKES_REQUESTS: bool = true;
 #[derive(Debug)]
 pub(crate) struct Notice {
     mechanism: ExitMechanism,
-    /// Ends before the child is reaped, because it may go by the process ID.
+    /// Spares the child before the reap, because it may rely on the process ID.
     kill_with_parent: KillWithParent,
     /// The last token of the child in the list of the background thread.
     pub(crate) token: AtomicToken,
@@ -180,16 +180,21 @@ impl Notice {
 
     /// Reaps the child if it is a zombie, and discards its status. Returns whether it is reaped.
     pub(crate) fn reap(&self) -> bool {
-        if self.kill_with_parent.is_set() {
-            if matches!(self.observe(), Ok((Observed::Running, _))) {
-                return false;
-            }
-            self.kill_with_parent.end();
+        // A child that runs is not spared even for an instant.
+        if self.kill_with_parent.is_set() && matches!(self.observe(), Ok((Observed::Running, _))) {
+            return false;
         }
-        match &self.mechanism {
+        self.spare(true);
+        let is_reaped = match &self.mechanism {
             ExitMechanism::Descriptor(descriptor) => descriptor.reap(),
             ExitMechanism::Thread(thread) => thread.reap(),
+        };
+        if is_reaped {
+            self.kill_with_parent.end();
+        } else {
+            self.spare(false);
         }
+        is_reaped
     }
 
     /// Returns the descriptor that becomes readable when the child exits, if the mechanism has one.
@@ -234,14 +239,10 @@ impl Exit for Notice {
     }
 
     fn observe(&self) -> io::Result<(Observed, Option<Usage>)> {
-        let observed = match &self.mechanism {
+        match &self.mechanism {
             ExitMechanism::Descriptor(descriptor) => descriptor.observe(),
             ExitMechanism::Thread(thread) => thread.observe_with_usage(),
-        }?;
-        if observed.0 != Observed::Running {
-            self.kill_with_parent.end();
         }
-        Ok(observed)
     }
 
     fn recover(&self) -> Option<ExitStatus> {
@@ -272,6 +273,10 @@ impl Exit for Notice {
 
     fn wait_relies_on_pid(&self) -> bool {
         matches!(self.mechanism, ExitMechanism::Thread(_))
+    }
+
+    fn spare(&self, spare: bool) {
+        self.kill_with_parent.spare(spare);
     }
 
     fn settled(&self) {

@@ -31,13 +31,14 @@ impl Registration {
     /// descriptor is spare, no thread can be started, or this is the child of a fork.
     pub(crate) fn new(
         notice: &sync::Arc<Notice>,
-        kernel: Option<&Arc<dyn KernelQueue>>,
+        kernel: Option<Arc<dyn KernelQueue>>,
         token: u64,
         report: Listener,
     ) -> Option<Self> {
         let Some(descriptor) = notice.descriptor() else {
             return Subscription::new(notice, report).map(Self::Subscription);
         };
+        let kernel = kernel?;
         let own = Box::new(ExitDescriptor::new(sync::Arc::clone(notice))?);
         Self::own_or_copy(own, descriptor, false, kernel, token)
     }
@@ -45,12 +46,12 @@ impl Registration {
     /// Reports `token`, once, when the pipe is ready. `None` if there is no kernel queue, or no descriptor is spare.
     pub(crate) fn of_pipe(
         pipe: &PipeEvent,
-        kernel: Option<&Arc<dyn KernelQueue>>,
+        kernel: Option<Arc<dyn KernelQueue>>,
         token: u64,
         _report: Listener,
     ) -> Option<Self> {
         let own = Box::new(Arc::clone(&pipe.fd));
-        Self::own_or_copy(own, pipe.fd.as_fd(), pipe.for_write, kernel, token)
+        Self::own_or_copy(own, pipe.fd.as_fd(), pipe.for_write, kernel?, token)
     }
 
     /// Reports the token once more when the pipe is ready, after it was reported. Returns `false` if that is not possible.
@@ -66,10 +67,10 @@ impl Registration {
         own: Box<dyn AsFd + Send>,
         descriptor: BorrowedFd<'_>,
         for_write: bool,
-        kernel: Option<&Arc<dyn KernelQueue>>,
+        kernel: Arc<dyn KernelQueue>,
         token: u64,
     ) -> Option<Self> {
-        match Self::of_events(own, for_write, kernel, token) {
+        match Self::of_events(own, for_write, Arc::clone(&kernel), token) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 let copy = ForkGuard::new(descriptor.try_clone_to_owned().ok()?);
                 Self::of_events(Box::new(copy), for_write, kernel, token).ok()
@@ -81,7 +82,7 @@ impl Registration {
     /// Reports `token`, once, when the descriptor becomes readable.
     pub(crate) fn of_descriptor(
         descriptor: Box<dyn AsFd + Send>,
-        kernel: Option<&Arc<dyn KernelQueue>>,
+        kernel: Arc<dyn KernelQueue>,
         token: u64,
     ) -> io::Result<Self> {
         Self::of_events(descriptor, false, kernel, token)
@@ -90,10 +91,9 @@ impl Registration {
     fn of_events(
         descriptor: Box<dyn AsFd + Send>,
         for_write: bool,
-        kernel: Option<&Arc<dyn KernelQueue>>,
+        kernel: Arc<dyn KernelQueue>,
         token: u64,
     ) -> io::Result<Self> {
-        let kernel = Arc::clone(kernel.ok_or(io::ErrorKind::Unsupported)?);
         kernel.add(descriptor.as_fd(), token, for_write)?;
         Ok(Self::Descriptor(Registered { descriptor, kernel, process: process::id() }))
     }

@@ -34,10 +34,13 @@ pub(crate) unsafe fn owned(result: c_int) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+// SAFETY: integers, for which zeroes are valid. (Where a 32-bit system has a 64-bit `time_t`, there is private padding too.)
+pub(crate) const NO_TIME: libc::timespec = unsafe { std::mem::zeroed() };
+
 /// Converts a timeout, of at most a day: systems differ in their longest one, and callers come back.
 pub(crate) fn timespec(timeout: Duration) -> libc::timespec {
     let timeout = timeout.min(DAY);
-    let mut spec = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut spec = NO_TIME;
     spec.tv_sec = timeout.as_secs() as _;
     spec.tv_nsec = timeout.subsec_nanos() as _;
     spec
@@ -174,7 +177,7 @@ pub(crate) fn write(fd: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
 
 /// Returns the time of a clock, which every kernel has. (A 32-bit `time_t` suffices for the time since the boot.)
 pub(crate) fn clock(clock: libc::clockid_t) -> Duration {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut now = NO_TIME;
     // SAFETY: the struct outlives the call.
     unsafe { libc::clock_gettime(clock, &raw mut now) };
     Duration::new(now.tv_sec as u64, now.tv_nsec as u32)

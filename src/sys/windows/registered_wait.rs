@@ -33,7 +33,7 @@ impl Registration {
     /// Calls `report` when the child has exited: at once, if it has already.
     pub(crate) fn new(
         notice: &Arc<Notice>,
-        _kernel: Option<&std::sync::Arc<dyn KernelQueue>>,
+        _kernel: Option<std::sync::Arc<dyn KernelQueue>>,
         _token: u64,
         report: Report,
     ) -> Option<Self> {
@@ -43,7 +43,7 @@ impl Registration {
     /// Calls `report` when the operation of the pipe is over: at once, if it is already.
     pub(crate) fn of_pipe(
         pipe: &PipeEvent,
-        _kernel: Option<&std::sync::Arc<dyn KernelQueue>>,
+        _kernel: Option<std::sync::Arc<dyn KernelQueue>>,
         _token: u64,
         report: Report,
     ) -> Option<Self> {

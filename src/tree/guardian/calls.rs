@@ -75,7 +75,7 @@ pub(super) fn kill_groups(shared: Shared) {
 /// Returns the time in milliseconds.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn now() -> u64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut now = crate::sys::unix::syscall::NO_TIME;
     // SAFETY: the struct outlives the call.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
     (now.tv_sec as u64).wrapping_mul(1000).wrapping_add(now.tv_nsec as u64 / 1_000_000)

@@ -23,26 +23,41 @@ pub(in crate::tree) fn signal(targets: &[Target<'_>], numbers: &[c_int]) -> Vec<
     if processes::usable() { batch.signal(numbers) } else { batch.signal_groups(numbers) }
 }
 
-/// Signals the members that are not in this sorted list, for a caller that has signalled the listed members.
+/// Signals the members of each tree that are not in its sorted list, for a caller that has signalled the listed members.
+/// One pass serves all trees.
 pub(in crate::tree) fn signal_unlisted(
+    targets: &[Target<'_>],
+    listed: &[Vec<i32>],
+    numbers: &[c_int],
+) -> Vec<io::Result<()>> {
+    let pass = Batch::of(targets).find(None);
+    let mut results = Vec::new();
+    for (tree, target) in targets.iter().enumerate() {
+        results.push(match &pass {
+            Ok(pass) => signal_found(*target, &pass.trees[tree], &listed[tree], numbers),
+            Err(error) => Err(copy(error)),
+        });
+    }
+    results
+}
+
+fn signal_found(
     target: Target<'_>,
+    found: &Found,
     listed: &[i32],
     numbers: &[c_int],
 ) -> io::Result<()> {
     let is_listed = |id: i32| listed.binary_search(&id).is_ok();
     let group = target.membership.group;
-    let mut leader = is_listed(group);
+    let leader = is_listed(group) || found.inside.contains(&group);
     let mut result = Ok(());
-    for found in Batch::of(&[target]).find(None)?.trees {
-        leader |= found.inside.contains(&group);
-        for ids in missing(&found.inside, listed).chunks(AT_ONCE) {
-            let opened = target.open_seen(ids, found.began)?;
-            put(&mut result, signal_each(&opened.held, numbers));
-        }
-        for process in found.outside {
-            if !is_listed(process.id()) {
-                put(&mut result, signal_processes(&[process], numbers));
-            }
+    for ids in missing(&found.inside, listed).chunks(AT_ONCE) {
+        let opened = target.open_seen(ids, found.began)?;
+        put(&mut result, signal_each(&opened.held, numbers));
+    }
+    for process in &found.outside {
+        if !is_listed(process.id()) {
+            put(&mut result, signal_processes(&[*process], numbers));
         }
     }
     if !leader {

@@ -84,6 +84,11 @@ fn play(mut arguments: impl Iterator<Item = String>) {
                 owned.push(child);
             }
             "drop-owned" => owned.clear(),
+            "poll-owned" => {
+                for child in owned.iter() {
+                    assert_eq!(child.try_wait().expect("to poll"), None, "it has exited");
+                }
+            }
             "give-up-owned" => {
                 for child in owned.drain(..) {
                     std::mem::forget(child.into_inner());
