@@ -1,5 +1,6 @@
 //! `SharedChild`, the public face of a [`Lifecycle`].
 
+use crate::command_line;
 use crate::lifecycle::Lifecycle;
 use crate::reaper;
 use crate::stop_plan::Stopping;
@@ -9,7 +10,7 @@ use crate::tree::{Leader, Owner, Spawned, Tree};
 use crate::usage::Usage;
 use std::fmt;
 use std::io;
-use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, ExitStatus};
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,8 @@ pub struct SharedChild {
     body: Body,
     /// Boxed and lazy, because few children are stopped.
     stopping: OnceLock<Box<Stopping>>,
+    /// The text of the command, for messages. `None` if the child was spawned without a pipe for its output.
+    command_line: Option<Box<str>>,
 }
 
 type StandardStreams = (Option<ChildStdin>, Option<ChildStdout>, Option<ChildStderr>);
@@ -48,7 +51,7 @@ impl SharedChild {
             }
             Some(own) => Body::Tree(own(leader, kill_on_drop)),
         };
-        Self { id, can_be_requested, body, stopping: OnceLock::new() }
+        Self { id, can_be_requested, body, stopping: OnceLock::new(), command_line: None }
     }
 
     /// Shares a child that was spawned already, even if it has exited or was waited for.
@@ -93,7 +96,20 @@ impl SharedChild {
     fn alone(leader: Leader) -> Self {
         let id = leader.with_child(|child| child.id());
         let (can_be_requested, body) = (sys::PLAIN_CHILD_TAKES_REQUESTS, Body::Alone(leader));
-        Self { id, can_be_requested, body, stopping: OnceLock::new() }
+        Self { id, can_be_requested, body, stopping: OnceLock::new(), command_line: None }
+    }
+
+    /// Keeps the text of the command that this child executes.
+    pub(crate) fn remember(&mut self, command: &Command) {
+        self.command_line = Some(command_line::of(command));
+    }
+
+    /// Returns the command in backquotes, or the process ID.
+    pub(crate) fn description(&self) -> String {
+        match &self.command_line {
+            Some(line) => format!("`{line}`"),
+            None => format!("process {}", self.id),
+        }
     }
 
     pub(crate) fn leader(&self) -> &Leader {

@@ -98,6 +98,7 @@
 //! | request the child to terminate, and kill it after a grace | [`SharedChild::stop`] | [stop](guide::cookbook#a-graceful-stop) |
 //! | leave no survivors | [`SpawnOptions::kill_on_drop`], [`kill_with_parent`](SpawnOptions::kill_with_parent) | [outliving](guide::cookbook#children-that-must-not-outlive-us) |
 //! | capture output within bounds, or as it arrives | [`CaptureOptions`], [`Captured`] | [bounds](guide::cookbook#all-output-within-bounds), [live](guide::cookbook#live-output-line-by-line) |
+//! | an error that names the command | [`Captured::check`] | [check](guide::cookbook#an-error-if-the-command-fails) |
 //! | wait for the next exit among many children | [`ChildSet`] | [many](guide::cookbook#many-so-many-at-a-time) |
 //! | wait in a task, on any executor | [`wait_async`], [`stop_async`] | [tasks](guide::cookbook#wait-in-a-task-and-kill) |
 //! | wait in an event loop of your own | [`ExitNotice`] | [loops](guide::cookbook#your-own-event-loop) |
@@ -132,6 +133,7 @@ mod backoff;
 mod capture;
 mod child;
 mod command;
+mod command_line;
 mod deferred;
 mod event_queue;
 mod exit_notice;
@@ -165,7 +167,8 @@ pub mod unix;
 pub mod windows;
 
 pub use capture::{
-    CaptureOptions, Captured, CapturedStream, Limit, Line, StoppedBy, Stream, StreamEnd,
+    CaptureOptions, Captured, CapturedStream, CommandFailed, Limit, Line, StoppedBy, Stream,
+    StreamEnd,
 };
 pub use child::SharedChild;
 pub use exit_notice::ExitNotice;

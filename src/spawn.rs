@@ -224,7 +224,13 @@ impl SpawnOptions {
             Some(spawn) => spawn(&self.wanted, command)?,
             None => Spawned::single((command::spawn(command)?, None)),
         };
-        Ok(SharedChild::spawned(spawned, backend, self.kill_on_drop))
+        let has_output = spawned.child.stdout.is_some() || spawned.child.stderr.is_some();
+        let mut child = SharedChild::spawned(spawned, backend, self.kill_on_drop);
+        // Only a capture shows the command, and it requires a pipe.
+        if has_output {
+            child.remember(command);
+        }
+        Ok(child)
     }
 }
 

@@ -368,6 +368,7 @@ impl<'r, 'a> Engine<'r, 'a> {
             usage: self.child.usage().unwrap_or(None),
             elapsed: self.began.elapsed(),
             error: self.error,
+            command: self.child.description(),
         }
     }
 }

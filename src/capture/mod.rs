@@ -6,6 +6,7 @@
 mod blocking;
 mod callbacks;
 mod captured;
+mod command_failed;
 mod engine;
 mod input;
 mod lines;
@@ -25,6 +26,7 @@ use unix_pipe as system;
 use windows_pipe as system;
 
 pub use captured::{Captured, CapturedStream, StoppedBy, StreamEnd};
+pub use command_failed::CommandFailed;
 pub use lines::Line;
 pub use options::CaptureOptions;
 pub use retention::Limit;
@@ -223,8 +225,9 @@ impl SpawnOptions {
         let spawned = self.spawn_on(backend, command);
         // The command drops its copies: a pipe that has a writer does not end.
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let child = spawned?;
+        let mut child = spawned?;
         child.put_stdout(ChildStdout::from(ours));
+        child.remember(command);
         Ok(child)
     }
 }

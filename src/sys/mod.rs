@@ -15,6 +15,9 @@ use {
     unix::process_table::{Pidfds, ProcessTable},
 };
 
+/// Whether the system's shells follow POSIX.
+pub(crate) const HAS_POSIX_SHELLS: bool = cfg!(unix);
+
 // Every Unix.
 
 #[cfg(unix)]

@@ -10,6 +10,7 @@ mod capture;
 mod capture_fallback;
 mod capture_memory;
 mod capture_unix;
+mod command_failed;
 mod descriptors;
 mod drop_in;
 mod dropping;
