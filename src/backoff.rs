@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 const FIRST: Duration = Duration::from_micros(50);
 pub(crate) const LONGEST: Duration = Duration::from_millis(20);
 
-/// Returns how long to block at most. Zero means that the deadline has passed. Systems differ in their longest timeout: a
-/// day is within all limits, and callers come back.
+/// The longest timeout of one system call. Systems differ in their limits, and a day is within all of them.
+pub(crate) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Returns how long to block at most. Zero means that the deadline has passed. At most a day: callers come back.
 pub(crate) fn left(deadline: Instant) -> Duration {
-    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
     deadline.saturating_duration_since(Instant::now()).min(DAY)
 }
 
@@ -17,7 +18,7 @@ pub(crate) fn left(deadline: Instant) -> Duration {
 /// A wait needs them in three cases, all of them rare: the exit is reported before the child can be reaped (a tracer holds
 /// the zombie, or on a BSD the process is still exiting); another part of the program reaps the child, and the kernel has
 /// not finished; a helper thread cannot be started. Other users state why they poll.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Backoff(Duration);
 
 impl Backoff {

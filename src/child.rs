@@ -5,13 +5,15 @@ use crate::lifecycle::Lifecycle;
 use crate::reaper;
 use crate::stop_plan::Stopping;
 use crate::sync::Arc;
-use crate::sys::{self, Backend, Exit, FromChild, Notice, Opened, Reap, Reaped};
+use crate::sys::{self, Backend, Exit, FromChild, KillWithParent, Notice, Opened, Reap, Reaped};
 use crate::tree::{Leader, Owner, Spawned, Tree};
 use crate::usage::Usage;
 use std::fmt;
 use std::io;
+use std::ops::Deref;
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// A child process that any number of threads can wait for, signal and kill at the same time.
@@ -25,11 +27,37 @@ use std::time::{Duration, Instant};
 pub struct SharedChild {
     id: u32,
     can_be_requested: bool,
+    /// A capture has taken pipes.
+    is_captured: AtomicBool,
     body: Body,
     /// Boxed and lazy, because few children are stopped.
     stopping: OnceLock<Box<Stopping>>,
-    /// The text of the command, for messages. `None` if the child was spawned without a pipe for its output.
+    /// The text of the command, for messages. `None` if the child was spawned without a pipe.
     command_line: Option<Box<str>>,
+}
+
+/// A child that is borrowed, or kept alive.
+#[derive(Debug, Clone)]
+pub(crate) enum ChildRef<'c> {
+    Borrowed(&'c SharedChild),
+    Shared(std::sync::Arc<SharedChild>),
+}
+
+impl Deref for ChildRef<'_> {
+    type Target = SharedChild;
+
+    fn deref(&self) -> &SharedChild {
+        match self {
+            Self::Borrowed(child) => child,
+            Self::Shared(child) => child,
+        }
+    }
+}
+
+impl<'c> From<&'c SharedChild> for ChildRef<'c> {
+    fn from(child: &'c SharedChild) -> Self {
+        Self::Borrowed(child)
+    }
 }
 
 type StandardStreams = (Option<ChildStdin>, Option<ChildStdout>, Option<ChildStderr>);
@@ -41,9 +69,9 @@ enum Body {
 
 impl SharedChild {
     pub(crate) fn spawned(spawned: Spawned, backend: Backend, kill_on_drop: bool) -> Self {
-        let Spawned { child, from_child, can_be_requested, own } = spawned;
+        let Spawned { child, from_child, kill_with_parent, can_be_requested, own } = spawned;
         let id = child.id();
-        let leader = unreaped(child, from_child, backend);
+        let leader = unreaped(child, from_child, kill_with_parent, backend);
         let body = match own {
             None => {
                 leader.kill_on_drop(kill_on_drop);
@@ -51,7 +79,7 @@ impl SharedChild {
             }
             Some(own) => Body::Tree(own(leader, kill_on_drop)),
         };
-        Self { id, can_be_requested, body, stopping: OnceLock::new(), command_line: None }
+        Self::with(id, can_be_requested, body)
     }
 
     /// Shares a child that was spawned already, even if it has exited or was waited for.
@@ -89,14 +117,26 @@ impl SharedChild {
         Ok(Self::alone(match child.reap()? {
             Reaped::Status(status) => Lifecycle::exited(child, status),
             Reaped::NoSuchChild => Lifecycle::lost(child),
-            Reaped::NotYet => unreaped(child, None, backend),
+            Reaped::NotYet => unreaped(child, None, KillWithParent::default(), backend),
         }))
     }
 
     fn alone(leader: Leader) -> Self {
         let id = leader.with_child(|child| child.id());
         let (can_be_requested, body) = (sys::PLAIN_CHILD_TAKES_REQUESTS, Body::Alone(leader));
-        Self { id, can_be_requested, body, stopping: OnceLock::new(), command_line: None }
+        Self::with(id, can_be_requested, body)
+    }
+
+    fn with(id: u32, can_be_requested: bool, body: Body) -> Self {
+        let is_captured = AtomicBool::new(false);
+        Self {
+            id,
+            can_be_requested,
+            is_captured,
+            body,
+            stopping: OnceLock::new(),
+            command_line: None,
+        }
     }
 
     /// Keeps the text of the command that this child executes.
@@ -285,9 +325,9 @@ impl SharedChild {
     /// handle had found its exit: by another part of the program, or by [`SharedChild::new`], which was given a child
     /// that had exited.
     ///
-    /// For a [tree](Self::tree) with a cgroup of its own (`linux::SpawnOptionsExt::cgroup`) this is what the processes
-    /// in the cgroup have used: up to now while a member lives, and in all after that. A process that has left the
-    /// cgroup counts up to the moment when it left. For any other tree this is the leader's usage.
+    /// For a [tree](Self::tree) with a cgroup of its own (`linux::SpawnOptionsExt::cgroup`) the figures cover all
+    /// processes that were ever in the cgroup, and grow while a member lives. A process that has left the cgroup counts
+    /// up to the moment when it left. For any other tree this is the leader's usage.
     ///
     /// # Platforms
     ///
@@ -299,8 +339,8 @@ impl SharedChild {
     /// - **Linux, a cgroup**: all processes that were ever in it. The peak is what the memory controller charges, including
     ///   the page cache, and `None` without that controller or before Linux 5.19. If the counters cannot be read, this is
     ///   the leader's usage.
-    /// - **macOS**: CPU times as above. The peak is the child's own footprint, as the system's tools show it.
-    /// - **NetBSD**: the child alone, and perhaps no peak.
+    /// - **macOS**: CPU times as on Linux. The peak is the child's own footprint, as the system's tools show it.
+    /// - **NetBSD**: the child alone; the peak can be `None`.
     /// - **Windows**: the child alone. The peak is that of its working set.
     /// - **Others** report no usage before the reap.
     ///
@@ -380,8 +420,8 @@ impl SharedChild {
     /// ```
     pub fn tree(&self) -> Option<&Tree> {
         match &self.body {
-            Body::Tree(tree) if tree.is_public() => Some(tree),
-            _ => None,
+            Body::Alone(_) => None,
+            Body::Tree(tree) => Some(tree),
         }
     }
 
@@ -411,8 +451,17 @@ impl SharedChild {
     ) -> Result<StandardStreams, E> {
         self.leader().with_child(|child| {
             object(child.stdin.is_some(), child.stderr.is_some())?;
-            Ok((child.stdin.take(), child.stdout.take(), child.stderr.take()))
+            let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+            if pipes.0.is_some() || pipes.1.is_some() || pipes.2.is_some() {
+                self.is_captured.store(true, Ordering::Relaxed);
+            }
+            Ok(pipes)
         })
+    }
+
+    /// Returns whether [`take_pipes`](Self::take_pipes) has taken a pipe.
+    pub(crate) fn is_captured(&self) -> bool {
+        self.is_captured.load(Ordering::Relaxed)
     }
 
     /// Sets a pipe of this library as the standard output to be taken.
@@ -549,8 +598,13 @@ impl fmt::Debug for SharedChild {
 }
 
 /// The lifecycle of a child that this process has not reaped through its [`Child`].
-fn unreaped(mut child: Child, from_child: Option<FromChild>, backend: Backend) -> Leader {
-    match Notice::open(&child, from_child, backend) {
+fn unreaped(
+    mut child: Child,
+    from_child: Option<FromChild>,
+    kill_with_parent: KillWithParent,
+    backend: Backend,
+) -> Leader {
+    match Notice::open(&child, from_child, kill_with_parent, backend) {
         Opened::Unreaped(notice) => Lifecycle::unreaped(child, notice, reaper::abandon),
         Opened::ReapedElsewhere(Some(status)) => Lifecycle::exited(child, status),
         Opened::ReapedElsewhere(None) => Lifecycle::lost(child),

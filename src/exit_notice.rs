@@ -48,9 +48,9 @@ impl SharedChild {
     ///
     /// # Errors
     ///
-    /// [`Unsupported`](io::ErrorKind::Unsupported) if no descriptor reports this child's exit: on illumos, on Linux without
-    /// pidfds, or if this process had no free descriptor at the spawn. Wait on a thread then. Otherwise an error of the
-    /// system, if it has no free descriptor or handle.
+    /// [`Unsupported`](io::ErrorKind::Unsupported) if no descriptor reports this child's exit: on illumos, Solaris,
+    /// Haiku and Android, on Linux without pidfds, or if this process had no free descriptor at the spawn. Then wait on
+    /// a thread instead. Otherwise an error of the system, if it has no free descriptor or handle.
     ///
     /// # Examples
     ///

@@ -26,7 +26,8 @@
 //! # }
 //! ```
 //!
-//! A capture runs a command within bounds of time and memory, and ends the processes that it started:
+//! A capture runs a command within bounds of time and memory. With these options it also ends the processes that the
+//! command has started:
 //!
 //! ```
 //! use shared_child::{CaptureOptions, Limit, SpawnOptions};
@@ -62,7 +63,7 @@
 //!
 //! # What is promised
 //!
-//! - **Cannot race.** Any thread may wait, poll, signal, kill or take a pipe at any time, and all threads get the same
+//! - **Cannot race.** Any thread may wait, poll, signal, kill or take a pipe at any time, and all waits return the same
 //!   status. No signal, wait or reap reaches another process, even if another part of the program has reaped the child.
 //!
 //!   *Not covered*: the [moments](guide::guarantees) in which the library uses the process ID. In such a moment, other code
@@ -96,13 +97,13 @@
 //! | wait, with or without a deadline, poll and kill | [`SharedChild`] | [timeout](guide::cookbook#a-timeout) |
 //! | treat a child and all that it starts as one unit | [`SpawnOptions::tree`], [`Tree`] | [Ctrl-C](guide::cookbook#kill-the-tree-on-ctrl-c) |
 //! | request the child to terminate, and kill it after a grace | [`SharedChild::stop`] | [stop](guide::cookbook#a-graceful-stop) |
-//! | leave no survivors | [`SpawnOptions::kill_on_drop`], [`kill_with_parent`](SpawnOptions::kill_with_parent) | [outliving](guide::cookbook#children-that-must-not-outlive-us) |
+//! | leave no survivors | [`SpawnOptions::kill_on_drop`], [`kill_with_parent`](SpawnOptions::kill_with_parent) | [outliving](guide::cookbook#children-that-must-not-outlive-this-process) |
 //! | capture output within bounds, or as it arrives | [`CaptureOptions`], [`Captured`] | [bounds](guide::cookbook#all-output-within-bounds), [live](guide::cookbook#live-output-line-by-line) |
 //! | an error that names the command | [`Captured::check`] | [check](guide::cookbook#an-error-if-the-command-fails) |
-//! | wait for the next exit among many children | [`ChildSet`] | [many](guide::cookbook#many-so-many-at-a-time) |
+//! | wait for the next exit among many children | [`ChildSet`] | [many](guide::cookbook#many-commands-a-few-at-a-time) |
 //! | wait in a task, on any executor | [`wait_async`], [`stop_async`] | [tasks](guide::cookbook#wait-in-a-task-and-kill) |
 //! | wait in an event loop of your own | [`ExitNotice`] | [loops](guide::cookbook#your-own-event-loop) |
-//! | measure CPU time and peak memory | [`SharedChild::usage`] | [cost](guide::cookbook#what-a-child-has-cost) |
+//! | measure CPU time and peak memory | [`SharedChild::usage`] | [cost](guide::cookbook#cpu-time-and-memory-of-a-child) |
 //!
 //! The guide has five pages: the [cookbook](guide::cookbook); [migration](guide::migration) from shared_child 1.1, std,
 //! duct, wait-timeout, process-wrap and tokio; the [traps](guide::traps) around child processes; the
@@ -167,8 +168,8 @@ pub mod unix;
 pub mod windows;
 
 pub use capture::{
-    CaptureOptions, Captured, CapturedStream, CommandFailed, Limit, Line, StoppedBy, Stream,
-    StreamEnd,
+    Capture, CaptureOptions, Captured, CapturedStream, ChildState, Chunk, CommandFailed, Limit,
+    Line, Reached, StoppedBy, Stream, StreamEnd, Until,
 };
 pub use child::SharedChild;
 pub use exit_notice::ExitNotice;

@@ -15,7 +15,7 @@
 //! things rely on it:
 //!
 //! - a *pin*: a process group has the ID of its leader;
-//! - a *waiter* whose mechanism goes by the process ID. It is counted under the lock, after an observation that saw the child run,
+//! - a *waiter* whose mechanism uses the process ID. It is counted under the lock, after an observation that saw the child run,
 //!   and observes it again when it leaves; the last one reaps.
 //!
 //! Waiters block outside the lock, in [`Exit::wait`], which does not reap. Each waits for itself. A waiter holds an `Arc` of
@@ -251,7 +251,7 @@ impl<C: Reap, E: Exit> State<C, E> {
         if self.usage.is_none() {
             self.usage = usage.map(Box::new);
         }
-        // The observation is about this very process, the reap goes by its ID. So they can differ, and then the exit notice decides
+        // The observation is about this very process, the reap is by its ID. So they can differ, and then the exit notice decides
         // (`Exit::arbitrate`). A status that was returned stands in any case: all waiters get the same.
         let status = match observed {
             Observed::Running => return Ok(None),

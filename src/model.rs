@@ -1,8 +1,8 @@
-//! Every interleaving of the lifecycle, and of the fallback under it (with up to three preemptions), by
-//! loom: `ci/model` runs this, and shows that it finds the faults which it is there to find.
+//! Checks every interleaving of the lifecycle with loom, and of the fallback under it with up to three preemptions.
+//! `ci/model` runs this, and proves that it detects planted faults.
 //!
-//! The child and its exit notice are mocked at their most treacherous: the process ID has a new owner
-//! the moment the child is reaped, a signal goes to whoever owns the ID, and a reap takes what it gets.
+//! The mocked process has the worst behavior that a system allows: its ID has another owner as soon as the child is
+//! reaped, a signal reaches the owner of the ID, and a reap by the ID takes the status of that owner.
 
 mod fallback;
 
@@ -19,9 +19,9 @@ use std::time::{Duration, Instant};
 enum Phase {
     Running,
     Zombie,
-    /// The ID means a stranger now.
+    /// The ID belongs to another process now.
     Reaped,
-    /// Reaped by somebody else, and the stranger is a child of ours, and a zombie.
+    /// Reaped elsewhere. The ID belongs to another child of this process, which is a zombie.
     Recycled,
 }
 
@@ -29,14 +29,14 @@ enum Phase {
 struct Process {
     phase: Phase,
     status: i32,
-    /// Reaps by the lifecycle.
+    /// How often the lifecycle reaped the child.
     reaps: usize,
-    /// Handed to the background reaper.
+    /// How often the child was handed to the background reaper.
     abandoned: usize,
-    stranger_exited: bool,
+    next_owner_exited: bool,
 }
 
-/// What there is outside the program: one process, and who has its ID.
+/// The kernel's view: one process, and the owner of its ID.
 #[derive(Debug)]
 struct World {
     process: Mutex<Process>,
@@ -44,22 +44,22 @@ struct World {
     kernel: Kernel,
 }
 
-/// What the exit notice can learn.
+/// What the kernel reports to the exit notice.
 #[derive(Debug, Clone, Copy, Default)]
 struct Kernel {
     /// The status of a zombie.
     shows_status: bool,
-    /// The status of what was reaped elsewhere.
+    /// The status of a child that was reaped elsewhere.
     keeps_status: bool,
-    /// What it shows is misread.
+    /// The status of a zombie is misread.
     is_misread: bool,
-    /// Nothing but the exit of whatever has the process ID.
+    /// A wait waits for the process that has the ID.
     waits_by_pid: bool,
 }
 
 const BY_ITSELF: i32 = 7 << 8;
 const KILLED: i32 = 9;
-const OF_A_STRANGER: i32 = 77 << 8;
+const OF_THE_NEXT_OWNER: i32 = 77 << 8;
 const GARBAGE: i32 = 99 << 8;
 
 const USED: Usage =
@@ -72,7 +72,7 @@ impl World {
             status: 0,
             reaps: 0,
             abandoned: 0,
-            stranger_exited: false,
+            next_owner_exited: false,
         };
         Arc::new(Self { process: Mutex::new(process), exited: Condvar::new(), kernel })
     }
@@ -81,7 +81,7 @@ impl World {
         self.process.lock().unwrap()
     }
 
-    /// Says whether it was this that ended it.
+    /// Ends the process. Returns `false` if it had ended before.
     fn exit(&self, status: i32) -> bool {
         let mut process = self.process();
         let running = process.phase == Phase::Running;
@@ -93,18 +93,18 @@ impl World {
         running
     }
 
-    /// What a `waitpid(-1)` somewhere does.
+    /// Reaps the child, as `waitpid(-1)` in another part of the program does.
     fn reap_elsewhere(&self) {
         self.process().phase = Phase::Reaped;
     }
 
-    /// Whoever has the ID after a reap.
-    fn stranger_exits(&self) {
-        self.process().stranger_exited = true;
+    /// Ends the process that has the ID after the reap.
+    fn next_owner_exits(&self) {
+        self.process().next_owner_exited = true;
         self.exited.notify_all();
     }
 
-    /// And another child of ours gets the ID, and exits.
+    /// Reaps the child elsewhere. Another child of this process gets the ID and exits.
     fn recycle(&self) {
         let mut process = self.process();
         if process.phase == Phase::Zombie {
@@ -133,7 +133,7 @@ impl Reap for MockChild {
             Phase::Reaped => Ok(Reaped::NoSuchChild),
             Phase::Recycled => {
                 process.phase = Phase::Reaped;
-                Ok(Reaped::Status(status(OF_A_STRANGER)))
+                Ok(Reaped::Status(status(OF_THE_NEXT_OWNER)))
             }
         }
     }
@@ -143,14 +143,14 @@ impl Reap for MockChild {
     }
 }
 
-/// An exit notice, by ID: of a stranger it knows no better than to signal it.
+/// An exit notice that signals by the ID, and cannot detect another owner.
 #[derive(Debug)]
 struct MockExit(Arc<World>);
 
 impl MockExit {
-    /// What goes by the process ID, and has no effect on a zombie.
-    fn means_the_child(&self) -> io::Result<()> {
-        assert!(self.0.process().reaps == 0, "the ID means a stranger");
+    /// Sends a signal by the process ID. It has no effect on a zombie.
+    fn signal_by_id(&self) -> io::Result<()> {
+        assert!(self.0.process().reaps == 0, "another process has the ID");
         Ok(())
     }
 
@@ -164,8 +164,8 @@ impl MockExit {
         process.abandoned += 1;
     }
 
-    fn kill_what_is_left(&self) -> io::Result<()> {
-        panic!("settled, and yet signalled");
+    fn kill_a_settled_child(&self) -> io::Result<()> {
+        panic!("signalled after it was settled");
     }
 }
 
@@ -176,11 +176,11 @@ impl Exit for MockExit {
             return Ok(true);
         }
         if deadline.is_some() {
-            // It has passed: any deadline may have, when the scheduler says so.
+            // Every deadline has passed: the scheduler may delay a thread for any time.
             return Ok(false);
         }
         drop(process);
-        // Here it is held up, on its way into the system call.
+        // Another thread may run here, before the system call.
         let mut process = self.0.process();
         while process.phase == Phase::Running {
             process = self.0.exited.wait(process).unwrap();
@@ -192,7 +192,7 @@ impl Exit for MockExit {
 
     fn observe(&self) -> io::Result<(Observed, Option<Usage>)> {
         let process = self.0.process();
-        assert!(process.reaps == 0, "asked about a stranger");
+        assert!(process.reaps == 0, "observed another process");
         let usage = (process.phase == Phase::Zombie).then_some(USED);
         let observed = match process.phase {
             Phase::Running => Observed::Running,
@@ -220,9 +220,9 @@ impl Exit for MockExit {
     }
 
     fn kill(&self) -> io::Result<()> {
-        // A foreign reap is for the notice to find out; our own is for the lifecycle to prevent.
-        assert!(self.0.process().reaps == 0, "a stranger was signalled");
-        assert!(self.0.process().abandoned == 0, "whoever reaps may have reaped it by now");
+        // The lifecycle prevents a signal after its own reap. After a foreign reap the notice does.
+        assert!(self.0.process().reaps == 0, "another process was signalled");
+        assert!(self.0.process().abandoned == 0, "signalled after the reaper may have reaped it");
         self.0.exit(KILLED);
         Ok(())
     }
@@ -255,7 +255,7 @@ fn exit_on_a_thread(world: &Arc<World>) -> thread::JoinHandle<bool> {
 }
 
 #[test]
-fn waiters_and_a_kill() {
+fn waiters_beside_a_kill_get_one_status() {
     loom::model(|| {
         let world = World::new(Kernel::default());
         let child = spawn(&world);
@@ -271,7 +271,7 @@ fn waiters_and_a_kill() {
 }
 
 #[test]
-fn a_kill_against_an_exit_against_a_wait() {
+fn kill_beside_exit_and_wait_reports_the_first_end() {
     loom::model(|| {
         let world = World::new(Kernel::default());
         let child = spawn(&world);
@@ -286,7 +286,7 @@ fn a_kill_against_an_exit_against_a_wait() {
 }
 
 #[test]
-fn a_kill_after_a_wait_in_another_thread() {
+fn kill_beside_a_reap_signals_no_other_process() {
     loom::model(|| {
         let world = World::new(Kernel::default());
         world.exit(BY_ITSELF);
@@ -300,7 +300,7 @@ fn a_kill_after_a_wait_in_another_thread() {
 }
 
 #[test]
-fn a_wait_that_gives_up_beside_one_that_does_not() {
+fn timed_wait_beside_untimed_wait_agrees_with_it() {
     loom::model(|| {
         let world = World::new(Kernel::default());
         let child = spawn(&world);
@@ -314,7 +314,7 @@ fn a_wait_that_gives_up_beside_one_that_does_not() {
 }
 
 #[test]
-fn a_drop_against_an_exit_against_a_wait() {
+fn drop_beside_exit_and_wait_leaves_one_duty_to_reap() {
     loom::model(|| {
         let world = World::new(Kernel::default());
         let child = spawn(&world);
@@ -325,7 +325,7 @@ fn a_drop_against_an_exit_against_a_wait() {
         exit.join().unwrap();
         let process = world.process();
         assert_eq!(process.reaps, usize::from(seen.is_some()));
-        assert_eq!(process.reaps + process.abandoned, 1, "exactly one has the duty to reap");
+        assert_eq!(process.reaps + process.abandoned, 1, "one duty to reap");
     });
 }
 
@@ -343,31 +343,31 @@ fn into_inner_abandons_nothing() {
     });
 }
 
-/// While it is pinned, an exit is told, and yet whatever goes by the process ID means the child. It is
-/// reaped once, after that.
+/// The exit of a pinned child is returned, and its ID still means the child. The child is reaped once, when it is
+/// unpinned.
 #[test]
-fn a_pin_against_an_exit_against_a_wait() {
+fn pinned_child_keeps_its_id_after_its_exit() {
     loom::model(|| {
         let world = World::new(Kernel { shows_status: true, ..Kernel::default() });
         let child = spawn(&world);
         child.pin();
         let exit = exit_on_a_thread(&world);
         let waiter = on_a_thread(&child, |child| child.wait(None).unwrap().unwrap());
-        child.signal(MockExit::means_the_child).unwrap();
+        child.signal(MockExit::signal_by_id).unwrap();
         assert_eq!(waiter.join().unwrap(), status(BY_ITSELF));
         exit.join().unwrap();
-        child.signal(MockExit::means_the_child).unwrap();
+        child.signal(MockExit::signal_by_id).unwrap();
         assert_eq!(child.try_wait().unwrap(), Some(status(BY_ITSELF)));
-        assert_eq!(world.process().reaps, 0, "the ID was given away");
+        assert_eq!(world.process().reaps, 0, "the ID was released");
         child.unpin();
         assert_eq!(world.process().reaps, 1);
         assert_eq!(child.try_wait().unwrap(), Some(status(BY_ITSELF)));
     });
 }
 
-/// Somebody still goes by the ID when the pin is taken off.
+/// A signal by the ID runs beside the unpin.
 #[test]
-fn an_unpin_against_a_signal_against_a_wait() {
+fn unpin_beside_signal_and_poll_reaps_once() {
     loom::model(|| {
         let world = World::new(Kernel { shows_status: true, ..Kernel::default() });
         let child = spawn(&world);
@@ -375,7 +375,7 @@ fn an_unpin_against_a_signal_against_a_wait() {
         world.exit(BY_ITSELF);
         let unpin = on_a_thread(&child, |child| child.unpin());
         let waiter = on_a_thread(&child, |child| child.try_wait().unwrap());
-        child.signal(MockExit::means_the_child).unwrap();
+        child.signal(MockExit::signal_by_id).unwrap();
         unpin.join().unwrap();
         assert_eq!(waiter.join().unwrap(), Some(status(BY_ITSELF)));
         assert_eq!(world.process().reaps, 1);
@@ -384,26 +384,25 @@ fn an_unpin_against_a_signal_against_a_wait() {
     });
 }
 
-/// A pinned child that is given away knows its status; one that is dropped is abandoned.
 #[test]
-fn the_end_of_a_pinned_child() {
-    for given_away in [true, false] {
+fn pinned_child_is_reaped_by_into_inner_and_abandoned_by_drop() {
+    for by_into_inner in [true, false] {
         loom::model(move || {
             let world = World::new(Kernel { shows_status: true, ..Kernel::default() });
             let child = spawn(&world);
             child.pin();
             let exit = exit_on_a_thread(&world);
             let seen = child.try_wait().unwrap();
-            if given_away {
+            if by_into_inner {
                 drop(Arc::try_unwrap(child).ok().expect("the only one").into_inner());
             } else {
                 drop(child);
             }
             exit.join().unwrap();
             let process = world.process();
-            if given_away {
+            if by_into_inner {
                 assert_eq!(process.abandoned, 0);
-                assert!(process.reaps == 1 || seen.is_none(), "its status was told");
+                assert!(process.reaps == 1 || seen.is_none(), "its status was returned");
             } else {
                 assert_eq!((process.reaps, process.abandoned), (0, 1));
             }
@@ -411,9 +410,9 @@ fn the_end_of_a_pinned_child() {
     }
 }
 
-/// What it has used is known to whoever has been told of the exit, and stays so.
+/// A thread that has received the status gets the usage, and the usage stays.
 #[test]
-fn usage_is_asked_of_the_zombie_and_remembered() {
+fn usage_is_read_from_the_zombie_and_kept() {
     for pinned in [false, true] {
         loom::model(move || {
             let world = World::new(Kernel { shows_status: true, ..Kernel::default() });
@@ -438,9 +437,9 @@ fn usage_is_asked_of_the_zombie_and_remembered() {
     }
 }
 
-/// Who reaps the child may be quicker, and then nobody knows.
+/// A foreign reaper may reap before the first observation. Then the usage is missing.
 #[test]
-fn usage_against_a_foreign_reaper() {
+fn usage_beside_a_foreign_reaper_is_right_or_missing() {
     loom::model(|| {
         let world =
             World::new(Kernel { shows_status: true, keeps_status: true, ..Kernel::default() });
@@ -459,9 +458,9 @@ fn usage_against_a_foreign_reaper() {
     });
 }
 
-/// Who is to be killed with the handle is killed before anybody can reap it.
+/// With `kill_on_drop` the child is killed while it cannot be reaped.
 #[test]
-fn a_kill_on_drop() {
+fn drop_kills_before_it_abandons() {
     loom::model(|| {
         let world = World::new(Kernel { shows_status: true, ..Kernel::default() });
         let child = spawn(&world);
@@ -473,16 +472,19 @@ fn a_kill_on_drop() {
         let seen = brief.join().unwrap();
         let process = world.process();
         assert_eq!(process.reaps + process.abandoned, 1);
-        assert!(seen.is_none_or(|seen| seen == status(BY_ITSELF)), "the drop was the last");
+        assert!(
+            seen.is_none_or(|seen| seen == status(BY_ITSELF)),
+            "a waiter saw the kill of the drop"
+        );
         assert!(by_itself || process.status == KILLED);
-        assert_ne!(process.phase, Phase::Running, "it lives on");
+        assert_ne!(process.phase, Phase::Running, "the child still runs");
     });
 }
 
-/// A status that was told while a waiter relied on the process ID stands, even if somebody else reaps
-/// before that waiter is out.
+/// A status that was returned while a waiter relied on the process ID stands, even if another part of the program
+/// reaps before that waiter leaves.
 #[test]
-fn a_status_that_was_told_stands() {
+fn status_returned_beside_a_waiter_stands_after_a_foreign_reap() {
     loom::model(|| {
         let world =
             World::new(Kernel { shows_status: true, waits_by_pid: true, ..Kernel::default() });
@@ -496,8 +498,8 @@ fn a_status_that_was_told_stands() {
     });
 }
 
-/// Whoever reaps, all waiters agree, and what is settled stays.
-fn a_foreign_reaper(keeps_status: bool) {
+/// All waiters get the same result, whichever thread reaps, and it does not change.
+fn check_a_foreign_reap(keeps_status: bool) {
     loom::model(move || {
         let world = World::new(Kernel { keeps_status, ..Kernel::default() });
         world.exit(BY_ITSELF);
@@ -509,7 +511,7 @@ fn a_foreign_reaper(keeps_status: bool) {
         let poller = on_a_thread(&child, |child| child.try_wait().map(Option::unwrap));
         let answer = child.wait(None).map(Option::unwrap);
         foreign.join().unwrap();
-        child.signal(MockExit::kill_what_is_left).unwrap();
+        child.signal(MockExit::kill_a_settled_child).unwrap();
         let answers = [answer, poller.join().unwrap(), child.try_wait().map(Option::unwrap)];
         let ours = world.process().reaps == 1;
         for answer in answers {
@@ -521,19 +523,19 @@ fn a_foreign_reaper(keeps_status: bool) {
 }
 
 #[test]
-fn a_foreign_reaper_and_a_kernel_that_forgets() {
-    a_foreign_reaper(false);
+fn foreign_reap_is_an_error_for_all_if_the_status_is_lost() {
+    check_a_foreign_reap(false);
 }
 
 #[test]
-fn a_foreign_reaper_and_a_kernel_that_remembers() {
-    a_foreign_reaper(true);
+fn foreign_reap_gives_all_the_status_that_the_kernel_kept() {
+    check_a_foreign_reap(true);
 }
 
-/// If somebody else reaps between our observation and our reap, and another child of ours has the ID by then,
-/// that is reaped: by ID, nothing can prevent it. But its status is never taken for the child's.
+/// A foreign reap between the observation and the reap can give the ID to another child of this process. Then the
+/// reap by the ID reaps that child, which nothing can prevent. But its status is not returned for the first child.
 #[test]
-fn a_foreign_reaper_and_a_new_owner_that_is_ours() {
+fn foreign_reap_never_gives_the_status_of_another_child() {
     loom::model(|| {
         let world = World::new(Kernel { shows_status: true, ..Kernel::default() });
         world.exit(BY_ITSELF);
@@ -551,9 +553,9 @@ fn a_foreign_reaper_and_a_new_owner_that_is_ours() {
     });
 }
 
-/// an observation that misreads the zombie's status gives way to the reap.
+/// An observation may misread the status of the zombie.
 #[test]
-fn a_misread_status_gives_way_to_the_reaped_one() {
+fn misread_status_gives_way_to_the_reaped_one() {
     loom::model(|| {
         let kernel = Kernel { shows_status: true, is_misread: true, ..Kernel::default() };
         let world = World::new(kernel);
@@ -567,9 +569,9 @@ fn a_misread_status_gives_way_to_the_reaped_one() {
     });
 }
 
-/// Where the kernel keeps the status of the very process, neither a misread status nor another child's is taken for it.
+/// Where the kernel keeps the status of the process, neither a misread status nor that of another child is returned.
 #[test]
-fn a_kept_status_decides_between_what_was_seen_and_what_was_reaped() {
+fn kept_status_overrides_the_seen_and_the_reaped_one() {
     loom::model(|| {
         let world = World::new(Kernel {
             shows_status: true,
@@ -591,18 +593,18 @@ fn a_kept_status_decides_between_what_was_seen_and_what_was_reaped() {
 
 /// A pinned child is not reaped when its status is returned, and a status that was returned does not change.
 #[test]
-fn a_status_that_was_told_before_the_reap_stands() {
+fn status_returned_while_pinned_stands_after_the_reap() {
     loom::model(|| {
         let kernel = Kernel { shows_status: true, is_misread: true, ..Kernel::default() };
         let world = World::new(kernel);
         world.exit(BY_ITSELF);
         let child = spawn(&world);
         child.pin();
-        let told = child.try_wait().unwrap();
+        let returned = child.try_wait().unwrap();
         let poller = on_a_thread(&child, |child| child.try_wait().unwrap());
         child.unpin();
-        assert_eq!(poller.join().unwrap(), told);
-        assert_eq!(child.try_wait().unwrap(), told);
+        assert_eq!(poller.join().unwrap(), returned);
+        assert_eq!(child.try_wait().unwrap(), returned);
         assert_eq!(world.process().reaps, 1);
     });
 }

@@ -5,7 +5,7 @@
 
 pub use crate::sys::Backend;
 
-use crate::{CaptureOptions, Captured, SharedChild, SpawnOptions};
+use crate::{Capture, CaptureOptions, Captured, SharedChild, SpawnOptions};
 use std::io;
 use std::process::{Child, Command};
 
@@ -61,6 +61,15 @@ impl Backend {
         capture: &mut CaptureOptions<'_>,
     ) -> io::Result<Captured> {
         options.capture_on(self, command, capture)
+    }
+
+    pub fn begin_capture<'a>(
+        self,
+        options: &SpawnOptions,
+        command: &mut Command,
+        capture: &mut CaptureOptions<'a>,
+    ) -> io::Result<Capture<'a>> {
+        options.begin_capture_on(self, command, capture)
     }
 
     pub fn share(self, child: Child) -> io::Result<SharedChild> {

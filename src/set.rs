@@ -27,8 +27,8 @@ use std::time::{Duration, Instant};
 ///
 /// Any number of threads may wait, insert, remove and kill at the same time, all through `&self`. Each exit is returned
 /// once, by the [`wait_next`](Self::wait_next) of one thread. The order is that of the exits, as far as the system
-/// reports it. The notice of an exit costs the same however many children there are, and a set has no thread of its
-/// own. (Each child has a descriptor, and a spawn costs more the more descriptors this process has:
+/// reports it. The work for an exit does not depend on the number of children, and a set has no thread of its own.
+/// (Each child has a descriptor, and a spawn costs more the more descriptors this process has:
 /// [costs](crate::guide::costs).)
 ///
 /// A child may be in several sets, and other threads may wait for it and kill it meanwhile: a set holds it by an
@@ -41,9 +41,9 @@ use std::time::{Duration, Instant};
 /// - **Linux, macOS, the BSDs**: one epoll or kqueue per set, and the means to wake it: one to three descriptors.
 /// - **Windows**: registered waits, for which the system has one thread per 63 children, over all sets.
 /// - **Other Unix, and children without a descriptor**: the helper thread of the child.
-/// - **Children for which no descriptor was spare at the insertion, or no helper thread could be started**: the waiting
+/// - **Children for which no descriptor was free at the insertion, or no helper thread could be started**: the waiting
 ///   threads poll them, at most 50 times a second.
-/// - A poll, and a timed wait that ends with `None`, check each child whose exit other waiters may observe before the
+/// - Before a poll or a timed wait returns `None`, it checks each child whose exit other waiters can observe before the
 ///   set does: all children on Windows, macOS and the BSDs, elsewhere the children that a helper thread serves.
 /// - A child keeps its descriptor until it is returned or removed, even if other threads have waited for it. A child
 ///   that is in a set several times has one more for each time but the first.
@@ -588,15 +588,15 @@ mod tests {
                 scope.spawn(|| while set.wait_next().is_some() {});
             }
         });
-        let (mut told, mut tokens) = (Vec::new(), Vec::new());
+        let (mut reported, mut tokens) = (Vec::new(), Vec::new());
         loop {
             set.queue.wait(&mut tokens, 1, Some(Instant::now())).expect("its descriptor is open");
             if tokens.is_empty() {
                 break;
             }
-            told.append(&mut tokens);
+            reported.append(&mut tokens);
         }
         drop(sleeps);
-        assert_eq!(told.iter().filter(|token| **token == WAKE).count(), 1, "{told:?}");
+        assert_eq!(reported.iter().filter(|token| **token == WAKE).count(), 1, "{reported:?}");
     }
 }

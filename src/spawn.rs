@@ -6,7 +6,7 @@ use crate::deferred;
 use crate::sys::Backend;
 use crate::tree::{self, Spawned, Wanted};
 use std::io;
-use std::process::Command;
+use std::process::{Child, Command};
 
 /// Options of a spawn, in the manner of [`std::fs::OpenOptions`].
 ///
@@ -19,13 +19,14 @@ use std::process::Command;
 ///   So does `linux::SpawnOptionsExt::cgroup`, and, on Unix other than Linux,
 ///   [`kill_with_parent`](Self::kill_with_parent). The setting stays on the command: children of later spawns lead
 ///   groups too, even of plain spawns. A hook of your own that calls setsid(2) fails in such a child.
-/// - **A variable.** On Linux and Android, a tree has `SHARED_CHILD_TREE` in its environment. After the spawn the
-///   command's environment gives a child what it gave before: the command's own value, else that of this process.
+/// - **A variable.** On Linux and Android, a tree has `SHARED_CHILD_TREE` in its environment. The spawn restores the
+///   environment of the command: in later spawns without a tree, a child gets the command's own value, or else that of
+///   this process.
 /// - **A hook.** On Linux, `SpawnOptionsExt::cgroup`, `pidfd_from_child` and `kill_with_parent` of a single child add a
 ///   hook at each spawn. It runs before exec, after all hooks that the command has. std cannot remove a hook. In later
 ///   spawns it does nothing, but std forks for a command that has a hook, which is slower the more memory this process
-///   has. Each hook also takes a few words of memory on the command: make a new command where there are thousands of
-///   spawns. A seccomp filter that another hook installs applies to this hook. The filter must not kill for `fstat`,
+///   has. Each hook also uses a few words of memory in the command, so for thousands of spawns do not use the same
+///   command. A seccomp filter that another hook installs applies to this hook. The filter must not kill for `fstat`,
 ///   `getpid`, `pidfd_open`, `sendmsg` and `close`. It must allow, for a cgroup, `fstat` and `write`, and for
 ///   `kill_with_parent` `rt_sigprocmask`, `prctl` and `getppid`.
 /// - **Creation flags.** On Windows the spawn sets them. std does not return the flags that the command had before, so
@@ -71,8 +72,8 @@ impl SpawnOptions {
         Self::default()
     }
 
-    /// Makes the child and its descendants one unit. [`Tree`](crate::Tree) describes what holds it together, and which
-    /// processes escape.
+    /// Makes the child and its descendants one unit. [`Tree`](crate::Tree) describes the mechanism of each system, and
+    /// which processes escape.
     ///
     /// # Examples
     ///
@@ -95,7 +96,7 @@ impl SpawnOptions {
     ///
     /// [`detach`](SharedChild::detach) and [`into_inner`](SharedChild::into_inner) disarm this.
     ///
-    /// The drop takes a few system calls. It kills a single child, and the process group, cgroup or job of a tree, at
+    /// The drop makes a few system calls. It kills a single child, and the process group, cgroup or job of a tree, at
     /// once. A background thread then finds and kills the members that have left the group; one thread serves all
     /// dropped trees. On macOS, FreeBSD, NetBSD and DragonFly that thread does the whole kill of a tree, since it must
     /// find the members before their parents die. If the program ends right after the drop, the thread ends with it, so
@@ -182,14 +183,14 @@ impl SpawnOptions {
     ///
     /// # Errors
     ///
-    /// Those of [`Command::spawn`]; and an error that names what an option lacks
+    /// Those of [`Command::spawn`]; and an error if an option cannot be served, which names what is missing
     /// ([`Unsupported`](io::ErrorKind::Unsupported) if the system does not have it). A failed spawn leaves no process,
     /// descriptor or cgroup behind. A helper thread and the guardian may stay. The command is unchanged, except as
     /// [described above](Self#what-is-changed-on-the-command).
     ///
-    /// Where [`Command::spawn`] panics, this returns an error. On Unix that is if the program cannot be executed and
-    /// another part of this program has reaped the child: SIGCHLD is ignored, or a thread is in `waitpid(-1)`. The reason
-    /// of the failed exec is lost then, and the panic hook has run. A program with `panic = "abort"` aborts.
+    /// Where [`Command::spawn`] panics, this returns an error. On Unix std panics if the program cannot be executed and
+    /// another part of this program has reaped the child: SIGCHLD is ignored, or a thread is in `waitpid(-1)`. Then the
+    /// error cannot say why the exec failed, and the panic hook has run. A program with `panic = "abort"` aborts.
     ///
     /// # Examples
     ///
@@ -224,10 +225,11 @@ impl SpawnOptions {
             Some(spawn) => spawn(&self.wanted, command)?,
             None => Spawned::single((command::spawn(command)?, None)),
         };
-        let has_output = spawned.child.stdout.is_some() || spawned.child.stderr.is_some();
+        let Child { stdin, stdout, stderr, .. } = &spawned.child;
+        let has_pipe = stdin.is_some() || stdout.is_some() || stderr.is_some();
         let mut child = SharedChild::spawned(spawned, backend, self.kill_on_drop);
         // Only a capture shows the command, and it requires a pipe.
-        if has_output {
+        if has_pipe {
             child.remember(command);
         }
         Ok(child)
@@ -239,8 +241,8 @@ impl SharedChild {
     ///
     /// # Errors
     ///
-    /// Those of [`Command::spawn`], and no others: where no descriptor is to spare for the notice of the exit, a helper
-    /// thread serves. Where [`Command::spawn`] panics, this returns an error: see
+    /// Those of [`Command::spawn`]. A lack of descriptors for the notice of the exit is no error: a helper thread waits
+    /// instead. Where [`Command::spawn`] panics, this returns an error: see
     /// [`SpawnOptions::spawn`](crate::SpawnOptions::spawn).
     ///
     /// # Foreign reapers

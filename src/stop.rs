@@ -7,6 +7,7 @@
 //! so none depends on another, and the shortest grace counts for all.
 
 use crate::SharedChild;
+use crate::child::ChildRef;
 use crate::sys::Request;
 use crate::tree::{self, Tree};
 use std::io;
@@ -24,9 +25,9 @@ const KILLED: Duration = Duration::from_secs(30);
 pub(crate) struct Stop<'c> {
     /// The children that were requested to terminate, by the time at which to kill them. The earliest is the last. Two
     /// threads that stop the same children kill in this order, so neither waits for a kill of the other.
-    graceful: Vec<(Option<Instant>, Vec<&'c SharedChild>)>,
+    graceful: Vec<(Option<Instant>, Vec<ChildRef<'c>>)>,
     /// The children that were killed and may take a while to end.
-    dying: Vec<&'c SharedChild>,
+    dying: Vec<ChildRef<'c>>,
     /// When the last grace ended.
     killed_at: Instant,
     result: io::Result<()>,
@@ -43,48 +44,57 @@ pub(crate) enum Phase {
 impl<'c> Stop<'c> {
     /// Requests these children to terminate.
     pub(crate) fn begin(
-        children: impl IntoIterator<Item = &'c SharedChild>,
+        children: impl IntoIterator<Item = impl Into<ChildRef<'c>>>,
         request: Request,
         grace: Duration,
     ) -> Self {
         let now = Instant::now();
-        let children: Vec<_> = children.into_iter().filter(|child| !child.has_ended()).collect();
-        let mut due: Vec<(Option<Instant>, &SharedChild)> = Vec::new();
+        let mut children: Vec<ChildRef<'c>> = children.into_iter().map(Into::into).collect();
+        children.retain(|child| !child.has_ended());
+        let ended = SharedChild::each_ended_by(&borrowed(&children), Some(now));
+        let mut due = Vec::with_capacity(children.len());
         let mut new = Vec::new();
-        for (child, ended) in children.iter().zip(SharedChild::each_ended_by(&children, Some(now)))
-        {
+        for (child, ended) in children.iter().zip(ended) {
             // A tree whose members cannot be listed counts as ended with its leader. It is killed at once.
             if ended.unwrap_or(false) {
-                due.push((Some(now), child));
+                due.push(Some(now));
                 continue;
             }
             let (deadline, request) = child.stopping().join(request, now.checked_add(grace));
             if request {
-                new.push(*child);
+                new.push(due.len());
             }
-            due.push((deadline, child));
+            due.push(deadline);
         }
-        for (child, sent) in new.iter().zip(SharedChild::request_each(&new, request)) {
+        let requested: Vec<&SharedChild> = new.iter().map(|index| &*children[*index]).collect();
+        let sent = SharedChild::request_each(&requested, request);
+        for (child, sent) in requested.into_iter().zip(sent) {
             // A child that cannot receive a request is killed at once. Other errors concern some members of a tree, and the
             // kill meets them again.
             if sent.unwrap_or_else(|error| error.kind() != io::ErrorKind::InvalidInput) {
                 continue;
             }
-            for (deadline, _) in due.iter_mut().filter(|(_, due)| std::ptr::eq(*due, *child)) {
-                *deadline = Some(now);
+            for (deadline, same) in due.iter_mut().zip(&children) {
+                if std::ptr::eq(&**same, child) {
+                    *deadline = Some(now);
+                }
             }
         }
+        let mut due: Vec<_> = due.into_iter().zip(children).collect();
         due.retain(|(_, child)| !child.has_ended());
         due.sort_by_key(|(deadline, _)| std::cmp::Reverse((deadline.is_none(), *deadline)));
-        let graceful = due
-            .chunk_by(|one, next| one.0 == next.0)
-            .map(|same| (same[0].0, same.iter().map(|(_, child)| *child).collect()))
-            .collect();
+        let mut graceful: Vec<(Option<Instant>, Vec<ChildRef<'c>>)> = Vec::new();
+        for (deadline, child) in due {
+            match graceful.last_mut() {
+                Some((same, children)) if *same == deadline => children.push(child),
+                _ => graceful.push((deadline, vec![child])),
+            }
+        }
         Self { graceful, dying: Vec::new(), killed_at: now, result: Ok(()) }
     }
 
     /// Kills a child without a request.
-    pub(crate) fn at_once(child: &'c SharedChild) -> Self {
+    pub(crate) fn at_once(child: ChildRef<'c>) -> Self {
         let now = Instant::now();
         let graceful = vec![(Some(now), vec![child])];
         let mut stop = Self { graceful, dying: Vec::new(), killed_at: now, result: Ok(()) };
@@ -100,7 +110,7 @@ impl<'c> Stop<'c> {
 
     /// Returns what to wait for: until these children and their trees have ended, or until the time. `None` when the stop
     /// is complete.
-    pub(crate) fn pending(&self) -> Option<(&[&'c SharedChild], Option<Instant>)> {
+    pub(crate) fn pending(&self) -> Option<(&[ChildRef<'c>], Option<Instant>)> {
         match self.graceful.last() {
             Some((until, children)) => Some((children, *until)),
             None if self.dying.is_empty() => None,
@@ -122,7 +132,7 @@ impl<'c> Stop<'c> {
         // Errors of the wait are met again by the kill. A tree whose members cannot be listed is killed even if its leader
         // has ended.
         children.retain(|child| !child.has_ended());
-        let killed = SharedChild::kill_each(&children);
+        let killed = SharedChild::kill_each(&borrowed(&children));
         self.killed_at = Instant::now();
         for (child, killed) in children.into_iter().zip(killed) {
             if killed.is_ok() {
@@ -142,7 +152,7 @@ impl<'c> Stop<'c> {
     /// Drives the stop to its end on this thread.
     pub(crate) fn run(mut self) -> io::Result<()> {
         while let Some((children, until)) = self.pending() {
-            let ended = SharedChild::each_ended_by(children, until);
+            let ended = SharedChild::each_ended_by(&borrowed(children), until);
             for (child, ended) in children.iter().zip(&ended) {
                 // The grace of a tree that cannot be scanned ends with its leader.
                 if ended.is_err() {
@@ -158,6 +168,10 @@ impl<'c> Stop<'c> {
     pub(crate) fn result(self) -> io::Result<()> {
         self.result
     }
+}
+
+fn borrowed<'s>(children: &'s [ChildRef<'_>]) -> Vec<&'s SharedChild> {
+    children.iter().map(|child| &**child).collect()
 }
 
 /// Stops a child, and waits for its end.

@@ -4,19 +4,19 @@ use crate::{SpawnOptions, tree};
 
 /// Ways to spawn that only Windows has.
 pub trait SpawnOptionsExt {
-    /// Sets [process creation flags](https://learn.microsoft.com/windows/win32/procthread/process-creation-flags),
-    /// instead of the flags of an earlier call.
+    /// Sets the [process creation flags](https://learn.microsoft.com/windows/win32/procthread/process-creation-flags).
+    /// A later call replaces the flags of an earlier one.
     ///
     /// They are merged with the flags that a [tree](SpawnOptions::tree) requires: `CREATE_NEW_PROCESS_GROUP`, and
-    /// `CREATE_SUSPENDED` until the child is in its job object. A child that your own flags suspend stays suspended;
-    /// resuming it is up to you.
+    /// `CREATE_SUSPENDED` until the child is in its job object. A child that your own flags suspend stays suspended
+    /// until you resume it.
     ///
     /// For a command that is spawned with options, use this rather than
     /// [`CommandExt::creation_flags`](std::os::windows::process::CommandExt::creation_flags): std does not return the
     /// flags of a command, so they would be lost. After the spawn the command has the flags that are set here.
     ///
-    /// A [`stop`](crate::SharedChild::stop) requests a child with `CREATE_NEW_PROCESS_GROUP` to terminate before it
-    /// kills it, and so the processes that the child has started in its group. No test covers that request.
+    /// A [`stop`](crate::SharedChild::stop) of a child with `CREATE_NEW_PROCESS_GROUP` first requests the processes of
+    /// its console group to terminate, and then kills the child. No test covers that request.
     ///
     /// # Examples
     ///

@@ -57,7 +57,7 @@ impl Helpers {
     /// Returns the process IDs when `count` processes are ready.
     pub(crate) fn until_ready(&mut self, count: usize) -> Result<Vec<u32>> {
         let ids = (0..count).map(|_| Ok(u32::try_from(self.number()?)?)).collect();
-        // The last process may not have executed its program, or not have reached its read.
+        // Possibly the last process has not executed its program yet, or not reached its read.
         thread::sleep(Duration::from_millis(20));
         ids
     }

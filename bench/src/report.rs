@@ -26,7 +26,7 @@ pub(crate) struct Row {
     /// What the comparison with the reference, or the figure itself, must not exceed.
     pub(crate) bar: Option<f64>,
     pub(crate) within: Option<bool>,
-    /// Of a latency the 95th percentile is shown as well.
+    /// Whether the 95th percentile is shown as well.
     pub(crate) is_latency: bool,
     /// The place on the x axis, if the row is one point of a curve.
     pub(crate) at: Option<usize>,

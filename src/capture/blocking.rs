@@ -1,56 +1,175 @@
-//! The driver of a capture on the calling thread: it waits for the pipes and the exit in one system call.
+//! The driver on the threads that call a capture's operations.
+//!
+//! One thread *drives*: it waits for the pipes and the exit in one system call, without the mutex, and then lets the engine
+//! advance, for all operations in progress. The other threads follow: they wait for the driver, each until its own
+//! deadline. When the driver's operation is over, a follower drives. A follower that needs standard input, for which the
+//! driver does not wait, sets off an alarm.
 
-use super::engine::{Engine, Next, earlier};
-use super::{CaptureOptions, Captured, Ready};
-use crate::SharedChild;
-use crate::backoff::Backoff;
-use crate::sys::ExitDescriptor;
+use super::engine::{Engine, Step, earlier};
+use crate::backoff::{Backoff, LONGEST, left};
+use crate::sync::{Arc, Mutex, MutexGuard, imp::Condvar};
+use crate::sys::{Alarm, Ready};
 use std::io;
+use std::sync::PoisonError;
 use std::time::Instant;
 
-pub(super) fn capture(
-    child: &SharedChild,
-    options: &mut CaptureOptions<'_>,
-    began: Instant,
-) -> io::Result<Captured> {
-    let mut engine = Engine::new(child, options, began)?;
-    // `None` if nothing reports the exit: it is polled then.
-    let mut exit = child.notice().and_then(ExitDescriptor::new);
-    let mut pause = Backoff::new();
-    // The first wait does not block, so that output is read even if the deadline has passed.
-    let mut next = Next::Wait(Some(began));
-    while let Next::Wait(deadline) = next {
-        let polls_exit = engine.awaits_exit() && exit.is_none();
-        if polls_exit && !engine.has_output() && !engine.has_input() {
-            engine.exited(child.exit_by(deadline));
-        } else {
-            let until = match polls_exit {
-                // The exit does not end this wait, but usually closes a pipe, which does.
-                true => earlier(deadline, Instant::now().checked_add(pause.next())),
-                false => deadline,
-            };
-            let ready = engine.pipes.wait(engine.has_input(), exit.as_ref(), until);
-            let mut ready = ready.unwrap_or_else(|_| {
-                // Without a working wait, everything is tried after a pause.
-                pause.sleep(until);
-                Ready::ALL
-            });
-            if ready.exit {
-                // If the exit that was reported cannot be confirmed yet, it is polled.
-                exit = None;
-            }
-            ready.exit |= polls_exit;
-            if engine.advance(ready, deadline) {
-                pause = Backoff::new();
-            }
-        }
-        next = engine.next();
+/// An engine, and the threads that drive it.
+pub(super) struct Driven<'a> {
+    state: Mutex<State<'a>>,
+    /// Notified when the driver has advanced the engine, and when a follower is to drive.
+    changed: Condvar,
+}
+
+struct State<'a> {
+    engine: Engine<'a>,
+    driver: Driver,
+    followers: usize,
+    /// Ends the driver's wait. `None` if no write is possible, or no descriptor was spare.
+    alarm: Option<Arc<Alarm>>,
+    is_alarm_set: bool,
+    /// The wait for standard input may have to begin at any time.
+    is_writable: bool,
+    pause: Backoff,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Driver {
+    None,
+    Waits { for_stdin: bool },
+}
+
+impl<'a> Driven<'a> {
+    pub(super) fn new(engine: Engine<'a>, is_writable: bool) -> Self {
+        let alarm = if is_writable { Alarm::new().ok().map(Arc::new) } else { None };
+        let state = State {
+            engine,
+            driver: Driver::None,
+            followers: 0,
+            alarm,
+            is_alarm_set: false,
+            is_writable,
+            pause: Backoff::new(),
+        };
+        Self { state: Mutex::new(state), changed: Condvar::new() }
     }
-    // Members of a stopped tree that hold no pipe may still have to end.
-    let ended = match engine.stop.take() {
-        None => Ok(()),
-        Some(stop) if engine.awaits_exit() => stop.result(),
-        Some(stop) => stop.run(),
-    };
-    Ok(engine.finish(ended))
+
+    /// Repeats the step of an operation until it is done, and waits in between.
+    pub(super) fn run<T>(&self, mut step: impl FnMut(&mut Engine<'a>) -> Step<T>) -> T {
+        let mut state = self.state.lock();
+        loop {
+            state = match (step(&mut state.engine), state.driver) {
+                (Step::Done(value), _) => {
+                    self.notify(&state);
+                    return value;
+                }
+                (Step::Wait(until), Driver::None) => self.drive(state, until),
+                // The thread whose turn it is drives, or follows.
+                (Step::Wait(until) | Step::WaitForTurn(until), _) => self.follow(state, until),
+            };
+        }
+    }
+
+    /// Changes the engine without a wait.
+    pub(super) fn change(&self, change: impl FnOnce(&mut Engine<'a>)) {
+        let mut state = self.state.lock();
+        change(&mut state.engine);
+        // A pipe that was closed stays open while the driver waits for it.
+        if let Driver::Waits { for_stdin: true } = state.driver {
+            state.set_alarm();
+        }
+        self.notify(&state);
+    }
+
+    fn notify(&self, state: &State<'a>) {
+        if state.followers > 0 {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Waits until another thread has driven the engine, or until the deadline.
+    fn follow<'s>(
+        &'s self,
+        mut state: MutexGuard<'s, State<'a>>,
+        until: Option<Instant>,
+    ) -> MutexGuard<'s, State<'a>> {
+        if state.engine.has_input() && state.driver == (Driver::Waits { for_stdin: false }) {
+            state.set_alarm();
+        }
+        state.followers += 1;
+        let mut state = match until {
+            None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            Some(until) => {
+                let waited = self.changed.wait_timeout(state, left(until));
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            }
+        };
+        state.followers -= 1;
+        state.engine.polled();
+        state
+    }
+
+    /// Waits for the pipes and the exit, until the deadline at the latest, and lets the engine advance.
+    fn drive<'s>(
+        &'s self,
+        mut state: MutexGuard<'s, State<'a>>,
+        until: Option<Instant>,
+    ) -> MutexGuard<'s, State<'a>> {
+        let polls_exit = state.engine.polls_exit();
+        let for_stdin = state.engine.has_input();
+        // Nothing ends a wait for the exit alone, which a write would have to end.
+        if polls_exit && !for_stdin && !state.engine.has_output() && !state.is_writable {
+            let child = state.engine.child();
+            state.driver = Driver::Waits { for_stdin };
+            drop(state);
+            let exited = child.exit_by(until);
+            let mut state = self.is_back();
+            state.engine.exited(exited);
+            return state;
+        }
+        let mut until = until;
+        if polls_exit {
+            // The exit does not end this wait, but usually closes a pipe, which does.
+            until = earlier(until, Instant::now().checked_add(state.pause.next()));
+        } else if state.is_writable && state.alarm.is_none() {
+            until = earlier(until, Instant::now().checked_add(LONGEST));
+        }
+        let alarm = state.alarm.clone();
+        let wait = state.engine.wait(alarm.as_ref());
+        let mut pause = state.pause.clone();
+        state.driver = Driver::Waits { for_stdin };
+        drop(state);
+        let ready: io::Result<Ready> = wait.and_then(|wait| wait.wait(until));
+        let mut ready = ready.unwrap_or_else(|_| {
+            // Without a working wait, everything is tried after a pause.
+            pause.sleep(until);
+            Ready::ALL
+        });
+        let mut state = self.is_back();
+        state.pause = pause;
+        ready.exit |= polls_exit;
+        if state.engine.advance(ready, until) {
+            state.pause = Backoff::new();
+        }
+        state
+    }
+
+    /// Notes that the driver's wait is over. The followers continue when the mutex is released, even if a callback panics.
+    fn is_back(&self) -> MutexGuard<'_, State<'a>> {
+        let mut state = self.state.lock();
+        state.driver = Driver::None;
+        if std::mem::take(&mut state.is_alarm_set) {
+            state.alarm.iter().for_each(|alarm| alarm.clear());
+        }
+        self.notify(&state);
+        state
+    }
+}
+
+impl State<'_> {
+    fn set_alarm(&mut self) {
+        if let (Some(alarm), false) = (&self.alarm, self.is_alarm_set) {
+            alarm.set();
+            self.is_alarm_set = true;
+        }
+    }
 }

@@ -4,25 +4,25 @@ use super::Stream;
 use super::lines::{Line, Lines};
 use std::ops::ControlFlow;
 
-pub(super) type OnOutput<'a> = dyn FnMut(Stream, &[u8]) -> ControlFlow<()> + 'a;
-pub(super) type OnLine<'a> = dyn FnMut(Stream, Line<'_>) -> ControlFlow<()> + 'a;
+pub(super) type OnOutput<'a> = dyn FnMut(Stream, &[u8]) -> ControlFlow<()> + Send + 'a;
+pub(super) type OnLine<'a> = dyn FnMut(Stream, Line<'_>) -> ControlFlow<()> + Send + 'a;
 
-pub(super) struct Callbacks<'r, 'a> {
-    on_output: Option<&'r mut OnOutput<'a>>,
-    on_line: Option<&'r mut OnLine<'a>>,
+pub(super) struct Callbacks<'a> {
+    on_output: Option<Box<OnOutput<'a>>>,
+    on_line: Option<Box<OnLine<'a>>>,
     lines: [Lines; 2],
 }
 
-impl<'r, 'a> Callbacks<'r, 'a> {
+impl<'a> Callbacks<'a> {
     pub(super) fn new(
-        on_output: &'r mut Option<Box<OnOutput<'a>>>,
-        on_line: &'r mut Option<Box<OnLine<'a>>>,
+        on_output: Option<Box<OnOutput<'a>>>,
+        on_line: Option<Box<OnLine<'a>>>,
     ) -> Self {
-        Self {
-            on_output: on_output.as_deref_mut(),
-            on_line: on_line.as_deref_mut(),
-            lines: Default::default(),
-        }
+        Self { on_output, on_line, lines: Default::default() }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.on_output.is_none() && self.on_line.is_none()
     }
 
     pub(super) fn show(&mut self, stream: Stream, bytes: &[u8]) -> ControlFlow<()> {

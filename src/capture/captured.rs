@@ -162,7 +162,7 @@ pub struct CapturedStream {
     pub omitted: u64,
     /// The index in `bytes` at which the omitted bytes would stand.
     pub omitted_at: usize,
-    /// How many bytes came through the pipe in all.
+    /// How many bytes came through the pipe, since the last [read](super::Capture::read) if there was one.
     pub total: u64,
     /// How the stream ended.
     pub end: StreamEnd,
@@ -278,6 +278,8 @@ impl fmt::Debug for Abridged<'_> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StreamEnd {
+    /// The stream has not ended: only in a [`Chunk`](super::Chunk).
+    Open,
     /// The stream was read to its end.
     Closed,
     /// A process still held the other end of the pipe when the [drain time](super::CaptureOptions::drain) was over: a

@@ -1,60 +1,88 @@
-//! The engine of a capture: a state machine that never waits for a pipe or an exit.
+//! The engine of a capture: a state machine that owns the pipes and never waits.
 //!
-//! Its driver waits until something is ready or until the instant that [`Engine::next`] returns, and then calls
-//! [`Engine::advance`]. Both have effects: they read, write, signal and kill.
+//! An [`Engine`] is everything that a capture knows: the pipes, the input, the output that no read has returned yet, the
+//! exit, the stop. It is `Send` and belongs to a mutex, so that threads and tasks take turns with it. It waits for nothing:
+//! [`Engine::next`] does what is due and returns the next instant, and [`Engine::advance`] reads and writes what is ready.
+//! Both have effects: they read, write, signal and kill. A *step* of an operation (a read, a write, a finish) calls
+//! `next`, and returns its result or until when to wait.
+//!
+//! A driver alternates steps and waits. `blocking.rs` drives on the threads that call the operations: one of them waits for
+//! the pipes and the exit, without the mutex, and the others wait for that one. Every driver serves all operations in
+//! progress: a thread that writes reads what the child writes meanwhile.
 //!
 //! | phase | ends when |
 //! |---|---|
 //! | running | the child has exited, and the outputs have ended or the drain time is over; or something stops the child |
 //! | grace | the same, but the whole tree must have ended; or the grace is over |
 //! | killed | the same as running; or the child has not ended in time |
+//! | drained | members of a stopped tree without a pipe have ended too |
 //!
 //! Output is read in every phase, since a child may have to write before it can exit.
 
 use super::callbacks::Callbacks;
+use super::chunk::{ChildState, Chunk, Reached};
 use super::input::{Fed, Feed};
-use super::options::{CaptureOptions, DRAIN, Input};
+use super::options::{Bounds, CaptureOptions, DRAIN, Input};
+use super::output::Output;
 use super::pipes::Pipes;
-use super::retention::Retention;
-use super::{Captured, Ready, StoppedBy, Stream, StreamEnd};
-use crate::SharedChild;
+use super::until::{Finder, Until};
+use super::{Captured, StoppedBy, Stream, StreamEnd};
+use crate::child::ChildRef;
 use crate::stop::{DYING, Phase, Stop};
-use crate::sys::Request;
+use crate::sync::Arc;
+use crate::sys::{Alarm, ExitDescriptor, Ready, Request, Wait};
 use std::io;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-/// The pause between two searches for members of a stopped tree while another process holds a pipe.
-const TREE_POLL: Duration = Duration::from_millis(100);
+/// The pauses between two searches for members of a stopped tree: the first and the longest.
+const SOONEST: Duration = Duration::from_millis(1);
+const LATEST: Duration = Duration::from_millis(100);
 
 /// At most this many reads of one stream before the other stream and the input have their turn.
 const READS_PER_TURN: usize = 16;
 
-pub(super) struct Engine<'r, 'a> {
-    child: &'r SharedChild,
-    pub(super) pipes: Pipes,
+pub(super) struct Engine<'a> {
+    child: ChildRef<'a>,
+    pipes: Pipes,
+    /// `None` if the exit is known, or if nothing reports it: it is polled then.
+    exit_descriptor: Option<Arc<ExitDescriptor>>,
     /// `None` once the child has received all input.
-    feed: Option<Feed<'r>>,
-    callbacks: Callbacks<'r, 'a>,
-    streams: [StreamState; 2],
-    /// The last read of a stream of which not everything is retained.
+    feed: Option<Feed<'a>>,
+    /// A write is in progress.
+    is_writing: bool,
+    /// It has found no room.
+    is_write_blocked: bool,
+    callbacks: Callbacks<'a>,
+    ends: [StreamEnd; 2],
+    output: Output,
+    last_output: Instant,
+    /// The read in progress.
+    reading: Option<Reading>,
+    /// The last bytes that were read of a stream of which not everything is kept.
     scratch: Vec<u8>,
-    stop_at_limit: bool,
+    bounds: Bounds,
     began: Instant,
     deadline: Option<Instant>,
-    grace: Duration,
-    drain: Duration,
+    /// Output is read at least once before a deadline counts.
+    has_polled: bool,
     /// `None` while nothing has stopped the child.
-    pub(super) stop: Option<Stop<'r>>,
+    stop: Option<Stop<'a>>,
     exit: Option<ChildExit>,
+    is_drained: bool,
+    tree_pause: Duration,
     next_tree_poll: Option<Instant>,
     stopped_by: Option<StoppedBy>,
     error: Option<io::Error>,
 }
 
-struct StreamState {
-    retention: Retention,
-    end: StreamEnd,
+struct Reading {
+    until: Until,
+    finder: Finder,
+    /// The condition that was met.
+    reached: Option<Reached>,
+    began: Instant,
+    has_polled: bool,
 }
 
 struct ChildExit {
@@ -69,75 +97,111 @@ pub(super) enum Next {
     Finish,
 }
 
+/// The result of one step of an operation.
+pub(super) enum Step<T> {
+    /// Until the engine has advanced, or until the time.
+    Wait(Option<Instant>),
+    /// Until another operation has ended, or until the time.
+    WaitForTurn(Option<Instant>),
+    Done(T),
+}
+
 pub(super) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
     one.into_iter().chain(other).min()
 }
 
-fn has_passed(deadline: Option<Instant>) -> bool {
+pub(super) fn has_passed(deadline: Option<Instant>) -> bool {
     deadline.is_some_and(|deadline| deadline <= Instant::now())
 }
 
-impl<'r, 'a> Engine<'r, 'a> {
+impl<'a> Engine<'a> {
     /// Takes the child's pipes: all of them, or none if this fails for a reason that the caller can correct.
     pub(super) fn new(
-        child: &'r SharedChild,
-        options: &'r mut CaptureOptions<'a>,
+        child: ChildRef<'a>,
+        options: CaptureOptions<'a>,
         began: Instant,
     ) -> io::Result<Self> {
-        let has_input = !matches!(options.input, Input::Nothing);
+        let CaptureOptions { bounds, input, on_output, on_line } = options;
+        const PIPED: &str = "spawn with SpawnOptions::spawn_piped";
+        let has_input = !matches!(input, Input::Nothing);
         let (stdin, stdout, stderr) = child
             .take_pipes(|has_stdin, has_stderr| {
-                if has_input && !has_stdin {
-                    return Err(("write to the stdin", "it is not piped, or was taken"));
+                if child.is_captured() {
+                    return Err((
+                        "begin a capture",
+                        "another capture has taken its pipes",
+                        "use that one",
+                    ));
                 }
-                if options.merge_stderr && has_stderr {
-                    return Err(("merge the outputs", "stderr has a pipe of its own"));
+                if has_input && !has_stdin {
+                    return Err(("write to the stdin", "it is not piped, or was taken", PIPED));
+                }
+                if bounds.merge_stderr && has_stderr {
+                    return Err(("merge the outputs", "stderr has a pipe of its own", PIPED));
                 }
                 Ok(())
             })
-            .map_err(|(operation, cause)| {
-                let message = format!(
-                    "cannot {operation} of process {}: {cause}; spawn with SpawnOptions::spawn_piped",
-                    child.id()
-                );
+            .map_err(|(operation, cause, remedy)| {
+                let message =
+                    format!("cannot {operation} of process {}: {cause}; {remedy}", child.id());
                 io::Error::new(io::ErrorKind::InvalidInput, message)
             })?;
         let pipes = Pipes::new(stdin.filter(|_| has_input), stdout, stderr)?;
-        let timeout = options.timeout.and_then(|timeout| began.checked_add(timeout));
-        let streams = Stream::BOTH.map(|stream| StreamState {
-            retention: Retention::new(options.limits[stream as usize]),
-            end: if pipes.is_open(stream) { StreamEnd::HeldOpen } else { StreamEnd::NotCaptured },
+        let timeout = bounds.timeout.and_then(|timeout| began.checked_add(timeout));
+        let ends = Stream::BOTH.map(|stream| match pipes.is_open(stream) {
+            true => StreamEnd::HeldOpen,
+            false => StreamEnd::NotCaptured,
         });
+        let exit_descriptor = child.notice().and_then(ExitDescriptor::new).map(Arc::new);
         Ok(Self {
             child,
             pipes,
-            feed: Feed::new(&mut options.input),
-            callbacks: Callbacks::new(&mut options.on_output, &mut options.on_line),
-            streams,
+            exit_descriptor,
+            feed: Feed::new(input),
+            is_writing: false,
+            is_write_blocked: false,
+            callbacks: Callbacks::new(on_output, on_line),
+            ends,
+            output: Output::new(bounds.limits),
+            last_output: began,
+            reading: None,
             scratch: Vec::new(),
-            stop_at_limit: options.stop_at_limit,
+            deadline: earlier(timeout, bounds.deadline),
+            bounds,
             began,
-            deadline: earlier(timeout, options.deadline),
-            grace: options.grace,
-            drain: options.drain.unwrap_or(DRAIN),
+            has_polled: false,
             stop: None,
             exit: None,
+            is_drained: false,
+            tree_pause: SOONEST,
             next_tree_poll: None,
             stopped_by: None,
             error: None,
         })
     }
 
-    pub(super) fn awaits_exit(&self) -> bool {
-        self.exit.is_none()
+    pub(super) fn child(&self) -> ChildRef<'a> {
+        self.child.clone()
     }
 
+    /// Returns whether the exit must be polled.
+    pub(super) fn polls_exit(&self) -> bool {
+        self.exit.is_none() && self.exit_descriptor.is_none()
+    }
+
+    /// Returns whether to wait until standard input has room.
     pub(super) fn has_input(&self) -> bool {
-        self.feed.is_some()
+        self.feed.is_some() || self.is_write_blocked
     }
 
     pub(super) fn has_output(&self) -> bool {
         Stream::BOTH.iter().any(|stream| self.pipes.is_open(*stream))
+    }
+
+    /// Returns what to wait for.
+    pub(super) fn wait(&mut self, alarm: Option<&Arc<Alarm>>) -> io::Result<Wait> {
+        let has_input = self.has_input();
+        self.pipes.wait(has_input, self.exit_descriptor.as_ref(), alarm)
     }
 
     fn is_running(&self) -> bool {
@@ -149,8 +213,11 @@ impl<'r, 'a> Engine<'r, 'a> {
     }
 
     /// Does what is due now. Returns the instant of what is due next.
-    pub(super) fn next(&mut self) -> Next {
-        loop {
+    fn next(&mut self) -> Next {
+        if !self.has_polled {
+            return Next::Wait(Some(self.began));
+        }
+        while !self.is_drained {
             if let Next::Wait(until) = self.due() {
                 return Next::Wait(until);
             }
@@ -160,10 +227,14 @@ impl<'r, 'a> Engine<'r, 'a> {
                 Stream::BOTH.iter().for_each(|stream| self.show_last_line(*stream));
             }
             // A limit or a callback may have stopped the child, whose output is then read on.
-            if self.is_running() == was_running {
-                return Next::Finish;
-            }
+            self.is_drained = self.is_running() == was_running;
         }
+        let next = self.end_stop();
+        if let Next::Finish = next {
+            self.pipes.close_all();
+            self.feed = None;
+        }
+        next
     }
 
     fn due(&mut self) -> Next {
@@ -203,37 +274,69 @@ impl<'r, 'a> Engine<'r, 'a> {
     /// Waits after the exit, within the drain time, for the processes that still hold a pipe.
     fn drained_by(&self, deadline: Option<Instant>) -> Next {
         let Some(exit) = &self.exit else { return Next::Wait(deadline) };
+        let drain = self.bounds.drain.unwrap_or(DRAIN);
         let (since, drain) = match self.phase() {
-            None => (exit.at, self.drain),
+            None => (exit.at, drain),
             // A process that holds a pipe after a stop is one that a stop does not reach.
-            Some(Phase::Grace(_)) => (exit.at, self.drain.min(DYING)),
-            Some(Phase::Killed(at)) => (exit.at.max(at), self.drain.min(DYING)),
+            Some(Phase::Grace(_)) => (exit.at, drain.min(DYING)),
+            Some(Phase::Killed(at)) => (exit.at.max(at), drain.min(DYING)),
         };
         let end = earlier(since.checked_add(drain), deadline);
         if !self.has_output() || has_passed(end) { Next::Finish } else { Next::Wait(end) }
     }
 
     fn is_tree_empty(&mut self) -> bool {
-        if self.next_tree_poll.is_some() && !has_passed(self.next_tree_poll) {
-            return false;
-        }
-        let now = Instant::now();
-        self.next_tree_poll = now.checked_add(TREE_POLL);
         // After an error the tree is killed, and the kill reports the error.
-        self.child.has_ended_by(Some(now)).unwrap_or(false)
+        self.poll_tree().is_some_and(|ended| ended.unwrap_or(false))
     }
 
-    /// Does what is ready, within the deadline that `next` returned. Returns whether bytes were moved.
+    /// Returns whether the whole tree has ended. `None` before the time of the next poll, which costs a search.
+    fn poll_tree(&mut self) -> Option<io::Result<bool>> {
+        if self.next_tree_poll.is_some() && !has_passed(self.next_tree_poll) {
+            return None;
+        }
+        let now = Instant::now();
+        self.next_tree_poll = now.checked_add(self.tree_pause);
+        self.tree_pause = (self.tree_pause * 2).min(LATEST);
+        Some(self.child.has_ended_by(Some(now)))
+    }
+
+    /// Waits for members of a stopped tree that hold no pipe.
+    fn end_stop(&mut self) -> Next {
+        // A child that was killed and has not ended is not waited for any longer.
+        while self.exit.is_some() {
+            let Some((_, until)) = self.stop.as_ref().and_then(Stop::pending) else { break };
+            let ended = match self.poll_tree() {
+                None | Some(Ok(false)) if !has_passed(until) => {
+                    return Next::Wait(earlier(until, self.next_tree_poll));
+                }
+                ended => ended.unwrap_or(Ok(false)),
+            };
+            if let Some(stop) = &mut self.stop {
+                stop.advance(vec![ended]);
+            }
+            (self.next_tree_poll, self.tree_pause) = (None, SOONEST);
+        }
+        Next::Finish
+    }
+
+    /// Does what is ready, until the deadline at the latest. Returns whether bytes were moved.
     pub(super) fn advance(&mut self, ready: Ready, deadline: Option<Instant>) -> bool {
-        if ready.exit && self.exit.is_none() {
-            self.poll_exit();
+        self.polled();
+        if ready.exit {
+            // If the exit that was reported cannot be confirmed yet, it is polled.
+            self.exit_descriptor = None;
+            if self.exit.is_none() {
+                self.poll_exit();
+            }
         }
         let mut moved = false;
         for stream in Stream::BOTH.into_iter().filter(|stream| ready.outputs[*stream as usize]) {
             // A read that finds nothing costs less than one more wait. But a child that writes without end must not keep
             // the engine here.
             for _ in 0..READS_PER_TURN {
-                if !self.pipes.is_open(stream) || self.read(stream).is_none() {
+                if !self.pipes.is_open(stream) || self.has_reached() || self.read(stream).is_none()
+                {
                     break;
                 }
                 moved = true;
@@ -242,7 +345,26 @@ impl<'r, 'a> Engine<'r, 'a> {
                 }
             }
         }
-        moved | (ready.stdin && self.feed())
+        if moved {
+            self.last_output = Instant::now();
+        }
+        if ready.stdin {
+            self.is_write_blocked = false;
+            moved |= self.feed();
+        }
+        moved
+    }
+
+    /// Notes that a wait is over: from now on deadlines count.
+    pub(super) fn polled(&mut self) {
+        self.has_polled = true;
+        if let Some(reading) = &mut self.reading {
+            reading.has_polled = true;
+        }
+    }
+
+    fn has_reached(&self) -> bool {
+        self.reading.as_ref().is_some_and(|reading| reading.reached.is_some())
     }
 
     fn poll_exit(&mut self) {
@@ -260,6 +382,7 @@ impl<'r, 'a> Engine<'r, 'a> {
                 None
             }
         };
+        self.exit_descriptor = None;
         self.exit = Some(ChildExit { at: Instant::now(), status });
     }
 
@@ -273,34 +396,54 @@ impl<'r, 'a> Engine<'r, 'a> {
             return;
         }
         self.stopped_by = Some(why);
-        self.stop = Some(if self.grace.is_zero() {
-            Stop::at_once(self.child)
+        self.stop = Some(if self.bounds.grace.is_zero() {
+            Stop::at_once(self.child())
         } else {
-            Stop::begin([self.child], Request::DEFAULT, self.grace)
+            Stop::begin([self.child()], Request::DEFAULT, self.bounds.grace)
         });
     }
 
     /// Reads once. Returns how many bytes there were, 0 at the end, or `None` if there is nothing to read now.
     fn read(&mut self, stream: Stream) -> Option<usize> {
-        let StreamState { retention, end } = &mut self.streams[stream as usize];
+        if self.reading.is_none() {
+            self.output.keep_pieces();
+        }
+        let has_reached = self.has_reached();
         self.scratch.clear();
-        let buffer = retention.all().unwrap_or(&mut self.scratch);
+        // A callback that panics must not leave bytes that are not counted.
+        let is_direct = !has_reached && self.callbacks.is_empty();
+        let direct = if is_direct { self.output.buffer(stream) } else { None };
+        let is_direct = direct.is_some();
+        let buffer = direct.unwrap_or(&mut self.scratch);
         let before = buffer.len();
         let (count, flow) = match self.pipes.read(stream, buffer) {
             Ok(None) => return None,
-            Ok(Some(count @ 1..)) => (count, self.callbacks.show(stream, &buffer[before..])),
+            Ok(Some(count @ 1..)) => {
+                let new = &buffer[before..];
+                let flow = self.callbacks.show(stream, new);
+                let accepted = match &mut self.reading {
+                    None => count,
+                    Some(_) if has_reached => 0,
+                    Some(reading) => reading.find(stream, new),
+                };
+                if is_direct {
+                    self.output.appended(stream, count, accepted);
+                } else {
+                    self.output.push(stream, &self.scratch, accepted);
+                }
+                (count, flow)
+            }
             ended => {
-                *end = if ended.is_ok() { StreamEnd::Closed } else { StreamEnd::Failed };
+                self.ends[stream as usize] =
+                    if ended.is_ok() { StreamEnd::Closed } else { StreamEnd::Failed };
                 self.error = self.error.take().or(ended.err());
                 self.pipes.close(stream);
                 (0, self.callbacks.finish(stream))
             }
         };
-        retention.push(&self.scratch);
-        let is_over_limit = self.stop_at_limit && retention.omitted > 0;
         if flow.is_break() {
             self.stop(StoppedBy::Callback);
-        } else if is_over_limit {
+        } else if self.bounds.stop_at_limit && self.output.is_over_limit(stream) {
             self.stop(StoppedBy::Limit(stream));
         }
         Some(count)
@@ -344,9 +487,129 @@ impl<'r, 'a> Engine<'r, 'a> {
         }
     }
 
-    /// Returns what was captured. `ended` is the error, if any, of the end of a stopped tree.
-    pub(super) fn finish(mut self, ended: io::Result<()>) -> Captured {
-        if let Err(error) = ended {
+    pub(super) fn is_reading(&self) -> bool {
+        self.reading.is_some()
+    }
+
+    /// Begins a read. Only one is in progress at a time.
+    pub(super) fn begin_read(&mut self, mut until: Until) {
+        let finder = Finder::new(&mut until);
+        let began = Instant::now();
+        let mut reading = Reading { until, finder, reached: None, began, has_polled: false };
+        if !reading.finder.seeks() {
+            self.output.keep_pieces();
+        } else if Stream::BOTH.iter().any(|stream| self.output.is_over_limit(*stream)) {
+            self.output.keep_pieces();
+            reading.reached = Some(Reached::Omitted);
+        } else {
+            if !self.output.is_empty() {
+                self.output.split();
+            }
+            self.output.deliver_pieces(|stream, bytes| {
+                let accepted = reading.find(stream, bytes);
+                (accepted, reading.reached.is_some())
+            });
+        }
+        self.reading = Some(reading);
+    }
+
+    /// Ends a read. If it had no result, the next read returns what this one would have returned.
+    pub(super) fn end_read(&mut self) {
+        self.reading = None;
+    }
+
+    /// Takes a step of the read in progress.
+    pub(super) fn read_step(&mut self) -> Step<Chunk> {
+        let next = self.next();
+        let Some(reading) = &self.reading else { return Step::Wait(None) };
+        let reached = match (reading.reached, next) {
+            (Some(reached), _) => reached,
+            (None, Next::Finish) => Reached::End,
+            (None, Next::Wait(until)) => match reading.wait(self.last_output, &self.output) {
+                Ok(reached) => reached,
+                Err(own) => return Step::Wait(earlier(until, own)),
+            },
+        };
+        self.reading = None;
+        Step::Done(self.chunk(reached))
+    }
+
+    fn chunk(&mut self, reached: Reached) -> Chunk {
+        let mut ends = self.ends;
+        for stream in Stream::BOTH {
+            if self.pipes.is_open(stream) {
+                ends[stream as usize] = StreamEnd::Open;
+            }
+        }
+        let ([stdout, stderr], order) = self.output.take(ends);
+        Chunk { stdout, stderr, reached, state: self.child_state(), order }
+    }
+
+    /// Returns a chunk without output, for a read that has had no turn.
+    pub(super) fn chunk_of_nothing(&self, reached: Reached) -> Chunk {
+        let ([stdout, stderr], order) = Output::new([None; 2]).take([StreamEnd::Open; 2]);
+        Chunk { stdout, stderr, reached, state: self.child_state(), order }
+    }
+
+    fn child_state(&self) -> ChildState {
+        match &self.exit {
+            None => ChildState::Running,
+            Some(exit) => ChildState::Ended(exit.status),
+        }
+    }
+
+    /// Begins a write, unless another is in progress.
+    pub(super) fn begin_write(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_writing, true)
+    }
+
+    pub(super) fn end_write(&mut self) {
+        self.is_writing = false;
+        self.is_write_blocked = false;
+    }
+
+    /// Writes what there is room for.
+    pub(super) fn write_step(&mut self, bytes: &[u8]) -> io::Result<Step<usize>> {
+        let next = self.next();
+        if self.feed.is_some() || !self.pipes.has_stdin() {
+            let (kind, cause) = match next {
+                Next::Finish => (io::ErrorKind::BrokenPipe, "the capture is over"),
+                Next::Wait(_) => {
+                    (io::ErrorKind::InvalidInput, "it is not open; use CaptureOptions::stdin_open")
+                }
+            };
+            let message =
+                format!("cannot write to the stdin of process {}: {cause}", self.child.id());
+            return Err(io::Error::new(kind, message));
+        }
+        let written = self.pipes.write(bytes)?;
+        self.is_write_blocked = written.is_none();
+        Ok(match (written, next) {
+            (Some(count), _) => Step::Done(count),
+            (None, Next::Wait(until)) => Step::Wait(until),
+            (None, Next::Finish) => Step::Wait(None),
+        })
+    }
+
+    /// Gives up a write that was blocked. Returns how many more bytes were written.
+    pub(super) fn cancel_write(&mut self) -> io::Result<usize> {
+        self.pipes.cancel_write()
+    }
+
+    /// Closes standard input, unless the options have input for it.
+    pub(super) fn close_stdin(&mut self) {
+        if self.feed.is_none() {
+            self.is_write_blocked = false;
+            self.pipes.close_stdin();
+        }
+    }
+
+    /// Returns what was captured, once the capture is over.
+    pub(super) fn finish_step(&mut self) -> Step<Captured> {
+        if let Next::Wait(until) = self.next() {
+            return Step::Wait(until);
+        }
+        if let Some(Err(error)) = self.stop.take().map(Stop::result) {
             self.failed(error);
         }
         if self.exit.is_none() {
@@ -357,18 +620,45 @@ impl<'r, 'a> Engine<'r, 'a> {
             );
             self.failed(io::Error::new(io::ErrorKind::TimedOut, message));
         }
-        let [stdout, stderr] =
-            self.streams.map(|StreamState { retention, end }| retention.finish(end));
-        Captured {
-            status: self.exit.and_then(|exit| exit.status),
+        self.output.keep_pieces();
+        let ([stdout, stderr], _) = self.output.take(self.ends);
+        Step::Done(Captured {
+            status: self.exit.as_ref().and_then(|exit| exit.status),
             stdout,
             stderr,
             stopped_by: self.stopped_by,
             // An error is that of the status, which is reported already.
             usage: self.child.usage().unwrap_or(None),
             elapsed: self.began.elapsed(),
-            error: self.error,
+            error: self.error.take(),
             command: self.child.description(),
+        })
+    }
+}
+
+impl Reading {
+    /// Returns how many of these bytes belong to the read, and notes whether it ends within them.
+    fn find(&mut self, stream: Stream, bytes: &[u8]) -> usize {
+        let (accepted, reached) = self.finder.find(stream, bytes);
+        self.reached = reached;
+        accepted
+    }
+
+    /// Returns the condition that the time has met, or the time to wait for.
+    fn wait(&self, last_output: Instant, output: &Output) -> Result<Reached, Option<Instant>> {
+        let until = &self.until;
+        let quiet = until.quiet.filter(|_| !output.is_empty());
+        let quiet = quiet.and_then(|quiet| last_output.checked_add(quiet));
+        let silent = until.silent.and_then(|time| last_output.max(self.began).checked_add(time));
+        let quiet = earlier(quiet, silent);
+        if self.has_polled {
+            if has_passed(quiet) {
+                return Ok(Reached::Quiet);
+            }
+            if has_passed(until.deadline) {
+                return Ok(Reached::Deadline);
+            }
         }
+        Err(earlier(quiet, until.deadline))
     }
 }

@@ -1,19 +1,20 @@
 //! Writes input to the child.
 
-use super::CHUNK;
 use super::options::Input;
 use super::pipes::Pipes;
+use crate::sys::CHUNK;
+use std::borrow::Cow;
 use std::io::{self, ErrorKind, Read};
 
-pub(super) struct Feed<'r> {
-    source: InputSource<'r>,
+pub(super) struct Feed<'a> {
+    source: InputSource<'a>,
     /// How many of the source's bytes are written.
     written: usize,
 }
 
-enum InputSource<'r> {
-    Bytes(&'r [u8]),
-    Reader(&'r mut dyn Read, Vec<u8>),
+enum InputSource<'a> {
+    Bytes(Cow<'a, [u8]>),
+    Reader(Box<dyn Read + Send + 'a>, Vec<u8>),
 }
 
 /// The result of one write.
@@ -26,10 +27,10 @@ pub(super) enum Fed {
     All,
 }
 
-impl<'r> Feed<'r> {
-    pub(super) fn new(input: &'r mut Input<'_>) -> Option<Self> {
+impl<'a> Feed<'a> {
+    pub(super) fn new(input: Input<'a>) -> Option<Self> {
         let source = match input {
-            Input::Nothing => return None,
+            Input::Nothing | Input::Open => return None,
             Input::Bytes(bytes) => InputSource::Bytes(bytes),
             Input::Reader(reader) => InputSource::Reader(reader, Vec::new()),
         };
@@ -43,7 +44,7 @@ impl<'r> Feed<'r> {
             InputSource::Reader(reader, buffer) => {
                 if self.written == buffer.len() {
                     self.written = 0;
-                    refill(*reader, buffer)?;
+                    refill(&mut **reader, buffer)?;
                 }
                 &buffer[self.written..]
             }
@@ -56,7 +57,7 @@ impl<'r> Feed<'r> {
             Ok(Some(count)) => {
                 self.written += count;
                 let is_all =
-                    matches!(self.source, InputSource::Bytes(all) if self.written == all.len());
+                    matches!(&self.source, InputSource::Bytes(all) if self.written == all.len());
                 Ok(if is_all { Fed::All } else { Fed::More })
             }
             Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Fed::All),

@@ -1,59 +1,40 @@
-//! Captures: all of a child's output, with bounds on time and memory.
+//! Captures: a child's output and input, with bounds on time and memory.
 //!
-//! `engine` decides and never waits; `blocking` drives it on the calling thread. `unix_pipe` and `windows_pipe` read, write
-//! and wait.
+//! `engine` decides and never waits; `blocking` drives it on the calling threads. `handle` has the operations.
 
 mod blocking;
 mod callbacks;
 mod captured;
+mod chunk;
 mod command_failed;
 mod engine;
+mod handle;
 mod input;
 mod lines;
 mod options;
+mod output;
 mod pipes;
 mod retention;
-#[cfg(windows)]
-mod synchronous_pipe;
-#[cfg(unix)]
-mod unix_pipe;
-#[cfg(windows)]
-mod windows_pipe;
-
-#[cfg(unix)]
-use unix_pipe as system;
-#[cfg(windows)]
-use windows_pipe as system;
+mod until;
 
 pub use captured::{Captured, CapturedStream, StoppedBy, StreamEnd};
+pub use chunk::{ChildState, Chunk, Reached};
 pub use command_failed::CommandFailed;
+pub use handle::Capture;
 pub use lines::Line;
 pub use options::CaptureOptions;
 pub use retention::Limit;
+pub use until::Until;
 
-use crate::sys::Backend;
+use crate::child::ChildRef;
+use crate::sys::{self, Backend};
 use crate::{SharedChild, SpawnOptions};
 use options::Input;
 use std::fmt;
 use std::io;
 use std::process::{ChildStdout, Command, Stdio};
+use std::sync::Arc;
 use std::time::Instant;
-
-/// How much one read or write moves at most. A pipe mostly holds as much.
-const CHUNK: usize = 64 * 1024;
-
-/// The operations that do not block now.
-#[derive(Debug, Clone, Copy)]
-struct Ready {
-    stdin: bool,
-    outputs: [bool; 2],
-    /// The child may have exited.
-    exit: bool,
-}
-
-impl Ready {
-    const ALL: Self = Self { stdin: true, outputs: [true; 2], exit: true };
-}
 
 /// One of a child's two outputs.
 ///
@@ -93,7 +74,7 @@ impl SharedChild {
     /// # Errors
     ///
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) if there is input for the child, but no pipe; or if standard error is
-    /// to be merged, but has a pipe of its own. Otherwise only if the system cannot prepare the pipes, or, on
+    /// to be merged, but has a pipe of its own; or if another capture has taken the child's pipes. Otherwise only if the system cannot prepare the pipes, or, on
     /// Windows, if no thread can be started for a synchronous pipe, such as [`std::io::pipe`] creates. The child still runs
     /// after an error.
     ///
@@ -116,7 +97,40 @@ impl SharedChild {
     /// # }
     /// ```
     pub fn capture(&self, options: &mut CaptureOptions<'_>) -> io::Result<Captured> {
-        blocking::capture(self, options, Instant::now())
+        Ok(Capture::begin(ChildRef::Borrowed(self), options.lend(), Instant::now())?.finish())
+    }
+
+    /// Begins a capture that goes on while the program does other things: it [reads](Capture::read) what the child has
+    /// written so far, and [writes](Capture::write) to the child.
+    ///
+    /// The capture takes the pipes, like [`capture`](Self::capture). It also takes the input and the callbacks of the
+    /// options, which do not have them any more. To keep a capture in a struct, begin it with
+    /// [`SpawnOptions::begin_capture`] or [`Capture::new`]; this capture borrows the handle.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`capture`](Self::capture).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::{CaptureOptions, SharedChild, Until}, std::process::{Command, Stdio}};
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut command = Command::new("rustc");
+    /// let child = SharedChild::spawn(command.arg("-vV").stdout(Stdio::piped()))?;
+    /// let capture = child.begin_capture(&mut CaptureOptions::new())?;
+    /// let first = capture.read(Until::line());
+    /// assert!(first.stdout.text().starts_with("rustc"));
+    /// let rest = capture.finish();
+    /// assert!(rest.stdout.text().contains("host: "));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn begin_capture<'a, 'b: 'a>(
+        &'a self,
+        options: &mut CaptureOptions<'b>,
+    ) -> io::Result<Capture<'a>> {
+        Capture::begin(ChildRef::Borrowed(self), options.take(), Instant::now())
     }
 }
 
@@ -153,6 +167,48 @@ impl SpawnOptions {
         options: &mut CaptureOptions<'_>,
     ) -> io::Result<Captured> {
         self.capture_on(Backend::Best, command, options)
+    }
+
+    /// Spawns the command with pipes, and begins a capture, which owns the child: [`spawn_piped`](Self::spawn_piped) and
+    /// [`SharedChild::begin_capture`] in one step. The timeout counts from before the spawn.
+    ///
+    /// [`Capture::child`] returns the child. It is dropped with the capture: what that means is set as for any
+    /// [`SharedChild`], for example by [`kill_on_drop`](Self::kill_on_drop).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`spawn`](Self::spawn) and [`SharedChild::begin_capture`]. After an error of the latter the child is killed,
+    /// with its whole tree if it leads one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use shared_child::{Capture, CaptureOptions, Reached, SpawnOptions, Until};
+    /// use std::{process::Command, time::Duration};
+    ///
+    /// struct Shell {
+    ///     capture: Capture<'static>,
+    /// }
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// # let mut command = Command::new("rustc");
+    /// # command.arg("-vV");
+    /// let capture = SpawnOptions::new()
+    ///     .tree(true)
+    ///     .kill_on_drop(true)
+    ///     .begin_capture(&mut command, CaptureOptions::new().stdin_open())?;
+    /// let shell = Shell { capture };
+    /// let chunk = shell.capture.read(Until::line().or(Until::timeout(Duration::from_secs(60))));
+    /// assert_eq!(chunk.reached, Reached::Line);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn begin_capture<'a>(
+        &self,
+        command: &mut Command,
+        options: &mut CaptureOptions<'a>,
+    ) -> io::Result<Capture<'a>> {
+        self.begin_capture_on(Backend::Best, command, options)
     }
 
     /// Spawns the command with the pipes that a [capture](SharedChild::capture) with these options requires.
@@ -196,14 +252,37 @@ impl SpawnOptions {
         command: &mut Command,
         options: &mut CaptureOptions<'_>,
     ) -> io::Result<Captured> {
-        let began = Instant::now();
-        // An early return or a panic drops the handle, which kills the child.
-        let child = self.clone().kill_on_drop(true).spawn_piped_on(backend, command, options)?;
-        let captured = blocking::capture(&child, options, began)?;
+        let capture = self.begin_lent(backend, command, options.lend())?;
+        let captured = capture.finish();
         if !self.kills_on_drop() {
-            child.detach();
+            capture.child().detach();
         }
         Ok(captured)
+    }
+
+    pub(crate) fn begin_capture_on<'a>(
+        &self,
+        backend: Backend,
+        command: &mut Command,
+        options: &mut CaptureOptions<'a>,
+    ) -> io::Result<Capture<'a>> {
+        let capture = self.begin_lent(backend, command, options.take())?;
+        if !self.kills_on_drop() {
+            capture.child().detach();
+        }
+        Ok(capture)
+    }
+
+    /// An early return or a panic drops the handle, which kills the child.
+    fn begin_lent<'a>(
+        &self,
+        backend: Backend,
+        command: &mut Command,
+        options: CaptureOptions<'a>,
+    ) -> io::Result<Capture<'a>> {
+        let began = Instant::now();
+        let child = self.clone().kill_on_drop(true).spawn_piped_on(backend, command, &options)?;
+        Capture::begin(ChildRef::Shared(Arc::new(child)), options, began)
     }
 
     fn spawn_piped_on(
@@ -214,13 +293,13 @@ impl SpawnOptions {
     ) -> io::Result<SharedChild> {
         command.stdin(match options.input {
             Input::Nothing => Stdio::null(),
-            Input::Bytes(_) | Input::Reader(_) => Stdio::piped(),
+            Input::Open | Input::Bytes(_) | Input::Reader(_) => Stdio::piped(),
         });
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        if !options.merge_stderr {
+        if !options.bounds.merge_stderr {
             return self.spawn_on(backend, command);
         }
-        let (ours, theirs) = system::pipe()?;
+        let (ours, theirs) = sys::pipe()?;
         command.stdout(theirs.try_clone()?).stderr(theirs);
         let spawned = self.spawn_on(backend, command);
         // The command drops its copies: a pipe that has a writer does not end.

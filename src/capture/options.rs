@@ -2,6 +2,7 @@
 
 use super::callbacks::{OnLine, OnOutput};
 use super::{Limit, Line, Stream};
+use std::borrow::Cow;
 use std::fmt;
 use std::io::Read;
 use std::ops::ControlFlow;
@@ -67,25 +68,36 @@ pub(super) const DRAIN: Duration = Duration::from_millis(200);
 /// ```
 #[derive(Default)]
 pub struct CaptureOptions<'a> {
+    pub(super) bounds: Bounds,
     pub(super) input: Input<'a>,
+    pub(super) on_output: Option<Box<OnOutput<'a>>>,
+    pub(super) on_line: Option<Box<OnLine<'a>>>,
+}
+
+/// The options that any number of captures can share.
+#[derive(Clone, Default)]
+pub(super) struct Bounds {
     pub(super) timeout: Option<Duration>,
     pub(super) deadline: Option<Instant>,
     pub(super) grace: Duration,
     pub(super) drain: Option<Duration>,
-    pub(super) limits: [Option<Limit>; 2],
+    pub(super) limits: Limits,
     pub(super) stop_at_limit: bool,
     pub(super) merge_stderr: bool,
-    pub(super) on_output: Option<Box<OnOutput<'a>>>,
-    pub(super) on_line: Option<Box<OnLine<'a>>>,
 }
+
+/// How much of each stream to keep: all if `None`.
+pub(super) type Limits = [Option<Limit>; 2];
 
 /// The source of the child's standard input.
 #[derive(Default)]
 pub(super) enum Input<'a> {
     #[default]
     Nothing,
-    Bytes(Vec<u8>),
-    Reader(Box<dyn Read + 'a>),
+    /// The program writes to it.
+    Open,
+    Bytes(Cow<'a, [u8]>),
+    Reader(Box<dyn Read + Send + 'a>),
 }
 
 impl<'a> CaptureOptions<'a> {
@@ -125,7 +137,29 @@ impl<'a> CaptureOptions<'a> {
     /// # }
     /// ```
     pub fn stdin(&mut self, bytes: impl Into<Vec<u8>>) -> &mut Self {
-        self.input = Input::Bytes(bytes.into());
+        self.input = Input::Bytes(Cow::Owned(bytes.into()));
+        self
+    }
+
+    /// Keeps the child's standard input open for [`Capture::write`](super::Capture::write), until
+    /// [`close_stdin`](super::Capture::close_stdin) or [`finish`](super::Capture::finish).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::{CaptureOptions, SpawnOptions}, std::process::Command};
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut command = Command::new("rustc");
+    /// command.args(["-", "--crate-type", "lib", "--emit", "metadata=-"]);
+    /// let capture =
+    ///     SpawnOptions::new().begin_capture(&mut command, CaptureOptions::new().stdin_open())?;
+    /// capture.write(b"pub fn answer() -> u32 { 42 }")?;
+    /// assert!(capture.finish().success());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stdin_open(&mut self) -> &mut Self {
+        self.input = Input::Open;
         self
     }
 
@@ -152,7 +186,7 @@ impl<'a> CaptureOptions<'a> {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn stdin_from(&mut self, reader: impl Read + 'a) -> &mut Self {
+    pub fn stdin_from(&mut self, reader: impl Read + Send + 'a) -> &mut Self {
         self.input = Input::Reader(Box::new(reader));
         self
     }
@@ -177,7 +211,7 @@ impl<'a> CaptureOptions<'a> {
     /// # }
     /// ```
     pub fn timeout(&mut self, timeout: Duration) -> &mut Self {
-        self.timeout = Some(timeout);
+        self.bounds.timeout = Some(timeout);
         self
     }
 
@@ -199,7 +233,7 @@ impl<'a> CaptureOptions<'a> {
     /// # }
     /// ```
     pub fn deadline(&mut self, deadline: Instant) -> &mut Self {
-        self.deadline = Some(deadline);
+        self.bounds.deadline = Some(deadline);
         self
     }
 
@@ -215,7 +249,7 @@ impl<'a> CaptureOptions<'a> {
     /// capture.timeout(Duration::from_secs(60)).grace(Duration::from_secs(5));
     /// ```
     pub fn grace(&mut self, grace: Duration) -> &mut Self {
-        self.grace = grace;
+        self.bounds.grace = grace;
         self
     }
 
@@ -234,7 +268,7 @@ impl<'a> CaptureOptions<'a> {
     /// capture.timeout(Duration::from_secs(60)).drain(Duration::MAX); // reads what its daemons write, too
     /// ```
     pub fn drain(&mut self, drain: Duration) -> &mut Self {
-        self.drain = Some(drain);
+        self.bounds.drain = Some(drain);
         self
     }
 
@@ -257,7 +291,7 @@ impl<'a> CaptureOptions<'a> {
     /// # }
     /// ```
     pub fn limit(&mut self, limit: impl Into<Limit>) -> &mut Self {
-        self.limits = [Some(limit.into()); 2];
+        self.bounds.limits = [Some(limit.into()); 2];
         self
     }
 
@@ -271,7 +305,7 @@ impl<'a> CaptureOptions<'a> {
     /// capture.limit_of(Stream::Stderr, Limit::tail(16 << 10));
     /// ```
     pub fn limit_of(&mut self, stream: Stream, limit: impl Into<Limit>) -> &mut Self {
-        self.limits[stream as usize] = Some(limit.into());
+        self.bounds.limits[stream as usize] = Some(limit.into());
         self
     }
 
@@ -291,7 +325,7 @@ impl<'a> CaptureOptions<'a> {
     /// # }
     /// ```
     pub fn stop_at_limit(&mut self, stop: bool) -> &mut Self {
-        self.stop_at_limit = stop;
+        self.bounds.stop_at_limit = stop;
         self
     }
 
@@ -314,7 +348,7 @@ impl<'a> CaptureOptions<'a> {
     /// # }
     /// ```
     pub fn merge_stderr(&mut self, merge: bool) -> &mut Self {
-        self.merge_stderr = merge;
+        self.bounds.merge_stderr = merge;
         self
     }
 
@@ -343,7 +377,7 @@ impl<'a> CaptureOptions<'a> {
     /// ```
     pub fn on_output(
         &mut self,
-        show: impl FnMut(Stream, &[u8]) -> ControlFlow<()> + 'a,
+        show: impl FnMut(Stream, &[u8]) -> ControlFlow<()> + Send + 'a,
     ) -> &mut Self {
         self.on_output = Some(Box::new(show));
         self
@@ -369,10 +403,35 @@ impl<'a> CaptureOptions<'a> {
     /// ```
     pub fn on_line(
         &mut self,
-        show: impl FnMut(Stream, Line<'_>) -> ControlFlow<()> + 'a,
+        show: impl FnMut(Stream, Line<'_>) -> ControlFlow<()> + Send + 'a,
     ) -> &mut Self {
         self.on_line = Some(Box::new(show));
         self
+    }
+}
+
+impl<'a> CaptureOptions<'a> {
+    /// Returns the same options, which use this input and these callbacks, and leave them here.
+    pub(super) fn lend(&mut self) -> CaptureOptions<'_> {
+        let input = match &mut self.input {
+            Input::Nothing => Input::Nothing,
+            Input::Open => Input::Open,
+            Input::Bytes(bytes) => Input::Bytes(Cow::Borrowed(bytes)),
+            Input::Reader(reader) => Input::Reader(Box::new(reader)),
+        };
+        let on_output = self.on_output.as_mut().map(|show| Box::new(show) as Box<OnOutput<'_>>);
+        let on_line = self.on_line.as_mut().map(|show| Box::new(show) as Box<OnLine<'_>>);
+        CaptureOptions { bounds: self.bounds.clone(), input, on_output, on_line }
+    }
+
+    /// Returns the same options with the input and the callbacks, which are not left here.
+    pub(super) fn take(&mut self) -> Self {
+        CaptureOptions {
+            bounds: self.bounds.clone(),
+            input: std::mem::take(&mut self.input),
+            on_output: self.on_output.take(),
+            on_line: self.on_line.take(),
+        }
     }
 }
 
@@ -381,13 +440,18 @@ impl fmt::Debug for CaptureOptions<'_> {
         let mut debug = f.debug_struct("CaptureOptions");
         match &self.input {
             Input::Nothing => {}
+            Input::Open => _ = debug.field("stdin", &format_args!("open")),
             Input::Bytes(bytes) => _ = debug.field("stdin", &format_args!("{} bytes", bytes.len())),
             Input::Reader(_) => _ = debug.field("stdin", &format_args!("a reader")),
         }
-        debug.field("timeout", &self.timeout).field("deadline", &self.deadline);
-        debug.field("grace", &self.grace).field("drain", &self.drain.unwrap_or(DRAIN));
-        debug.field("limits", &self.limits).field("stop_at_limit", &self.stop_at_limit);
-        debug.field("merge_stderr", &self.merge_stderr);
+        debug.field("timeout", &self.bounds.timeout).field("deadline", &self.bounds.deadline);
+        debug
+            .field("grace", &self.bounds.grace)
+            .field("drain", &self.bounds.drain.unwrap_or(DRAIN));
+        debug
+            .field("limits", &self.bounds.limits)
+            .field("stop_at_limit", &self.bounds.stop_at_limit);
+        debug.field("merge_stderr", &self.bounds.merge_stderr);
         debug.finish_non_exhaustive()
     }
 }

@@ -1,11 +1,10 @@
 //! This process's ends of a child's pipes.
 
-use super::system::{self, Pipe};
-use super::{Ready, Stream};
-use crate::sys::ExitDescriptor;
+use super::Stream;
+use crate::sync::Arc;
+use crate::sys::{Alarm, ExitDescriptor, Pipe, Wait};
 use std::io;
 use std::process::{ChildStderr, ChildStdin, ChildStdout};
-use std::time::Instant;
 
 /// The pipes that are open.
 pub(super) struct Pipes {
@@ -33,19 +32,27 @@ impl Pipes {
         self.outputs[stream as usize] = None;
     }
 
+    pub(super) fn has_stdin(&self) -> bool {
+        self.stdin.is_some()
+    }
+
     pub(super) fn close_stdin(&mut self) {
         self.stdin = None;
     }
 
-    /// Blocks until something can be done, or until the deadline. Polls at least once. Standard input counts only if
-    /// `has_input`.
+    /// Closes all pipes.
+    pub(super) fn close_all(&mut self) {
+        *self = Self { stdin: None, outputs: [None, None] };
+    }
+
+    /// Returns what to wait for. Standard input counts only if `has_input`.
     pub(super) fn wait(
         &mut self,
         has_input: bool,
-        exit: Option<&ExitDescriptor>,
-        deadline: Option<Instant>,
-    ) -> io::Result<Ready> {
-        system::wait(self.stdin.as_ref().filter(|_| has_input), &mut self.outputs, exit, deadline)
+        exit: Option<&Arc<ExitDescriptor>>,
+        alarm: Option<&Arc<Alarm>>,
+    ) -> io::Result<Wait> {
+        Wait::new(self.stdin.as_ref().filter(|_| has_input), &mut self.outputs, exit, alarm)
     }
 
     /// Appends what there is to read. Returns `None` if there is nothing now, 0 at the end.
@@ -56,6 +63,11 @@ impl Pipes {
     /// Writes what there is room for. Returns `None` if there is no room now: the same bytes are to be written later.
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<Option<usize>> {
         self.stdin.as_mut().map_or(Ok(None), |pipe| pipe.write(bytes))
+    }
+
+    /// Gives up a write that found no room. Returns how many of its bytes were written.
+    pub(super) fn cancel_write(&mut self) -> io::Result<usize> {
+        self.stdin.as_mut().map_or(Ok(0), Pipe::cancel_write)
     }
 
     /// Returns how many bytes there are to read now, at most.

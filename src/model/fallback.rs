@@ -1,4 +1,4 @@
-//! The fallback, whose waiters rely on the process ID, in the lifecycle that it is made for.
+//! Checks the fallback, whose waiters rely on the process ID, together with the lifecycle.
 
 use super::{BY_ITSELF, Kernel, MockChild, Phase, World, status};
 use crate::lifecycle::Lifecycle;
@@ -12,8 +12,8 @@ use std::io;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-/// Known by its ID alone. After a reap that means another child of ours, which runs on: whoever blocks
-/// for that, blocks until the test lets it exit.
+/// A process that is known by its ID alone. After a reap the ID belongs to another child of this process, which runs
+/// until the test ends it.
 #[derive(Debug)]
 struct MockProcess(Arc<World>);
 
@@ -31,7 +31,8 @@ impl ById for MockProcess {
 
     fn block(&self) {
         let mut process = self.0.process();
-        while matches!(process.phase, Phase::Running | Phase::Reaped) && !process.stranger_exited {
+        while matches!(process.phase, Phase::Running | Phase::Reaped) && !process.next_owner_exited
+        {
             process = self.0.exited.wait(process).unwrap();
         }
     }
@@ -48,7 +49,7 @@ impl ById for MockProcess {
 impl Drop for MockProcess {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            assert_eq!(self.0.process().reaps, 1, "the last to know of it leaves a zombie");
+            assert_eq!(self.0.process().reaps, 1, "the last reference was dropped before the reap");
         }
     }
 }
@@ -101,8 +102,7 @@ impl Notice {
 
 type Shared = Arc<Lifecycle<MockChild, Notice>>;
 
-/// Two threads that do this with the same child, while it exits on a third; whether or not the system
-/// shows the status of a zombie.
+/// Runs two threads on one child while it exits on a third; with and without a status that a zombie shows.
 fn while_it_exits(
     one: fn(&Lifecycle<MockChild, Notice>),
     another: fn(&Lifecycle<MockChild, Notice>),
@@ -124,8 +124,8 @@ fn while_it_exits(
             drop(child);
             first.join().unwrap();
             exit.join().unwrap();
-            // A helper that is late may be waiting for the stranger. Nobody else does.
-            world.stranger_exits();
+            // A late helper may wait for the next owner of the ID.
+            world.next_owner_exits();
         });
     }
 }
@@ -135,7 +135,7 @@ fn wait(child: &Lifecycle<MockChild, Notice>) {
     assert_eq!(child.try_wait().unwrap(), Some(status(BY_ITSELF)));
 }
 
-fn wait_with_a_deadline(child: &Lifecycle<MockChild, Notice>) {
+fn timed_wait(child: &Lifecycle<MockChild, Notice>) {
     let deadline = Instant::now() + Duration::from_secs(24 * 60 * 60);
     assert_eq!(child.wait(Some(deadline)).unwrap(), Some(status(BY_ITSELF)));
 }
@@ -143,78 +143,78 @@ fn wait_with_a_deadline(child: &Lifecycle<MockChild, Notice>) {
 fn try_wait(child: &Lifecycle<MockChild, Notice>) {
     if let Some(seen) = child.try_wait().unwrap() {
         assert_eq!(seen, status(BY_ITSELF));
-        assert_eq!(child.try_wait().unwrap(), Some(seen), "what was told stands");
+        assert_eq!(child.try_wait().unwrap(), Some(seen), "a returned status stands");
     }
 }
 
 #[test]
-fn waits_without_a_deadline() {
+fn untimed_waits_return_the_status() {
     while_it_exits(wait, wait);
 }
 
 #[test]
-fn a_wait_with_a_deadline_beside_one_without() {
-    while_it_exits(wait_with_a_deadline, wait);
+fn timed_wait_beside_untimed_wait_returns_the_status() {
+    while_it_exits(timed_wait, wait);
 }
 
 #[test]
-fn waits_with_deadlines() {
-    while_it_exits(wait_with_a_deadline, wait_with_a_deadline);
+fn timed_waits_return_the_status() {
+    while_it_exits(timed_wait, timed_wait);
 }
 
 #[test]
-fn a_wait_beside_a_poll() {
+fn untimed_wait_beside_a_poll_returns_the_status() {
     while_it_exits(wait, try_wait);
 }
 
 #[test]
-fn a_wait_with_a_deadline_beside_a_poll() {
-    while_it_exits(wait_with_a_deadline, try_wait);
+fn timed_wait_beside_a_poll_returns_the_status() {
+    while_it_exits(timed_wait, try_wait);
 }
 
-/// Told once, whoever reaps; and from then on there is an exit to be had.
+/// Waits for the call of a listener, which happens once, whichever thread reaps. The exit can be observed then.
 fn listen(child: &Lifecycle<MockChild, Notice>) {
-    // (It may have been had by another thread already.)
+    // The notice is missing if another thread has reaped the child.
     if let Some(notice) = child.notice() {
-        let told = Arc::new((Mutex::new(false), Condvar::new()));
-        let listener = Arc::clone(&told);
-        let tell = move || {
+        let called = Arc::new((Mutex::new(false), Condvar::new()));
+        let listener = Arc::clone(&called);
+        let call = move || {
             let was = std::mem::replace(&mut *listener.0.lock().unwrap(), true);
-            assert!(!was, "told twice");
+            assert!(!was, "called twice");
             listener.1.notify_all();
         };
-        assert!(notice.0.listen(Box::new(tell)).is_some());
+        assert!(notice.0.listen(Box::new(call)).is_some());
         drop(notice);
-        let mut is_told = told.0.lock().unwrap();
-        while !*is_told {
-            is_told = told.1.wait(is_told).unwrap();
+        let mut is_called = called.0.lock().unwrap();
+        while !*is_called {
+            is_called = called.1.wait(is_called).unwrap();
         }
     }
     wait(child);
 }
 
 #[test]
-fn a_listener() {
+fn listener_is_called_once() {
     while_it_exits(listen, |_| ());
 }
 
 #[test]
-fn a_listener_beside_a_wait() {
+fn listener_beside_a_wait_is_called_once() {
     while_it_exits(listen, wait);
 }
 
 #[test]
-fn a_listener_beside_a_poll() {
+fn listener_beside_a_poll_is_called_once() {
     while_it_exits(listen, try_wait);
 }
 
 #[test]
-fn listeners() {
+fn two_listeners_are_called_once_each() {
     while_it_exits(listen, listen);
 }
 
-/// Removes the listener, called or not. It is not called after that: what it uses may be gone.
-fn listen_and_unlisten(child: &Lifecycle<MockChild, Notice>) {
+/// Removes the listener, called or not. A call after that could use freed memory.
+fn listen_and_remove(child: &Lifecycle<MockChild, Notice>) {
     if let Some(notice) = child.notice() {
         let removed = Arc::new(Mutex::new(false));
         let listener = Arc::clone(&removed);
@@ -227,16 +227,15 @@ fn listen_and_unlisten(child: &Lifecycle<MockChild, Notice>) {
 
 #[test]
 fn listener_removed_beside_an_exit_is_not_called_later() {
-    while_it_exits(listen_and_unlisten, |_| ());
+    while_it_exits(listen_and_remove, |_| ());
 }
 
 #[test]
 fn listener_removed_beside_a_wait_is_not_called_later() {
-    while_it_exits(listen_and_unlisten, wait);
+    while_it_exits(listen_and_remove, wait);
 }
 
-/// A child that is dropped while it runs is reaped when it exits.
 #[test]
-fn a_drop_beside_a_poll() {
+fn dropped_child_is_reaped_at_its_exit() {
     while_it_exits(try_wait, |_| ());
 }

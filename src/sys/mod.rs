@@ -3,7 +3,9 @@
 //! [`Exit`] is the interface between the platform-neutral [`lifecycle`](crate::lifecycle) and the mechanisms. `Notice`
 //! implements it on each system.
 
+use crate::sync::Mutex;
 use crate::usage::Usage;
+use std::fmt;
 use std::io;
 use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
@@ -23,6 +25,7 @@ pub(crate) const HAS_POSIX_SHELLS: bool = cfg!(unix);
 #[cfg(unix)]
 pub(crate) mod unix {
     pub(crate) mod by_pid;
+    pub(crate) mod child_pipe;
     pub(crate) mod exit_descriptor;
     pub(crate) mod helper_thread;
     pub(crate) mod notice;
@@ -39,6 +42,7 @@ pub(crate) mod unix {
     pub(crate) mod rusage;
     pub(crate) mod siginfo;
     pub(crate) mod sigpipe;
+    pub(crate) mod syscall;
     pub(crate) mod system;
     pub(crate) mod waitid_thread;
 }
@@ -47,13 +51,13 @@ pub use unix::{notice::Backend, reaped_elsewhere::ReapedElsewhere};
 #[cfg(unix)]
 pub(crate) use {
     std::os::fd::OwnedFd as FromChild,
+    unix::child_pipe::{Alarm, Pipe, Wait},
     unix::exit_descriptor::ExitDescriptor,
     unix::helper_thread::{spawn_helper, spawn_thread},
     unix::notice::{
         Notice, PLAIN_CHILD_TAKES_REQUESTS, Request, Subscription, is_signal, reaped_elsewhere,
     },
     unix::pipe::pipe,
-    unix::poll::time_left,
 };
 
 /// The mechanisms that a Unix offers beyond POSIX. A missing mechanism is `None`.
@@ -281,13 +285,16 @@ pub(crate) const PLATFORM: Platform = Platform::POSIX;
 
 #[cfg(windows)]
 pub(crate) mod windows {
+    pub(crate) mod pipe;
     pub(crate) mod process;
     pub(crate) mod registered_wait;
+    mod synchronous_pipe;
 }
 #[cfg(windows)]
 pub use windows::process::Backend;
 #[cfg(windows)]
 pub(crate) use {
+    windows::pipe::{Alarm, Pipe, Wait, pipe},
     windows::process::{
         ExitDescriptor, Notice, PLAIN_CHILD_TAKES_REQUESTS, Request, is_signalled,
         reaped_elsewhere, spawn_helper, spawn_thread, wait_for_any,
@@ -295,9 +302,51 @@ pub(crate) use {
     windows::registered_wait::Subscription,
 };
 
-/// A descriptor that the child has sent for itself. A Windows child sends none.
+/// A handle of the child that its notice is to own, so that the child can be observed after its [`Child`] is dropped.
 #[cfg(windows)]
-pub(crate) type FromChild = std::convert::Infallible;
+pub(crate) type FromChild = std::os::windows::io::OwnedHandle;
+
+/// Has a child without a tree killed when this process dies. Ends with the child. Most children have none.
+#[derive(Default)]
+pub(crate) struct KillWithParent(Mutex<Option<Box<dyn Send>>>);
+
+impl KillWithParent {
+    /// `mechanism` ends when it is dropped.
+    pub(crate) fn by(mechanism: impl Send + 'static) -> Self {
+        Self(Mutex::new(Some(Box::new(mechanism))))
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.lock().is_some()
+    }
+
+    fn end(&self) {
+        let mechanism = self.0.lock().take();
+        drop(mechanism);
+    }
+}
+
+impl fmt::Debug for KillWithParent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("KillWithParent").field(&self.is_set()).finish()
+    }
+}
+
+/// How much one read or write of a pipe moves at most. A pipe mostly holds as much.
+pub(crate) const CHUNK: usize = 64 * 1024;
+
+/// The operations on a child's pipes that do not block now.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ready {
+    pub(crate) stdin: bool,
+    pub(crate) outputs: [bool; 2],
+    /// The child may have exited.
+    pub(crate) exit: bool,
+}
+
+impl Ready {
+    pub(crate) const ALL: Self = Self { stdin: true, outputs: [true; 2], exit: true };
+}
 
 /// A queue of the kernel that reports the exits of many children.
 pub(crate) trait KernelQueue: Send + Sync {

@@ -63,7 +63,8 @@ impl Drop for Owned {
         if self.given_up || self.tree.is_done() || self.process != process::id() {
             return;
         }
-        let kill = *self.kill_on_drop.get_mut() && self.tree.kill_at_once();
+        let kill =
+            *self.kill_on_drop.get_mut() && self.tree.container.kill_at_once(self.tree.leader());
         if kill || self.tree.container.outlives_the_handle() {
             // Close the pipes, so that a child that reads its input to the end, or blocks in a write, notices the drop.
             let pipes = self

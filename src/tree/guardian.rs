@@ -71,6 +71,9 @@ use super::environment_marker::EnvironmentMarker;
 use crate::fork_guard::PerProcess;
 use crate::sync::Mutex;
 use crate::sys::spawn_helper;
+use crate::sys::unix::syscall::above_standard_streams;
+#[cfg(target_os = "linux")]
+use crate::sys::{linux::pidfd, unix::by_pid::Pid};
 use calls::{Orders, Scratch};
 use std::ffi::c_int;
 use std::io;
@@ -235,12 +238,10 @@ fn explain(error: &io::Error) -> io::Error {
 /// Returns a time before which no member of a tree has started, where the system reports such times.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn now_in_ticks() -> u64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the struct outlives the call.
-    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) };
+    use crate::sys::unix::syscall;
+    let seconds = syscall::clock(libc::CLOCK_BOOTTIME).as_secs();
     // Subtract a second, because the kernel may round differently.
-    #[allow(clippy::unnecessary_cast, reason = "the type differs between systems")]
-    (now.tv_sec as u64).saturating_sub(1).saturating_mul(rustix::param::clock_ticks_per_second())
+    seconds.saturating_sub(1).saturating_mul(syscall::clock_ticks_per_second())
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
@@ -262,7 +263,8 @@ impl Process {
         #[cfg(target_os = "linux")]
         check_namespace()?;
         let (ours, theirs) = UnixStream::pair()?;
-        let (ours, theirs) = (above_streams(ours.into())?, above_streams(theirs.into())?);
+        let (ours, theirs) =
+            (above_standard_streams(ours.into())?, above_standard_streams(theirs.into())?);
         let pidfd = own_pidfd();
         let orders = Orders {
             shared,
@@ -395,18 +397,10 @@ fn file(fd: c_int) -> Option<(u64, u64)> {
     (result == 0).then_some((stat.st_dev as u64, stat.st_ino as u64))
 }
 
-/// Returns a descriptor above 2: the program may have closed its standard streams, and may open them again.
-fn above_streams(fd: OwnedFd) -> io::Result<OwnedFd> {
-    if fd.as_raw_fd() > libc::STDERR_FILENO {
-        return Ok(fd);
-    }
-    Ok(rustix::io::fcntl_dupfd_cloexec(&fd, libc::STDERR_FILENO + 1)?)
-}
-
 #[cfg(target_os = "linux")]
 fn own_pidfd() -> Option<OwnedFd> {
-    use rustix::process::{PidfdFlags, getpid, pidfd_open};
-    above_streams(pidfd_open(getpid(), PidfdFlags::empty()).ok()?).ok()
+    let me = Pid::new(std::process::id() as i32)?;
+    above_standard_streams(pidfd::open_any(me).ok()?).ok()
 }
 
 #[cfg(not(target_os = "linux"))]

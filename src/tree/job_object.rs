@@ -17,7 +17,7 @@
 
 use super::{Container, Containment, Leader, Mechanism, One, Spawned, Wanted};
 use crate::backoff::Backoff;
-use crate::sys::{Request, is_signalled, wait_for_any};
+use crate::sys::{KillWithParent, Request, is_signalled, wait_for_any};
 use crate::usage::Usage;
 use std::any::Any;
 use std::ffi::c_void;
@@ -67,9 +67,8 @@ pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawne
         if own_flags != 0 {
             command.creation_flags(own_flags);
         }
-        let child = command.spawn()?;
         let can_be_requested = Request::reaches(own_flags);
-        return Ok(Spawned { child, from_child: None, can_be_requested, own: None });
+        return Ok(Spawned { can_be_requested, ..Spawned::single((command.spawn()?, None)) });
     }
     let job = Job::create(wanted)?;
     let flags = own_flags | if is_tree { CREATE_NEW_PROCESS_GROUP } else { 0 };
@@ -78,8 +77,14 @@ pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawne
     // Later spawns of the command might not resume the child.
     command.creation_flags(own_flags);
     // A caller that has set CREATE_SUSPENDED resumes the child itself.
-    let child = start(spawned?, &job, own_flags & CREATE_SUSPENDED == 0)?;
-    Ok(Spawned::in_container((child, None), Box::new(job), is_tree, Request::reaches(flags)))
+    let (child, process) = start(spawned?, &job, own_flags & CREATE_SUSPENDED == 0)?;
+    let can_be_requested = Request::reaches(flags);
+    if is_tree {
+        let spawned = Spawned::single((child, None)).leading(Box::new(job));
+        return Ok(Spawned { can_be_requested, ..spawned });
+    }
+    let kill_with_parent = KillWithParent::by(job);
+    Ok(Spawned { kill_with_parent, can_be_requested, ..Spawned::single((child, Some(process))) })
 }
 
 /// Requests a console group to terminate. Returns whether the group can have received the request.
@@ -91,12 +96,15 @@ pub(crate) fn request(leader: &Leader, request: Request) -> io::Result<bool> {
     Ok(request.send(group))
 }
 
-/// Resumes a suspended child as a member of the job. On failure, kills and reaps the child.
-fn start(mut child: Child, job: &Job, to_be_resumed: bool) -> io::Result<Child> {
+/// Resumes a suspended child as a member of the job. On failure, kills and reaps the child. Returns another handle of it.
+fn start(mut child: Child, job: &Job, to_be_resumed: bool) -> io::Result<(Child, OwnedHandle)> {
     let started = job
         .admit(&child)
-        .and_then(|()| if to_be_resumed { resume(&child) } else { Ok(()) })
-        .and_then(|()| job.has_begun());
+        .and_then(|()| child.as_handle().try_clone_to_owned())
+        .and_then(
+            |process| if to_be_resumed { resume(&child).map(|()| process) } else { Ok(process) },
+        )
+        .and_then(|process| job.has_begun().map(|()| process));
     if started.is_err() {
         let _ = job.kill();
         // The child might be outside the job, so kill the child itself. A wait for a child that cannot be killed might
@@ -105,7 +113,7 @@ fn start(mut child: Child, job: &Job, to_be_resumed: bool) -> io::Result<Child> 
             let _ = child.wait();
         }
     }
-    started.map(|()| child)
+    started.map(|process| (child, process))
 }
 
 /// Returns the jobs of a batch. All containers of this system have this type.

@@ -24,6 +24,8 @@ pub(crate) use process_group::{Survivor, System, request, spawn};
 #[cfg(target_os = "linux")]
 pub(crate) mod cgroup;
 #[cfg(target_os = "linux")]
+mod credentials;
+#[cfg(target_os = "linux")]
 mod parent_death;
 #[cfg(target_os = "linux")]
 pub(crate) mod pre_exec;
@@ -36,7 +38,7 @@ pub(crate) use job_object::{Survivor, System, request, spawn};
 use drop::Owned;
 
 use crate::lifecycle::Lifecycle;
-use crate::sys::{self, Exit, FromChild, Notice, Request};
+use crate::sys::{self, FromChild, KillWithParent, Notice, Request};
 use crate::usage::Usage;
 use std::any::Any;
 use std::fmt;
@@ -63,8 +65,9 @@ pub(crate) struct Wanted {
 /// A child that was spawned with options.
 pub(crate) struct Spawned {
     pub(crate) child: Child,
-    /// A pidfd that the child has sent.
     pub(crate) from_child: Option<FromChild>,
+    /// For a child without a tree. The container of a tree kills the tree.
+    pub(crate) kill_with_parent: KillWithParent,
     /// Whether the child can receive a termination request.
     pub(crate) can_be_requested: bool,
     /// Makes a tree of the child. `None` for a plain child.
@@ -76,20 +79,17 @@ type Own = dyn FnOnce(Leader, bool) -> Box<dyn Owner>;
 
 impl Spawned {
     pub(crate) fn single((child, from_child): (Child, Option<FromChild>)) -> Self {
-        Self { child, from_child, can_be_requested: sys::PLAIN_CHILD_TAKES_REQUESTS, own: None }
+        let can_be_requested = sys::PLAIN_CHILD_TAKES_REQUESTS;
+        let kill_with_parent = KillWithParent::default();
+        Self { child, from_child, kill_with_parent, can_be_requested, own: None }
     }
 
-    /// Puts a child into a container: the leader of a tree, or a single child that dies with this process.
-    fn in_container(
-        (child, from_child): (Child, Option<FromChild>),
-        container: Box<dyn Container>,
-        is_tree: bool,
-        can_be_requested: bool,
-    ) -> Self {
+    /// Makes the child the leader of a tree.
+    fn leading(self, container: Box<dyn Container>) -> Self {
         let own = move |leader, kill_on_drop| -> Box<dyn Owner> {
-            Box::new(Owned::new(Tree::new(leader, container, is_tree), kill_on_drop))
+            Box::new(Owned::new(Tree::new(leader, container), kill_on_drop))
         };
-        Self { child, from_child, can_be_requested, own: Some(Box::new(own)) }
+        Self { own: Some(Box::new(own)), ..self }
     }
 }
 
@@ -196,10 +196,10 @@ pub(crate) trait Container: Send + Sync + UnwindSafe + RefUnwindSafe + 'static {
 /// - **Linux, best effort**: a process that leaves the group (and the cgroup), *and* whose environment does not have
 ///   the variable (it was emptied, or overwritten, as some servers do to change their title), *and* whose parent ended
 ///   before any operation on the tree found the process below that parent.
-/// - **Linux, best effort**: likewise, a process whose environment cannot be read: another user's if this process lacks
-///   CAP_SYS_PTRACE (the default in Docker), one that is not dumpable (`ssh-agent`), one that has unmapped its
-///   environment. Such a process is not killed. But while one lives that may be a member whose parent has ended, the
-///   tree is not reported as [empty](Self::is_empty).
+/// - **Linux, best effort**: in the same cases, a process whose environment this process cannot read: a process of
+///   another user if this process lacks CAP_SYS_PTRACE (the default in Docker), a process that is not dumpable
+///   (`ssh-agent`), or one that has unmapped its environment. It is not killed. But while one lives that may be a
+///   member whose parent has ended, the tree is not reported as [empty](Self::is_empty).
 /// - **Linux with `hidepid`**: a process that the kernel hides and that has left the group. It is neither found nor
 ///   counted.
 /// - **macOS, FreeBSD, NetBSD, DragonFly**: a process that leaves the group, and whose parent has ended.
@@ -207,10 +207,10 @@ pub(crate) trait Container: Send + Sync + UnwindSafe + RefUnwindSafe + 'static {
 ///
 /// # Servers that outlive the tree
 ///
-/// A server that is to outlive the build or the test that has started it (a compiler's cache, for example) is a member
-/// like any other process. On Linux without a cgroup the server is no member if a process that ends at once starts it
-/// in a new session and without the variable: `env -u SHARED_CHILD_TREE setsid --fork server`. An operation on the tree
-/// in the instant before that process ends still finds the server.
+/// A server that must outlive the build or the test that has started it (a compiler's cache, for example) is a member
+/// like any other process. On Linux without a cgroup the server is not a member if a process that ends at once starts
+/// it in a new session and without the variable: `env -u SHARED_CHILD_TREE setsid --fork server`. An operation on the
+/// tree in the instant before that process ends still finds the server.
 ///
 /// # At a terminal
 ///
@@ -250,22 +250,17 @@ pub struct Tree {
     /// ID can get a new owner.
     container: Box<dyn Container>,
     leader: Leader,
-    /// `false` for a single child that dies with this process.
-    public: bool,
     /// No member is left, so no member can start another.
     done: AtomicBool,
 }
 
 impl Tree {
-    pub(crate) fn new(leader: Leader, container: Box<dyn Container>, public: bool) -> Self {
+    pub(crate) fn new(leader: Leader, container: Box<dyn Container>) -> Self {
         if container.pins_the_leader() {
             leader.pin();
         }
-        let is_reaped = leader.notice().is_none();
-        let tree = Self { leader, container, public, done: AtomicBool::new(false) };
-        if is_reaped {
-            tree.leader_has_ended();
-        }
+        let tree = Self { leader, container, done: AtomicBool::new(false) };
+        tree.leader_has_ended();
         tree
     }
 
@@ -313,15 +308,6 @@ impl Tree {
         Self::each_unless_done(trees, || (), |batch| batch[0].0.kill_each(batch))
     }
 
-    pub(crate) fn kill_at_once(&self) -> bool {
-        if !self.public {
-            // Only a single child is killed here, not its descendants.
-            let _ = self.leader.signal(Notice::kill);
-            return false;
-        }
-        self.container.kill_at_once(&self.leader)
-    }
-
     /// Requests every process of each tree to terminate. Returns whether a process can have received the request.
     pub(crate) fn request_each(trees: &[&Self], request: Request) -> Vec<io::Result<bool>> {
         Self::each_unless_done(trees, || false, |batch| batch[0].0.request_each(batch, request))
@@ -344,8 +330,8 @@ impl Tree {
     ///
     /// # Errors
     ///
-    /// [`Unsupported`](io::ErrorKind::Unsupported) where the system does not list the members of a process group, and
-    /// on Linux without a cgroup if there is no `/proc`.
+    /// [`Unsupported`](io::ErrorKind::Unsupported) where the system does not list the members of a process group; and
+    /// on Linux, for a tree without a cgroup, if there is no `/proc`.
     ///
     /// # Examples
     ///
@@ -369,7 +355,7 @@ impl Tree {
     /// do that (Linux without pidfds, some processes of other users), it polls, with pauses of up to half a second. A
     /// check that has begun before the deadline is finished: on Unix that is a pass over the process table.
     ///
-    /// Without a deadline this may wait for a process that is no member, if that cannot be read: see
+    /// Without a deadline this can wait for a process that is not a member, if this process cannot read it: see
     /// [`is_empty`](Self::is_empty).
     ///
     /// # Errors
@@ -466,10 +452,6 @@ impl Tree {
         self.container.usage()
     }
 
-    pub(crate) fn is_public(&self) -> bool {
-        self.public
-    }
-
     /// Runs this unless the tree is known to be empty. Drops an error if the tree has become empty meanwhile.
     fn unless_done<T>(&self, done: T, run: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         if self.is_done() {
@@ -510,11 +492,9 @@ impl Tree {
         self.done.load(Ordering::Acquire)
     }
 
-    /// Notes the end of the leader. Called once its status was returned or is lost. A single child has ended then.
+    /// Called once the status of the leader was returned or is lost.
     pub(crate) fn leader_has_ended(&self) {
-        if !self.public {
-            self.finish();
-        } else if self.leader.notice().is_none() {
+        if self.leader.notice().is_none() {
             self.container.leader_is_reaped();
         }
     }

@@ -14,8 +14,7 @@
 //! The hook makes async-signal-safe calls only, allocates nothing, and takes no lock.
 
 use crate::command;
-use rustix::fs::fstat;
-use rustix::io::fcntl_dupfd_cloexec;
+use crate::sys::unix::syscall::{above_standard_streams, check};
 use std::cell::Cell;
 use std::ffi::c_int;
 use std::io;
@@ -178,8 +177,13 @@ impl Passed {
 }
 
 #[allow(clippy::unnecessary_cast, reason = "the types differ between architectures")]
-fn file(fd: BorrowedFd<'_>) -> rustix::io::Result<(u64, u64)> {
-    let stat = fstat(fd)?;
+fn file(fd: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
+    let mut stat = MaybeUninit::<libc::stat64>::zeroed();
+    // SAFETY: the struct outlives the call. It was zeroed, and any bytes are valid integers.
+    let stat = unsafe {
+        check(libc::fstat64(fd.as_raw_fd(), stat.as_mut_ptr()))?;
+        stat.assume_init()
+    };
     Ok((stat.st_dev as u64, stat.st_ino as u64))
 }
 
@@ -319,11 +323,6 @@ impl Channel {
         }
         received
     }
-}
-
-/// Returns the descriptor, or a copy of it above 2. (In the child, std overwrites 0, 1 and 2.)
-pub(super) fn above_standard_streams(fd: OwnedFd) -> io::Result<OwnedFd> {
-    if fd.as_raw_fd() > 2 { Ok(fd) } else { Ok(fcntl_dupfd_cloexec(&fd, 3)?) }
 }
 
 fn receive(socket: BorrowedFd<'_>) -> Option<(Message, Option<OwnedFd>)> {

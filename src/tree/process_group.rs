@@ -12,24 +12,23 @@ use super::scan::{self, Membership, Target};
 use super::{Container, Containment, Leader, Mechanism, One, Spawned, Wanted};
 use crate::command;
 use crate::sync::Mutex;
-use crate::sys::{FromChild, Request};
+use crate::sys::{FromChild, KillWithParent, Request};
 use crate::usage::Usage;
 use std::any::Any;
 use std::collections::HashSet;
 use std::ffi::c_int;
-use std::fmt::Debug;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Instant;
 
 /// The options that only some systems offer. A mechanism that a system lacks has no constructor there.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct System {
-    /// Creates a cgroup for the tree.
-    pub(crate) cgroup: Option<std::sync::Arc<dyn CreateCgroup>>,
+    /// Creates a cgroup for the tree, below this directory if there is one.
+    pub(crate) cgroup: Option<(CreateCgroup, Option<PathBuf>)>,
     /// Spawns a child that sends its own pidfd.
     pub(crate) spawn_with_pidfd: Option<SpawnChild>,
     /// For the tests: assume that the system sends no signal at the death of a parent.
@@ -43,9 +42,7 @@ pub(super) type NewChild = (Child, Option<FromChild>);
 
 type SpawnChild = fn(&mut Command) -> io::Result<NewChild>;
 
-pub(crate) trait CreateCgroup: Debug + Send + Sync + UnwindSafe + RefUnwindSafe {
-    fn create(&self, marker: &EnvironmentMarker) -> io::Result<Box<dyn Cgroup>>;
-}
+type CreateCgroup = fn(Option<&Path>, &EnvironmentMarker) -> io::Result<Box<dyn Cgroup>>;
 
 /// A cgroup that the leader enters before exec.
 pub(crate) trait Cgroup: Send + Sync + UnwindSafe + RefUnwindSafe {
@@ -67,7 +64,7 @@ pub(crate) trait Cgroup: Send + Sync + UnwindSafe + RefUnwindSafe {
     fn ids(&self) -> io::Result<Vec<i32>>;
 
     /// Signals the processes of this list that are still in the cgroup.
-    fn signal_listed(&self, ids: &[i32], signal: c_int) -> io::Result<()>;
+    fn signal(&self, ids: &[i32], signal: c_int) -> io::Result<()>;
 
     /// Blocks until no member is left (`true`), or until the deadline.
     fn wait_empty(&self, deadline: Option<Instant>) -> io::Result<bool>;
@@ -79,9 +76,6 @@ pub(crate) trait Cgroup: Send + Sync + UnwindSafe + RefUnwindSafe {
 
     /// Removes the cgroup if it is empty. Returns whether it has been removed.
     fn remove(&self) -> bool;
-
-    /// Removes the empty cgroup, now or as soon as no thread polls it.
-    fn done(&self);
 }
 
 struct ProcessGroup {
@@ -103,8 +97,10 @@ pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawne
     }
     let since = Since::now();
     let marker = EnvironmentMarker::new();
-    let cgroup = wanted.system.cgroup.as_ref();
-    let mut cgroup = cgroup.map(|place| place.create(&marker)).transpose()?;
+    let mut cgroup = match &wanted.system.cgroup {
+        Some((create, parent)) => Some(create(parent.as_deref(), &marker)?),
+        None => None,
+    };
     // The processes that a single child starts may outlive this process, so they carry no marker.
     let is_marked = is_tree && processes::has_environments() && !wanted.system.no_marker;
     let marker = Some(marker).filter(|_| is_marked);
@@ -128,8 +124,14 @@ pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawne
         bond.set_group(Some(child.id()));
     }
     let membership = Membership::new(child.id(), marker, since);
-    let container = ProcessGroup { membership, cgroup, bond: Mutex::new(bond) };
-    Ok(Spawned::in_container((child, from_child), Box::new(container), is_tree, true))
+    let spawned = Spawned::single((child, from_child));
+    Ok(match bond {
+        Some(bond) if !is_tree => Spawned { kill_with_parent: KillWithParent::by(bond), ..spawned },
+        bond => {
+            let bond = Mutex::new(bond);
+            spawned.leading(Box::new(ProcessGroup { membership, cgroup, bond }))
+        }
+    })
 }
 
 fn spawn_plain(wanted: &Wanted, command: &mut Command) -> io::Result<NewChild> {
@@ -232,7 +234,7 @@ impl ProcessGroup {
             // No descriptor is spare to read the list. The leader at least receives the signals.
             Err(error) => return to_leader().and(Err(error)),
         };
-        let sent = to_each(&|signal| cgroup.signal_listed(&listed, signal));
+        let sent = to_each(&|signal| cgroup.signal(&listed, signal));
         if !self.is_scanned() {
             return sent;
         }
@@ -396,7 +398,7 @@ impl Container for ProcessGroup {
     fn done(&self) {
         drop(self.bond.lock().take());
         if let Some(cgroup) = &self.cgroup {
-            cgroup.done();
+            cgroup.remove();
         }
     }
 }

@@ -3,11 +3,11 @@
 use crate::common::captures::{Failing, bounded, piped, run};
 use crate::common::*;
 use shared_child::{CaptureOptions, Limit, SpawnOptions, StoppedBy, Stream, StreamEnd};
-use std::cell::RefCell;
 use std::io::{self, ErrorKind, Read, Write};
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, Output, Stdio};
+use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -126,16 +126,19 @@ fn without_input_the_child_reads_an_end() {
 fn options_can_be_used_again() {
     watchdog!();
     on_every_backend(|backend| {
-        let mut reader = &b"first and only"[..];
-        let shown = RefCell::new(Vec::new());
+        let reader = &b"first and only"[..];
+        let shown = Mutex::new(Vec::new());
         let mut capture = bounded();
-        capture.stdin_from(&mut reader).on_output(|_, bytes| {
-            shown.borrow_mut().extend_from_slice(bytes);
+        capture.stdin_from(reader).on_output(|_, bytes| {
+            shown.lock().unwrap().extend_from_slice(bytes);
             ControlFlow::Break(())
         });
         for expected in ["first and only", ""] {
             run(backend, &["echo"], &mut capture);
-            assert_eq!(String::from_utf8(shown.take()).unwrap(), expected);
+            assert_eq!(
+                String::from_utf8(std::mem::take(&mut *shown.lock().unwrap())).unwrap(),
+                expected
+            );
         }
         drop(capture);
         let mut capture = bounded();
@@ -155,7 +158,7 @@ fn input_that_fails_stops_the_child_before_it_sees_an_end() {
         let reader = (&b"half of it"[..]).chain(Failing);
         let captured = run(backend, &["read", "say", "taken"], capture.stdin_from(reader));
         assert_eq!(captured.stopped_by, Some(StoppedBy::Input));
-        assert_eq!(captured.error.as_ref().unwrap().to_string(), "the disk is gone");
+        assert_eq!(captured.error.as_ref().unwrap().to_string(), "the disk has failed");
         assert_eq!(captured.stdout.text(), "");
         assert!(!captured.success());
     });

@@ -211,17 +211,17 @@ fn sigpipe_does_not_kill_this_process() {
     assert!(sigpipe_is_pending());
 }
 
-/// Calls that signal fail with this errno on the capturing thread (0: they succeed and do nothing). An unaffected
-/// thread kills the child afterwards.
+/// Captures while system calls that signal fail with this errno on the capturing thread (0: they succeed and do
+/// nothing). Another thread kills the child afterwards.
 #[cfg(target_os = "linux")]
-fn where_nobody_can_be_killed(errno: c_int) {
+fn capture_where_signals_fail(errno: c_int) {
     for backend in Backend::ALL {
         let child = piped(*backend, &SpawnOptions::new(), &["say", "x", "sleep"]);
-        let (tell, told) = mpsc::channel::<()>();
+        let (done, until_done) = mpsc::channel::<()>();
         thread::scope(|scope| {
-            let (child, told) = (&child, told);
+            let (child, until_done) = (&child, until_done);
             scope.spawn(move || {
-                let _ = told.recv();
+                let _ = until_done.recv();
                 kill_and_wait(child);
             });
             let captured = scope
@@ -235,7 +235,7 @@ fn where_nobody_can_be_killed(errno: c_int) {
                     child.capture(&mut capture).unwrap()
                 })
                 .join();
-            drop(tell);
+            drop(done);
             let captured = captured.unwrap();
             assert_eq!(captured.status, None);
             assert_eq!(captured.stdout.text(), "x\n");
@@ -253,7 +253,7 @@ fn where_nobody_can_be_killed(errno: c_int) {
 fn child_that_cannot_be_killed_is_reported() {
     alone!();
     watchdog!();
-    where_nobody_can_be_killed(libc::EPERM);
+    capture_where_signals_fail(libc::EPERM);
 }
 
 #[cfg(target_os = "linux")]
@@ -261,7 +261,7 @@ fn child_that_cannot_be_killed_is_reported() {
 fn capture_of_a_child_that_does_not_die_ends_in_time() {
     alone!();
     watchdog!();
-    where_nobody_can_be_killed(0);
+    capture_where_signals_fail(0);
 }
 
 /// The output is kept even if the status is lost.

@@ -19,7 +19,7 @@ fn assert_served_by(child: &SharedChild, mechanism: &str) {
 }
 
 #[test]
-fn no_descriptors() {
+fn waits_kills_and_drops_work_without_free_descriptors() {
     alone!();
     watchdog!();
     // A child that has its descriptor already, and a child that exits meanwhile.
@@ -61,7 +61,7 @@ fn no_descriptors() {
 
 /// `poll` refuses even one descriptor then. Some sandboxes set such a limit.
 #[test]
-fn no_descriptor_allowed_at_all() {
+fn waits_work_with_a_descriptor_limit_of_zero() {
     alone!();
     watchdog!();
     on_every_backend(|backend| {
@@ -83,7 +83,7 @@ fn no_descriptor_allowed_at_all() {
 
 /// With any number of free descriptors, std and the library can both spawn, or neither can.
 #[test]
-fn spawning_needs_no_more_descriptors_than_std_does() {
+fn spawn_needs_no_more_descriptors_than_that_of_std() {
     alone!();
     watchdog!();
     let command = || {

@@ -44,7 +44,7 @@ fn status_is_the_exit_code_of_the_child() {
 
 #[cfg(unix)]
 #[test]
-fn death_by_a_signal_is_reported_as_such() {
+fn death_by_a_signal_is_reported() {
     use std::os::unix::process::ExitStatusExt;
     watchdog!();
     on_every_backend(|backend| {
@@ -164,7 +164,7 @@ fn new_accepts_a_child_in_any_state() {
 }
 
 #[test]
-fn into_inner_gives_a_child_that_knows_its_status() {
+fn into_inner_returns_a_child_that_knows_its_status() {
     watchdog!();
     on_every_backend(|backend| {
         // The result is the same whichever call returned the status.
@@ -189,7 +189,7 @@ fn into_inner_gives_a_child_that_knows_its_status() {
 }
 
 #[test]
-fn into_inner_gives_a_running_child_untouched() {
+fn into_inner_returns_a_running_child_unreaped() {
     watchdog!();
     on_every_backend(|backend| {
         let (child, stdin) = stoppable(backend, 8);

@@ -7,7 +7,7 @@ use std::process::Stdio;
 /// A drop closes the child's pipes, like the drop of std's `Child`, even before the child is reaped: a child that
 /// reads its input to the end would never exit otherwise.
 #[test]
-fn pipes_are_closed() {
+fn drop_closes_the_pipes_and_does_not_kill() {
     watchdog!();
     on_every_backend(|backend| {
         let mut command = helper(&["read", "say", "done"]);
@@ -33,7 +33,7 @@ mod unix_only {
     }
 
     #[test]
-    fn an_exited_child_is_reaped_at_once() {
+    fn drop_reaps_an_exited_child_at_once() {
         alone!();
         watchdog!();
         on_every_backend(|backend| {
@@ -48,7 +48,7 @@ mod unix_only {
     }
 
     #[test]
-    fn a_running_child_is_reaped_when_it_exits() {
+    fn dropped_child_is_reaped_when_it_exits() {
         alone!();
         watchdog!();
         on_every_backend(|backend| {
@@ -71,7 +71,7 @@ mod unix_only {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn many_running_children_and_one_thread_for_all() {
+    fn one_thread_reaps_all_dropped_children() {
         alone!();
         watchdog!();
         let backend = Backend::ALL[0];
@@ -92,7 +92,7 @@ mod unix_only {
 
     /// The reaper's thread starts and ends; each drop must reach a running one, or start one.
     #[test]
-    fn drops_race_the_end_of_the_reaper() {
+    fn drops_that_race_the_end_of_the_reaper_leave_no_zombie() {
         alone!();
         watchdog!();
         on_every_backend(|backend| {
@@ -131,7 +131,7 @@ mod unix_only {
     }
 
     #[test]
-    fn new_takes_on_the_duty_to_reap() {
+    fn dropped_handle_made_by_new_reaps_its_child() {
         alone!();
         watchdog!();
         on_every_backend(|backend| {
@@ -143,7 +143,7 @@ mod unix_only {
     /// The reaper notices a traced zombie, and cannot reap it until the tracer detaches.
     #[cfg(target_os = "linux")]
     #[test]
-    fn an_orphan_that_its_tracer_holds() {
+    fn traced_orphan_is_reaped_after_its_release() {
         alone!();
         watchdog!();
         on_every_backend(|backend| {
@@ -162,7 +162,7 @@ mod unix_only {
     /// A fork copies the reaper's state, but not its thread. The copy starts with a new reaper, and leaves the
     /// parent's children alone.
     #[test]
-    fn after_a_fork() {
+    fn fork_reaps_its_own_children_and_none_of_the_parent() {
         alone!();
         watchdog!();
         on_every_backend(|backend| {
@@ -184,13 +184,13 @@ mod unix_only {
 
     /// A lock that a thread of the parent held during the fork stays locked in the copy for ever.
     #[test]
-    fn after_a_fork_while_the_reaper_is_at_work() {
+    fn fork_while_the_reaper_works_still_drops_and_reaps() {
         alone!();
         watchdog!();
         on_every_backend(|backend| {
             let (child, stdin) = stoppable(backend, 7);
             let mut child = Some(child);
-            let in_the_fork = || {
+            let drop_and_reap = || {
                 drop(child.take());
                 let (own, stdin) = stoppable(backend, 0);
                 drop(own);
@@ -198,7 +198,7 @@ mod unix_only {
                 until("reaped in the fork", || unix::children().is_empty());
                 0
             };
-            let failed = seam::while_the_reaper_works(|| unix::in_a_fork(in_the_fork));
+            let failed = seam::while_the_reaper_works(|| unix::in_a_fork(drop_and_reap));
             assert_eq!(failed, 0);
             drop(stdin);
             let child = child.expect("only the fork has dropped it");
@@ -208,7 +208,7 @@ mod unix_only {
 
     /// A daemon closes all descriptors. The parent's descriptor numbers then mean something else.
     #[test]
-    fn after_a_fork_that_has_closed_all_descriptors() {
+    fn fork_that_has_closed_all_descriptors_still_reaps() {
         alone!();
         watchdog!();
         on_every_backend(|backend| {
@@ -235,7 +235,7 @@ mod unix_only {
     }
 
     #[test]
-    fn thousands_of_children_leave_nothing() {
+    fn thousands_of_children_leave_no_zombie_or_descriptor() {
         alone!();
         watchdog!();
         on_every_backend(|backend| {
@@ -255,7 +255,7 @@ mod unix_only {
     }
 
     #[test]
-    fn failed_spawns_leave_nothing() {
+    fn failed_spawns_leave_no_child_thread_or_descriptor() {
         alone!();
         watchdog!();
         let before = unix::descriptors();
@@ -270,7 +270,7 @@ mod unix_only {
 
     /// A handle that is kept after the exit holds no descriptor: a program may keep thousands.
     #[test]
-    fn a_handle_of_an_exited_child_holds_nothing() {
+    fn handle_of_an_exited_child_holds_no_descriptor() {
         alone!();
         watchdog!();
         on_every_backend(|backend| {
@@ -287,7 +287,7 @@ mod unix_only {
     /// A child inherits from the library exactly what it would inherit from std: no extra descriptor, and no signal
     /// blocked or ignored.
     #[test]
-    fn children_inherit_nothing() {
+    fn child_inherits_the_same_as_a_child_of_std() {
         alone!();
         watchdog!();
         on_every_backend(|backend| {

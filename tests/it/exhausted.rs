@@ -64,7 +64,7 @@ fn exercise(backend: Backend) {
 }
 
 #[test]
-fn with_nothing_refused() {
+fn child_works_with_nothing_refused() {
     alone!();
     watchdog!();
     assert_served_by(&sleeper_killed_on_drop(BEST), "Pidfd");
@@ -86,13 +86,13 @@ macro_rules! without_pidfd_open {
 }
 
 without_pidfd_open! {
-    pidfd_open_not_implemented: ENOSYS,
-    pidfd_open_not_permitted: EPERM,
-    pidfd_open_out_of_descriptors: EMFILE,
-    pidfd_open_out_of_files: ENFILE,
-    pidfd_open_out_of_memory: ENOMEM,
-    pidfd_open_invalid: EINVAL,
-    pidfd_open_no_device: ENODEV
+    child_works_if_pidfd_open_is_not_implemented: ENOSYS,
+    child_works_if_pidfd_open_is_not_permitted: EPERM,
+    child_works_if_pidfd_open_has_no_descriptor: EMFILE,
+    child_works_if_pidfd_open_has_no_file: ENFILE,
+    child_works_if_pidfd_open_has_no_memory: ENOMEM,
+    child_works_if_pidfd_open_is_invalid: EINVAL,
+    child_works_if_pidfd_open_has_no_device: ENODEV
 }
 
 /// A handle whose child is killed at the end of the scope, so that no test leaves a process.
@@ -116,7 +116,7 @@ fn sleeper_killed_on_drop(backend: Backend) -> Killed {
 }
 
 #[test]
-fn waitid_does_not_know_pidfds() {
+fn child_works_if_waitid_does_not_know_pidfds() {
     // As on Linux 5.3.
     alone!();
     watchdog!();
@@ -128,7 +128,7 @@ fn waitid_does_not_know_pidfds() {
 
 /// A sandbox may close while children run.
 #[test]
-fn waitid_does_not_know_pidfds_any_more() {
+fn running_children_are_served_after_waitid_refuses_pidfds() {
     alone!();
     watchdog!();
     let [waited, killed, reaped, orphan, zombie] = [(); 5].map(|()| stoppable(BEST, 7));
@@ -155,7 +155,7 @@ fn waitid_does_not_know_pidfds_any_more() {
 
 /// Even the fallback cannot block then; it polls with `waitpid`, as std does.
 #[test]
-fn waitid_not_implemented() {
+fn child_works_if_waitid_is_not_implemented() {
     alone!();
     watchdog!();
     deny(&[Deny::always(libc::SYS_waitid, libc::ENOSYS)]);
@@ -188,7 +188,7 @@ fn waitid_not_implemented() {
 
 /// A spawn works even if no way to wait works, and the child is still killed.
 #[test]
-fn no_wait_of_any_kind() {
+fn kill_works_if_every_wait_is_refused() {
     alone!();
     watchdog!();
     deny(&[
@@ -209,9 +209,9 @@ fn no_wait_of_any_kind() {
 }
 
 /// On some systems a traced child has another parent meanwhile: it exists, but cannot be waited for. A filter on one
-/// thread plays that here.
+/// thread simulates that.
 #[test]
-fn a_child_that_is_somebody_elses_for_a_while() {
+fn child_that_cannot_be_waited_for_meanwhile_is_not_lost() {
     alone!();
     watchdog!();
     let backend = Backend::ALL[1];
@@ -226,7 +226,7 @@ fn a_child_that_is_somebody_elses_for_a_while() {
             assert_eq!(child.wait_timeout(Duration::from_millis(5)).unwrap(), None);
             drop(stdin);
             until("dead", || linux::is_zombie(child.id()));
-            assert_eq!(child.try_wait().unwrap(), None, "it is not lost");
+            assert_eq!(child.try_wait().unwrap(), None, "the zombie is still ours");
             killed.kill().unwrap();
         });
     });
@@ -235,7 +235,7 @@ fn a_child_that_is_somebody_elses_for_a_while() {
 }
 
 #[test]
-fn pidfd_send_signal_not_implemented() {
+fn child_works_if_pidfd_send_signal_is_not_implemented() {
     alone!();
     watchdog!();
     deny(&[Deny::always(libc::SYS_pidfd_send_signal, libc::ENOSYS)]);
@@ -244,7 +244,7 @@ fn pidfd_send_signal_not_implemented() {
 }
 
 #[test]
-fn pidfd_send_signal_not_permitted_by_a_sandbox() {
+fn child_works_if_a_sandbox_refuses_pidfd_send_signal() {
     alone!();
     watchdog!();
     deny(&[Deny::always(libc::SYS_pidfd_send_signal, libc::EPERM)]);
@@ -259,7 +259,7 @@ fn pidfd_send_signal_not_permitted_by_a_sandbox() {
 
 /// A true EPERM is returned, and nothing else is tried.
 #[test]
-fn a_signal_to_a_child_that_has_changed_its_user() {
+fn signal_to_a_child_of_another_user_is_refused() {
     alone!();
     watchdog!();
     if !linux::is_root() {
@@ -268,21 +268,21 @@ fn a_signal_to_a_child_that_has_changed_its_user() {
     }
     on_every_backend(|backend| {
         let child = sleeper_killed_on_drop(backend);
-        let refused = linux::as_nobody(|| child.send_signal(libc::SIGTERM).unwrap_err());
+        let refused = linux::without_root(|| child.send_signal(libc::SIGTERM).unwrap_err());
         assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
         assert_eq!(child.try_wait().unwrap(), None);
         // Once the child has exited, no signal is sent, so none is refused.
         let (child, stdin) = stoppable(backend, 7);
         drop(stdin);
         linux::wait_for_zombie(child.id());
-        linux::as_nobody(|| child.send_signal(libc::SIGTERM)).unwrap();
-        linux::as_nobody(|| child.kill()).unwrap();
+        linux::without_root(|| child.send_signal(libc::SIGTERM)).unwrap();
+        linux::without_root(|| child.kill()).unwrap();
         assert_eq!(wait(&child).code(), Some(7));
     });
 }
 
 #[test]
-fn a_kernel_that_keeps_no_status() {
+fn foreign_reap_is_an_error_if_the_kernel_keeps_no_status() {
     // As before Linux 6.15.
     alone!();
     watchdog!();
@@ -299,7 +299,7 @@ fn a_kernel_that_keeps_no_status() {
 }
 
 #[test]
-fn no_proc() {
+fn child_works_without_proc() {
     alone!();
     watchdog!();
     let path_only = When::Has(2, libc::O_PATH as u32);
@@ -321,7 +321,7 @@ fn no_proc() {
 
 /// In a PID namespace whose `/proc` belongs to another one, with different process IDs.
 #[test]
-fn the_proc_of_somebody_else() {
+fn proc_of_another_namespace_is_not_used() {
     const WRAPPER: &[&str] = &["unshare", "--fork", "--pid"];
     if !linux::is_root() {
         eprintln!("{} skipped: it takes root", function_name!());
@@ -341,7 +341,7 @@ fn the_proc_of_somebody_else() {
 }
 
 #[test]
-fn no_threads() {
+fn child_works_without_threads() {
     alone!();
     watchdog!();
     // The watchdog's thread and the waiters of `exercise` start before the filter is installed, so this is a shorter

@@ -5,7 +5,7 @@ use crate::common::*;
 use std::time::{Duration, Instant};
 
 #[test]
-fn timeouts_without_end() {
+fn endless_timeout_returns_at_the_exit() {
     watchdog!();
     on_every_backend(|backend| {
         let forever = [Duration::MAX, Duration::from_secs(u64::MAX), Duration::from_secs(1 << 40)];
@@ -22,7 +22,7 @@ fn timeouts_without_end() {
 }
 
 #[test]
-fn a_deadline_is_kept() {
+fn wait_returns_none_at_its_deadline() {
     watchdog!();
     on_every_backend(|backend| {
         let child = sleeper(backend);
@@ -52,7 +52,7 @@ mod unix_only {
 
     /// Waiters that signals interrupt all the time neither fail nor return early.
     #[test]
-    fn interrupted_waiters() {
+    fn interrupted_waiters_neither_fail_nor_return_early() {
         alone!();
         watchdog!();
         // SA_RESTART is not set, so system calls fail with EINTR.
@@ -139,7 +139,7 @@ mod unix_only {
     /// yet. Waits keep their deadlines, do not spin, and return the status in the end.
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_zombie_that_its_tracer_holds() {
+    fn traced_zombie_is_reported_after_its_release() {
         alone!();
         watchdog!();
         on_every_backend(|backend| {
@@ -174,7 +174,7 @@ mod unix_only {
     }
 
     #[test]
-    fn hundreds_of_children_at_once() {
+    fn hundreds_of_children_are_waited_for_at_once() {
         watchdog!();
         on_every_backend(|backend| {
             let count = rounds(300);

@@ -44,7 +44,7 @@ fn reaped_elsewhere(backend: Backend, code: i32) -> SharedChild {
 }
 
 #[test]
-fn the_true_status_or_a_clear_error() {
+fn foreign_reap_gives_the_true_status_or_an_error() {
     alone!();
     watchdog!();
     on_every_backend(|backend| {
@@ -71,7 +71,7 @@ fn the_true_status_or_a_clear_error() {
 /// A process may outlive its first thread. That thread's end and exit code are not the process's.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_child_that_has_outlived_its_first_thread() {
+fn exit_of_the_first_thread_is_not_the_exit_of_the_child() {
     alone!();
     watchdog!();
     let start = |backend: Backend| {
@@ -104,7 +104,7 @@ fn a_child_that_has_outlived_its_first_thread() {
 }
 
 #[test]
-fn signals_do_nothing_after_it_even_if_nobody_has_waited() {
+fn signals_after_a_foreign_reap_do_nothing_before_any_wait() {
     alone!();
     watchdog!();
     on_every_backend(|backend| {
@@ -117,7 +117,7 @@ fn signals_do_nothing_after_it_even_if_nobody_has_waited() {
 }
 
 #[test]
-fn new_takes_a_child_that_was_reaped_elsewhere() {
+fn new_accepts_a_child_that_was_reaped_elsewhere() {
     alone!();
     watchdog!();
     on_every_backend(|backend| {
@@ -149,7 +149,7 @@ fn with_foreign_reaper(test: impl FnOnce()) {
 }
 
 #[test]
-fn a_greedy_waitpid_in_another_thread() {
+fn waits_beside_a_foreign_reaper_give_the_true_status_or_an_error() {
     alone!();
     watchdog!();
     on_every_backend(|backend| {
@@ -175,7 +175,7 @@ fn a_greedy_waitpid_in_another_thread() {
 
 /// A child that exits before its handle exists yields a true status or the error.
 #[test]
-fn a_greedy_waitpid_and_children_that_exit_at_once() {
+fn quick_exits_beside_a_foreign_reaper_give_the_true_status_or_an_error() {
     alone!();
     watchdog!();
     on_every_backend(|backend| {
@@ -191,7 +191,7 @@ fn a_greedy_waitpid_and_children_that_exit_at_once() {
 }
 
 #[test]
-fn sigchld_ignored() {
+fn ignored_sigchld_gives_the_true_status_or_an_error() {
     alone!();
     watchdog!();
     unix::on_sigchld(libc::SIG_IGN);
@@ -216,7 +216,7 @@ fn sigchld_ignored() {
 }
 
 #[test]
-fn sigchld_ignored_while_a_child_runs_and_a_thread_waits() {
+fn sigchld_ignored_during_a_wait_gives_the_true_status_or_an_error() {
     alone!();
     watchdog!();
     on_every_backend(|backend| {
@@ -232,7 +232,7 @@ fn sigchld_ignored_while_a_child_runs_and_a_thread_waits() {
 }
 
 #[test]
-fn sigchld_blocked() {
+fn waits_return_with_sigchld_blocked() {
     alone!();
     watchdog!();
     // SAFETY: the set is initialised before it is read. The threads that follow inherit the mask.
@@ -256,7 +256,7 @@ extern "C" fn one_handler(_: libc::c_int) {}
 extern "C" fn another_handler(_: libc::c_int) {}
 
 #[test]
-fn others_may_handle_sigchld_and_replace_their_handlers() {
+fn waits_return_with_any_handler_of_sigchld() {
     alone!();
     watchdog!();
     on_every_backend(|backend| {
@@ -295,7 +295,7 @@ fn signals() -> Vec<(libc::c_int, libc::sighandler_t, bool)> {
 }
 
 #[test]
-fn no_handler_and_no_mask_is_changed_and_nobody_is_interrupted() {
+fn library_changes_no_handler_or_mask_and_interrupts_no_thread() {
     alone!();
     watchdog!();
     let before = signals();
@@ -327,7 +327,7 @@ fn no_handler_and_no_mask_is_changed_and_nobody_is_interrupted() {
 /// In the child of a fork, a copied handle refers to a process that is not its child. Calls return an error, record
 /// nothing wrong, and dropping the copy is harmless.
 #[test]
-fn a_handle_that_a_fork_has_copied() {
+fn copied_handle_in_a_fork_returns_errors_and_reaps_nothing() {
     alone!();
     watchdog!();
     on_every_backend(|backend| {
@@ -355,16 +355,16 @@ fn a_handle_that_a_fork_has_copied() {
 /// A fork copies one thread only, so no wait in the copy may depend on the parent's helper thread.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_handle_that_a_fork_has_copied_while_threads_wait() {
+fn copied_handle_in_a_fork_returns_errors_while_threads_wait() {
     alone!();
     watchdog!();
     let (child, stdin) = stoppable(Backend::ALL[1], 7);
     thread::scope(|scope| {
-        let (tells, thread) = std::sync::mpsc::channel();
+        let (sender, thread) = std::sync::mpsc::channel();
         let child = &child;
         let timed = scope.spawn(move || {
             // SAFETY: it cannot fail.
-            tells.send(unsafe { libc::gettid() }).unwrap();
+            sender.send(unsafe { libc::gettid() }).unwrap();
             wait(child)
         });
         let untimed = scope.spawn(|| child.wait().unwrap());

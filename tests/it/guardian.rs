@@ -66,8 +66,8 @@ fn guardian_of(parent: u32) -> u32 {
     all[0]
 }
 
-fn gone(id: u32) {
-    until("the guardian is gone", || !linux::is_alive(id));
+fn until_ended(guardian: u32) {
+    until("the guardian has ended", || !linux::is_alive(guardian));
 }
 
 #[track_caller]
@@ -75,7 +75,7 @@ fn all_die(parent: &Stage) {
     let guardian = guardian_of(parent.child.id());
     kill_and_wait(&parent.child);
     until("they are dead", || parent.survivors().is_empty());
-    gone(guardian);
+    until_ended(guardian);
 }
 
 fn signal(id: u32, signal: i32) {
@@ -84,7 +84,7 @@ fn signal(id: u32, signal: i32) {
 }
 
 #[test]
-fn an_empty_or_shadowed_path_changes_nothing() {
+fn guardian_kills_with_an_empty_or_shadowed_path() {
     watchdog!();
     let name = format!("guardian-path-{}", std::process::id());
     let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
@@ -130,7 +130,7 @@ macro_rules! in_a_namespace {
 
 /// Process IDs in that `/proc` name other processes.
 #[test]
-fn with_the_proc_of_another_namespace_no_other_process_is_killed() {
+fn guardian_with_the_proc_of_another_namespace_kills_no_other_process() {
     const INNER: &str = "SHARED_CHILD_TEST_INNER";
     in_a_namespace!();
     if std::env::var_os(INNER).is_some() {
@@ -183,7 +183,7 @@ fn in_the_inner_namespace() {
         .collect();
     parent.kill().unwrap();
     parent.wait().unwrap();
-    gone(guardian);
+    until_ended(guardian);
     for victim in &mut victims {
         drop(victim.stdin.take());
         assert_eq!(victim.wait().unwrap().code(), Some(77));
@@ -209,7 +209,7 @@ fn limit_processes(id: u32, limits: &str) {
 }
 
 #[test]
-fn a_guardian_that_cannot_be_replaced_at_once_is_replaced_later() {
+fn guardian_that_cannot_be_replaced_at_once_is_replaced_later() {
     watchdog!();
     let parent = limited_parent(&[owner("tree"), parts("read")], 2);
     let id = parent.child.id();
@@ -224,7 +224,7 @@ fn a_guardian_that_cannot_be_replaced_at_once_is_replaced_later() {
 }
 
 #[test]
-fn a_limit_that_forbids_forks_does_not_hinder_the_kill() {
+fn guardian_kills_under_a_limit_that_forbids_forks() {
     watchdog!();
     let members: Vec<String> = (0..20).flat_map(|_| daemon("pid read")).collect();
     let line = [given("owner tree", &[members, parts("pid read")].concat()), parts("read")];
@@ -236,7 +236,7 @@ fn a_limit_that_forbids_forks_does_not_hinder_the_kill() {
 }
 
 #[test]
-fn a_guardian_that_is_killed_is_replaced_at_once() {
+fn killed_guardian_is_replaced_at_once() {
     watchdog!();
     for kind in tree_kinds(function_name!()) {
         let parent = parent(&[owner(kind), owner(kind), parts("read")], 4);
@@ -254,7 +254,7 @@ fn a_guardian_that_is_killed_is_replaced_at_once() {
 }
 
 #[test]
-fn a_guardian_that_is_stopped_is_resumed_at_once() {
+fn stopped_guardian_is_resumed_at_once() {
     watchdog!();
     let parent = parent(&[owner("tree"), parts("read")], 2);
     let guardian = guardian_of(parent.child.id());
@@ -296,7 +296,7 @@ fn tied() -> SpawnOptions {
 }
 
 #[test]
-fn what_the_program_prints_to_a_closed_stream_is_no_order() {
+fn output_to_a_closed_stream_reaches_no_guardian() {
     alone!();
     watchdog!();
     for closed in [&[1][..], &[0], &[2], &[0, 1, 2]] {
@@ -331,19 +331,19 @@ fn what_the_program_prints_to_a_closed_stream_is_no_order() {
         signal(owner, libc::SIGKILL);
         linux::reap(owner);
         until("they are dead", || tree.alive().is_empty());
-        gone(guardian);
+        until_ended(guardian);
     }
 }
 
 #[test]
-fn a_marker_that_is_no_element_of_the_variable_marks_no_process() {
+fn marker_that_is_no_element_of_the_variable_marks_no_process() {
     watchdog!();
     let parent = parent(&[owner("tree"), parts("read")], 2);
     let environment = fs::read(format!("/proc/{}/environ", parent.pids.0[0])).unwrap();
     let mut entries = environment.split(|byte| *byte == 0);
     let marker = entries.find_map(|entry| entry.strip_prefix(b"SHARED_CHILD_TREE=")).unwrap();
     let marker = String::from_utf8(marker.to_vec()).unwrap();
-    let mut strangers: Vec<_> = [
+    let mut others: Vec<_> = [
         ("OTHER", marker.clone()),
         ("OTHER", format!("SHARED_CHILD_TREE={marker}")),
         ("XSHARED_CHILD_TREE", marker.clone()),
@@ -357,14 +357,14 @@ fn a_marker_that_is_no_element_of_the_variable_marks_no_process() {
     .map(|(name, value)| stoppable_command(77).env(name, value).spawn().unwrap())
     .collect();
     all_die(&parent);
-    for stranger in &mut strangers {
-        drop(stranger.stdin.take());
-        assert_eq!(stranger.wait().unwrap().code(), Some(77));
+    for other in &mut others {
+        drop(other.stdin.take());
+        assert_eq!(other.wait().unwrap().code(), Some(77));
     }
 }
 
 #[test]
-fn a_marker_behind_a_large_environment_is_found() {
+fn marker_behind_a_large_environment_is_found() {
     watchdog!();
     let mut command = command(&[owner("tree"), parts("read")]);
     for variable in 0..10 {
@@ -379,7 +379,7 @@ fn a_marker_behind_a_large_environment_is_found() {
 }
 
 #[test]
-fn a_descendant_without_environment_is_killed_while_its_parent_lives() {
+fn descendant_without_environment_is_killed_while_its_parent_lives() {
     watchdog!();
     for kind in tree_kinds(function_name!()) {
         let bare = given("spawn", &parts("setsid bare pid read"));
@@ -391,7 +391,7 @@ fn a_descendant_without_environment_is_killed_while_its_parent_lives() {
 }
 
 #[test]
-fn many_trees_are_killed_by_one_guardian() {
+fn one_guardian_kills_a_hundred_trees() {
     watchdog!();
     let mut line = vec![owner("tree"); 100];
     line.push(parts("read"));
@@ -401,7 +401,7 @@ fn many_trees_are_killed_by_one_guardian() {
 
 /// The fork holds a copy of the guardian's socket, and does not end.
 #[test]
-fn a_fork_that_outlives_the_parent_does_not_delay_the_kill() {
+fn fork_that_outlives_the_parent_does_not_delay_the_kill() {
     alone!();
     watchdog!();
     let (owner, mut reports) = fork(|report| {
@@ -417,14 +417,14 @@ fn a_fork_that_outlives_the_parent_does_not_delay_the_kill() {
     signal(owner, libc::SIGKILL);
     linux::reap(owner);
     until("the tree is dead", || tree.alive().is_empty());
-    gone(guardian);
+    until_ended(guardian);
     assert!(linux::is_alive(copy));
     signal(copy, libc::SIGKILL);
 }
 
 /// A program that closes foreign descriptors has neither died nor called exec.
 #[test]
-fn a_program_that_closes_the_socket_loses_no_tree() {
+fn program_that_closes_the_socket_loses_no_tree() {
     alone!();
     watchdog!();
     let child = tied().kill_on_drop(true).spawn(helper(&["read"]).stdin(Stdio::piped())).unwrap();
@@ -453,7 +453,7 @@ fn a_program_that_closes_the_socket_loses_no_tree() {
 /// The guardian holds no copy of the program's heap, name or environment and no descriptors, and its exit raises no
 /// SIGCHLD.
 #[test]
-fn the_guardian_keeps_nothing_of_the_program() {
+fn guardian_keeps_no_heap_environment_or_descriptor() {
     const SECRET: &str = "SHARED_CHILD_TEST_SECRET";
     alone!();
     if std::env::var_os(SECRET).is_none() {
@@ -503,7 +503,7 @@ fn the_guardian_keeps_nothing_of_the_program() {
 }
 
 #[test]
-fn the_guardian_and_its_thread_end_when_nothing_is_left_to_guard() {
+fn guardian_and_its_thread_end_after_the_last_tied_tree() {
     alone!();
     watchdog!();
     shared_child::seam::set_guardian_tick(500);
@@ -526,7 +526,7 @@ fn the_guardian_and_its_thread_end_when_nothing_is_left_to_guard() {
 }
 
 #[test]
-fn a_process_whose_children_are_in_another_namespace_gets_a_clear_error() {
+fn tied_spawn_into_another_namespace_is_unsupported() {
     in_a_namespace!();
     // SAFETY: integers.
     let result = unsafe { libc::unshare(libc::CLONE_NEWPID) };

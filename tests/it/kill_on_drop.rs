@@ -30,7 +30,7 @@ fn tree_with(kind: Kind, another: &str) -> (shared_child::SharedChild, Rest) {
 }
 
 #[test]
-fn a_single_child() {
+fn drop_kills_a_single_child_and_spares_its_children() {
     watchdog!();
     on_every_backend(|backend| {
         let (child, rest) = alone(backend);
@@ -43,7 +43,7 @@ fn a_single_child() {
 }
 
 #[test]
-fn a_tree() {
+fn drop_kills_every_member_of_a_tree() {
     watchdog!();
     for kind in Kind::all(function_name!()) {
         let (child, rest) = tree(kind);
@@ -53,7 +53,7 @@ fn a_tree() {
 }
 
 #[test]
-fn a_tree_whose_leader_is_gone() {
+fn drop_kills_a_tree_whose_leader_has_exited() {
     watchdog!();
     for kind in Kind::all(function_name!()) {
         // Once its parent has exited, a member outside the group is found as a daemon is.
@@ -68,7 +68,7 @@ fn a_tree_whose_leader_is_gone() {
 }
 
 #[test]
-fn what_is_detached_lives_on() {
+fn detached_child_outlives_its_handle() {
     watchdog!();
     on_every_backend(|backend| {
         let (child, rest) = alone(backend);
@@ -87,7 +87,7 @@ fn what_is_detached_lives_on() {
 }
 
 #[test]
-fn what_is_given_up_lives_on() {
+fn into_inner_kills_no_process() {
     watchdog!();
     on_every_backend(|backend| {
         let (child, rest) = alone(backend);
@@ -108,7 +108,7 @@ fn what_is_given_up_lives_on() {
 
 /// This also holds for a tree, whose zombie is kept: the status is known.
 #[test]
-fn what_is_given_up_knows_its_status() {
+fn into_inner_returns_a_child_that_knows_its_status() {
     watchdog!();
     for kind in Kind::all(function_name!()) {
         let all = [start("pid read"), parts("exit 7")].concat();
@@ -123,7 +123,7 @@ fn what_is_given_up_knows_its_status() {
 }
 
 #[test]
-fn in_a_panic() {
+fn panic_that_drops_the_handle_kills_the_tree() {
     watchdog!();
     for kind in Kind::all(function_name!()) {
         let (child, rest) = tree(kind);
@@ -138,7 +138,7 @@ fn in_a_panic() {
 
 /// A copy made by a fork does not kill.
 #[test]
-fn in_a_fork() {
+fn copy_dropped_in_a_fork_kills_no_process() {
     alone!();
     watchdog!();
     let kinds = Kind::all(function_name!());
@@ -165,7 +165,7 @@ fn in_a_fork() {
 /// Neither kind leaves zombies, descriptors or threads. Only Linux shows the threads.
 #[cfg(target_os = "linux")]
 #[test]
-fn nothing_is_left() {
+fn drop_leaves_no_zombie_descriptor_or_thread() {
     alone!();
     watchdog!();
     let kinds = Kind::all(function_name!());

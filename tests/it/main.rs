@@ -9,6 +9,7 @@ mod common;
 mod capture;
 mod capture_fallback;
 mod capture_memory;
+mod capture_read;
 mod capture_unix;
 mod command_failed;
 mod descriptors;

@@ -162,7 +162,7 @@ impl Running {
     #[track_caller]
     fn ends(&mut self, expected: i32) -> Captured {
         assert_eq!(wait(&self.child).code(), Some(expected));
-        until("nobody is left", || self.cast.alive().is_empty());
+        until("no process is left", || self.cast.alive().is_empty());
         let captured = self.captured.take().expect("it ends once").join().expect("no panic");
         eprintln!("{}", captured.stderr.text());
         captured
@@ -170,7 +170,7 @@ impl Running {
 }
 
 #[test]
-fn all_are_run_and_their_output_is_complete() {
+fn all_commands_run_and_their_output_is_complete() {
     watchdog!();
     let commands: Vec<String> =
         (0..20).map(|n| play(&format!("say {n} write 100000 complain {n}"))).collect();
@@ -199,7 +199,7 @@ fn all_are_run_and_their_output_is_complete() {
 }
 
 #[test]
-fn lines_of_standard_input() {
+fn lines_of_standard_input_are_run() {
     watchdog!();
     let input = "# what to run\n\n  two='a  b'; echo \"$two\" # and more \r\n-not-an-option\n";
     let captured = parallel(&["-j", "1"], input);
@@ -222,7 +222,7 @@ fn lines_of_standard_input() {
 /// Each command takes one of the places, and meets the command that holds the next place at that time. Two of a pair
 /// run at the same time, and no command finds all places taken.
 #[test]
-fn so_many_at_a_time() {
+fn no_more_commands_run_at_a_time_than_jobs() {
     watchdog!();
     let desk = Desk::new();
     let commands = (0..8).map(|n| {
@@ -241,7 +241,7 @@ fn so_many_at_a_time() {
 }
 
 #[test]
-fn a_failure_is_named_and_the_others_go_on() {
+fn failure_is_reported_and_the_other_commands_run() {
     watchdog!();
     let (bad, good) = (play("say bad exit 7"), play("say good"));
     let killed = "kill -s KILL $$";
@@ -257,7 +257,7 @@ fn a_failure_is_named_and_the_others_go_on() {
 }
 
 #[test]
-fn fail_fast_stops_the_others_and_starts_none() {
+fn fail_fast_stops_the_other_commands_and_starts_none() {
     watchdog!();
     let desk = Desk::new();
     let with_a_daemon = [findable_daemon("pid read"), parts("pid read")].concat();
@@ -275,7 +275,7 @@ fn fail_fast_stops_the_others_and_starts_none() {
 }
 
 #[test]
-fn a_timeout_stops_a_tree() {
+fn timeout_stops_the_whole_tree() {
     watchdog!();
     let stubborn = [findable_daemon(STUBBORN), parts(STUBBORN)].concat();
     // On a slow machine a command may be killed before it writes its process ID.
@@ -288,7 +288,7 @@ fn a_timeout_stops_a_tree() {
 }
 
 #[test]
-fn what_a_command_leaves_running_is_killed() {
+fn processes_that_a_command_leaves_running_are_killed() {
     watchdog!();
     let desk = Desk::new();
     let leaves = |then: &str| {
@@ -305,7 +305,7 @@ fn what_a_command_leaves_running_is_killed() {
 }
 
 #[test]
-fn a_signal_stops_all() {
+fn signal_stops_all_commands() {
     watchdog!();
     for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
         let with_a_daemon = [findable_daemon("pid read"), parts("pid read")].concat();
@@ -319,7 +319,7 @@ fn a_signal_stops_all() {
 /// The shells have ended by then, but a process that received the request has the whole grace, and its output is
 /// read.
 #[test]
-fn all_are_asked_at_the_same_time() {
+fn signal_is_sent_to_all_commands_at_the_same_time() {
     watchdog!();
     // On other systems the grace ends with the shell.
     if !lists(function_name!()) {
@@ -341,7 +341,7 @@ fn all_are_asked_at_the_same_time() {
 }
 
 #[test]
-fn the_stubborn_are_killed_after_the_grace() {
+fn command_that_ignores_the_request_is_killed_after_the_grace() {
     watchdog!();
     let with_a_daemon = [findable_daemon(STUBBORN), parts(STUBBORN)].concat();
     let mut running = Running::on("-j2 --grace=50ms", &[with_a_daemon, parts(STUBBORN)], 3);
@@ -350,7 +350,7 @@ fn the_stubborn_are_killed_after_the_grace() {
 }
 
 #[test]
-fn a_second_signal_kills_at_once() {
+fn second_signal_kills_at_once() {
     watchdog!();
     // On other systems the grace ends with the shell.
     if !lists(function_name!()) {
@@ -366,19 +366,19 @@ fn a_second_signal_kills_at_once() {
 }
 
 #[test]
-fn nobody_survives_it() {
+fn no_process_survives_a_killed_parallel() {
     watchdog!();
     let with_a_daemon = [findable_daemon(STUBBORN), parts(STUBBORN)].concat();
     let mut running = Running::on("-j2", &[with_a_daemon, parts("pid read")], 3);
     running.child.kill().expect("to kill");
     wait(&running.child);
-    until("nobody is left", || running.cast.alive().is_empty());
+    until("no process is left", || running.cast.alive().is_empty());
     running.captured.take().expect("a capture").join().expect("no panic");
     assert!(running.desk.0.exists());
 }
 
 #[test]
-fn beyond_the_limit() {
+fn output_beyond_the_limit_is_omitted() {
     watchdog!();
     let captured = parallel(&["--limit=1k", &play("say first write 5000 say last")], "");
     assert_eq!(code(&captured), Some(0));
@@ -394,7 +394,7 @@ fn beyond_the_limit() {
 
 /// The reader of the output goes away, and all commands are stopped.
 #[test]
-fn a_reader_that_goes_away() {
+fn closed_output_stops_all_commands() {
     watchdog!();
     let mut command = Command::new("sh");
     command.env("OURS", ours());
@@ -412,7 +412,7 @@ fn a_reader_that_goes_away() {
 }
 
 #[test]
-fn what_is_wrong_is_said() {
+fn invalid_arguments_are_reported() {
     watchdog!();
     let captured = parallel(&["--help"], "");
     assert_eq!((code(&captured), &*captured.stderr.text()), (Some(0), ""));

@@ -56,7 +56,9 @@ fn all_die_but(parent: &Stage, spared: usize) {
     let guardians = guardian_of(parent);
     die(parent);
     until("they are dead", || parent.survivors().len() <= spared);
-    until("the guardian is gone", || !guardians.iter().any(|guardian| linux::is_alive(*guardian)));
+    until("the guardian has ended", || {
+        !guardians.iter().any(|guardian| linux::is_alive(*guardian))
+    });
     assert_eq!(parent.survivors().len(), spared);
 }
 
@@ -70,7 +72,7 @@ fn tree_kinds(test: &str) -> Vec<&'static str> {
 }
 
 #[test]
-fn a_single_child() {
+fn single_child_dies_with_its_parent() {
     watchdog!();
     let line = [given("owner alone", &parts("ignore 15 pid read")), parts("read")];
     let parent = parent(&line, 1);
@@ -81,7 +83,7 @@ fn a_single_child() {
 /// Uses the guardian instead of the kernel's signal. Only the child dies: its descendants do not, unless they are in
 /// its group.
 #[test]
-fn a_single_child_that_the_kernel_does_not_kill() {
+fn guardian_kills_a_single_child_and_spares_its_children() {
     watchdog!();
     for then in ["", "drop-owned"] {
         let owned = [start("own-group pid read"), parts("ignore 15 pid read")].concat();
@@ -96,7 +98,7 @@ fn a_single_child_that_the_kernel_does_not_kill() {
 
 /// A single child is reaped when its status is returned; the guardian learns of the exit before.
 #[test]
-fn a_single_child_that_a_guardian_knew() {
+fn guarded_child_is_reaped_when_its_status_is_returned() {
     alone!();
     watchdog!();
     on_every_backend(|backend| {
@@ -123,7 +125,7 @@ fn a_single_child_that_a_guardian_knew() {
 }
 
 #[test]
-fn a_tree() {
+fn tree_dies_with_its_parent() {
     watchdog!();
     for kind in tree_kinds(function_name!()) {
         let line = [given(&format!("owner {kind}"), &tree()), parts("read")];
@@ -135,7 +137,7 @@ fn a_tree() {
 
 /// One guardian serves many trees, and kills them all.
 #[test]
-fn many_trees() {
+fn one_guardian_kills_many_trees() {
     watchdog!();
     for kind in tree_kinds(function_name!()) {
         let owner =
@@ -150,7 +152,7 @@ fn many_trees() {
 
 /// A member whose first thread has ended is found by its environment marker, and in a cgroup.
 #[test]
-fn a_member_whose_first_thread_has_ended() {
+fn member_whose_first_thread_has_ended_dies_with_the_parent() {
     watchdog!();
     for kind in tree_kinds(function_name!()) {
         let members = [daemon("thread pid read"), parts("pid read")].concat();
@@ -165,7 +167,7 @@ fn a_member_whose_first_thread_has_ended() {
 
 /// The death of the thread that spawned the child is not the parent's death.
 #[test]
-fn the_death_of_a_thread_is_not_the_parents() {
+fn exit_of_the_spawning_thread_kills_no_child() {
     watchdog!();
     let line = [given("owner alone-thread", &parts("pid read")), parts("say alive read")];
     let mut parent = parent(&line, 1);
@@ -176,7 +178,7 @@ fn the_death_of_a_thread_is_not_the_parents() {
 
 /// An exec counts as the parent's death: it ends the parent's threads and closes its descriptors.
 #[test]
-fn an_exec_of_the_parent() {
+fn exec_of_the_parent_kills_its_tied_children() {
     watchdog!();
     for kind in [&["alone"], &tree_kinds(function_name!())[..]].concat() {
         let line = [
@@ -186,7 +188,7 @@ fn an_exec_of_the_parent() {
         let mut parent = parent(&line, 1);
         std::io::Write::write_all(parent.stdin.as_mut().unwrap(), b"now\n").unwrap();
         parent.until_all_have_ended();
-        until("the guardian is gone", || guardian_of(&parent).is_empty());
+        until("the guardian has ended", || guardian_of(&parent).is_empty());
         assert!(linux::is_alive(parent.child.id()));
         parent.stdin = None;
         wait(&parent.child);
@@ -195,7 +197,7 @@ fn an_exec_of_the_parent() {
 
 /// A dropped handle leaves the child tied.
 #[test]
-fn after_a_drop() {
+fn child_of_a_dropped_handle_dies_with_its_parent() {
     watchdog!();
     for kind in [&["alone"], &tree_kinds(function_name!())[..]].concat() {
         let line = [
@@ -211,14 +213,14 @@ fn after_a_drop() {
 
 /// A tree released with `into_inner` is no longer tied.
 #[test]
-fn after_into_inner() {
+fn tree_released_by_into_inner_outlives_its_parent() {
     watchdog!();
     let line = [given("owner tree", &tree()), parts("give-up-owned say given read")];
     let mut parent = parent(&line, 4);
     parent.hear("given");
     let guardian = one_guardian(&parent);
     die(&parent);
-    until("the guardian is gone", || !linux::is_alive(guardian));
+    until("the guardian has ended", || !linux::is_alive(guardian));
     assert_eq!(parent.survivors().len(), 4);
     parent.stdin = None;
     parent.until_all_have_ended();
@@ -226,13 +228,13 @@ fn after_into_inner() {
 
 /// The leader has exited and was waited for; the rest of the tree is still tied.
 #[test]
-fn a_leader_that_exits_first() {
+fn tree_of_an_exited_leader_dies_with_its_parent() {
     watchdog!();
     for kind in tree_kinds(function_name!()) {
         let tree = [start("pid read"), daemon("pid read")].concat();
         let line = [given(&format!("owner {kind}"), &tree), parts("read")];
         let parent = parent(&line, 2);
-        until("the leader is gone", || {
+        until("the leader is reaped", || {
             let children =
                 std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", parent.child.id()));
             let ids: Vec<u32> =
@@ -246,7 +248,7 @@ fn a_leader_that_exits_first() {
 
 /// The guardian is killed from outside. The next spawn starts another one, which knows all trees.
 #[test]
-fn another_guardian() {
+fn guardian_started_after_a_kill_knows_all_trees() {
     watchdog!();
     let file =
         PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("go-{}", std::process::id()));
@@ -258,7 +260,7 @@ fn another_guardian() {
     let first = one_guardian(&parent);
     // SAFETY: integers; the guardian is a child of the helper program, which lives.
     unsafe { libc::kill(linux::pid_t(first), libc::SIGKILL) };
-    until("it is gone", || !linux::is_alive(first));
+    until("it has ended", || !linux::is_alive(first));
     std::fs::write(&file, "").unwrap();
     for _ in 0..2 {
         let pid = parent.hear("pid ");
@@ -271,7 +273,7 @@ fn another_guardian() {
 
 /// A signal to the parent's group, from a terminal or a kill, does not reach the guardian.
 #[test]
-fn the_guardian_is_not_in_the_group_that_is_killed() {
+fn guardian_survives_signals_to_the_group_of_the_parent() {
     watchdog!();
     let line = [parts("own-group"), given("owner tree", &parts("pid read")), parts("read")];
     let parent = parent(&line, 1);
@@ -289,7 +291,7 @@ fn the_guardian_is_not_in_the_group_that_is_killed() {
 
 /// A child of the permanent spawn thread inherits the same signals and descriptors as any other child.
 #[test]
-fn such_a_child_inherits_what_others_do() {
+fn tied_child_inherits_the_same_as_any_other_child() {
     alone!();
     watchdog!();
     let blocked = {
@@ -326,7 +328,7 @@ fn such_a_child_inherits_what_others_do() {
 
 /// One command spawns children that are tied and children that are not.
 #[test]
-fn one_command_for_tied_and_others() {
+fn one_command_spawns_tied_and_untied_children() {
     watchdog!();
     let mut command = helper(&["pid", "read"]);
     for backend in Backend::ALL {
@@ -351,7 +353,7 @@ fn one_command_for_tied_and_others() {
 }
 
 #[test]
-fn no_such_program() {
+fn failed_spawn_of_a_tied_child_is_reported() {
     watchdog!();
     for tree in [false, true] {
         let mut command = std::process::Command::new("/no/such/program");
@@ -365,7 +367,7 @@ fn no_such_program() {
 
 /// The tests on other systems rely on this check.
 #[test]
-fn only_helpers_are_killed_by_the_tests() {
+fn cleanup_of_the_tests_kills_helpers_only() {
     let mut sleep = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
     kill_a_helper(sleep.id());
     assert!(sleep.try_wait().unwrap().is_none());

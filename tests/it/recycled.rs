@@ -73,7 +73,7 @@ impl Victim {
         if self.stdin.is_some() {
             self.becomes_a_zombie();
         }
-        assert_eq!(self.child.wait().expect("nobody has reaped the victim").code(), Some(77));
+        assert_eq!(self.child.wait().expect("the victim is not reaped").code(), Some(77));
     }
 }
 
@@ -122,7 +122,7 @@ fn rounds_on_every_backend(make: impl Fn(Backend) -> SharedChild) {
 }
 
 #[test]
-fn after_our_own_reap() {
+fn next_owner_is_spared_after_our_reap() {
     in_a_namespace!();
     rounds_on_every_backend(|backend| {
         let child = quick(backend, 0);
@@ -132,7 +132,7 @@ fn after_our_own_reap() {
 }
 
 #[test]
-fn after_a_foreign_reap() {
+fn next_owner_is_spared_after_a_foreign_reap() {
     in_a_namespace!();
     rounds_on_every_backend(|backend| {
         let (child, stdin) = stoppable(backend, 0);
@@ -144,7 +144,7 @@ fn after_a_foreign_reap() {
 
 /// Another reaper was faster than the handle. Opening the ID would not find the child.
 #[test]
-fn after_a_foreign_reap_before_the_handle_was_made() {
+fn next_owner_is_spared_after_a_foreign_reap_before_the_handle() {
     in_a_namespace!();
     on_every_backend(|backend| {
         for met in [Met::Running, Met::Zombie] {
@@ -163,7 +163,7 @@ fn after_a_foreign_reap_before_the_handle_was_made() {
 /// victim for the child. This is the documented limit, which a pidfd removes. The test stays outside the limit: the
 /// victim runs until the threads have returned.
 #[test]
-fn while_threads_wait() {
+fn next_owner_is_spared_while_threads_wait() {
     in_a_namespace!();
     on_every_backend(|backend| {
         for round in 0..rounds(100) {
@@ -190,7 +190,7 @@ fn while_threads_wait() {
 /// An orphan that the reaper has taken over is reaped elsewhere, and its ID reused. (The limit described above also
 /// holds for a helper thread.)
 #[test]
-fn by_the_background_reaper() {
+fn next_owner_is_spared_by_the_background_reaper() {
     in_a_namespace!();
     on_every_backend(|backend| {
         for _ in 0..rounds(100) {
@@ -204,7 +204,7 @@ fn by_the_background_reaper() {
             let mut victim = Victim::on(pid);
             until("all are at rest", linux::helper_threads_rest);
             victim.becomes_a_zombie();
-            until("nobody left to reap", || linux::helper_threads().is_empty());
+            until("the reaper has no child left", || linux::helper_threads().is_empty());
             victim.ends_unharmed();
         }
     });
@@ -244,7 +244,7 @@ fn spares_a_victim(mut stage: Stage, round: usize) {
 
 /// The tree has ended, and a new group has its ID.
 #[test]
-fn a_group_whose_tree_is_over() {
+fn next_owner_of_a_group_id_is_spared_after_the_tree_has_ended() {
     in_a_namespace!();
     on_every_backend(|backend| {
         for round in 0..rounds(30) {
@@ -261,7 +261,7 @@ fn a_group_whose_tree_is_over() {
 
 /// The leader was reaped elsewhere, so no zombie holds the ID.
 #[test]
-fn a_group_whose_leader_was_reaped_elsewhere() {
+fn next_owner_of_a_group_id_is_spared_after_a_foreign_reap() {
     in_a_namespace!();
     on_every_backend(|backend| {
         for round in 0..rounds(30) {
@@ -275,7 +275,7 @@ fn a_group_whose_leader_was_reaped_elsewhere() {
 
 /// The ID stays taken until the tree has ended, even if the leader was waited for.
 #[test]
-fn a_group_whose_leader_was_waited_for() {
+fn group_id_stays_taken_until_the_tree_has_ended() {
     in_a_namespace!();
     on_every_backend(|backend| {
         let mut stage = tree(backend, "spawn 2 pid read exit 7");
@@ -299,7 +299,7 @@ fn a_group_whose_leader_was_waited_for() {
 /// The guardian learns that a tree has ended before another process can own the ID, and that the leader of a tree, or
 /// a single child, was reaped elsewhere.
 #[test]
-fn a_group_that_the_guardian_knew() {
+fn guardian_spares_the_next_owner_of_a_group_id() {
     in_a_namespace!();
     let ends = [
         ("tree", "wait-for-owned"),
@@ -320,7 +320,7 @@ fn a_group_that_the_guardian_knew() {
         wait(&owner.child);
         // The guardian acts at the end of its input, and ends. (This process reaps it: it is the first process of its
         // namespace.)
-        until("the guardian is gone", || {
+        until("the guardian has ended", || {
             linux::zombies().into_iter().for_each(|zombie| {
                 linux::reap(zombie);
             });

@@ -43,7 +43,7 @@ fn report_of(captured: &Captured) -> Value {
 }
 
 #[test]
-fn what_a_command_says_is_passed_on_and_reported() {
+fn output_is_passed_on_and_reported() {
     let captured = run(&[], &["say", "out", "complain", "err", "exit", "3"]);
     assert_eq!(code(&captured), Some(3));
     assert_eq!(captured.stdout.text(), "out\n");
@@ -54,7 +54,7 @@ fn what_a_command_says_is_passed_on_and_reported() {
 }
 
 #[test]
-fn as_json() {
+fn report_is_one_json_object() {
     let captured = run(&["--json"], &["say", "out", "complain", "err"]);
     assert_eq!(code(&captured), Some(0));
     // The output that is passed on does not mix with the report.
@@ -71,7 +71,7 @@ fn as_json() {
 }
 
 #[test]
-fn a_timeout() {
+fn timeout_stops_the_command() {
     let captured = run(&["--json", "--timeout", "50ms", "--grace", "0"], &["flood"]);
     assert_eq!(code(&captured), Some(124));
     let report = report_of(&captured);
@@ -84,7 +84,7 @@ fn a_timeout() {
 }
 
 #[test]
-fn limits() {
+fn limit_omits_output_or_stops_the_command() {
     let captured = run(&["--json", "--limit", "1k"], &["write", "5000"]);
     let report = report_of(&captured);
     assert_eq!(
@@ -100,7 +100,7 @@ fn limits() {
 }
 
 #[test]
-fn merged() {
+fn merged_streams_keep_their_order() {
     let parts = ["say", "1", "complain", "2", "say", "3"];
     assert_eq!(run(&["--merge"], &parts).stdout.text(), "1\n2\n3\n");
     let report = report_of(&run(&["--merge", "--json"], &parts));
@@ -108,7 +108,7 @@ fn merged() {
 }
 
 #[test]
-fn input_from_a_file() {
+fn input_file_is_passed_to_the_command() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
     let captured = run(&["--stdin", file.to_str().expect("UTF-8")], &["echo"]);
     assert_eq!(captured.stdout.bytes, std::fs::read(&file).expect("a file"));
@@ -120,13 +120,13 @@ fn input_from_a_file() {
 /// A process that holds the pipes survives, in a session of its own where the library can find it there. It is
 /// reported, and killed.
 #[test]
-fn a_daemon_that_holds_the_pipes() {
+fn daemon_that_holds_the_pipes_is_reported_and_killed() {
     if !lists(function_name!()) {
         return;
     }
     let daemon = ["spawn", "4", "setsid", "say", "there", "sleep", "say", "done"];
-    let in_the_group = ["spawn", "3", "say", "there", "sleep", "say", "done"];
-    let parts = if FINDS_DAEMONS { &daemon[..] } else { &in_the_group };
+    let member = ["spawn", "3", "say", "there", "sleep", "say", "done"];
+    let parts = if FINDS_DAEMONS { &daemon[..] } else { &member };
     let captured = run(&["--json"], parts);
     let report = report_of(&captured);
     assert_eq!((&report["code"], &report["stdout"]["end"]), (&json!(0), &json!("held open")));
@@ -137,14 +137,14 @@ fn a_daemon_that_holds_the_pipes() {
 }
 
 #[test]
-fn what_cannot_be_run() {
+fn command_that_cannot_be_run_gives_126_or_127() {
     let mut ours_alone = Command::new(ours());
     assert_eq!(code(&within_bounds(ours_alone.arg("/no/such/program"))), Some(127));
     assert_eq!(code(&within_bounds(Command::new(ours()).arg("/"))), Some(126));
 }
 
 #[test]
-fn options_that_make_no_sense() {
+fn invalid_options_are_refused() {
     for arguments in [
         &[][..],
         &["--timeout"],
@@ -161,7 +161,7 @@ fn options_that_make_no_sense() {
 
 /// The reader of the output goes away, and the command ends.
 #[test]
-fn a_reader_that_goes_away() {
+fn closed_output_stops_the_command() {
     let mut command = Command::new("sh");
     command.env("OURS", ours()).env("HELPER", helper(&[]).get_program());
     command.args(["-c", "\"$OURS\" -- \"$HELPER\" say one flood | head -n 1"]);

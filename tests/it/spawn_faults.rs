@@ -148,7 +148,7 @@ fn failed_spawn_leaves_nothing_and_restores_the_command() {
 }
 
 #[test]
-fn failed_spawn_without_options_is_an_error_too() {
+fn failed_spawn_without_options_is_an_error() {
     alone!();
     watchdog!();
     linux::on_sigchld(libc::SIG_IGN);
@@ -275,10 +275,10 @@ fn death_signal_is_set_after_the_hooks_of_the_caller() {
 fn slow_hook_of_a_tied_child_holds_up_no_other_spawn() {
     alone!();
     watchdog!();
-    let (go, mut release) = UnixStream::pair().unwrap();
+    let (gate, mut release) = UnixStream::pair().unwrap();
     let options = SpawnOptions::new().kill_with_parent(true).clone();
     let slow = |code: &str| {
-        let go = go.as_raw_fd();
+        let gate = gate.as_raw_fd();
         let mut command = helper(&["exit", code]);
         // SAFETY: system calls, and the byte outlives its use.
         unsafe {
@@ -286,7 +286,7 @@ fn slow_hook_of_a_tied_child_holds_up_no_other_spawn() {
                 // A test that fails leaves no process behind.
                 libc::alarm(4 * LONG.as_secs() as u32);
                 let mut byte = 0_u8;
-                libc::read(go, (&raw mut byte).cast(), 1);
+                libc::read(gate, (&raw mut byte).cast(), 1);
                 Ok(())
             });
         }
@@ -366,7 +366,7 @@ fn no_status_is_lost_beside_a_thread_in_waitpid() {
 
 /// A command whose child has exited and was reaped before the spawn returns: a process that the caller's hook forks
 /// delays the spawn until then.
-fn gone_before_the_spawn_returns(command: &mut Command) -> &mut Command {
+fn reaped_before_the_spawn_returns(command: &mut Command) -> &mut Command {
     // SAFETY: these are system calls that take integers. A fork's child may make them.
     unsafe {
         command.pre_exec(|| {
@@ -385,9 +385,10 @@ fn gone_before_the_spawn_returns(command: &mut Command) -> &mut Command {
     }
 }
 
-fn spawn_gone(options: &SpawnOptions) -> SharedChild {
+fn spawn_reaped(options: &SpawnOptions) -> SharedChild {
     linux::on_sigchld(libc::SIG_IGN);
-    let child = options.spawn(gone_before_the_spawn_returns(&mut helper(&["exit", "42"]))).unwrap();
+    let child =
+        options.spawn(reaped_before_the_spawn_returns(&mut helper(&["exit", "42"]))).unwrap();
     linux::on_sigchld(libc::SIG_DFL);
     assert_eq!(linux::state(child.id()), None, "it was to be reaped");
     child
@@ -400,7 +401,7 @@ fn child_that_is_reaped_before_the_spawn_returns_keeps_its_status() {
     linux::keeps_status_of_reaped();
     for (name, options) in with_a_hook(function_name!()) {
         eprintln!("{name}");
-        let child = spawn_gone(&options);
+        let child = spawn_reaped(&options);
         assert_status(&child, 42);
         assert_status(&child, 42);
         child.kill().unwrap();
@@ -425,7 +426,7 @@ fn closed_standard_streams_do_not_matter() {
         .map(|(_, options)| {
             // SAFETY: integers. Output is lost meanwhile.
             (0..3).for_each(|fd| assert_eq!(unsafe { libc::close(fd) }, 0));
-            let child = catch_unwind(|| spawn_gone(options));
+            let child = catch_unwind(|| spawn_reaped(options));
             for (fd, copy) in (0..).zip(&copies) {
                 // SAFETY: integers.
                 unsafe { libc::dup2(copy.as_raw_fd(), fd) };

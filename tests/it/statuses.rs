@@ -79,7 +79,7 @@ fn is_zombie(child: &SharedChild) -> bool {
 
 /// With SIGCHLD ignored the kernel reaps, or reparents the zombie. The wait still returns.
 #[test]
-fn a_wait_ends_although_sigchld_is_ignored() {
+fn wait_returns_with_sigchld_ignored() {
     alone!();
     watchdog!();
     // SAFETY: no handler is installed, and no other thread of this process depends on the signal.

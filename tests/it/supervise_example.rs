@@ -155,7 +155,7 @@ fn supervise(arguments: &[&str]) -> (ExitStatus, String, String) {
 }
 
 #[test]
-fn what_ends_is_started_again() {
+fn ended_command_is_restarted_after_a_growing_pause() {
     watchdog!();
     let mut running = Running::on("-p 10ms -m 0.04s -r 1000h", &[parts("pid exit 7")]);
     let mut pids = Vec::new();
@@ -178,7 +178,7 @@ fn what_ends_is_started_again() {
 }
 
 #[test]
-fn the_pause_starts_over_once_a_command_has_run_for_a_while() {
+fn pause_is_reset_once_a_command_has_run_for_a_while() {
     watchdog!();
     let mut running = Running::on("--pause=10ms --reset=0", &[parts("exit 0")]);
     for _ in 0..3 {
@@ -189,7 +189,7 @@ fn the_pause_starts_over_once_a_command_has_run_for_a_while() {
 }
 
 #[test]
-fn what_a_command_leaves_behind_is_stopped_before_the_next() {
+fn processes_that_a_command_leaves_are_stopped_before_its_restart() {
     watchdog!();
     let parts = [findable_daemon("pid read"), parts("exit 0")].concat();
     let mut running = Running::on("-p 1000h", &[parts]);
@@ -205,7 +205,7 @@ fn what_a_command_leaves_behind_is_stopped_before_the_next() {
 }
 
 #[test]
-fn all_are_stopped() {
+fn signal_stops_all_commands() {
     watchdog!();
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
         let with_a_daemon = [findable_daemon("pid read"), parts("pid read")].concat();
@@ -220,7 +220,7 @@ fn all_are_stopped() {
 }
 
 #[test]
-fn all_are_asked_at_the_same_time() {
+fn signal_is_sent_to_all_commands_at_the_same_time() {
     watchdog!();
     // On other systems the grace ends with the shell, even if the shell is not the command itself.
     if !lists(function_name!()) {
@@ -241,7 +241,7 @@ fn all_are_asked_at_the_same_time() {
 }
 
 #[test]
-fn the_stubborn_are_killed_after_the_grace() {
+fn command_that_ignores_the_request_is_killed_after_the_grace() {
     watchdog!();
     let with_a_daemon = [findable_daemon(STUBBORN), parts(STUBBORN)].concat();
     let mut running = Running::on("--grace=50ms", &[with_a_daemon, findable_daemon(STUBBORN)]);
@@ -253,7 +253,7 @@ fn the_stubborn_are_killed_after_the_grace() {
 }
 
 #[test]
-fn a_second_signal_kills_at_once() {
+fn second_signal_kills_at_once() {
     watchdog!();
     let mut running = Running::on("-g 1000h", &[parts(STUBBORN), findable_daemon(STUBBORN)]);
     for _ in 0..2 {
@@ -266,7 +266,7 @@ fn a_second_signal_kills_at_once() {
 }
 
 #[test]
-fn nobody_survives_the_supervisor() {
+fn no_process_survives_the_supervisor() {
     watchdog!();
     let with_a_daemon = [findable_daemon(STUBBORN), parts(STUBBORN)].concat();
     let mut running =
@@ -280,7 +280,7 @@ fn nobody_survives_the_supervisor() {
 }
 
 #[test]
-fn what_is_ignored_stays_so() {
+fn ignored_signal_stops_no_command() {
     watchdog!();
     let wrapper = ["sh", "-c", "trap '' HUP; exec \"$@\"", "sh"];
     let mut running = Running::wrapped(&wrapper, "", &[parts("pid read")]);
@@ -292,7 +292,7 @@ fn what_is_ignored_stays_so() {
 }
 
 #[test]
-fn a_line_is_for_the_shell() {
+fn commands_are_run_by_the_shell() {
     watchdog!();
     let desk = Desk::new("two='a  b'; echo \"$two\" # and more\n");
     let child = spawn(&[], &[desk.commands()]);
@@ -302,7 +302,7 @@ fn a_line_is_for_the_shell() {
 }
 
 #[test]
-fn what_is_wrong_is_said() {
+fn invalid_arguments_are_reported() {
     watchdog!();
     let (status, out, err) = supervise(&["--help"]);
     assert_eq!((status.code(), &*err), (Some(0), ""));

@@ -111,7 +111,7 @@ impl Running {
             match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) => text = text + &line + "\n",
                 Err(RecvTimeoutError::Disconnected) => return text,
-                Err(RecvTimeoutError::Timeout) => self.fail("somebody survives it"),
+                Err(RecvTimeoutError::Timeout) => self.fail("a process survives it"),
             }
         }
     }
@@ -167,7 +167,7 @@ fn assert_codes(cases: &[(i32, &[&str])]) {
 }
 
 #[test]
-fn statuses_of_commands_that_end_by_themselves() {
+fn status_of_a_command_that_ends_in_time_is_returned() {
     assert_codes(&[
         (0, &["1000", "true"]),
         (3, &["1000", "sh", "-c", "exit 3"]),
@@ -179,7 +179,7 @@ fn statuses_of_commands_that_end_by_themselves() {
 }
 
 #[test]
-fn durations() {
+fn durations_are_accepted_or_refused() {
     for duration in [
         "0",
         "0s",
@@ -220,7 +220,7 @@ fn durations() {
 }
 
 #[test]
-fn zero_sets_no_deadline_for_the_kill_either() {
+fn kill_after_zero_sets_no_deadline() {
     // WINCH does not affect the command, so only KILL would end it, and no process sends that.
     let (running, _) = ready(&["-v", "-k", "0", "-s", "WINCH", ".01"], "echo ready; exec sleep .2");
     let outcome = running.finish();
@@ -229,7 +229,7 @@ fn zero_sets_no_deadline_for_the_kill_either() {
 }
 
 #[test]
-fn signal_names_and_numbers() {
+fn signal_names_and_numbers_are_accepted_or_refused() {
     for signal in
         ["TERM", "term", "SIGTERM", "sigTerm", "15", &TERMINATED.to_string(), "0", "EXIT", "IOT"]
     {
@@ -254,7 +254,7 @@ fn signal_names_and_numbers() {
 }
 
 #[test]
-fn bad_usage() {
+fn invalid_usage_gives_125() {
     let cases: [&[&str]; 11] = [
         &[],
         &["1"],
@@ -284,7 +284,7 @@ fn options_end_at_the_first_operand() {
 }
 
 #[test]
-fn help_and_version() {
+fn help_and_version_are_printed() {
     let help = timeout(&["--help"]);
     assert_eq!(help.code(), 0);
     assert!(help.out.starts_with("Usage: timeout ") && help.err.is_empty());
@@ -294,7 +294,7 @@ fn help_and_version() {
 }
 
 #[test]
-fn commands_that_cannot_be_run() {
+fn command_that_cannot_be_run_gives_126_or_127() {
     let plain_file = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
     assert_codes(&[
         (126, &["1000", "/"]),
@@ -309,7 +309,7 @@ fn commands_that_cannot_be_run() {
 }
 
 #[test]
-fn script_without_an_interpreter_line() {
+fn script_without_an_interpreter_line_is_run() {
     let script = concat!(env!("CARGO_TARGET_TMPDIR"), "/timeout_example_script");
     // A shell writes the file: if this process did, a child of another test might hold it open.
     let make = format!("echo 'exit $(($1 + 1))' > '{script}' && chmod +x '{script}'");
@@ -318,7 +318,7 @@ fn script_without_an_interpreter_line() {
 }
 
 #[test]
-fn timing_out() {
+fn timeout_gives_124_or_the_status_of_the_command() {
     assert_codes(&[
         (124, &[".05", "sleep", "1000"]),
         (124, &["-s", "INT", ".05", "sleep", "1000"]),
@@ -340,7 +340,7 @@ fn timing_out() {
 }
 
 #[test]
-fn command_within_a_command() {
+fn nested_timeouts_return_the_status_of_the_first_to_end() {
     let inner = ours();
     let inner = inner.to_str().expect("a path in UTF-8");
     assert_codes(&[
@@ -352,7 +352,7 @@ fn command_within_a_command() {
 }
 
 #[test]
-fn verbose() {
+fn verbose_reports_each_signal() {
     let outcome = timeout(&["-v", ".05", "sleep", "1000"]);
     assert_eq!(outcome.err, "timeout: sending signal TERM to command 'sleep'\n");
     let outcome = timeout(&["-fv", "-k.05", "-swinch", ".05", "sleep", "1000"]);
@@ -363,7 +363,7 @@ fn verbose() {
 }
 
 #[test]
-fn signals_are_passed_on() {
+fn signals_are_passed_on_to_the_command() {
     for options in [&["1000"][..], &["-f", "1000"], &["-p", "1000"], &["0"]] {
         for signal in
             [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT, Signal::USR1, Signal::USR2]
@@ -383,7 +383,7 @@ fn signals_are_passed_on() {
 // These two loop instead of waiting for a `sleep`: a fork of a shell with a trap loses a signal that arrives before
 // the fork has removed the trap.
 #[test]
-fn command_that_handles_the_signal() {
+fn command_that_handles_the_signal_receives_it_once() {
     let script = "trap 'echo got; exit 9' TERM; echo ready; while :; do :; done";
     let (running, _) = ready(&["1000"], script);
     running.signal(Signal::TERM);
@@ -392,7 +392,7 @@ fn command_that_handles_the_signal() {
 }
 
 #[test]
-fn command_that_signals_the_group_in_turn() {
+fn command_that_signals_its_group_keeps_its_status() {
     let script = "trap 'trap \"\" TERM; kill 0; exit 9' TERM; echo ready; while :; do :; done";
     let (running, _) = ready(&["1000"], script);
     running.signal(Signal::TERM);
@@ -400,14 +400,14 @@ fn command_that_signals_the_group_in_turn() {
 }
 
 #[test]
-fn alarm_means_that_the_time_is_up() {
+fn sigalrm_acts_as_the_timeout() {
     let (running, _) = ready(&["1000"], FOREVER);
     running.signal(Signal::ALARM);
     assert_eq!(running.finish().status.code(), Some(124));
 }
 
 #[test]
-fn a_passed_signal_starts_the_countdown_to_kill() {
+fn passed_signal_starts_the_kill_timer() {
     let (running, _) = ready(&["-k", ".05", "1000"], IGNORES_TERM);
     running.signal(Signal::TERM);
     assert_eq!(running.finish().status.signal(), Some(libc::SIGKILL));
@@ -420,7 +420,7 @@ fn a_passed_signal_starts_the_countdown_to_kill() {
 }
 
 #[test]
-fn the_group_dies_too() {
+fn timeout_ends_the_whole_group() {
     let script = "sleep 1000 & sh -c 'sleep 1000 & wait' & echo ready; wait";
     for options in [&[".05"][..], &["-s", "KILL", ".05"], &["-k", ".05", "-s", "WINCH", ".05"]] {
         // This does not wait for the command to be ready, which may never happen; but every process ends.
@@ -435,7 +435,7 @@ fn the_group_dies_too() {
 }
 
 #[test]
-fn signal_death_of_the_command() {
+fn timeout_dies_by_the_signal_that_killed_its_command() {
     for (name, number) in [
         ("TERM", libc::SIGTERM),
         ("KILL", libc::SIGKILL),
@@ -454,7 +454,7 @@ fn signal_death_of_the_command() {
 }
 
 #[test]
-fn closed_standard_streams() {
+fn closed_standard_streams_change_no_status() {
     let closed = "exec <&- >&- 2>&-";
     assert_eq!(timeout_after(closed, &["1000", "sh", "-c", "exit 3"]).finish().code(), 3);
     assert_eq!(timeout_after(closed, &["-v", ".05", "sleep", "1000"]).finish().code(), 124);
@@ -463,7 +463,7 @@ fn closed_standard_streams() {
 }
 
 #[test]
-fn ignored_sigchld() {
+fn ignored_sigchld_changes_no_status() {
     let ignored = "trap '' CHLD";
     assert_eq!(timeout_after(ignored, &["1000", "sh", "-c", "exit 3"]).finish().code(), 3);
     assert_eq!(timeout_after(ignored, &[".05", "sleep", "1000"]).finish().code(), 124);
@@ -492,7 +492,7 @@ fn until_stopped(pid: &str, stopped: bool) {
 }
 
 #[test]
-fn a_stopped_command_is_woken_to_die() {
+fn stopped_command_is_resumed_to_end() {
     let script = "echo $$; kill -s STOP $$; exec sleep 1000";
     let (running, pid) = ready(&["1000"], script);
     until_stopped(&pid, true);
@@ -506,7 +506,7 @@ fn a_stopped_command_is_woken_to_die() {
 }
 
 #[test]
-fn foreground_spares_what_the_command_has_started() {
+fn foreground_spares_the_children_of_the_command() {
     let (running, pid) = ready(&["-f", "1000"], "sleep 1000 & echo $!; exec sleep 1000");
     running.signal(Signal::TERM);
     assert_eq!(running.status().signal(), Some(Signal::TERM.as_raw()));
@@ -516,7 +516,7 @@ fn foreground_spares_what_the_command_has_started() {
 }
 
 #[test]
-fn a_job_stops_and_goes_on_as_one() {
+fn stop_and_continue_signals_reach_the_command() {
     let (running, pid) = ready(&["1000"], "echo $$; exec sleep 1000");
     let own = running.child.id().to_string();
     running.signal(Signal::TSTP);
@@ -529,7 +529,7 @@ fn a_job_stops_and_goes_on_as_one() {
 }
 
 #[test]
-fn foreground_stays_in_the_group() {
+fn foreground_keeps_the_command_in_its_group() {
     let group = |options: &[&str]| {
         let helper = helper(&[]);
         let script = format!("'{}' group", helper.get_program().to_str().expect("UTF-8"));
@@ -552,15 +552,15 @@ fn foreground_stays_in_the_group() {
 mod linux {
     use super::*;
 
-    /// Starts a daemon in a session of its own, whose parent exits. It prints its process ID, and then loops without
+    /// Starts a daemon, whose parent exits, in a session of its own. It prints its process ID, and then loops without
     /// exec: a process shows no environment during exec, so it could not be found.
     fn daemon(its_trap: &str, then: &str) -> String {
         format!("(setsid sh -c '{its_trap} echo $$; while :; do :; done' &); {then}")
     }
 
     #[test]
-    fn a_daemon_dies_too() {
-        let obeys = "exec sleep 1000";
+    fn timeout_ends_a_daemon_of_the_command() {
+        let terminates = "exec sleep 1000";
         let ignores = "trap \"\" TERM;";
         // The trap of both, set before the daemon can print, or of the daemon alone.
         let cases: [(&[&str], &str, &str, Option<i32>); 4] = [
@@ -571,7 +571,7 @@ mod linux {
             (&["-k", ".05", "1000"], "", ignores, None),
         ];
         for (options, trap, its_trap, killed) in cases {
-            let script = format!("{trap} {}", daemon(its_trap, obeys));
+            let script = format!("{trap} {}", daemon(its_trap, terminates));
             let (running, _) = ready(options, &script);
             running.signal(Signal::ALARM);
             let status = running.finish().status;
@@ -581,7 +581,7 @@ mod linux {
         // The status is the command's, which has not timed out, whenever the daemon ends.
         for (options, its_trap) in [(&["1000"][..], ""), (&["-k", ".05", "1000"], "trap \"\" HUP;")]
         {
-            let (running, _) = ready(options, &daemon(its_trap, obeys));
+            let (running, _) = ready(options, &daemon(its_trap, terminates));
             running.signal(Signal::HUP);
             let status = running.finish().status;
             assert_eq!(status.signal(), Some(Signal::HUP.as_raw()), "{options:?}");
@@ -589,7 +589,7 @@ mod linux {
     }
 
     #[test]
-    fn nobody_waits_for_a_daemon_that_is_not_to_be_killed() {
+    fn timeout_does_not_wait_for_a_daemon_that_it_does_not_kill() {
         let cases: [(&[&str], i32); 3] =
             [(&["1000"], 124), (&["-f", "1000"], 124), (&["-f", "-k", "1000", "1000"], 124)];
         for (options, code) in cases {
@@ -619,7 +619,7 @@ mod linux {
     }
 
     #[test]
-    fn the_command_starts_with_clean_signals() {
+    fn command_starts_with_default_job_control_signals() {
         let ignored_by = |shell: &str| {
             let show = "while read name set; do [ $name != SigIgn: ] || echo $set; done";
             let show = format!("{show} < /proc/self/status");
@@ -637,7 +637,7 @@ mod linux {
 }
 
 #[test]
-fn same_statuses_as_gnu() {
+fn statuses_equal_those_of_gnu_timeout() {
     let Some(gnu) = gnu_timeout() else { return };
     let terminated = TERMINATED.to_string();
     let cases: [&[&str]; 42] = [

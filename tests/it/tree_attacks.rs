@@ -28,7 +28,7 @@ fn stop_all_of_a_child_that_is_in_the_set_twice_ends_its_tree() {
 }
 
 #[test]
-fn a_tree_that_forks_in_its_group_is_not_called_empty() {
+fn tree_that_forks_in_its_group_is_not_reported_empty() {
     alone!();
     watchdog!();
     let stage = Stage::set(GROUP, &parts("pid fork-steadily hop"), 1);
@@ -46,7 +46,7 @@ fn a_tree_that_forks_in_its_group_is_not_called_empty() {
 
 /// A member of one tree is in the group of another, and leaves it when both receive termination requests.
 #[test]
-fn stop_all_ends_a_member_that_hides_in_the_group_of_another_tree() {
+fn stop_all_ends_a_member_in_the_group_of_another_tree() {
     watchdog!();
     let other = Stage::set(GROUP, &[start("ignore 15 pid read"), parts("exit 0")].concat(), 1);
     let group = other.child.id();
@@ -68,13 +68,13 @@ fn kill_reads_no_more_of_a_vast_environment_than_exec_allows() {
     alone!();
     watchdog!();
     let stage = Stage::set(GROUP, &parts("pid read"), 1);
-    let mut stranger = helper(&["vast-environment", "1024", "pid", "read"]);
+    let mut other = helper(&["vast-environment", "1024", "pid", "read"]);
     let spawn =
         |command: &mut std::process::Command| SharedChild::spawn(command).expect("to spawn");
-    let stranger = Stage::of(spawn, &mut stranger, 1);
+    let other = Stage::of(spawn, &mut other, 1);
     stage.tree().kill().expect("to kill");
     stage.wait_empty();
-    assert_eq!(stranger.survivors().len(), 1);
+    assert_eq!(other.survivors().len(), 1);
     let status = std::fs::read_to_string("/proc/self/status").expect("/proc");
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
     let peak: u64 = peak.trim().trim_end_matches(" kB").parse().expect("a number");
@@ -147,6 +147,6 @@ fn kill_during_which_the_leaders_id_gets_a_new_owner_spares_the_owners_child() {
         assert_eq!(owner.join().expect("an owner"), linux::pid_t(leader), "an ID was taken");
     });
     until("the owner has a child", || linux::state(30_000).is_some());
-    assert!(linux::is_alive(30_000), "the kill has hit a stranger");
+    assert!(linux::is_alive(30_000), "the kill has hit another process");
     stage.pids.0.clear(); // The new process owns the ID now.
 }

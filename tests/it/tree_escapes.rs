@@ -3,7 +3,7 @@
 
 #![cfg(target_os = "linux")]
 
-use crate::common::linux::{as_nobody, is_root, own_cgroup, tree_cgroup_of, until_asleep};
+use crate::common::linux::{is_root, own_cgroup, tree_cgroup_of, until_asleep, without_root};
 use crate::common::stage::{Kind, Stage, daemon, given, parts, start};
 use crate::common::*;
 use shared_child::linux::SpawnOptionsExt;
@@ -29,7 +29,7 @@ fn escaped() -> [Stage; 2] {
 }
 
 #[test]
-fn a_process_that_left_its_cgroup_is_a_member_still() {
+fn process_that_left_its_cgroup_is_still_a_member() {
     watchdog!();
     if !has_cgroups(function_name!()) {
         return;
@@ -82,7 +82,7 @@ fn stop_kills_a_leader_that_left_its_cgroup_and_ignores_the_request() {
 }
 
 #[test]
-fn a_capture_ends_a_leader_that_left_its_cgroup() {
+fn capture_ends_a_leader_that_left_its_cgroup() {
     watchdog!();
     if !has_cgroups(function_name!()) {
         return;
@@ -98,7 +98,7 @@ fn a_capture_ends_a_leader_that_left_its_cgroup() {
 }
 
 #[test]
-fn a_drop_kills_a_process_that_left_its_cgroup() {
+fn drop_kills_a_process_that_left_its_cgroup() {
     watchdog!();
     if !has_cgroups(function_name!()) {
         return;
@@ -115,7 +115,7 @@ fn a_drop_kills_a_process_that_left_its_cgroup() {
 }
 
 #[test]
-fn a_leader_that_was_moved_out_of_its_cgroup_is_killed() {
+fn leader_that_was_moved_out_of_its_cgroup_is_killed() {
     watchdog!();
     if !has_cgroups(function_name!()) {
         return;
@@ -176,20 +176,20 @@ fn wait_empty_returns_if_another_process_removes_the_cgroup() {
 }
 
 /// Running processes that are younger than every tree so far, and show no environment. They are no members.
-fn strangers_without_environment(count: usize) -> Vec<Stage> {
+fn others_without_environment(count: usize) -> Vec<Stage> {
     let padding = "x".repeat(3 * 4096);
     let line = parts(&format!("unmap-environment {padding} pid read"));
     let line: Vec<&str> = line.iter().map(String::as_str).collect();
-    let stranger = |_| {
+    let other = |_| {
         let spawn = |command: &mut std::process::Command| {
             shared_child::SharedChild::spawn(command).expect("to spawn")
         };
-        let stranger = Stage::of(spawn, &mut helper(&line), 1);
-        let shown = std::fs::read(format!("/proc/{}/environ", stranger.child.id())).unwrap();
+        let other = Stage::of(spawn, &mut helper(&line), 1);
+        let shown = std::fs::read(format!("/proc/{}/environ", other.child.id())).unwrap();
         assert!(shown.is_empty(), "it shows an environment");
-        stranger
+        other
     };
-    (0..count).map(stranger).collect()
+    (0..count).map(other).collect()
 }
 
 /// Each of these processes once cost 80 ms per pass, and two seconds the first time.
@@ -199,7 +199,7 @@ fn processes_without_environment_are_waited_for_once() {
     watchdog!();
     let all = [start("pid read"), parts("pid read")].concat();
     let mut stages: Vec<Stage> = (0..10).map(|_| Stage::set(GROUP, &all, 2)).collect();
-    let strangers = strangers_without_environment(80);
+    let others = others_without_environment(80);
     let last = stages.pop().unwrap();
     let start = Instant::now();
     for stage in &stages {
@@ -215,12 +215,12 @@ fn processes_without_environment_are_waited_for_once() {
     last.is_empty();
     // Each capture once took more than six seconds.
     assert!(start.elapsed() < Duration::from_secs(30), "it took {:?}", start.elapsed());
-    assert_eq!(strangers.iter().filter(|stranger| stranger.survivors().len() == 1).count(), 80);
-    strangers.iter().for_each(|stranger| kill_and_wait(&stranger.child));
+    assert_eq!(others.iter().filter(|other| other.survivors().len() == 1).count(), 80);
+    others.iter().for_each(|other| kill_and_wait(&other.child));
 }
 
 #[test]
-fn a_batch_of_trees_is_ended_in_a_few_passes() {
+fn many_trees_are_ended_in_a_few_passes() {
     alone!();
     watchdog!();
     let spawn = |count: usize| {
@@ -253,7 +253,7 @@ fn a_batch_of_trees_is_ended_in_a_few_passes() {
 
 /// Other threads need descriptors while one thread waits for a tree with many members outside its group.
 #[test]
-fn a_wait_for_many_members_takes_few_descriptors() {
+fn wait_for_many_members_uses_few_descriptors() {
     alone!();
     watchdog!();
     let members = 150;
@@ -285,7 +285,7 @@ fn a_wait_for_many_members_takes_few_descriptors() {
 /// Runs this on a thread of another user whose children cannot change their user. Processes of root that start on
 /// this machine meanwhile are therefore no possible members.
 fn without_privileges<T: Send>(run: impl FnOnce() -> T + Send) -> T {
-    as_nobody(|| {
+    without_root(|| {
         // SAFETY: integers.
         let result = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
         assert_eq!(result, 0, "prctl: {}", std::io::Error::last_os_error());
@@ -295,7 +295,7 @@ fn without_privileges<T: Send>(run: impl FnOnce() -> T + Send) -> T {
 
 /// The hidden member is not dumpable, has left the group, and its parent has exited.
 #[test]
-fn a_tree_with_a_hidden_orphan_is_not_called_empty() {
+fn tree_with_a_hidden_orphan_is_not_reported_empty() {
     watchdog!();
     if !is_root() {
         eprintln!("{} skipped: it requires root, to become another user", function_name!());
@@ -320,7 +320,7 @@ fn a_tree_with_a_hidden_orphan_is_not_called_empty() {
 }
 
 #[test]
-fn a_hidden_process_that_was_seen_below_its_parent_is_killed() {
+fn hidden_process_that_was_found_by_its_parent_is_killed() {
     watchdog!();
     if !is_root() {
         eprintln!("{} skipped: it requires root, to become another user", function_name!());
@@ -337,7 +337,7 @@ fn a_hidden_process_that_was_seen_below_its_parent_is_killed() {
         let stage = Stage::set(GROUP, &line, 3);
         assert_eq!(stage.tree().processes().unwrap().len(), 3);
         std::fs::write(&file, "").unwrap();
-        until("the parent is gone", || stage.survivors().len() == 2);
+        until("the parent is reaped", || stage.survivors().len() == 2);
         assert_eq!(stage.tree().processes().unwrap().len(), 2);
         stage.tree().kill().unwrap();
         stage.is_empty();
@@ -428,6 +428,6 @@ fn one_thread_serves_all_dropped_trees() {
     let most = threads();
     assert!(most <= before + 1, "{most} threads, {before} before");
     drop(inputs);
-    until("the thread is gone", || threads() <= before);
+    until("the thread has ended", || threads() <= before);
     until("no zombies", || linux::zombies().is_empty());
 }

@@ -69,7 +69,7 @@ macro_rules! exercise_with {
 }
 
 #[test]
-fn with_nothing_refused() {
+fn tree_works_with_nothing_refused() {
     alone!();
     watchdog!();
     exercise();
@@ -78,17 +78,17 @@ fn with_nothing_refused() {
 const PIDFD_SIGNAL_PROCESS_GROUP: u32 = 4;
 
 exercise_with! {
-    poll_refused: [
+    tree_works_if_poll_is_refused: [
         Deny::always(libc::SYS_ppoll, libc::ENOMEM),
         #[cfg(target_arch = "x86_64")]
         Deny::always(libc::SYS_poll, libc::ENOMEM),
     ];
-    pidfd_open_not_implemented: [Deny::always(libc::SYS_pidfd_open, libc::ENOSYS)];
-    pidfd_open_not_permitted: [Deny::always(libc::SYS_pidfd_open, libc::EPERM)];
-    pidfd_open_out_of_descriptors: [Deny::always(libc::SYS_pidfd_open, libc::EMFILE)];
-    pidfd_send_signal_not_implemented: [Deny::always(libc::SYS_pidfd_send_signal, libc::ENOSYS)];
-    pidfd_send_signal_not_permitted: [Deny::always(libc::SYS_pidfd_send_signal, libc::EPERM)];
-    pidfd_does_not_know_groups: [Deny {
+    tree_works_if_pidfd_open_is_not_implemented: [Deny::always(libc::SYS_pidfd_open, libc::ENOSYS)];
+    tree_works_if_pidfd_open_is_not_permitted: [Deny::always(libc::SYS_pidfd_open, libc::EPERM)];
+    tree_works_if_pidfd_open_has_no_descriptor: [Deny::always(libc::SYS_pidfd_open, libc::EMFILE)];
+    tree_works_if_pidfd_send_signal_is_not_implemented: [Deny::always(libc::SYS_pidfd_send_signal, libc::ENOSYS)];
+    tree_works_if_pidfd_send_signal_is_not_permitted: [Deny::always(libc::SYS_pidfd_send_signal, libc::EPERM)];
+    tree_works_if_pidfds_do_not_know_groups: [Deny {
         call: libc::SYS_pidfd_send_signal,
         when: When::Has(3, PIDFD_SIGNAL_PROCESS_GROUP),
         errno: libc::EINVAL,
@@ -98,7 +98,7 @@ exercise_with! {
 /// A pidfd identifies the leader's group even if the leader was reaped elsewhere (Linux 6.9). Every member of the
 /// group is signalled, even if nothing else identifies it.
 #[test]
-fn a_leader_that_was_reaped_elsewhere() {
+fn kill_ends_a_group_whose_leader_was_reaped_elsewhere() {
     alone!();
     watchdog!();
     on_every_backend(|backend| {
@@ -124,7 +124,7 @@ fn a_leader_that_was_reaped_elsewhere() {
 /// Without a descriptor the process table cannot be read. The group is killed, and the error reports that members may
 /// be left.
 #[test]
-fn no_descriptors() {
+fn kill_without_descriptors_kills_the_group_and_is_an_error() {
     alone!();
     watchdog!();
     on_every_backend(|backend| {
@@ -144,7 +144,7 @@ fn no_descriptors() {
 /// A cgroup cannot be read without descriptors either, which is an error. Its leader still receives the request, and
 /// has its grace.
 #[test]
-fn a_cgroup_without_descriptors() {
+fn stop_without_descriptors_terminates_the_leader_of_a_cgroup() {
     alone!();
     watchdog!();
     if !Kind::all(function_name!()).contains(&Kind::Cgroup) {
@@ -168,7 +168,7 @@ fn says_no_descriptor(error: &std::io::Error) -> bool {
 
 /// The same in a set, which keeps its descriptor, so that the kill fails.
 #[test]
-fn a_set_without_descriptors() {
+fn stop_all_without_descriptors_terminates_the_leader_of_a_cgroup() {
     alone!();
     watchdog!();
     if !Kind::all(function_name!()).contains(&Kind::Cgroup) {
@@ -188,7 +188,7 @@ fn a_set_without_descriptors() {
 
 /// A stop still signals the group, waits for the leader, and kills the group.
 #[test]
-fn a_stop_without_descriptors() {
+fn stop_without_descriptors_ends_the_group() {
     alone!();
     watchdog!();
     on_every_backend(|backend| {
@@ -214,7 +214,7 @@ fn a_stop_without_descriptors() {
 /// With few descriptors, one pass cannot hold pidfds of all members that it finds; the next pass finds the rest while
 /// the first ones die.
 #[test]
-fn few_descriptors() {
+fn kill_with_few_descriptors_leaves_no_survivor() {
     alone!();
     watchdog!();
     on_every_backend(|backend| {
@@ -233,7 +233,7 @@ fn few_descriptors() {
 
 /// The `/proc` of another PID namespace shows no members. The tree has the group alone, and reports that.
 #[test]
-fn the_proc_of_somebody_else() {
+fn proc_of_another_namespace_leaves_a_tree_its_group() {
     const WRAPPER: &[&str] = &["unshare", "--fork", "--pid"];
     if !linux::is_root() {
         eprintln!("{} skipped: it takes root", function_name!());
@@ -281,7 +281,7 @@ fn the_proc_of_somebody_else() {
 }
 
 #[test]
-fn no_threads() {
+fn drop_without_threads_kills_the_tree() {
     alone!();
     watchdog!();
     let tie = |tree| {
@@ -317,7 +317,7 @@ fn no_threads() {
 /// There is no thread to wait for the end of a tied tree. Its leader stays a zombie, which keeps its ID valid for the
 /// guardian, until a later spawn finds a thread.
 #[test]
-fn no_thread_for_a_tied_tree() {
+fn tied_tree_dropped_without_a_thread_is_reaped_by_a_later_spawn() {
     alone!();
     watchdog!();
     on_every_backend(|backend| {
@@ -344,7 +344,7 @@ fn no_thread_for_a_tied_tree() {
 
 /// A guardian cannot be started: the error says what the guardian is for, and nothing is spawned.
 #[test]
-fn no_guardian() {
+fn tied_spawn_without_a_guardian_is_an_error() {
     alone!();
     watchdog!();
     deny(&[Deny::always(libc::SYS_socketpair, libc::EPERM)]);
@@ -358,7 +358,7 @@ fn no_guardian() {
 
 /// The kernel does not support a signal at the parent's death.
 #[test]
-fn no_signal_at_a_parents_death() {
+fn tied_spawn_without_a_death_signal_is_unsupported() {
     alone!();
     watchdog!();
     let pdeathsig = When::Is(0, libc::PR_SET_PDEATHSIG as u32);

@@ -267,7 +267,7 @@ fn kill_finds_a_daemon_whose_first_thread_has_ended() {
 /// group that has neither a parent nor an environment.
 #[cfg(target_os = "linux")]
 #[test]
-fn unfindable_daemon_survives_and_containment_says_so() {
+fn unfindable_daemon_survives_and_containment_is_best_effort() {
     watchdog!();
     for kind in Kind::all(function_name!()) {
         let mut stage = Stage::set(kind, &[daemon("bare pid read"), parts("pid read")].concat(), 2);
@@ -400,7 +400,7 @@ fn trees_of_one_command_are_independent() {
 
 /// Arguments, environment, directory and streams.
 #[test]
-fn child_has_everything_that_its_command_says() {
+fn child_has_the_arguments_environment_and_streams_of_its_command() {
     watchdog!();
     for kind in Kind::all(function_name!()) {
         let mut command = Command::new("sh");
@@ -466,7 +466,7 @@ fn kill_reports_a_member_of_another_user_and_kills_the_rest() {
         let all =
             [start("pid read"), start("pid read"), start("setsid pid read"), parts("pid read")];
         let mut stage = Stage::set(Kind::Group(*backend), &all.concat(), 4);
-        linux::as_nobody(|| {
+        linux::without_root(|| {
             let error = stage.tree().kill().unwrap_err();
             assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
             assert!(
@@ -580,7 +580,7 @@ fn spawn_reports_where_a_cgroup_cannot_be_made() {
     assert!(error.contains("line break"), "{error}");
     std::fs::remove_dir(&odd).unwrap();
     if unix::is_root() {
-        linux::as_nobody(|| {
+        linux::without_root(|| {
             let error =
                 SpawnOptions::new().cgroup(true).spawn(&mut helper(&["exit", "0"])).unwrap_err();
             assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);

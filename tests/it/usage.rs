@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 /// Whether the system reports usage without a reap.
-const TELLS: bool = cfg!(any(
+const REPORTS: bool = cfg!(any(
     windows,
     target_os = "linux",
     target_os = "android",
@@ -17,12 +17,12 @@ const TELLS: bool = cfg!(any(
 ));
 
 /// Whether the figures include the grandchildren that the child has waited for.
-const TELLS_OF_OTHERS: bool = TELLS && !cfg!(any(windows, target_os = "netbsd"));
+const COUNTS_GRANDCHILDREN: bool = REPORTS && !cfg!(any(windows, target_os = "netbsd"));
 
 #[track_caller]
 fn usage(child: &SharedChild) -> Option<Usage> {
     let usage = child.usage().expect("an answer");
-    assert_eq!(usage.is_some(), TELLS, "{usage:?}");
+    assert_eq!(usage.is_some(), REPORTS, "{usage:?}");
     if let Some(usage) = &usage {
         assert_eq!(usage.cpu(), usage.user + usage.system);
     }
@@ -37,7 +37,7 @@ fn has_used(usage: Option<Usage>, cpu: Duration) -> bool {
 const BURNT: Duration = Duration::from_millis(100);
 
 #[test]
-fn the_cpu_time_of_a_child() {
+fn usage_reports_the_cpu_time_of_a_child() {
     watchdog!();
     on_every_backend(|backend| {
         let child = backend.spawn(&mut helper(&["burn", "100"])).unwrap();
@@ -49,7 +49,7 @@ fn the_cpu_time_of_a_child() {
 }
 
 #[test]
-fn the_memory_of_a_child() {
+fn usage_reports_the_peak_memory_of_a_child() {
     watchdog!();
     on_every_backend(|backend| {
         let child = backend.spawn(&mut helper(&["touch", "64"])).unwrap();
@@ -66,19 +66,19 @@ fn the_memory_of_a_child() {
 
 /// Grandchildren that the child has waited for count, where the documentation says so.
 #[test]
-fn a_grandchild_that_was_waited_for() {
+fn usage_includes_a_grandchild_that_was_waited_for() {
     watchdog!();
     on_every_backend(|backend| {
         let child = backend.spawn(&mut helper(&["run", "2", "burn", "100"])).unwrap();
         assert!(wait(&child).success());
         let used = usage(&child);
-        assert!(!TELLS_OF_OTHERS || has_used(used, BURNT), "{used:?}");
+        assert!(!COUNTS_GRANDCHILDREN || has_used(used, BURNT), "{used:?}");
     });
 }
 
 /// More CPU time than the start of a process costs.
 #[test]
-fn a_grandchild_that_was_not_waited_for() {
+fn usage_excludes_a_grandchild_that_was_not_waited_for() {
     watchdog!();
     on_every_backend(|backend| {
         let parts = ["spawn", "4", "burn", "1000", "say", "burnt", "read"];
@@ -103,7 +103,7 @@ fn a_grandchild_that_was_not_waited_for() {
 }
 
 #[test]
-fn nothing_is_told_before_the_exit() {
+fn no_usage_is_reported_before_the_exit() {
     watchdog!();
     on_every_backend(|backend| {
         let (child, stdin) = stoppable(backend, 7);
@@ -120,12 +120,12 @@ fn nothing_is_told_before_the_exit() {
 
 /// `usage` notices the exit, as a poll does; from then on the status is available.
 #[test]
-fn without_a_wait() {
+fn usage_notices_the_exit_without_a_wait() {
     watchdog!();
     on_every_backend(|backend| {
         let child = backend.spawn(&mut helper(&["burn", "100", "exit", "7"])).unwrap();
-        if TELLS {
-            until("its usage is told", || child.usage().unwrap().is_some());
+        if REPORTS {
+            until("the usage is reported", || child.usage().unwrap().is_some());
             assert!(child.try_wait().unwrap().is_some());
         }
         assert_eq!(wait(&child).code(), Some(7));
@@ -138,12 +138,12 @@ fn without_a_wait() {
 
 /// Every thread that learns of the exit reads the usage, and all threads read the same figures.
 #[test]
-fn many_threads() {
+fn many_threads_read_the_same_usage() {
     watchdog!();
     on_every_backend(|backend| {
         for _ in 0..rounds(20) {
             let (child, stdin) = stoppable(backend, 7);
-            let told = std::thread::scope(|scope| {
+            let usages = std::thread::scope(|scope| {
                 let waiter = || {
                     assert_eq!(wait(&child).code(), Some(7));
                     usage(&child)
@@ -156,27 +156,27 @@ fn many_threads() {
                     until("it has exited", || child.try_wait().unwrap().is_some());
                     usage(&child)
                 };
-                let asker = || {
-                    until("it is told", || !TELLS || child.usage().unwrap().is_some());
+                let reader = || {
+                    until("the usage is reported", || !REPORTS || child.usage().unwrap().is_some());
                     child.usage().unwrap()
                 };
                 let threads = [
                     scope.spawn(waiter),
                     scope.spawn(untimed),
                     scope.spawn(poller),
-                    scope.spawn(asker),
+                    scope.spawn(reader),
                 ];
                 drop(stdin);
                 threads.map(|thread| thread.join().unwrap())
             });
-            assert!(told.iter().all(|usage| *usage == told[0]), "{told:?}");
+            assert!(usages.iter().all(|usage| *usage == usages[0]), "{usages:?}");
         }
     });
 }
 
 /// The reap was not ours.
 #[test]
-fn new_is_given_a_child_that_was_waited_for() {
+fn child_waited_for_before_new_has_no_usage() {
     watchdog!();
     on_every_backend(|backend| {
         let mut child = helper(&["exit", "7"]).spawn().unwrap();
@@ -196,13 +196,13 @@ fn new_is_given_a_child_that_was_waited_for() {
 }
 
 #[test]
-fn a_capture_tells_as_well() {
+fn capture_reports_the_usage() {
     watchdog!();
     on_every_backend(|backend| {
         let captured =
             captures::run(backend, &["burn", "100", "say", "x"], &mut captures::bounded());
         assert!(captured.success(), "{captured:?}");
-        assert_eq!(captured.usage.is_some(), TELLS, "{captured:?}");
+        assert_eq!(captured.usage.is_some(), REPORTS, "{captured:?}");
         assert!(has_used(captured.usage, BURNT), "{captured:?}");
         let mut capture = captures::bounded();
         let captured = captures::run(
@@ -211,7 +211,7 @@ fn a_capture_tells_as_well() {
             capture.timeout(Duration::from_millis(1)),
         );
         assert!(captured.stopped_by.is_some(), "{captured:?}");
-        assert_eq!(captured.usage.is_some(), TELLS, "{captured:?}");
+        assert_eq!(captured.usage.is_some(), REPORTS, "{captured:?}");
     });
 }
 
@@ -232,7 +232,7 @@ mod unix_only {
 
     /// The zombie is kept to hold its process ID, and its usage does not change.
     #[test]
-    fn the_pinned_leader_of_a_tree() {
+    fn usage_of_a_pinned_leader_does_not_change() {
         watchdog!();
         if !lists(function_name!()) {
             return;
@@ -252,7 +252,7 @@ mod unix_only {
     }
 
     #[test]
-    fn somebody_else_has_reaped_the_child() {
+    fn no_usage_is_reported_after_a_foreign_reap() {
         alone!();
         watchdog!();
         on_every_backend(|backend| {
@@ -269,7 +269,7 @@ mod unix_only {
 
     /// Figures that were reported do not change.
     #[test]
-    fn somebody_else_reaps_the_child_after_it_was_noticed() {
+    fn foreign_reap_after_a_wait_does_not_change_the_usage() {
         alone!();
         watchdog!();
         on_every_backend(|backend| {
@@ -285,7 +285,7 @@ mod unix_only {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn where_waitid_is_refused() {
+    fn no_usage_is_reported_where_waitid_is_refused() {
         alone!();
         watchdog!();
         deny(&[Deny::always(libc::SYS_waitid, libc::ENOSYS)]);
@@ -301,7 +301,7 @@ mod unix_only {
     /// A sandbox denies `waitid` while the child runs.
     #[cfg(target_os = "linux")]
     #[test]
-    fn where_waitid_is_refused_from_now_on() {
+    fn no_usage_is_reported_if_waitid_is_refused_while_the_child_runs() {
         alone!();
         watchdog!();
         let children = Backend::ALL.iter().map(|backend| stoppable(*backend, 7));
@@ -317,9 +317,9 @@ mod unix_only {
     /// The cgroup counts every process that was ever in it, and its figures outlive it.
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_tree_with_a_cgroup() {
+    fn usage_of_a_cgroup_counts_every_member() {
         watchdog!();
-        if !Kind::all("a_tree_with_a_cgroup").contains(&Kind::Cgroup) {
+        if !Kind::all("usage_of_a_cgroup_counts_every_member").contains(&Kind::Cgroup) {
             return;
         }
         // No process waits for the daemon, which burns CPU time after the leader has exited.
@@ -338,18 +338,18 @@ mod unix_only {
         stage.stdin = None;
         stage.wait_empty();
         assert!(!cgroup.exists());
-        let in_all = usage(&stage.child).unwrap();
-        assert!(in_all.cpu() >= since.cpu(), "{in_all:?} after {since:?}");
-        assert_eq!(in_all.peak_memory.is_some(), has_peak);
-        assert_eq!(usage(&stage.child), Some(in_all));
+        let total = usage(&stage.child).unwrap();
+        assert!(total.cpu() >= since.cpu(), "{total:?} after {since:?}");
+        assert_eq!(total.peak_memory.is_some(), has_peak);
+        assert_eq!(usage(&stage.child), Some(total));
     }
 
     /// No usage is reported while the leader runs, even if other members have ended. A capture reports it at its end.
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_leader_that_runs_in_a_cgroup() {
+    fn running_leader_of_a_cgroup_has_no_usage() {
         watchdog!();
-        if !Kind::all("a_leader_that_runs_in_a_cgroup").contains(&Kind::Cgroup) {
+        if !Kind::all("running_leader_of_a_cgroup_has_no_usage").contains(&Kind::Cgroup) {
             return;
         }
         let stage = Stage::set(Kind::Cgroup, &parts("run 2 burn 100 pid read"), 1);
@@ -373,9 +373,9 @@ mod unix_only {
     /// Another process has removed the cgroup, so the child's own usage is reported.
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_cgroup_that_is_gone() {
+    fn usage_of_a_removed_cgroup_is_that_of_the_child() {
         watchdog!();
-        if !Kind::all("a_cgroup_that_is_gone").contains(&Kind::Cgroup) {
+        if !Kind::all("usage_of_a_removed_cgroup_is_that_of_the_child").contains(&Kind::Cgroup) {
             return;
         }
         let stage = Stage::set(Kind::Cgroup, &parts("burn 100 pid hear exit 7"), 1);
@@ -391,13 +391,13 @@ mod unix_only {
 
     /// A copied handle reports no other process's figures, and does not block.
     #[test]
-    fn a_handle_that_a_fork_has_copied() {
+    fn copied_handle_in_a_fork_reports_no_usage() {
         alone!();
         watchdog!();
         on_every_backend(|backend| {
             let (child, stdin) = stoppable(backend, 7);
-            let told = unix::in_a_fork(|| u8::from(matches!(child.usage(), Ok(Some(_)))));
-            assert_eq!(told, 0);
+            let reported = unix::in_a_fork(|| u8::from(matches!(child.usage(), Ok(Some(_)))));
+            assert_eq!(reported, 0);
             drop(stdin);
             wait(&child);
             usage(&child);

@@ -16,7 +16,7 @@ use windows_sys::Win32::System::Threading::{
 
 /// `GetExitCodeProcess` returns 259 for a running process, and exit codes have 32 bits.
 #[test]
-fn every_exit_code_is_told() {
+fn every_exit_code_is_reported() {
     watchdog!();
     on_every_backend(|backend| {
         for code in [259, 0, 1, i32::MAX, i32::MIN, -1, 0xC000_0005_u32 as i32] {
@@ -35,7 +35,7 @@ fn every_exit_code_is_told() {
 
 /// std's `Child` and a `SharedChild` kill with the same exit code.
 #[test]
-fn a_killed_child_exits_with_1() {
+fn killed_child_exits_with_1() {
     watchdog!();
     on_every_backend(|backend| {
         let child = sleeper(backend);
@@ -59,7 +59,7 @@ fn is_known(id: u32) -> bool {
 }
 
 #[test]
-fn a_child_is_forgotten_with_its_handle() {
+fn process_id_is_free_after_the_drop_of_its_handle() {
     watchdog!();
     on_every_backend(|backend| {
         type End = fn(shared_child::SharedChild);
@@ -82,14 +82,14 @@ fn a_child_is_forgotten_with_its_handle() {
             drop(stdin);
             end(child);
             // A dropped child is about to exit, and no other handle to it is open.
-            until("it is gone", || !is_known(id));
+            until("the ID is free", || !is_known(id));
         }
     });
 }
 
 /// A dropped handle neither kills nor blocks.
 #[test]
-fn a_running_child_outlives_its_handle() {
+fn running_child_outlives_its_handle() {
     watchdog!();
     on_every_backend(|backend| {
         let mut command = helper(&["read", "say", "done"]);
@@ -102,7 +102,7 @@ fn a_running_child_outlives_its_handle() {
         let mut said = String::new();
         stdout.read_to_string(&mut said).unwrap();
         assert_eq!(said.trim_end(), "done");
-        until("it is gone", || !is_known(id));
+        until("the ID is free", || !is_known(id));
     });
 }
 
@@ -166,7 +166,7 @@ fn leak_no_handles(round: impl Fn(Backend)) {
 
 /// `timeout`, the example, as far as Windows supports it.
 #[test]
-fn the_example() {
+fn timeout_example_returns_the_same_statuses() {
     watchdog!();
     let timeout = |arguments: &[&str]| {
         let mut path = std::env::current_exe().unwrap();
@@ -361,16 +361,12 @@ mod trees {
     fn cases() -> Vec<(&'static str, Vec<String>, usize)> {
         let with = |others: &[Vec<String>]| [&others.concat()[..], &member()].concat();
         vec![
-            ("nobody else", member(), 1),
+            ("the leader alone", member(), 1),
             ("children", with(&[start("pid read"), start("pid read")]), 3),
             // More than the first query has room for.
             ("many children", with(&vec![start("pid read"); 20]), 21),
             ("grandchildren", with(&[given("spawn", &with(&[start("pid read")]))]), 3),
-            (
-                "one whose parent is gone",
-                with(&[given("run", &[start("pid read"), parts("exit 0")].concat())]),
-                2,
-            ),
+            ("an orphan", with(&[given("run", &[start("pid read"), parts("exit 0")].concat())]), 2),
             ("a tree inside", with(&[given("owner tree-loose", &with(&[start("pid read")]))]), 3),
             ("a child that is tied to its parent", with(&[given("owner single", &member())]), 2),
             (
@@ -382,7 +378,7 @@ mod trees {
     }
 
     #[test]
-    fn a_kill_leaves_no_survivor() {
+    fn kill_leaves_no_survivor() {
         watchdog!();
         on_every_backend(|backend| {
             for (name, parts, members) in cases() {
@@ -406,7 +402,7 @@ mod trees {
 
     /// The leader has exited and was waited for; the tree is still a tree.
     #[test]
-    fn a_leader_that_exits_first() {
+    fn kill_ends_a_tree_whose_leader_has_exited() {
         watchdog!();
         on_every_backend(|backend| {
             let parts = [start("pid read"), start("pid read"), parts("exit 7")].concat();
@@ -425,7 +421,7 @@ mod trees {
     }
 
     #[test]
-    fn a_tree_that_ends_by_itself() {
+    fn wait_empty_returns_when_the_tree_ends_by_itself() {
         watchdog!();
         let parts = [start("pid read"), start("pid read"), parts("pid")].concat();
         let mut stage = Stage::set(&tree(), &parts, 3);
@@ -443,7 +439,7 @@ mod trees {
     }
 
     #[test]
-    fn from_several_threads() {
+    fn kills_waits_and_stops_from_several_threads_succeed() {
         watchdog!();
         for _ in 0..rounds(20) {
             let parts = [start("pid read"), member()].concat();
@@ -470,24 +466,24 @@ mod trees {
     }
 
     #[test]
-    fn a_drop_kills_if_it_is_to() {
+    fn drop_kills_a_tree_with_kill_on_drop() {
         watchdog!();
         let three = [start("pid read"), start("pid read"), member()].concat();
         both(|options| {
             let mut stage = Stage::set(options.clone().kill_on_drop(true), &three, 3);
             drop(stage.child.take());
-            until("all are gone", || stage.living().is_empty());
+            until("all have ended", || stage.living().is_empty());
             // The tree dies after the leader has exited.
             let parts = [start("pid read"), parts("exit 7")].concat();
             let mut stage = Stage::set(options.clone().kill_on_drop(true), &parts, 1);
             assert_eq!(wait(stage.child()).code(), Some(7));
             drop(stage.child.take());
-            until("all are gone", || stage.living().is_empty());
+            until("all have ended", || stage.living().is_empty());
         });
     }
 
     #[test]
-    fn a_drop_kills_nobody_otherwise() {
+    fn drop_kills_no_process_without_kill_on_drop_or_after_detach() {
         watchdog!();
         let parts = [start("pid read"), start("pid read"), member()].concat();
         both(|options| {
@@ -502,7 +498,7 @@ mod trees {
     }
 
     #[test]
-    fn a_child_that_is_given_back_is_free() {
+    fn into_inner_kills_no_process() {
         watchdog!();
         let parts = [start("pid read"), start("pid read"), member()].concat();
         both(|options| {
@@ -516,7 +512,7 @@ mod trees {
 
     /// The inner tree's owner acts on the inner tree alone.
     #[test]
-    fn a_kill_of_the_inner_tree_spares_the_outer() {
+    fn kill_of_an_inner_tree_spares_the_outer_one() {
         watchdog!();
         // Only one member reads the line that is written.
         let inner = [start("pid sleep"), parts("pid sleep")].concat();
@@ -531,7 +527,7 @@ mod trees {
         assert!(outer.is_subset(&stage.ids()));
         std::io::Write::write_all(stage.stdin.as_mut().unwrap(), b"now\n").unwrap();
         stage.hear("killed");
-        until("the inner tree is gone", || stage.living().len() == 2);
+        until("the inner tree has ended", || stage.living().len() == 2);
         assert!(stage.living().is_superset(&outer));
         assert!(!stage.tree().is_empty().unwrap());
         stage.tree().kill().unwrap();
@@ -539,7 +535,7 @@ mod trees {
     }
 
     #[test]
-    fn a_tree_dies_with_its_parent() {
+    fn tree_dies_with_its_parent() {
         watchdog!();
         // The parent then starts a process that is in no tree and inherits every inheritable handle.
         let parts = [
@@ -552,14 +548,14 @@ mod trees {
         assert!(stage.child().tree().is_none());
         stage.child().kill().unwrap();
         assert_eq!(wait(stage.child()).code(), Some(1));
-        until("the tree is gone", || stage.living().len() == 1);
+        until("the tree has ended", || stage.living().len() == 1);
         let other = stage.living();
         stage.living_live_on(other);
     }
 
     /// The tree dies even if its handle was dropped and its leader has exited.
     #[test]
-    fn a_tree_without_handle_dies_with_this_process() {
+    fn tree_without_a_handle_dies_with_this_process() {
         const MARK: &str = "SHARED_CHILD_TEST_OWNER";
         watchdog!();
         let me = function_name!();
@@ -583,12 +579,12 @@ mod trees {
         stage.hear("dropped");
         assert_eq!(stage.living().len(), 1);
         stage.child().kill().unwrap();
-        until("the tree is gone", || stage.living().is_empty());
+        until("the tree has ended", || stage.living().is_empty());
     }
 
     /// Its descendants survive.
     #[test]
-    fn a_single_child_dies_with_its_parent() {
+    fn single_child_dies_with_its_parent() {
         watchdog!();
         let child = [start("pid read"), member()].concat();
         let mut stage = Stage::set(
@@ -597,14 +593,14 @@ mod trees {
             3,
         );
         stage.child().kill().unwrap();
-        until("the child is gone", || stage.living().len() == 1);
+        until("the child has ended", || stage.living().len() == 1);
         let grandchild = stage.living();
         stage.living_live_on(grandchild);
     }
 
     /// While its parent lives, it behaves like any other child.
     #[test]
-    fn a_single_child_that_is_tied_to_this_process() {
+    fn tied_child_ends_as_any_other_child_while_its_parent_lives() {
         watchdog!();
         let mut tied = SpawnOptions::new();
         tied.kill_with_parent(true);
@@ -629,7 +625,7 @@ mod trees {
             let mut living = stage.ids();
             if dies {
                 living.remove(&id);
-                until("it is gone", || stage.living() == living);
+                until("it has ended", || stage.living() == living);
             }
             stage.living_live_on(living);
         }
@@ -644,14 +640,14 @@ mod trees {
 
     /// The stop ends the tree at once where there is no console, and by CTRL_BREAK where there is one.
     #[test]
-    fn a_stop() {
+    fn stop_ends_a_tree_or_a_child_at_once() {
         watchdog!();
         const CONTROL_C_EXIT: i32 = 0xC000_013A_u32 as i32;
         let parts = [start("pid read"), member()].concat();
         let stop = |child: &SharedChild| {
             let before = Instant::now();
             let status = child.stop(LONG).unwrap();
-            assert!(before.elapsed() < LONG, "it was asked in vain");
+            assert!(before.elapsed() < LONG, "the grace has passed");
             status
         };
         on_every_backend(|backend| {
@@ -705,7 +701,7 @@ mod trees {
 
     /// `CREATE_SUSPENDED` leaves the child suspended.
     #[test]
-    fn a_child_that_is_to_be_suspended() {
+    fn child_spawned_suspended_stays_suspended() {
         watchdog!();
         #[track_caller]
         fn is_suspended(child: SharedChild) {
@@ -733,7 +729,7 @@ mod trees {
 
     /// No child stays suspended, and the trees do not affect each other.
     #[test]
-    fn one_command_for_several_trees() {
+    fn trees_of_one_command_are_independent() {
         watchdog!();
         let single = SpawnOptions::new().kill_with_parent(true).clone();
         let kinds = [tree(), SpawnOptions::new(), single, tree(), SpawnOptions::new()];
@@ -768,7 +764,7 @@ mod trees {
                 child.tree().unwrap().kill().unwrap();
                 let leader = Member::open(child.id());
                 drop(child);
-                until("it is gone", || !leader.lives());
+                until("it has ended", || !leader.lives());
                 let error = options.spawn(&mut Command::new("no such program")).unwrap_err();
                 assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
             };

@@ -174,7 +174,7 @@ fn spawn_without_descriptors(contender: Contender) -> Result<String> {
         Ok(Err(_)) => "fails",
         Err(_) => "panics",
     };
-    // The child may not have executed its program yet.
+    // Possibly the child has not executed its program yet.
     let runs = within(SECOND, || is_running("sleep 1001"));
     Ok(failure.to_owned() + if runs { ", and leaves the child running" } else { "" })
 }

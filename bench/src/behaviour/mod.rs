@@ -31,7 +31,7 @@ const RUNS: usize = 3;
 const CONTENDERS: [Contender; 7] =
     [ThisCrate, SharedChild1, Std, Duct, Subprocess, WrappedOnTokio, Tokio];
 
-/// What was observed, by case and contender.
+/// The observed behaviour, by case and contender.
 type Observed = BTreeMap<(&'static str, &'static str), BTreeSet<String>>;
 
 pub fn run() -> Result<()> {
@@ -66,7 +66,7 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-/// Runs all cases, first those that must run alone.
+/// Runs all cases, and first the cases that must run alone.
 fn observe(cases: &[&Case]) -> Observed {
     let progress = ProgressBar::new((cases.len() * CONTENDERS.len() * RUNS) as u64);
     let observed = Mutex::new(Observed::new());

@@ -1,7 +1,8 @@
-//! The libraries that are compared, behind one interface. [`Program::spawner`] defines how each contender runs a program,
-//! with the same standard streams. Differences by nature are part of what each one costs: duct looks the program up
-//! itself, copies the whole environment for each spawn, and reads output on threads; subprocess builds each command anew,
-//! and forks; tokio runs on a current-thread runtime, driven by the thread that waits, which is its shortest way.
+//! The libraries that are compared, behind one interface. [`Program::spawner`] defines how each contender runs a
+//! program, with the same standard streams. Differences by nature are part of what each one costs: duct searches for
+//! the program itself, copies the whole environment for each spawn, and reads output on threads; subprocess builds each
+//! command anew, and forks; tokio runs on a current-thread runtime, driven by the thread that waits, which is its
+//! shortest way.
 
 mod handle;
 mod on_tokio;

@@ -9,7 +9,7 @@ use std::process::{ExitStatus, Output, Stdio};
 use std::time::Duration;
 use subprocess::Redirection;
 
-/// What is captured.
+/// The output to capture.
 pub(crate) enum Demand {
     /// Both streams until their end.
     All,

@@ -1,6 +1,7 @@
 //! macOS, FreeBSD, DragonFly and NetBSD: the clock of the start times in the process table, in microseconds.
 
 use crate::sys::PLATFORM;
+use crate::sys::unix::syscall;
 use crate::sys::unix::system::System;
 
 /// Attempts at reads that other processes can spoil, by a fork or by setting the clock.
@@ -9,12 +10,11 @@ pub(super) const ATTEMPTS: usize = 10;
 /// Returns the present time. On FreeBSD `fork` records the start by CLOCK_MONOTONIC, the time since the boot
 /// (`microuptime`); the other systems record the time of day.
 pub(super) fn clock() -> i64 {
-    if PLATFORM.system == Some(System::FreeBsd) {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        return micros(now.tv_sec, now.tv_nsec / 1000);
-    }
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    i64::try_from(now.unwrap_or_default().as_micros()).unwrap_or(i64::MAX)
+    let clock = match PLATFORM.system {
+        Some(System::FreeBsd) => libc::CLOCK_MONOTONIC,
+        _ => libc::CLOCK_REALTIME,
+    };
+    syscall::clock(clock).as_micros() as i64
 }
 
 pub(super) fn micros(seconds: impl Into<i64>, rest: impl Into<i64>) -> i64 {

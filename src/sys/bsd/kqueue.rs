@@ -30,16 +30,16 @@ use crate::sys::Observed;
 use crate::sys::unix::by_pid::{self, ChildById, Pid};
 use crate::sys::unix::notice::ProcessDescriptor;
 use crate::sys::unix::poll::poll_readable;
+use crate::sys::unix::syscall::{check, owned, set_close_on_exec, timespec};
 use crate::sys::unix::system::System;
 use crate::usage::Usage;
-use rustix::event::kqueue::{Event, EventFilter, EventFlags, ProcessEvents, kevent, kqueue};
 use std::ffi::c_int;
 use std::io;
-use std::mem::MaybeUninit;
+use std::mem::zeroed;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
-use std::ptr::null_mut;
+use std::ptr;
 use std::time::{Duration, Instant};
 
 const SYSTEM: System = crate::sys::PLATFORM.system.expect("it has kqueues");
@@ -56,10 +56,12 @@ struct Kqueue {
 /// been reaped, or if the system does not permit this process to watch it.
 pub(crate) fn open(pid: Pid) -> Option<Box<dyn ProcessDescriptor>> {
     let queue = Queue::new().ok()?;
-    let late = match queue.add_exit(pid, exit_with_status()) {
+    let late = match queue.add_exit(pid, EXIT_WITH_STATUS) {
         Ok(()) => false,
-        Err(rustix::io::Errno::SRCH) if SYSTEM.kevent_misses_exiting() => {
-            queue.fire_soon()?;
+        Err(error)
+            if error.raw_os_error() == Some(libc::ESRCH) && SYSTEM.kevent_misses_exiting() =>
+        {
+            queue.fire_soon().ok()?;
             true
         }
         Err(_) => return None,
@@ -104,19 +106,14 @@ impl ProcessDescriptor for Kqueue {
             return None;
         }
         // This precedes taking the event: a waiter must not find an empty queue in between.
-        self.queue.fire_soon()?;
+        self.queue.fire_soon().ok()?;
         // One event, and not the timer.
-        let mut room = [MaybeUninit::uninit()];
-        // SAFETY: no changes are made, so no descriptor is registered here.
-        let taken = unsafe { kevent(&self.queue, &[], &mut room, Some(Duration::ZERO)) };
-        let event = taken.ok()?.0.first()?;
-        match event.filter() {
-            // macOS reports by a flag whether there is a status.
-            EventFilter::Proc { flags, .. } if flags.contains(exit_with_status()) => {
-                Some(ExitStatus::from_raw(event.data() as c_int))
-            }
-            _ => None,
-        }
+        let mut room = [NO_EVENT];
+        let [event] = self.queue.take(&mut room, Some(Duration::ZERO)).ok()? else { return None };
+        // macOS reports by a flag whether there is a status.
+        let has_status = event.filter == libc::EVFILT_PROC
+            && event.fflags & EXIT_WITH_STATUS == EXIT_WITH_STATUS;
+        has_status.then(|| ExitStatus::from_raw(event.data as c_int))
     }
 
     fn signal(&self, signal: c_int) -> io::Result<()> {
@@ -151,7 +148,7 @@ impl AsFd for Kqueue {
 pub(crate) fn exit_of(pid: Pid) -> Option<Box<dyn AsFd + Send>> {
     let queue = Queue::new().ok()?;
     // Without the status, which macOS reports to parents only.
-    queue.add_exit(pid, ProcessEvents::EXIT).ok()?;
+    queue.add_exit(pid, libc::NOTE_EXIT).ok()?;
     Some(Box::new(queue))
 }
 
@@ -160,11 +157,12 @@ pub(crate) fn exit_of(pid: Pid) -> Option<Box<dyn AsFd + Send>> {
 pub(super) struct Queue(ForkGuard<OwnedFd>);
 
 impl Queue {
-    /// rustix's `kqueue` sets no close-on-exec flag where the system call takes none, and `posix_spawn`, by which std spawns,
+    /// Not every system has a variant of `kqueue` that sets the close-on-exec flag, and `posix_spawn`, by which std spawns,
     /// closes only descriptors with the flag.
-    pub(super) fn new() -> rustix::io::Result<Self> {
-        let queue = kqueue()?;
-        rustix::io::fcntl_setfd(&queue, rustix::io::FdFlags::CLOEXEC)?;
+    pub(super) fn new() -> io::Result<Self> {
+        // SAFETY: the result is a new descriptor.
+        let queue = unsafe { owned(libc::kqueue()) }?;
+        set_close_on_exec(&queue)?;
         Ok(Self(ForkGuard::new(queue)))
     }
 
@@ -173,36 +171,52 @@ impl Queue {
         self.0.is_copied()
     }
 
-    fn add_exit(&self, pid: Pid, flags: ProcessEvents) -> rustix::io::Result<()> {
-        let filter = EventFilter::Proc { pid, flags };
-        self.change(Event::new(filter, EventFlags::ADD | EventFlags::ONESHOT, null_mut()))
-    }
-
-    pub(super) fn change(&self, event: Event) -> rustix::io::Result<()> {
-        let mut none: [Event; 0] = [];
-        // SAFETY: where the event names a descriptor, the caller borrows it, and the kernel drops the
-        // event by itself when that is closed.
-        unsafe { kevent(self, &[event], &mut none[..], Some(Duration::ZERO)) }.map(drop)
+    fn add_exit(&self, pid: Pid, events: u32) -> io::Result<()> {
+        let mut exit = NO_EVENT;
+        exit.ident = pid.get() as usize;
+        exit.filter = libc::EVFILT_PROC;
+        exit.flags = libc::EV_ADD | libc::EV_ONESHOT;
+        exit.fflags = events;
+        self.change(&exit)
     }
 
     /// Makes the queue readable in a millisecond, and for good, by a timer that no call takes out. (Not every system
-    /// has user events.) This calls libc, because all systems use milliseconds where no unit is named, and rustix names
-    /// a unit, which NetBSD ignores before version 10.
-    fn fire_soon(&self) -> Option<()> {
-        // SAFETY: integers and pointers, for which zeroes are valid.
-        let mut timer: libc::kevent = unsafe { std::mem::zeroed() };
+    /// has user events.) All systems use milliseconds where no unit is named, and NetBSD ignores a unit before version
+    /// 10.
+    fn fire_soon(&self) -> io::Result<()> {
+        let mut timer = NO_EVENT;
         timer.ident = 1;
         timer.filter = libc::EVFILT_TIMER;
         timer.flags = libc::EV_ADD | libc::EV_ONESHOT;
         timer.data = 1;
-        let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        self.change(&timer)
+    }
+
+    /// Adds an event, deletes it, or triggers it. Never blocks.
+    pub(super) fn change(&self, event: &libc::kevent) -> io::Result<()> {
+        let fd = self.0.as_raw_fd();
+        let now = timespec(Duration::ZERO);
         // SAFETY: one change is given, no event is requested, and both structs outlive the call.
-        let result = unsafe {
-            libc::kevent(self.0.as_raw_fd(), &raw const timer, 1, null_mut(), 0, &raw const now)
-        };
-        (result == 0).then_some(())
+        check(unsafe { libc::kevent(fd, event, 1, ptr::null_mut(), 0, &raw const now) }).map(drop)
+    }
+
+    /// Waits for events, and takes as many as there is room for. Returns none after the timeout.
+    pub(super) fn take<'a>(
+        &self,
+        room: &'a mut [libc::kevent],
+        timeout: Option<Duration>,
+    ) -> io::Result<&'a [libc::kevent]> {
+        let timeout = timeout.map(timespec);
+        let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
+        let (fd, size) = (self.0.as_raw_fd(), room.len() as _);
+        // SAFETY: no change is given, the slice has this length, and the timeout outlives the call.
+        let taken = unsafe { libc::kevent(fd, ptr::null(), 0, room.as_mut_ptr(), size, timeout) };
+        Ok(&room[..check(taken)? as usize])
     }
 }
+
+// SAFETY: integers and a pointer, for which zeroes are valid.
+pub(super) const NO_EVENT: libc::kevent = unsafe { zeroed() };
 
 impl AsFd for Queue {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -210,11 +224,8 @@ impl AsFd for Queue {
     }
 }
 
-/// macOS reports the status only if this flag requests it.
-fn exit_with_status() -> ProcessEvents {
-    const NOTE_EXITSTATUS: u32 = 0x0400_0000;
-    match SYSTEM {
-        System::Apple => ProcessEvents::EXIT | ProcessEvents::from_bits_retain(NOTE_EXITSTATUS),
-        _ => ProcessEvents::EXIT,
-    }
-}
+/// macOS reports the status only if the second flag, NOTE_EXITSTATUS, requests it.
+const EXIT_WITH_STATUS: u32 = match SYSTEM {
+    System::Apple => libc::NOTE_EXIT | 0x0400_0000,
+    _ => libc::NOTE_EXIT,
+};

@@ -3,15 +3,12 @@
 //!
 //! Sources: kqueue(2) of macOS, FreeBSD, NetBSD, OpenBSD and DragonFly.
 
-use super::kqueue::Queue;
+use super::kqueue::{NO_EVENT, Queue};
 use crate::sync::Mutex;
 use crate::sys::KernelQueue;
-use rustix::event::kqueue::{Event, EventFilter, EventFlags, kevent};
 use std::collections::HashSet;
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
-use std::ptr::{null_mut, without_provenance_mut};
 use std::time::Duration;
 use wake_event::WakeEvent;
 
@@ -38,18 +35,19 @@ impl KernelQueue for QueueOfMany {
     fn add(&self, fd: BorrowedFd<'_>, key: u64) -> io::Result<()> {
         // On a 32-bit system a key can be too large. A child that is not added is polled.
         let key = usize::try_from(key).ok().filter(|key| *key != WAKE);
-        let key = without_provenance_mut(key.ok_or(io::ErrorKind::Unsupported)?);
+        let key = key.ok_or(io::ErrorKind::Unsupported)?;
         let fd = fd.as_raw_fd();
         let mut watched = self.watched.lock();
         if !watched.insert(fd) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        let flags = EventFlags::ADD | EventFlags::ONESHOT;
-        let added = self.queue.change(Event::new(EventFilter::Read(fd), flags, key));
+        let mut event = readable(fd, key);
+        event.flags = libc::EV_ADD | libc::EV_ONESHOT;
+        let added = self.queue.change(&event);
         if added.is_err() {
             watched.remove(&fd);
         }
-        Ok(added?)
+        added
     }
 
     /// Removes the descriptor. Must precede closing it: after that the number may belong to another descriptor.
@@ -60,8 +58,9 @@ impl KernelQueue for QueueOfMany {
         let mut watched = self.watched.lock();
         watched.remove(&fd);
         // It fails if the event was reported, because then the kernel has deleted it.
-        let _ =
-            self.queue.change(Event::new(EventFilter::Read(fd), EventFlags::DELETE, null_mut()));
+        let mut event = readable(fd, 0);
+        event.flags = libc::EV_DELETE;
+        let _ = self.queue.change(&event);
     }
 
     fn wake(&self) {
@@ -78,23 +77,31 @@ impl KernelQueue for QueueOfMany {
         at_most: usize,
         timeout: Option<Duration>,
     ) -> io::Result<bool> {
-        let mut events = [MaybeUninit::uninit(); EVENTS];
-        let room = &mut events[..at_most.clamp(1, EVENTS)];
+        let mut events = [NO_EVENT; EVENTS];
+        let events = match self.queue.take(&mut events[..at_most.clamp(1, EVENTS)], timeout) {
+            Ok(events) => events,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => &[],
+            Err(error) => return Err(error),
+        };
         let mut woken = false;
-        // SAFETY: no changes are made, so no descriptor is registered here.
-        match unsafe { kevent(&self.queue, &[], room, timeout) } {
-            Ok((events, _)) => {
-                let events = events.iter().map(|event| event.udata().addr());
-                keys.extend(events.filter_map(|key| {
-                    woken |= key == WAKE;
-                    (key != WAKE).then_some(key as u64)
-                }));
+        for event in events {
+            match event.udata as usize {
+                WAKE => woken = true,
+                key => keys.push(key as u64),
             }
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
         }
         Ok(woken)
     }
+}
+
+/// Returns an event for the descriptor, which lacks its flags.
+fn readable(fd: RawFd, key: usize) -> libc::kevent {
+    let mut event = NO_EVENT;
+    event.ident = fd as usize;
+    event.filter = libc::EVFILT_READ;
+    // A pointer, or an integer on NetBSD.
+    event.udata = key as _;
+    event
 }
 
 /// The key of the wake-up event. The other keys count from 1.
@@ -107,69 +114,71 @@ const EVENTS: usize = 64;
 /// inherit.
 #[cfg(any(target_vendor = "apple", target_os = "freebsd", target_os = "dragonfly"))]
 mod wake_event {
-    use super::{Queue, WAKE};
-    use rustix::event::kqueue::{Event, EventFilter, EventFlags, UserDefinedFlags, UserFlags};
+    use super::{NO_EVENT, Queue, WAKE};
     use std::io;
-    use std::ptr::without_provenance_mut;
 
     pub(super) struct WakeEvent;
 
     impl WakeEvent {
         pub(super) fn new(queue: &Queue) -> io::Result<Self> {
-            Ok(queue.change(event(EventFlags::ADD, UserFlags::empty())).map(|()| Self)?)
+            change(queue, libc::EV_ADD, 0).map(|()| Self)
         }
 
         pub(super) fn set(&self, queue: &Queue) {
-            let _ = queue.change(event(EventFlags::empty(), UserFlags::TRIGGER));
+            let _ = change(queue, 0, libc::NOTE_TRIGGER);
         }
 
         /// Deletes the event and adds it again: systems differ in how a user event is cleared, but all forget a deleted
         /// event, and a new event is not set.
         pub(super) fn clear(&self, queue: &Queue) {
-            let _ = queue.change(event(EventFlags::DELETE, UserFlags::empty()));
-            let _ = queue.change(event(EventFlags::ADD, UserFlags::empty()));
+            let _ = change(queue, libc::EV_DELETE, 0);
+            let _ = change(queue, libc::EV_ADD, 0);
         }
     }
 
-    /// Returns a change of the user event. It lacks `EventFlags::CLEAR`, so the event stays for the next waiter.
-    fn event(flags: EventFlags, user: UserFlags) -> Event {
-        let filter =
-            EventFilter::User { ident: 0, flags: user, user_flags: UserDefinedFlags::new(0) };
-        Event::new(filter, flags, without_provenance_mut(WAKE))
+    /// Changes the user event. It lacks `EV_CLEAR`, so the event stays for the next waiter.
+    fn change(queue: &Queue, flags: u16, user_flags: u32) -> io::Result<()> {
+        let mut event = NO_EVENT;
+        event.filter = libc::EVFILT_USER;
+        event.flags = flags;
+        event.fflags = user_flags;
+        event.udata = std::ptr::without_provenance_mut(WAKE);
+        queue.change(&event)
     }
 }
 
-/// A pipe with a byte in it: only recent versions of NetBSD (10) and OpenBSD have user events. `pipe2` makes the pipe, so
-/// no child that another thread spawns at the same time can inherit it.
+/// A pair of sockets with a byte in it: only recent versions of NetBSD (10) and OpenBSD have user events. std makes it
+/// close-on-exec from the start, so no child that another thread spawns at the same time can inherit it.
 #[cfg(any(target_os = "netbsd", target_os = "openbsd"))]
 mod wake_event {
-    use super::{Queue, WAKE};
-    use rustix::event::kqueue::{Event, EventFilter, EventFlags};
-    use rustix::pipe::{PipeFlags, pipe_with};
-    use std::io;
-    use std::os::fd::{AsRawFd, OwnedFd};
-    use std::ptr::without_provenance_mut;
+    use super::{Queue, WAKE, readable};
+    use std::io::{self, Read, Write};
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
 
     pub(super) struct WakeEvent {
-        read: OwnedFd,
-        write: OwnedFd,
+        read: UnixStream,
+        write: UnixStream,
     }
 
     impl WakeEvent {
         pub(super) fn new(queue: &Queue) -> io::Result<Self> {
-            let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-            let filter = EventFilter::Read(read.as_raw_fd());
-            queue.change(Event::new(filter, EventFlags::ADD, without_provenance_mut(WAKE)))?;
+            let (read, write) = UnixStream::pair()?;
+            read.set_nonblocking(true)?;
+            write.set_nonblocking(true)?;
+            let mut event = readable(read.as_raw_fd(), WAKE);
+            event.flags = libc::EV_ADD;
+            queue.change(&event)?;
             Ok(Self { read, write })
         }
 
         /// Writes a byte, which always fits, because the caller alternates `set` and `clear`.
         pub(super) fn set(&self, _: &Queue) {
-            let _ = rustix::io::write(&self.write, &[0]);
+            let _ = (&self.write).write(&[0]);
         }
 
         pub(super) fn clear(&self, _: &Queue) {
-            let _ = rustix::io::read(&self.read, &mut [0]);
+            let _ = (&self.read).read(&mut [0]);
         }
     }
 }

@@ -75,7 +75,7 @@ pub(crate) fn one(id: i32) -> Option<Record> {
 /// Returns the status of a zombie of this user without reaping it. `None` for a process that is no zombie, and for a
 /// zombie of another user (a program with the set-user-ID bit).
 pub(crate) fn status_of_zombie(pid: Pid) -> Option<ExitStatus> {
-    let id = pid.as_raw_nonzero().get();
+    let id = pid.get();
     // SAFETY: this flavor writes this struct.
     let info = unsafe { info::<libc::proc_bsdinfo>(id, libc::PROC_PIDTBSDINFO) }?;
     // This is `p_xstat`, which `wait4` returns as the status.
@@ -157,7 +157,7 @@ impl Timebase {
 /// processes. Only a reaper receives the largest resident size.
 pub(crate) fn usage_of(pid: Pid) -> Option<Usage> {
     let mut info = MaybeUninit::<libc::rusage_info_v4>::zeroed();
-    let pid = pid.as_raw_nonzero().get();
+    let pid = pid.get();
     // SAFETY: this flavor writes this struct, which is writable for the whole call.
     let result =
         unsafe { libc::proc_pid_rusage(pid, libc::RUSAGE_INFO_V4, info.as_mut_ptr().cast()) };

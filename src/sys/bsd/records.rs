@@ -67,7 +67,7 @@ impl Identity for StartTime {
 
 /// Returns the start time and the parent of the process with this ID.
 fn started(pid: Pid) -> Option<(Time, i32)> {
-    let record = one(pid.as_raw_nonzero().get())?;
+    let record = one(pid.get())?;
     Some((record.started?, record.parent))
 }
 

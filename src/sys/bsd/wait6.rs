@@ -46,7 +46,7 @@ unsafe extern "C" {
 }
 
 pub(crate) fn usage_of(pid: Pid) -> Option<Usage> {
-    let pid = pid.as_raw_nonzero().get();
+    let pid = pid.get();
     let mut status = 0;
     let mut usage = MaybeUninit::<Both>::zeroed();
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;

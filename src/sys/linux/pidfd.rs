@@ -21,9 +21,11 @@ use crate::sys::unix::by_pid::{self, Pid};
 use crate::sys::unix::notice::ProcessDescriptor;
 use crate::sys::unix::poll::poll_readable;
 use crate::sys::unix::process_table::Pidfds;
+use crate::sys::unix::syscall::{check, owned};
 use crate::usage::Usage;
 use std::ffi::c_int;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -59,9 +61,10 @@ pub(crate) fn accept(
     Some(if is_reaped { Err(pidfd.recover()) } else { Ok(Box::new(pidfd)) })
 }
 
-/// Opens a pidfd of any process (pidfd_open(2)).
-fn open_any(pid: Pid) -> rustix::io::Result<OwnedFd> {
-    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
+/// Opens a pidfd of any process (pidfd_open(2)). The kernel makes it close-on-exec.
+pub(crate) fn open_any(pid: Pid) -> io::Result<OwnedFd> {
+    // SAFETY: the arguments are integers, and the result is a new descriptor.
+    unsafe { owned(libc::syscall(libc::SYS_pidfd_open, pid.get(), 0) as c_int) }
 }
 
 impl Pidfd {
@@ -95,17 +98,15 @@ impl Pidfd {
     ///
     /// The kernel reads the status first and finds the task second. If the process is reaped in between, the call fails
     /// with ESRCH as if nothing were kept. The second call finds the status.
-    fn info(&self) -> rustix::io::Result<Option<ExitStatus>> {
+    fn info(&self) -> io::Result<Option<ExitStatus>> {
         self.info_once().or_else(|_| self.info_once())
     }
 
-    fn info_once(&self) -> rustix::io::Result<Option<ExitStatus>> {
-        use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
-        const GET_INFO: Opcode = opcode::read_write::<Info>(0xff, 11);
+    fn info_once(&self) -> io::Result<Option<ExitStatus>> {
         let mut info = Info { mask: INFO_EXIT, ..Info::default() };
-        // SAFETY: PIDFD_GET_INFO reads and writes a `struct pidfd_info` of the size in its opcode; `Info` is the first
+        // SAFETY: PIDFD_GET_INFO reads and writes a `struct pidfd_info` of the size in its number; `Info` is the first
         // version of it, which later kernels still accept.
-        unsafe { ioctl(&self.fd, Updater::<GET_INFO, Info>::new(&mut info)) }?;
+        check(unsafe { libc::ioctl(self.fd.as_raw_fd(), GET_INFO as _, &raw mut info) })?;
         let known = info.mask & INFO_EXIT != 0;
         Ok(known.then(|| ExitStatus::from_raw(info.exit_code)))
     }
@@ -170,11 +171,14 @@ impl ProcessDescriptor for Pidfd {
 
     /// Reaps through the pidfd if possible, which cannot mean another process.
     fn reap(&self) -> bool {
-        use rustix::process::{WaitId, WaitIdOptions, waitid};
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-        match waitid(WaitId::PidFd(self.fd.as_fd()), options) {
-            Ok(None) => false,
-            Ok(Some(_)) | Err(rustix::io::Errno::CHILD) => true,
+        let id = self.fd.as_raw_fd().unsigned_abs();
+        // SAFETY: `info` is a writable siginfo_t for the whole call. There is no other pointer.
+        let reaped = by_pid::observe_by(|info| unsafe {
+            libc::waitid(libc::P_PIDFD, id, info, libc::WEXITED | libc::WNOHANG)
+        });
+        match reaped {
+            Ok(Observed::Running) => false,
+            Ok(Observed::Exited(_) | Observed::ReapedElsewhere) => true,
             // A sandbox forbids the call, as above.
             Err(_) => self.recover().is_some() || by_pid::reap(self.pid),
         }
@@ -192,14 +196,12 @@ fn poll_pidfd(fd: BorrowedFd<'_>) -> io::Result<(Observed, Option<Usage>)> {
     waitid::poll(libc::P_PIDFD, fd.as_raw_fd().unsigned_abs())
 }
 
-/// Calls pidfd_send_signal(2). (rustix has it for named signals only: not for 0, nor for real-time signals.)
+/// Calls pidfd_send_signal(2).
 fn send(fd: c_int, signal: c_int, flags: u32) -> io::Result<()> {
     let info = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: a null `info` means the one that `kill` would make. There is no other pointer.
-    match unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, info, flags) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, info, flags) };
+    check(sent as c_int).map(drop)
 }
 
 /// Pidfds of processes that are not children.
@@ -210,11 +212,21 @@ pub(crate) const OF_ANY: Pidfds =
 fn serial(fd: BorrowedFd<'_>) -> Option<u64> {
     /// `PID_FS_MAGIC` of `linux/magic.h`.
     const PIDFS: u64 = 0x5049_4446;
-    let is_pidfs = rustix::fs::fstatfs(fd).ok()?.f_type as u64 == PIDFS;
-    #[allow(clippy::useless_conversion, reason = "on some systems it is narrower")]
-    is_pidfs.then(|| rustix::fs::fstat(fd).ok().map(|stat| u64::from(stat.st_ino))).flatten()
+    let mut system = MaybeUninit::<libc::statfs64>::zeroed();
+    let mut file = MaybeUninit::<libc::stat64>::zeroed();
+    let fd = fd.as_raw_fd();
+    // SAFETY: both structs outlive the calls. They were zeroed, and any bytes are valid integers.
+    let (system, file) = unsafe {
+        check(libc::fstatfs64(fd, system.as_mut_ptr())).ok()?;
+        check(libc::fstat64(fd, file.as_mut_ptr())).ok()?;
+        (system.assume_init(), file.assume_init())
+    };
+    (system.f_type as u64 == PIDFS).then_some(file.st_ino)
 }
 
+/// `PIDFD_GET_INFO`: `_IOWR(0xff, 11, struct pidfd_info)`. The bits for both directions are the same on all
+/// architectures.
+const GET_INFO: u32 = 0xc000_0000 | (size_of::<Info>() as u32) << 16 | 0xff << 8 | 11;
 const INFO_EXIT: u64 = 1 << 3;
 
 /// `struct pidfd_info` of `linux/pidfd.h`, in its first version (64 bytes).

@@ -10,12 +10,13 @@ use crate::sys::unix::by_pid::{Identity, Pid};
 use crate::sys::unix::process_table::{
     self, Environment, Groups, Listing, ProcessTable, Record, Since, Time, group_of,
 };
+use crate::sys::unix::syscall;
 use crate::sys::unix::system::Same;
-use rustix::fs::{Access, AtFlags, CWD, Dir, Mode, OFlags, accessat, openat, readlinkat};
-use rustix::io::Errno;
 use std::ffi::c_int;
+use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 
 pub(crate) struct Procfs;
 
@@ -26,11 +27,9 @@ impl ProcessTable for Procfs {
 
     /// Returns clock ticks since the machine was booted.
     fn now(&self) -> Time {
-        use rustix::time::{ClockId, clock_gettime};
-        let now = clock_gettime(ClockId::Boottime);
-        let hertz = rustix::param::clock_ticks_per_second();
-        let ticks =
-            now.tv_sec.unsigned_abs() * hertz + now.tv_nsec.unsigned_abs() * hertz / 1_000_000_000;
+        let now = syscall::clock(libc::CLOCK_BOOTTIME);
+        let hertz = syscall::clock_ticks_per_second();
+        let ticks = now.as_secs() * hertz + u64::from(now.subsec_nanos()) * hertz / 1_000_000_000;
         // Subtract 1, because the kernel may round differently.
         Time(ticks.saturating_sub(1) as i64)
     }
@@ -40,12 +39,10 @@ impl ProcessTable for Procfs {
     }
 
     fn list(&self, groups: &Groups, since: Since) -> io::Result<Listing> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let entries = Dir::read_from(openat(CWD, "/proc", flags, Mode::empty())?)?;
         let mut listing = Listing::default();
         let mut buffer = Vec::new();
-        for entry in entries {
-            if let Some(id) = entry?.file_name().to_str().ok().and_then(|name| name.parse().ok()) {
+        for entry in fs::read_dir("/proc")? {
+            if let Some(id) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) {
                 add(id, groups, since, &mut buffer, &mut listing)?;
             }
         }
@@ -95,11 +92,14 @@ impl ProcessTable for Procfs {
         let is_hidden = match read(&format!("/proc/{id}/environ"), buffer) {
             Ok(()) if !buffer.is_empty() => return Ok(Environment::Shown),
             // ESRCH: the process, or its first thread, is exiting.
-            Ok(()) | Err(Errno::SRCH) => false,
-            // A process of another user, a process that is not dumpable, and every process without memory.
-            Err(Errno::ACCESS | Errno::PERM) => true,
-            Err(Errno::NOENT) => return Ok(Environment::Missing),
-            Err(error) => return Err(error.into()),
+            Ok(()) => false,
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ESRCH) => false,
+                // A process of another user, a process that is not dumpable, and every process without memory.
+                Some(libc::EACCES | libc::EPERM) => true,
+                Some(libc::ENOENT) => return Ok(Environment::Missing),
+                _ => return Err(error),
+            },
         };
         Ok(match stat(id, buffer)? {
             Some(Stat { record: Record { lives: true, .. }, memory, .. }) => match memory {
@@ -142,8 +142,8 @@ impl ProcessTable for Procfs {
 
 /// Returns whether there is a `/proc`, and it is that of this process's PID namespace.
 fn usable() -> bool {
-    let me = readlinkat(CWD, "/proc/self", Vec::new()).ok();
-    me.and_then(|me| me.to_str().ok()?.parse().ok()) == Some(std::process::id())
+    let me = fs::read_link("/proc/self").ok();
+    me.and_then(|me| me.to_str()?.parse().ok()) == Some(std::process::id())
 }
 
 fn largest_id() -> i32 {
@@ -199,9 +199,11 @@ enum Memory {
 fn stat(id: i32, buffer: &mut Vec<u8>) -> io::Result<Option<Stat>> {
     match read(&format!("/proc/{id}/stat"), buffer) {
         Ok(()) => Ok(parse(id, buffer)),
-        // ACCESS and PERM: a process of another user is hidden (`hidepid`).
-        Err(Errno::NOENT | Errno::SRCH | Errno::ACCESS | Errno::PERM) => Ok(None),
-        Err(error) => Err(error.into()),
+        Err(error) => match error.raw_os_error() {
+            // EACCES and EPERM: a process of another user is hidden (`hidepid`).
+            Some(libc::ENOENT | libc::ESRCH | libc::EACCES | libc::EPERM) => Ok(None),
+            _ => Err(error),
+        },
     }
 }
 
@@ -244,17 +246,17 @@ const LONGEST: usize = 8 << 20;
 
 /// Reads a whole file of `/proc` in one system call: between two calls the process may execute another program, whose
 /// file differs.
-fn read(path: &str, buffer: &mut Vec<u8>) -> rustix::io::Result<()> {
-    let file = openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+fn read(path: &str, buffer: &mut Vec<u8>) -> io::Result<()> {
+    let file = File::open(path)?;
     buffer.reserve(4096);
     loop {
         buffer.clear();
         let room = buffer.capacity();
-        match rustix::io::pread(&file, rustix::buffer::spare_capacity(buffer), 0) {
+        match syscall::read_start(&file, buffer) {
             // A read of these files is short only at their end.
             Ok(read) if read < room || room >= LONGEST => return Ok(()),
             Ok(_) => buffer.reserve(2 * room),
-            Err(Errno::INTR) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
@@ -262,7 +264,7 @@ fn read(path: &str, buffer: &mut Vec<u8>) -> rustix::io::Result<()> {
 
 /// Reads the environment as another thread of the process shows it. Returns whether a thread shows it.
 fn read_of_a_thread(id: i32, buffer: &mut Vec<u8>) -> bool {
-    let threads = std::fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
+    let threads = fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
     let mut environments = threads.filter_map(|thread| {
         let path = thread.path().join("environ").into_os_string().into_string().ok()?;
         Some(read(&path, buffer).is_ok() && !buffer.is_empty())
@@ -305,7 +307,7 @@ fn may_change_its_user(id: i32, leader: i32) -> bool {
 /// been reaped, even if another process has the ID (proc(5)).
 #[derive(Debug)]
 struct ProcDirectory {
-    directory: OwnedFd,
+    directory: File,
     pid: Pid,
 }
 
@@ -315,15 +317,15 @@ pub(crate) fn identity_of(pid: Pid) -> Option<Box<dyn Identity>> {
     if !usable() {
         return None;
     }
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = openat(CWD, path(pid), flags, Mode::empty()).ok()?;
+    let flags = libc::O_PATH | libc::O_DIRECTORY;
+    let directory = File::options().read(true).custom_flags(flags).open(path(pid)).ok()?;
     Some(Box::new(ProcDirectory { directory, pid }))
 }
 
 impl Identity for ProcDirectory {
     fn check(&self) -> Same {
-        let is_there = || exists(&self.directory, "stat");
-        let is_taken = || exists(CWD, &format!("{}/stat", path(self.pid)));
+        let is_there = || has_stat(&self.directory);
+        let is_taken = || fs::exists(path(self.pid) + "/stat").unwrap_or(false);
         if is_there() {
             Same::Yes
         } else if is_taken() && !is_there() {
@@ -338,9 +340,10 @@ impl Identity for ProcDirectory {
 }
 
 fn path(pid: Pid) -> String {
-    format!("/proc/{}", pid.as_raw_nonzero())
+    format!("/proc/{}", pid.get())
 }
 
-fn exists(directory: impl AsFd, path: &str) -> bool {
-    accessat(directory, path, Access::EXISTS, AtFlags::empty()).is_ok()
+fn has_stat(directory: &File) -> bool {
+    // SAFETY: the name outlives the call.
+    unsafe { libc::faccessat(directory.as_raw_fd(), c"stat".as_ptr(), libc::F_OK, 0) == 0 }
 }

@@ -57,7 +57,7 @@ const _: () = assert!(size_of::<Rusage>() == 18 * size_of::<Long>());
 
 /// Returns the usage of the zombie with this ID. `None` if the process is no zombie.
 pub(crate) fn usage_of(pid: Pid) -> Option<Usage> {
-    poll(libc::P_PID, pid.as_raw_nonzero().get().unsigned_abs()).ok()?.1
+    poll(libc::P_PID, pid.get().unsigned_abs()).ok()?.1
 }
 
 /// Returns the state of a child, and the usage of a zombie.

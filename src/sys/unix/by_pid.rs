@@ -18,11 +18,18 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
 /// A process ID: positive, so it never means a group or every process.
-pub(crate) type Pid = rustix::process::Pid;
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Pid(i32);
 
-/// Converts the ID for system calls. `None` if it cannot be a process ID.
-pub(crate) fn pid(id: u32) -> Option<Pid> {
-    i32::try_from(id).ok().filter(|id| *id > 0).and_then(Pid::from_raw)
+impl Pid {
+    /// Returns `None` if the number cannot be a process ID.
+    pub(crate) fn new(id: i32) -> Option<Self> {
+        (id > 0).then_some(Self(id))
+    }
+
+    pub(crate) fn get(self) -> i32 {
+        self.0
+    }
 }
 
 /// Returns the error for a copied handle in the child of a fork.
@@ -108,7 +115,7 @@ fn judge(seen: io::Result<Observed>, same: Option<Same>) -> io::Result<Observed>
 /// Sends a signal (kill(2)). Succeeds without effect if there is no such process.
 pub(crate) fn signal(pid: Pid, signal: c_int) -> io::Result<()> {
     // SAFETY: `kill` takes two integers and touches no memory of ours.
-    if unsafe { libc::kill(pid.as_raw_nonzero().get(), signal) } == 0 {
+    if unsafe { libc::kill(pid.get(), signal) } == 0 {
         return Ok(());
     }
     ignore_missing(io::Error::last_os_error())
@@ -125,7 +132,7 @@ pub(crate) fn signal_group(
     }
     // SAFETY: `kill` takes two integers and touches no memory of this process. A `Pid` is positive, and its negative
     // means a group; 1, whose negative means every process, is no child of this process.
-    if unsafe { libc::kill(-pid.as_raw_nonzero().get(), signal) } == 0 {
+    if unsafe { libc::kill(-pid.get(), signal) } == 0 {
         return Ok(());
     }
     let error = io::Error::last_os_error();
@@ -144,10 +151,11 @@ pub(crate) fn ignore_missing(error: io::Error) -> io::Result<()> {
 
 /// Reaps the child if it is a zombie, and discards the status. Returns whether the child is reaped (waitpid(2)).
 pub(crate) fn reap(pid: Pid) -> bool {
-    use rustix::process::{WaitOptions, waitpid};
-    // ECHILD means that the child is reaped. No other error is documented for these arguments, and another attempt
-    // would gain nothing.
-    !matches!(waitpid(Some(pid), WaitOptions::NOHANG), Ok(None))
+    // SAFETY: the arguments are integers, and no status is requested.
+    let reaped = unsafe { libc::waitpid(pid.get(), std::ptr::null_mut(), libc::WNOHANG) };
+    // An error is ECHILD: the child is reaped. No other is documented for these arguments, and another attempt would
+    // gain nothing.
+    reaped != 0
 }
 
 /// Returns the state of the process with this ID, if it is a child of this process. Does not reap.
@@ -166,7 +174,7 @@ pub(crate) fn block(pid: Pid) {
 
 /// Calls waitid(2) with `WEXITED | WNOWAIT`, which leaves the zombie for later calls.
 fn waitid(pid: Pid, options: c_int) -> io::Result<Observed> {
-    let id = pid.as_raw_nonzero().get().unsigned_abs() as libc::id_t;
+    let id = pid.get().unsigned_abs() as libc::id_t;
     let options = options | libc::WEXITED | libc::WNOWAIT;
     // SAFETY: `info` is a writable siginfo_t for the whole call. There is no other pointer.
     observe_by(|info| unsafe { libc::waitid(libc::P_PID, id, info, options) })

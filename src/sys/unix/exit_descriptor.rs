@@ -5,6 +5,7 @@
 
 use super::notice::{Notice, Subscription};
 use super::pipe::pipe;
+use super::syscall;
 use crate::sync::Arc;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -20,14 +21,14 @@ impl ExitDescriptor {
     /// Returns `None` if nothing will report the exit: no descriptor is spare, no thread can be started, or this is the
     /// child of a fork. The caller polls then.
     pub(crate) fn new(notice: Arc<Notice>) -> Option<Self> {
-        let pipe = match &*notice {
-            Notice::Descriptor(_) => None,
-            Notice::Thread(_) => {
+        let pipe = match notice.descriptor() {
+            Some(_) => None,
+            None => {
                 let ends = Arc::new(pipe().ok()?);
                 let theirs = Arc::clone(&ends);
                 let write = move || {
                     // An empty pipe has room for one byte, so this neither blocks nor fails.
-                    let _ = rustix::io::write(&theirs.1, &[0]);
+                    let _ = syscall::write(&theirs.1, &[0]);
                 };
                 Some((ends, Subscription::new(&notice, Box::new(write))?))
             }
@@ -38,10 +39,9 @@ impl ExitDescriptor {
 
 impl AsFd for ExitDescriptor {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match (&self.pipe, &*self.notice) {
-            (Some((ends, _)), _) => ends.0.as_fd(),
-            (None, Notice::Descriptor(descriptor)) => descriptor.as_fd(),
-            (None, Notice::Thread(_)) => unreachable!("`new` made a pipe"),
+        match &self.pipe {
+            Some((ends, _)) => ends.0.as_fd(),
+            None => self.notice.descriptor().expect("`new` has made a pipe otherwise"),
         }
     }
 }

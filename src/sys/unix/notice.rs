@@ -4,7 +4,7 @@ use super::by_pid::{self, Pid};
 use super::reaped_elsewhere::ReapedElsewhere;
 use super::waitid_thread::{Listener, Thread};
 use crate::sync::Arc;
-use crate::sys::{Exit, FromChild, Observed, Opened, PLATFORM};
+use crate::sys::{Exit, FromChild, KillWithParent, Observed, Opened, PLATFORM};
 use crate::usage::Usage;
 use std::ffi::c_int;
 use std::fmt::Debug;
@@ -78,9 +78,17 @@ pub(crate) fn is_signal(signal: c_int) -> bool {
 /// Whether a child that std has spawned can receive a termination request.
 pub(crate) const PLAIN_CHILD_TAKES_REQUESTS: bool = true;
 
+/// The notice of a child's exit.
+#[derive(Debug)]
+pub(crate) struct Notice {
+    mechanism: Mechanism,
+    /// Ends before the child is reaped, because it may go by the process ID.
+    kill_with_parent: KillWithParent,
+}
+
 /// The mechanism that notices the exit of a child: a descriptor if one can be opened, else a helper thread.
 #[derive(Debug)]
-pub(crate) enum Notice {
+enum Mechanism {
     Descriptor(Box<dyn ProcessDescriptor>),
     Thread(Thread),
 }
@@ -103,9 +111,15 @@ impl Notice {
     /// Another child of this process on the same ID cannot be distinguished. IDs are handed out in turn (on some BSDs
     /// at random), and this ID was just handed out. So this case requires a whole round of the ID space, or a great
     /// coincidence, between two adjacent calls of this thread, *and* a foreign reaper.
-    pub(crate) fn open(child: &Child, from_child: Option<FromChild>, backend: Backend) -> Opened {
+    pub(crate) fn open(
+        child: &Child,
+        from_child: Option<FromChild>,
+        kill_with_parent: KillWithParent,
+        backend: Backend,
+    ) -> Opened {
         // A number that cannot be a process ID cannot be a child's.
-        let Some(pid) = by_pid::pid(child.id()) else { return Opened::ReapedElsewhere(None) };
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::new);
+        let Some(pid) = pid else { return Opened::ReapedElsewhere(None) };
         let descriptor = match (backend, from_child, PLATFORM.sent_descriptor) {
             (Backend::Thread, ..) => None,
             (Backend::Best, Some(fd), Some(accept)) => match accept(fd, pid) {
@@ -115,13 +129,16 @@ impl Notice {
             (Backend::Best, ..) => PLATFORM.descriptor.and_then(|open| open(pid)),
         };
         match descriptor {
-            Some(descriptor) => Opened::Unreaped(Self::Descriptor(descriptor)),
-            None => Self::open_thread(pid),
+            Some(descriptor) => {
+                let mechanism = Mechanism::Descriptor(descriptor);
+                Opened::Unreaped(Self { mechanism, kill_with_parent })
+            }
+            None => Self::open_thread(pid, kill_with_parent),
         }
     }
 
-    fn open_thread(pid: Pid) -> Opened {
-        let thread = Self::Thread(Thread::new(pid));
+    fn open_thread(pid: Pid, kill_with_parent: KillWithParent) -> Opened {
+        let thread = Self { mechanism: Mechanism::Thread(Thread::new(pid)), kill_with_parent };
         match by_pid::observe(pid) {
             Ok(Observed::ReapedElsewhere) => Opened::ReapedElsewhere(None),
             Ok(_) => Opened::Unreaped(thread),
@@ -131,18 +148,18 @@ impl Notice {
 
     /// Sends any signal to the child, while it is unreaped.
     pub(crate) fn signal(&self, signal: c_int) -> io::Result<()> {
-        match self {
-            Self::Descriptor(descriptor) => descriptor.signal(signal),
-            Self::Thread(thread) => thread.signal(signal),
+        match &self.mechanism {
+            Mechanism::Descriptor(descriptor) => descriptor.signal(signal),
+            Mechanism::Thread(thread) => thread.signal(signal),
         }
     }
 
     /// Sends any signal to the process group that the child leads. The child must be unreaped: until then the ID of the
     /// group is its own, even if the child is a zombie. Succeeds without effect if the group has no members.
     pub(crate) fn signal_group(&self, signal: c_int) -> io::Result<()> {
-        match self {
-            Self::Descriptor(descriptor) => descriptor.signal_group(signal),
-            Self::Thread(thread) => thread.signal_group(signal),
+        match &self.mechanism {
+            Mechanism::Descriptor(descriptor) => descriptor.signal_group(signal),
+            Mechanism::Thread(thread) => thread.signal_group(signal),
         }
     }
 
@@ -153,17 +170,23 @@ impl Notice {
 
     /// Reaps the child if it is a zombie, and discards its status. Returns whether it is reaped.
     pub(crate) fn reap(&self) -> bool {
-        match self {
-            Self::Descriptor(descriptor) => descriptor.reap(),
-            Self::Thread(thread) => thread.reap(),
+        if self.kill_with_parent.is_set() {
+            if matches!(self.observe(), Ok((Observed::Running, _))) {
+                return false;
+            }
+            self.kill_with_parent.end();
+        }
+        match &self.mechanism {
+            Mechanism::Descriptor(descriptor) => descriptor.reap(),
+            Mechanism::Thread(thread) => thread.reap(),
         }
     }
 
     /// Returns the descriptor that becomes readable when the child exits, if the mechanism has one.
     pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        match self {
-            Self::Descriptor(descriptor) => Some(descriptor.as_fd()),
-            Self::Thread(_) => None,
+        match &self.mechanism {
+            Mechanism::Descriptor(descriptor) => Some(descriptor.as_fd()),
+            Mechanism::Thread(_) => None,
         }
     }
 }
@@ -178,7 +201,7 @@ impl Subscription {
     /// Calls `report` when there is a reason to poll the child: at once if there is one already. `None` if the notice
     /// has a descriptor, if no helper thread can be started, or in the child of a fork.
     pub(crate) fn new(notice: &Arc<Notice>, report: Listener) -> Option<Self> {
-        let Notice::Thread(thread) = &**notice else { return None };
+        let Mechanism::Thread(thread) = &notice.mechanism else { return None };
         let listener = thread.listen(report)?;
         Some(Self { notice: Arc::clone(notice), listener })
     }
@@ -186,7 +209,7 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        if let Notice::Thread(thread) = &*self.notice {
+        if let Mechanism::Thread(thread) = &self.notice.mechanism {
             thread.unlisten(self.listener);
         }
     }
@@ -194,23 +217,27 @@ impl Drop for Subscription {
 
 impl Exit for Notice {
     fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
-        Ok(match self {
-            Self::Descriptor(descriptor) => descriptor.wait(deadline),
-            Self::Thread(thread) => thread.wait(deadline),
+        Ok(match &self.mechanism {
+            Mechanism::Descriptor(descriptor) => descriptor.wait(deadline),
+            Mechanism::Thread(thread) => thread.wait(deadline),
         })
     }
 
     fn observe(&self) -> io::Result<(Observed, Option<Usage>)> {
-        match self {
-            Self::Descriptor(descriptor) => descriptor.observe(),
-            Self::Thread(thread) => thread.observe_with_usage(),
+        let observed = match &self.mechanism {
+            Mechanism::Descriptor(descriptor) => descriptor.observe(),
+            Mechanism::Thread(thread) => thread.observe_with_usage(),
+        }?;
+        if observed.0 != Observed::Running {
+            self.kill_with_parent.end();
         }
+        Ok(observed)
     }
 
     fn recover(&self) -> Option<ExitStatus> {
-        match self {
-            Self::Descriptor(descriptor) => descriptor.recover(),
-            Self::Thread(_) => None,
+        match &self.mechanism {
+            Mechanism::Descriptor(descriptor) => descriptor.recover(),
+            Mechanism::Thread(_) => None,
         }
     }
 
@@ -234,14 +261,15 @@ impl Exit for Notice {
     }
 
     fn wait_relies_on_pid(&self) -> bool {
-        matches!(self, Self::Thread(_))
+        matches!(self.mechanism, Mechanism::Thread(_))
     }
 
     fn settled(&self) {
-        match self {
+        self.kill_with_parent.end();
+        match &self.mechanism {
             // The exit itself makes a descriptor readable, for good.
-            Self::Descriptor(_) => {}
-            Self::Thread(thread) => thread.settled(),
+            Mechanism::Descriptor(_) => {}
+            Mechanism::Thread(thread) => thread.settled(),
         }
     }
 }

@@ -5,8 +5,6 @@ use super::by_pid::{self, Pid};
 use super::poll::{poll_readable, try_poll};
 use crate::backoff::Backoff;
 use crate::sys::PLATFORM;
-use rustix::event::PollFlags;
-use rustix::io::Errno;
 use std::collections::HashMap;
 use std::ffi::c_int;
 use std::io;
@@ -62,7 +60,7 @@ pub(crate) trait ProcessTable: Sync {
 
 /// Descriptors that pin processes other than children: the pidfds of Linux.
 pub(crate) struct Pidfds {
-    pub(crate) open: fn(Pid) -> rustix::io::Result<OwnedFd>,
+    pub(crate) open: fn(Pid) -> io::Result<OwnedFd>,
     pub(crate) send: fn(BorrowedFd<'_>, c_int) -> io::Result<()>,
     /// A number that the kernel gives to one process and to no other until the next boot.
     pub(crate) serial: fn(BorrowedFd<'_>) -> Option<u64>,
@@ -224,8 +222,7 @@ fn record(id: i32) -> io::Result<Option<Record>> {
     PLATFORM.process_table.map_or(Ok(None), |table| table.record(id))
 }
 
-/// Calls getpgid(2). (rustix's version requires every group to have an ID. Here kernel threads, and groups from outside
-/// a PID namespace, have 0.)
+/// Calls getpgid(2). Kernel threads, and groups from outside a PID namespace, have 0.
 pub(crate) fn group_of(id: i32) -> Option<i32> {
     // SAFETY: the argument and the result are integers.
     let group = unsafe { libc::getpgid(id) };
@@ -257,18 +254,25 @@ pub(crate) struct Held {
 impl Held {
     /// Opens a process. `None` if there is no such process.
     pub(crate) fn open(id: i32) -> io::Result<Option<Self>> {
-        let Some(pid) = Pid::from_raw(id) else { return Ok(None) };
-        match PLATFORM.pidfds.as_ref().map_or(Err(Errno::NOSYS), |pidfds| (pidfds.open)(pid)) {
-            Ok(fd) => return Ok(Some(Self { id: pid, pidfd: Some(fd), started: None })),
-            // INVAL and NOENT: the ID is a thread's.
-            Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => return Ok(None),
-            Err(_) => {}
+        let Some(pid) = Pid::new(id) else { return Ok(None) };
+        match PLATFORM.pidfds.as_ref().map(|pidfds| (pidfds.open)(pid)) {
+            Some(Ok(fd)) => return Ok(Some(Self { id: pid, pidfd: Some(fd), started: None })),
+            // EINVAL and ENOENT: the ID is a thread's.
+            Some(Err(error))
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::ESRCH | libc::EINVAL | libc::ENOENT)
+                ) =>
+            {
+                return Ok(None);
+            }
+            Some(Err(_)) | None => {}
         }
         Ok(record(id)?.map(|record| Self { id: pid, pidfd: None, started: record.started }))
     }
 
     pub(crate) fn id(&self) -> i32 {
-        self.id.as_raw_nonzero().get()
+        self.id.get()
     }
 
     pub(crate) fn parent(&self) -> io::Result<Option<i32>> {
@@ -302,7 +306,7 @@ impl Held {
     fn is_known_to_live(&self) -> io::Result<bool> {
         let is_listed = || Ok(self.record()?.is_some_and(|record| record.lives));
         let Some(fd) = &self.pidfd else { return is_listed() };
-        match try_poll(fd.as_fd(), PollFlags::IN, Some(Instant::now())) {
+        match try_poll(fd.as_fd(), libc::POLLIN, Some(Instant::now())) {
             Ok(ended) => Ok(!ended),
             // The system refuses `poll`. The record is this process's if the pidfd can be signalled after that.
             Err(_) => Ok(is_listed()? && is_unreaped(fd)),
@@ -382,7 +386,7 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn id(&self) -> i32 {
-        self.id.as_raw_nonzero().get()
+        self.id.get()
     }
 
     /// Opens the process. `None` if it has been reaped.

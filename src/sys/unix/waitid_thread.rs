@@ -7,7 +7,7 @@
 //! condition variable while a helper thread, one per child, blocks in `waitid`. The first such wait starts the helper,
 //! which ends when the child has exited.
 //!
-//! Both block after releasing the lock under which the child was seen to run. Another thread could reap the child before
+//! Both block after releasing the lock under which the child was observed to run. Another thread could reap the child before
 //! that, and its ID could go to another child of this program.
 //!
 //! - *Waiters* rely on the ID, so the lifecycle does not reap while one is in [`Thread::wait`]

@@ -9,7 +9,7 @@
 //! GetProcessTimes, GetProcessMemoryInfo and PROCESS_MEMORY_COUNTERS of the Win32 documentation.
 
 use crate::sync::Arc;
-use crate::sys::{Exit, FromChild, Observed, Opened};
+use crate::sys::{Exit, FromChild, KillWithParent, Observed, Opened};
 use crate::usage::Usage;
 use std::io;
 use std::os::windows::io::{AsHandle, AsRawHandle, BorrowedHandle};
@@ -70,11 +70,14 @@ impl Request {
 /// Whether a child that std has spawned can receive a termination request. std does not return the child's flags.
 pub(crate) const PLAIN_CHILD_TAKES_REQUESTS: bool = false;
 
-/// The process handle, which std's `Child` owns.
+/// The process handle.
 #[derive(Debug)]
 pub(crate) struct Notice {
     process: HANDLE,
+    /// The owner of the handle. `None` if std's `Child` owns it.
+    owned: Option<FromChild>,
     longest_wait: u32,
+    kill_with_parent: KillWithParent,
 }
 
 // SAFETY: a process handle is not bound to a thread, and the calls made with it here may be made by
@@ -84,14 +87,20 @@ unsafe impl Send for Notice {}
 unsafe impl Sync for Notice {}
 
 impl Notice {
-    /// Opens the notice of a child. It must not be used after the `Child` is dropped: the lifecycle owns both, and
-    /// lends the notice only to calls that borrow the lifecycle.
-    pub(crate) fn open(child: &Child, _: Option<FromChild>, backend: Backend) -> Opened {
+    /// Opens the notice of a child. Unless it owns a handle, it must not be used after the `Child` is dropped: the
+    /// lifecycle owns both, and lends the notice only to calls that borrow the lifecycle.
+    pub(crate) fn open(
+        child: &Child,
+        owned: Option<FromChild>,
+        kill_with_parent: KillWithParent,
+        backend: Backend,
+    ) -> Opened {
         let longest_wait = match backend {
             Backend::Best => LONGEST_WAIT,
             Backend::ShortWaits => 3,
         };
-        Opened::Unreaped(Self { process: child.as_raw_handle(), longest_wait })
+        let process = owned.as_ref().map_or(child.as_raw_handle(), AsRawHandle::as_raw_handle);
+        Opened::Unreaped(Self { process, owned, longest_wait, kill_with_parent })
     }
 
     /// Returns the handle that the exit signals.
@@ -99,9 +108,10 @@ impl Notice {
         Some(self.process())
     }
 
-    /// Returns `true`: Windows has no zombies.
+    /// Returns whether the reaper need not wait for the exit. Windows has no zombies, so it waits only for a child that
+    /// is killed with this process.
     pub(crate) fn reap(&self) -> bool {
-        true
+        self.owned.is_none() || is_signalled(self.process()).unwrap_or(true)
     }
 
     fn process(&self) -> BorrowedHandle<'_> {
@@ -204,7 +214,9 @@ impl Exit for Notice {
         is_signalled(self.process()).map(drop)
     }
 
-    fn settled(&self) {}
+    fn settled(&self) {
+        self.kill_with_parent.end();
+    }
 }
 
 /// Returns an error that does not occur: no other part of the program can take the exit code.

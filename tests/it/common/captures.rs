@@ -33,6 +33,6 @@ pub(crate) struct Failing;
 
 impl Read for Failing {
     fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-        Err(io::Error::other("the disk is gone"))
+        Err(io::Error::other("the disk has failed"))
     }
 }

@@ -53,6 +53,13 @@ fn play(mut arguments: impl Iterator<Item = String>) {
             "write-err" => write(&mut std::io::stderr(), &argument()),
             // Writes until no process has the read end open.
             "flood" => while std::io::stdout().write_all(&[b'x'; 4096]).is_ok() {},
+            // Writes a byte per millisecond until no process has the read end open.
+            "drip" => {
+                let mut stdout = std::io::stdout();
+                while stdout.write_all(b".").and_then(|()| stdout.flush()).is_ok() {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
             "close-stdin" => close(0),
             "close-stdout" => close(1),
             "close-stderr" => close(2),
@@ -280,7 +287,7 @@ fn cpu_time() -> Duration {
     use windows_sys::Win32::System::Threading::{GetCurrentProcess, GetProcessTimes};
     let [mut created, mut exited, mut kernel, mut user] = [FILETIME::default(); 4];
     // SAFETY: the structs outlive the call, and the handle is always open.
-    let told = unsafe {
+    let succeeded = unsafe {
         GetProcessTimes(
             GetCurrentProcess(),
             &raw mut created,
@@ -289,7 +296,7 @@ fn cpu_time() -> Duration {
             &raw mut user,
         )
     };
-    assert_ne!(told, 0);
+    assert_ne!(succeeded, 0);
     let units =
         |time: FILETIME| u64::from(time.dwHighDateTime) << 32 | u64::from(time.dwLowDateTime);
     Duration::from_nanos(100 * (units(kernel) + units(user)))
@@ -577,7 +584,7 @@ mod linux {
         let error = std::io::Error::last_os_error();
         match (result, error.raw_os_error()) {
             (0, _) => super::say("vast"),
-            (_, Some(libc::EINVAL)) => super::say("not to be had"),
+            (_, Some(libc::EINVAL)) => super::say("not supported"),
             _ => panic!("prctl: {error}"),
         }
     }

@@ -162,7 +162,7 @@ pub(crate) fn keeps_status_of_reaped() -> bool {
 }
 
 /// Runs this on a thread that has given up root.
-pub(crate) fn as_nobody<T: Send>(run: impl FnOnce() -> T + Send) -> T {
+pub(crate) fn without_root<T: Send>(run: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             // The bare system call is necessary: glibc's function would change the user of all threads.

@@ -8,9 +8,9 @@
 //!
 //! Sources: ReadFile, CancelIoEx, GetOverlappedResult, CreateNamedPipeW of the Win32 documentation.
 
+use super::process::{ExitDescriptor, is_signalled, wait_for_any};
 use super::synchronous_pipe::{Operation, Synchronous, is_synchronous, transfer};
-use super::{CHUNK, Ready};
-use crate::sys::{ExitDescriptor, is_signalled, wait_for_any};
+use crate::sys::{CHUNK, Ready};
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
@@ -31,10 +31,10 @@ use windows_sys::Win32::System::Pipes::{
     CreateNamedPipeW, PIPE_READMODE_BYTE, PIPE_REJECT_REMOTE_CLIENTS, PIPE_TYPE_BYTE, PIPE_WAIT,
     PeekNamedPipe,
 };
-use windows_sys::Win32::System::Threading::CreateEventW;
+use windows_sys::Win32::System::Threading::{CreateEventW, ResetEvent, SetEvent};
 
 /// This process's end of a pipe, and the one operation on it.
-pub(super) struct Pipe {
+pub(crate) struct Pipe {
     handle: Arc<OwnedHandle>,
     state: OperationState,
     /// Signalled when the operation is over.
@@ -59,10 +59,9 @@ enum OperationState {
 }
 
 impl Pipe {
-    pub(super) fn new(handle: OwnedHandle) -> io::Result<Self> {
-        // SAFETY: the pointers are null. Overlapped operations require a manual reset.
-        let event = unsafe { CreateEventW(ptr::null(), 1, 0, ptr::null()) };
-        let (handle, event) = (Arc::new(handle), Arc::new(owned(event)?));
+    pub(crate) fn new(handle: OwnedHandle) -> io::Result<Self> {
+        // Overlapped operations require an event that is reset by hand.
+        let (handle, event) = (Arc::new(handle), Arc::new(event()?));
         let performer = if is_synchronous(&handle) {
             Performer::Thread(Synchronous::new(&handle, &event)?)
         } else {
@@ -146,7 +145,8 @@ impl Pipe {
         }
     }
 
-    pub(super) fn read(&mut self, into: &mut Vec<u8>) -> io::Result<Option<usize>> {
+    /// Appends what there is to read. Returns `None` if there is nothing now, 0 at the end.
+    pub(crate) fn read(&mut self, into: &mut Vec<u8>) -> io::Result<Option<usize>> {
         let is_synchronous = matches!(self.performer, Performer::Thread(_));
         if let OperationState::Idle = self.state {
             let completes_at_once = is_synchronous && self.can_be_read();
@@ -169,7 +169,8 @@ impl Pipe {
         }
     }
 
-    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<Option<usize>> {
+    /// Writes what there is room for. Returns `None` if there is no room now: the same bytes are to be written later.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<Option<usize>> {
         if let OperationState::Idle = self.state {
             let length = bytes.len().min(CHUNK);
             self.buffer()[..length].copy_from_slice(&bytes[..length]);
@@ -178,7 +179,40 @@ impl Pipe {
         self.result()
     }
 
-    pub(super) fn available(&mut self) -> u64 {
+    /// Gives up a write that found no room. Returns how many of its bytes were written, as far as the system reports.
+    pub(crate) fn cancel_write(&mut self) -> io::Result<usize> {
+        match self.cancel() {
+            Err(error) if is(&error, ERROR_OPERATION_ABORTED) => Ok(0),
+            cancelled => cancelled,
+        }
+    }
+
+    /// Cancels the operation, if there is one, and returns its result.
+    fn cancel(&mut self) -> io::Result<usize> {
+        match std::mem::replace(&mut self.state, OperationState::Idle) {
+            OperationState::Idle => Ok(0),
+            OperationState::Over(result) => result,
+            OperationState::Pending => {
+                match &mut self.performer {
+                    Performer::Overlapped { overlapped, .. } => {
+                        // SAFETY: the operation was started with this structure. If it is over, the call fails.
+                        unsafe { CancelIoEx(self.handle.as_raw_handle(), &raw const **overlapped) };
+                    }
+                    Performer::Thread(thread) => {
+                        if !thread.cancel() {
+                            self.state = OperationState::Pending;
+                            return Ok(0);
+                        }
+                    }
+                }
+                // The buffer must outlive the operation. A cancelled operation is over at once.
+                self.outcome(true)
+            }
+        }
+    }
+
+    /// Returns how many bytes there are to read now, at most.
+    pub(crate) fn available(&mut self) -> u64 {
         if let (OperationState::Pending, Performer::Thread(thread)) =
             (&self.state, &mut self.performer)
         {
@@ -219,49 +253,98 @@ impl Pipe {
 impl Drop for Pipe {
     fn drop(&mut self) {
         // `Synchronous` cancels its operation itself.
-        if let (OperationState::Pending, Performer::Overlapped { overlapped, .. }) =
-            (&self.state, &self.performer)
-        {
-            // SAFETY: the operation was started with this structure. If it is over, the call fails.
-            unsafe { CancelIoEx(self.handle.as_raw_handle(), &raw const **overlapped) };
-            // The buffer must outlive the operation. A cancelled operation is over at once.
-            let _ = self.outcome(true);
+        if let Performer::Overlapped { .. } = &self.performer {
+            let _ = self.cancel();
         }
     }
 }
 
-pub(super) fn wait(
-    stdin: Option<&Pipe>,
-    outputs: &mut [Option<Pipe>; 2],
-    exit: Option<&ExitDescriptor>,
-    deadline: Option<Instant>,
-) -> io::Result<Ready> {
-    for pipe in outputs.iter_mut().flatten() {
-        if let OperationState::Idle = pipe.state {
-            pipe.start(Operation::Read, CHUNK);
-        }
+/// Ends the wait of another thread.
+pub(crate) struct Alarm(OwnedHandle);
+
+impl Alarm {
+    pub(crate) fn new() -> io::Result<Self> {
+        event().map(Self)
     }
-    let exit = exit.map(AsHandle::as_handle);
-    let ready = || {
+
+    pub(crate) fn set(&self) {
+        // SAFETY: the event is open.
+        unsafe { SetEvent(self.0.as_raw_handle()) };
+    }
+
+    pub(crate) fn clear(&self) {
+        // SAFETY: the event is open.
+        unsafe { ResetEvent(self.0.as_raw_handle()) };
+    }
+}
+
+/// What a thread waits for. It keeps the events open, so other threads may close the pipes meanwhile.
+pub(crate) struct Wait {
+    /// Of stdout, stderr and stdin.
+    events: [Option<Arc<OwnedHandle>>; 3],
+    exit: Option<Arc<ExitDescriptor>>,
+    alarm: Option<Arc<Alarm>>,
+    /// What needs no wait.
+    now: Ready,
+}
+
+impl Wait {
+    /// Starts a read of each output that has no operation.
+    pub(crate) fn new(
+        stdin: Option<&Pipe>,
+        outputs: &mut [Option<Pipe>; 2],
+        exit: Option<&Arc<ExitDescriptor>>,
+        alarm: Option<&Arc<Alarm>>,
+    ) -> io::Result<Self> {
+        for pipe in outputs.iter_mut().flatten() {
+            if let OperationState::Idle = pipe.state {
+                pipe.start(Operation::Read, CHUNK);
+            }
+        }
+        let [stdout, stderr] = outputs.each_ref().map(Option::as_ref);
         let is_ready = |pipe: Option<&Pipe>| pipe.map_or(Ok(false), Pipe::is_ready);
         let has_room = stdin.is_some_and(|pipe| matches!(pipe.state, OperationState::Idle));
-        io::Result::Ok(Ready {
+        let now = Ready {
             stdin: has_room || is_ready(stdin)?,
-            outputs: [is_ready(outputs[0].as_ref())?, is_ready(outputs[1].as_ref())?],
+            outputs: [is_ready(stdout)?, is_ready(stderr)?],
+            exit: exit.map_or(Ok(false), |exit| is_signalled(exit.as_handle()))?,
+        };
+        let events = [stdout, stderr, stdin].map(|pipe| pipe.map(|pipe| Arc::clone(&pipe.event)));
+        Ok(Self { events, exit: exit.cloned(), alarm: alarm.cloned(), now })
+    }
+
+    /// Blocks until something can be done, or until the deadline. Polls at least once.
+    pub(crate) fn wait(&self, deadline: Option<Instant>) -> io::Result<Ready> {
+        let now = self.now;
+        if now.stdin || now.exit || now.outputs.contains(&true) {
+            return Ok(now);
+        }
+        let exit = self.exit.as_ref().map(|exit| exit.as_handle());
+        let alarm = self.alarm.as_ref().map(|alarm| alarm.0.as_handle());
+        let mut handles = Vec::with_capacity(5);
+        handles.extend(self.events.iter().flatten().map(|event| event.as_handle()));
+        handles.extend(exit.into_iter().chain(alarm));
+        wait_for_any(&handles, deadline)?;
+        let is_set = |event: &Option<Arc<OwnedHandle>>| {
+            event.as_ref().map_or(Ok(false), |event| is_signalled(event.as_handle()))
+        };
+        let [stdout, stderr, stdin] = &self.events;
+        Ok(Ready {
+            stdin: is_set(stdin)?,
+            outputs: [is_set(stdout)?, is_set(stderr)?],
             exit: exit.map_or(Ok(false), is_signalled)?,
         })
-    };
-    let now = ready()?;
-    if now.stdin || now.exit || now.outputs.contains(&true) {
-        return Ok(now);
     }
-    let events = outputs.iter().flatten().chain(stdin).map(|pipe| pipe.event.as_handle());
-    wait_for_any(&events.chain(exit).collect::<Vec<_>>(), deadline)?;
-    ready()
+}
+
+/// Creates an event that is reset by hand.
+fn event() -> io::Result<OwnedHandle> {
+    // SAFETY: the pointers are null.
+    owned(unsafe { CreateEventW(ptr::null(), 1, 0, ptr::null()) })
 }
 
 /// Creates a pipe: the end to read from, which is overlapped, and the end to write to. Neither is inheritable.
-pub(super) fn pipe() -> io::Result<(OwnedHandle, OwnedHandle)> {
+pub(crate) fn pipe() -> io::Result<(OwnedHandle, OwnedHandle)> {
     /// The names are random. A name that another process has taken is skipped.
     const ATTEMPTS: usize = 10;
     let mut attempts = 0;

@@ -11,9 +11,9 @@
 //! Sources: CreateFile (synchronous and asynchronous handles), CancelSynchronousIo and NtQueryInformationFile of the
 //! Win32 and WDK documentation.
 
-use super::CHUNK;
+use super::process::{is_signalled, wait_for_any};
 use crate::backoff::Backoff;
-use crate::sys::{is_signalled, wait_for_any};
+use crate::sys::CHUNK;
 use std::ffi::c_void;
 use std::io;
 use std::os::windows::io::{AsHandle, AsRawHandle, OwnedHandle};

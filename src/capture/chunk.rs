@@ -1,0 +1,244 @@
+//! What one read of a capture returns.
+
+use super::{CapturedStream, Stream};
+use std::process::ExitStatus;
+
+/// What a child has written since the last [read](super::Capture::read).
+///
+/// # Examples
+///
+/// ```
+/// # use {shared_child::{CaptureOptions, SpawnOptions, Until}, std::process::Command};
+/// # fn main() -> std::io::Result<()> {
+/// let mut command = Command::new("rustc");
+/// command.arg("--version");
+/// let capture = SpawnOptions::new().begin_capture(&mut command, &mut CaptureOptions::new())?;
+/// let chunk = capture.read(Until::end());
+/// for (stream, bytes) in chunk.parts() {
+///     println!("{stream}: {:?}", String::from_utf8_lossy(bytes));
+/// }
+/// assert!(chunk.stdout.text().starts_with("rustc"));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Chunk {
+    /// What the child wrote to standard output.
+    pub stdout: CapturedStream,
+    /// What the child wrote to standard error.
+    pub stderr: CapturedStream,
+    /// Why the read returned.
+    pub reached: Reached,
+    /// Whether the child runs.
+    pub state: ChildState,
+    pub(super) order: Order,
+}
+
+impl Chunk {
+    /// Returns the bytes of both streams in the order of their arrival.
+    ///
+    /// Two pipes do not preserve the order of writes to one and to the other: what was written to both between two
+    /// moments at which the capture read is returned stream by stream. The exact order requires
+    /// [`merge_stderr`](super::CaptureOptions::merge_stderr). After about a thousand changes between the streams within
+    /// one chunk, the rest is returned stream by stream as well.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use shared_child::Chunk;
+    /// use std::io::Write;
+    ///
+    /// fn show(chunk: &Chunk) -> std::io::Result<()> {
+    ///     chunk.parts().try_for_each(|(_, bytes)| std::io::stdout().write_all(bytes))
+    /// }
+    /// # let _ = show;
+    /// ```
+    pub fn parts(&self) -> impl Iterator<Item = (Stream, &[u8])> {
+        self.order.parts([&self.stdout, &self.stderr]).into_iter()
+    }
+
+    /// Returns one of the two streams.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use shared_child::{Chunk, Stream};
+    ///
+    /// fn complains(chunk: &Chunk) -> bool {
+    ///     chunk.stream(Stream::Stderr).total > 0
+    /// }
+    /// # let _ = complains;
+    /// ```
+    #[must_use]
+    pub fn stream(&self, stream: Stream) -> &CapturedStream {
+        match stream {
+            Stream::Stdout => &self.stdout,
+            Stream::Stderr => &self.stderr,
+        }
+    }
+}
+
+/// Why a read of a capture returned.
+///
+/// # Examples
+///
+/// ```
+/// use shared_child::{Chunk, Reached};
+///
+/// fn more_is_to_come(chunk: &Chunk) -> bool {
+///     chunk.reached != Reached::End
+/// }
+/// # let _ = more_is_to_come;
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reached {
+    /// The capture is over: the child has ended, and its output was read to the end, or for the
+    /// [drain](super::CaptureOptions::drain) time. Each later read returns this too.
+    End,
+    /// The chunk ends with a line.
+    Line,
+    /// The chunk ends with a pattern.
+    Pattern,
+    /// The chunk has the number of bytes.
+    Bytes,
+    /// The child was quiet for the time.
+    Quiet,
+    /// The deadline has passed.
+    Deadline,
+    /// Before this read began, bytes had been omitted because of a [limit](super::CaptureOptions::limit). So where a line, a
+    /// pattern or a number of bytes ends is not known, and the chunk has all that was kept.
+    Omitted,
+}
+
+/// Whether a child runs.
+///
+/// # Examples
+///
+/// ```
+/// use shared_child::{ChildState, Chunk};
+///
+/// fn report(chunk: &Chunk) {
+///     match chunk.state {
+///         ChildState::Running => println!("it runs"),
+///         ChildState::Ended(Some(status)) => println!("it ended with {status}"),
+///         ChildState::Ended(None) => println!("it ended, and another part of the program has its status"),
+///     }
+/// }
+/// # let _ = report;
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChildState {
+    /// The child has not exited, as far as the capture has seen.
+    Running,
+    /// The child has exited. `None` if its status is lost, because another part of the program has reaped it.
+    Ended(Option<ExitStatus>),
+}
+
+/// The order in which bytes arrived.
+#[derive(Debug, Default)]
+pub(super) struct Order(Vec<Run>);
+
+/// Bytes of one stream in sequence.
+#[derive(Debug)]
+struct Run {
+    stream: Stream,
+    length: u64,
+}
+
+/// The most runs, so that a child cannot make them use more and more memory. The order of later bytes is not kept.
+const RUNS: usize = 1024;
+
+impl Order {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn push(&mut self, stream: Stream, count: usize) {
+        if count == 0 {
+            return;
+        }
+        let is_full = self.0.len() >= RUNS;
+        for (back, run) in self.0.iter_mut().rev().take(2).enumerate() {
+            if run.stream == stream && (back == 0 || is_full) {
+                run.length += count as u64;
+                return;
+            }
+        }
+        self.0.push(Run { stream, length: count as u64 });
+    }
+
+    /// Returns the bytes that are kept of each run.
+    pub(super) fn parts<'c>(&self, streams: [&'c CapturedStream; 2]) -> Vec<(Stream, &'c [u8])> {
+        let mut parts = Vec::with_capacity(self.0.len());
+        let mut positions = [0_u64; 2];
+        for Run { stream, length } in &self.0 {
+            let captured = streams[*stream as usize];
+            let start = positions[*stream as usize];
+            let end = start + length;
+            positions[*stream as usize] = end;
+            // The omitted bytes stand between the head and the tail.
+            let (head, tail) = captured.bytes.split_at(captured.omitted_at);
+            let tail_start = captured.omitted_at as u64 + captured.omitted;
+            for (kept, from) in [(head, 0), (tail, tail_start)] {
+                let index = |position: u64| position.saturating_sub(from).min(kept.len() as u64);
+                let part = &kept[index(start) as usize..index(end) as usize];
+                if !part.is_empty() {
+                    parts.push((*stream, part));
+                }
+            }
+        }
+        parts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::StreamEnd;
+    use Stream::{Stderr, Stdout};
+
+    fn stream(bytes: &[u8], omitted_at: usize, omitted: u64) -> CapturedStream {
+        let total = bytes.len() as u64 + omitted;
+        CapturedStream { bytes: bytes.to_vec(), omitted, omitted_at, total, end: StreamEnd::Open }
+    }
+
+    #[test]
+    fn parts_are_in_the_order_of_arrival() {
+        let mut order = Order::default();
+        for (stream, count) in [(Stdout, 2), (Stdout, 1), (Stderr, 3), (Stderr, 0), (Stdout, 2)] {
+            order.push(stream, count);
+        }
+        let streams = [&stream(b"abcde", 5, 0), &stream(b"xyz", 3, 0)];
+        let expected: [(Stream, &[u8]); 3] = [(Stdout, b"abc"), (Stderr, b"xyz"), (Stdout, b"de")];
+        assert_eq!(order.parts(streams), expected);
+    }
+
+    #[test]
+    fn parts_lack_the_omitted_bytes() {
+        let mut order = Order::default();
+        for (stream, count) in [(Stdout, 3), (Stderr, 1), (Stdout, 6), (Stderr, 1), (Stdout, 1)] {
+            order.push(stream, count);
+        }
+        // Of 10 bytes, the first 2 and the last 3 are kept.
+        let streams = [&stream(b"abhij", 2, 5), &stream(b"xy", 2, 0)];
+        let expected: [(Stream, &[u8]); 5] =
+            [(Stdout, b"ab"), (Stderr, b"x"), (Stdout, b"hi"), (Stderr, b"y"), (Stdout, b"j")];
+        assert_eq!(order.parts(streams), expected);
+    }
+
+    #[test]
+    fn memory_of_the_order_is_bounded() {
+        let mut order = Order::default();
+        for _ in 0..10 * RUNS {
+            order.push(Stdout, 1);
+            order.push(Stderr, 1);
+        }
+        assert!(order.0.len() <= RUNS);
+        let bytes = vec![b'x'; 10 * RUNS];
+        let streams = [&stream(&bytes, bytes.len(), 0), &stream(&bytes, bytes.len(), 0)];
+        let count: usize = order.parts(streams).iter().map(|(_, part)| part.len()).sum();
+        assert_eq!(count, 20 * RUNS);
+    }
+}

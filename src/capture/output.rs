@@ -1,0 +1,111 @@
+//! Output between its arrival and its delivery to the program.
+
+use super::captured::CapturedStream;
+use super::chunk::Order;
+use super::options::Limits;
+use super::retention::Retention;
+use super::{Stream, StreamEnd};
+use std::collections::VecDeque;
+
+/// The output that the program has not received.
+///
+/// A read that ends within the bytes of a system call leaves the rest as *pieces*. What follows is read from the pipe, so
+/// the limits apply to each chunk anew, and memory is used for one system call.
+pub(super) struct Output {
+    limits: Limits,
+    kept: [Retention; 2],
+    order: Order,
+    /// What arrived after the bytes that are kept.
+    pieces: VecDeque<Piece>,
+}
+
+struct Piece {
+    stream: Stream,
+    bytes: Vec<u8>,
+    /// How many of the bytes were delivered.
+    start: usize,
+}
+
+impl Output {
+    pub(super) fn new(limits: Limits) -> Self {
+        let kept = limits.map(Retention::new);
+        Self { limits, kept, order: Order::default(), pieces: VecDeque::new() }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    /// Returns whether bytes were omitted because of a limit.
+    pub(super) fn is_over_limit(&self, stream: Stream) -> bool {
+        self.kept[stream as usize].omitted > 0
+    }
+
+    /// Returns the buffer to append to, if everything is kept. [`appended`](Self::appended) must follow.
+    pub(super) fn buffer(&mut self, stream: Stream) -> Option<&mut Vec<u8>> {
+        self.kept[stream as usize].all()
+    }
+
+    /// Accepts `count` bytes that were appended to the buffer, of which only the first `accepted` belong to this chunk.
+    pub(super) fn appended(&mut self, stream: Stream, count: usize, accepted: usize) {
+        if let Some(buffer) = self.kept[stream as usize].all().filter(|_| accepted < count) {
+            let rest = buffer.split_off(buffer.len() - (count - accepted));
+            self.pieces.push_back(Piece { stream, bytes: rest, start: 0 });
+        }
+        self.order.push(stream, accepted);
+    }
+
+    /// Accepts bytes, of which only the first `accepted` belong to this chunk.
+    pub(super) fn push(&mut self, stream: Stream, bytes: &[u8], accepted: usize) {
+        let (first, rest) = bytes.split_at(accepted);
+        self.kept[stream as usize].push(first);
+        self.order.push(stream, accepted);
+        if !rest.is_empty() {
+            self.pieces.push_back(Piece { stream, bytes: rest.to_vec(), start: 0 });
+        }
+    }
+
+    /// Keeps the pieces, for a read that ends at no byte.
+    pub(super) fn keep_pieces(&mut self) {
+        self.deliver_pieces(|_, bytes| (bytes.len(), false));
+    }
+
+    /// Keeps pieces until `find` returns that the read ends. `find` returns how many of the bytes belong to the chunk.
+    pub(super) fn deliver_pieces(&mut self, mut find: impl FnMut(Stream, &[u8]) -> (usize, bool)) {
+        while let Some(mut piece) = self.pieces.pop_front() {
+            let bytes = &piece.bytes[piece.start..];
+            let (accepted, ends) = find(piece.stream, bytes);
+            self.kept[piece.stream as usize].push(&bytes[..accepted]);
+            self.order.push(piece.stream, accepted);
+            piece.start += accepted;
+            if piece.start < piece.bytes.len() {
+                self.pieces.push_front(piece);
+            }
+            if ends {
+                return;
+            }
+        }
+    }
+
+    /// Makes pieces of what is kept, so that a read can end within it. Requires that nothing was omitted.
+    pub(super) fn split(&mut self) {
+        let (streams, order) = self.take([StreamEnd::Open; 2]);
+        let mut parts = VecDeque::new();
+        for (stream, bytes) in order.parts(streams.each_ref()) {
+            parts.push_back(Piece { stream, bytes: bytes.to_vec(), start: 0 });
+        }
+        parts.append(&mut self.pieces);
+        self.pieces = parts;
+    }
+
+    /// Returns what is kept, and starts a new chunk.
+    pub(super) fn take(&mut self, mut ends: [StreamEnd; 2]) -> ([CapturedStream; 2], Order) {
+        for piece in &self.pieces {
+            ends[piece.stream as usize] = StreamEnd::Open;
+        }
+        let kept = std::mem::replace(&mut self.kept, self.limits.map(Retention::new));
+        let mut ends = ends.into_iter();
+        let streams = kept.map(|kept| kept.finish(ends.next().unwrap_or(StreamEnd::Open)));
+        (streams, std::mem::take(&mut self.order))
+    }
+}

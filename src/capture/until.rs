@@ -1,0 +1,393 @@
+//! When a read of a capture returns.
+
+use super::Stream;
+use super::chunk::Reached;
+use std::time::{Duration, Instant};
+
+/// When a [read](super::Capture::read) of a capture returns: at the first of some conditions. The end of the capture is
+/// always one of them.
+///
+/// A read until a line, a pattern or a number of bytes ends exactly there: what follows is for the next read. It never
+/// returns less because the bytes arrive in pieces.
+///
+/// # Examples
+///
+/// ```
+/// use shared_child::Until;
+/// use std::time::Duration;
+///
+/// // A prompt, or no more output for 200 ms after the first; at most 10 s.
+/// let until = Until::pattern(">>> ")
+///     .or(Until::quiet(Duration::from_millis(200)))
+///     .or(Until::timeout(Duration::from_secs(10)));
+/// ```
+#[derive(Debug, Clone, Default)]
+#[must_use = "this does nothing unless it is passed to a read"]
+pub struct Until {
+    stream: Option<Stream>,
+    line: bool,
+    patterns: Vec<Vec<u8>>,
+    bytes: Option<usize>,
+    pub(super) quiet: Option<Duration>,
+    pub(super) silent: Option<Duration>,
+    pub(super) deadline: Option<Instant>,
+}
+
+impl Until {
+    /// Returns a condition that is met when the capture is over: the child has ended, and its output was read to the end.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use shared_child::{Capture, Until};
+    ///
+    /// fn rest(capture: &Capture<'_>) -> String {
+    ///     capture.read(Until::end()).stdout.text().into_owned()
+    /// }
+    /// # let _ = rest;
+    /// ```
+    pub fn end() -> Self {
+        Self::default()
+    }
+
+    /// Returns a condition that is met at the end of a line. The chunk ends with the newline.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use shared_child::{Capture, Stream, Until};
+    ///
+    /// fn line(capture: &Capture<'_>) -> String {
+    ///     capture.read(Until::line().of(Stream::Stdout)).stdout.text().into_owned()
+    /// }
+    /// # let _ = line;
+    /// ```
+    pub fn line() -> Self {
+        Self { line: true, ..Self::default() }
+    }
+
+    /// Returns a condition that is met at the end of these bytes, within one stream. The chunk ends with them.
+    ///
+    /// Bytes that an earlier read has returned do not count. An empty pattern is met by any output.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use shared_child::{Capture, Reached, Until};
+    ///
+    /// fn prompts(capture: &Capture<'_>) -> bool {
+    ///     capture.read(Until::pattern("$ ")).reached == Reached::Pattern
+    /// }
+    /// # let _ = prompts;
+    /// ```
+    pub fn pattern(bytes: impl Into<Vec<u8>>) -> Self {
+        Self { patterns: vec![bytes.into()], ..Self::default() }
+    }
+
+    /// Returns a condition that is met by this number of bytes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use shared_child::{Capture, Stream, Until};
+    ///
+    /// fn message(capture: &Capture<'_>, length: usize) -> Vec<u8> {
+    ///     capture.read(Until::bytes(length).of(Stream::Stdout)).stdout.bytes
+    /// }
+    /// # let _ = message;
+    /// ```
+    pub fn bytes(count: usize) -> Self {
+        Self { bytes: Some(count), ..Self::default() }
+    }
+
+    /// Returns a condition that is met when there is output, and no more for this time.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use shared_child::{Capture, Chunk, Until};
+    /// use std::time::Duration;
+    ///
+    /// fn answer(capture: &Capture<'_>) -> Chunk {
+    ///     capture.read(Until::quiet(Duration::from_millis(200)))
+    /// }
+    /// # let _ = answer;
+    /// ```
+    pub fn quiet(time: Duration) -> Self {
+        Self { quiet: Some(time), ..Self::default() }
+    }
+
+    /// Returns a condition that is met when there is no output for this time, counted from the beginning of the read too.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use shared_child::{Capture, Chunk, Until};
+    /// use std::time::Duration;
+    ///
+    /// // At once if the answer is over, but a child that computes has 5 s to begin.
+    /// fn answer(capture: &Capture<'_>) -> Chunk {
+    ///     let quiet = Until::quiet(Duration::from_millis(200));
+    ///     capture.read(quiet.or(Until::silent(Duration::from_secs(5))))
+    /// }
+    /// # let _ = answer;
+    /// ```
+    pub fn silent(time: Duration) -> Self {
+        Self { silent: Some(time), ..Self::default() }
+    }
+
+    /// Returns a condition that is met at this instant. The read returns what has arrived by then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use shared_child::{Capture, Chunk, Until};
+    /// use std::time::Instant;
+    ///
+    /// fn what_is_there_now(capture: &Capture<'_>) -> Chunk {
+    ///     capture.read(Until::deadline(Instant::now()))
+    /// }
+    /// # let _ = what_is_there_now;
+    /// ```
+    pub fn deadline(deadline: Instant) -> Self {
+        Self { deadline: Some(deadline), ..Self::default() }
+    }
+
+    /// Returns a condition that is met when this time has passed since this call.
+    ///
+    /// A time that is too long for the clock is no limit.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use shared_child::{Capture, Chunk, Until};
+    /// use std::time::Duration;
+    ///
+    /// fn within_a_minute(capture: &Capture<'_>) -> Chunk {
+    ///     capture.read(Until::timeout(Duration::from_secs(60)))
+    /// }
+    /// # let _ = within_a_minute;
+    /// ```
+    pub fn timeout(timeout: Duration) -> Self {
+        Self { deadline: Instant::now().checked_add(timeout), ..Self::default() }
+    }
+
+    /// Adds the conditions of `other`: the read returns at the first that is met.
+    ///
+    /// The smaller of two numbers or times counts, and the earlier of two deadlines. The read ends at the first line or
+    /// pattern.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use shared_child::Until;
+    /// use std::time::Duration;
+    ///
+    /// let until = Until::line().or(Until::timeout(Duration::from_secs(1)));
+    /// ```
+    pub fn or(mut self, other: Self) -> Self {
+        self.stream = self.stream.or(other.stream);
+        self.line |= other.line;
+        self.patterns.extend(other.patterns);
+        self.bytes = smaller(self.bytes, other.bytes);
+        self.quiet = smaller(self.quiet, other.quiet);
+        self.silent = smaller(self.silent, other.silent);
+        self.deadline = smaller(self.deadline, other.deadline);
+        self
+    }
+
+    /// Seeks lines, patterns and the number of bytes in one stream alone. The chunk has the bytes of both. Other conditions
+    /// concern both streams.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use shared_child::{Stream, Until};
+    ///
+    /// let until = Until::line().of(Stream::Stdout);
+    /// ```
+    pub fn of(mut self, stream: Stream) -> Self {
+        self.stream = Some(stream);
+        self
+    }
+}
+
+fn smaller<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
+    one.into_iter().chain(other).min()
+}
+
+/// Finds where a read ends, in bytes that arrive in pieces.
+pub(super) struct Finder {
+    stream: Option<Stream>,
+    line: bool,
+    patterns: Vec<Pattern>,
+    /// How many bytes are left until the number.
+    bytes: Option<usize>,
+}
+
+impl Finder {
+    pub(super) fn new(until: &mut Until) -> Self {
+        let patterns = std::mem::take(&mut until.patterns);
+        Self {
+            stream: until.stream,
+            line: until.line,
+            patterns: patterns.into_iter().map(Pattern::new).collect(),
+            bytes: until.bytes,
+        }
+    }
+
+    /// Returns whether the read can end within the output.
+    pub(super) fn seeks(&self) -> bool {
+        self.line || !self.patterns.is_empty() || self.bytes.is_some()
+    }
+
+    /// Returns how many of these bytes belong to the read, and what ends it, if it ends within them.
+    pub(super) fn find(&mut self, stream: Stream, bytes: &[u8]) -> (usize, Option<Reached>) {
+        let mut found = (bytes.len(), None);
+        if self.stream.is_some_and(|sought| sought != stream) {
+            return found;
+        }
+        if self.line {
+            if let Some(index) = bytes.iter().position(|byte| *byte == b'\n') {
+                found = (index + 1, Some(Reached::Line));
+            }
+        }
+        for pattern in &mut self.patterns {
+            if let Some(end) = pattern.find(stream, &bytes[..found.0]) {
+                found = (end, Some(Reached::Pattern));
+            }
+        }
+        if let Some(left) = &mut self.bytes {
+            if *left <= found.0 {
+                found = (*left, Some(Reached::Bytes));
+            }
+            *left -= found.0;
+        }
+        found
+    }
+}
+
+/// A pattern, and how much of it each stream ends with: the algorithm of Knuth, Morris and Pratt.
+struct Pattern {
+    bytes: Vec<u8>,
+    /// For each prefix that is not empty, the length of the longest shorter prefix that it ends with.
+    borders: Vec<usize>,
+    matched: [usize; 2],
+}
+
+impl Pattern {
+    fn new(bytes: Vec<u8>) -> Self {
+        let mut pattern = Self { borders: Vec::with_capacity(bytes.len()), bytes, matched: [0; 2] };
+        let mut matched = 0;
+        for index in 0..pattern.bytes.len() {
+            if index > 0 {
+                matched = pattern.longer(matched, pattern.bytes[index]);
+            }
+            pattern.borders.push(matched);
+        }
+        pattern
+    }
+
+    /// Returns how much is matched after one more byte.
+    fn longer(&self, mut matched: usize, byte: u8) -> usize {
+        while matched > 0 && self.bytes[matched] != byte {
+            matched = self.borders[matched - 1];
+        }
+        matched + usize::from(self.bytes[matched] == byte)
+    }
+
+    /// Returns the end of the pattern.
+    fn find(&mut self, stream: Stream, bytes: &[u8]) -> Option<usize> {
+        if self.bytes.is_empty() {
+            return Some(0);
+        }
+        let mut matched = self.matched[stream as usize];
+        for (index, byte) in bytes.iter().enumerate() {
+            matched = self.longer(matched, *byte);
+            if matched == self.bytes.len() {
+                return Some(index + 1);
+            }
+        }
+        self.matched[stream as usize] = matched;
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Stream::{Stderr, Stdout};
+
+    /// Returns the end of the read for these bytes in pieces of this size.
+    fn end(until: &Until, bytes: &[u8], size: usize) -> Option<(usize, Reached)> {
+        let mut finder = Finder::new(&mut until.clone());
+        let mut before = 0;
+        for piece in bytes.chunks(size) {
+            let (count, reached) = finder.find(Stdout, piece);
+            before += count;
+            if let Some(reached) = reached {
+                return Some((before, reached));
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn pattern_is_found_where_a_search_of_the_whole_finds_it() {
+        // All texts and patterns of two letters, up to these lengths.
+        let words = |length: u32| (0..1_u32 << length).map(move |bits| (length, bits));
+        let word = |(length, bits): (u32, u32)| -> Vec<u8> {
+            (0..length).map(|index| b'a' + (bits >> index & 1) as u8).collect()
+        };
+        for pattern in (1..=5).flat_map(words).map(word) {
+            let until = Until::pattern(pattern.clone());
+            for text in (0..=9).flat_map(words).map(word) {
+                let found = text.windows(pattern.len()).position(|window| window == pattern);
+                let expected = found.map(|index| (index + pattern.len(), Reached::Pattern));
+                for size in [1, 2, 3, 9] {
+                    assert_eq!(end(&until, &text, size), expected, "{pattern:?} in {text:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn first_condition_ends_a_read() {
+        let all =
+            Until::line().or(Until::pattern("b")).or(Until::pattern("cd")).or(Until::bytes(7));
+        for (text, expected) in [
+            ("ab\n", Some((2, Reached::Pattern))),
+            ("a\nb", Some((2, Reached::Line))),
+            ("acdb", Some((3, Reached::Pattern))),
+            ("acacacacacd", Some((7, Reached::Bytes))),
+            ("aaaaaa\n", Some((7, Reached::Bytes))),
+            ("acac", None),
+            ("", None),
+        ] {
+            for size in 1..=text.len().max(1) {
+                assert_eq!(end(&all, text.as_bytes(), size), expected, "{text:?} by {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn other_stream_is_not_searched() {
+        let mut until = Until::line().or(Until::bytes(2)).of(Stderr);
+        let mut finder = Finder::new(&mut until);
+        assert_eq!(finder.find(Stdout, b"a\nb"), (3, None));
+        assert_eq!(finder.find(Stderr, b"a"), (1, None));
+        assert_eq!(finder.find(Stderr, b"bc"), (1, Some(Reached::Bytes)));
+        // A pattern does not continue in the other stream.
+        let mut finder = Finder::new(&mut Until::pattern("ab"));
+        assert_eq!(finder.find(Stdout, b"a"), (1, None));
+        assert_eq!(finder.find(Stderr, b"b"), (1, None));
+        assert_eq!(finder.find(Stdout, b"b"), (1, Some(Reached::Pattern)));
+    }
+
+    #[test]
+    fn empty_conditions_are_met_by_any_output() {
+        assert_eq!(end(&Until::pattern(""), b"x", 1), Some((0, Reached::Pattern)));
+        assert_eq!(end(&Until::bytes(0), b"x", 1), Some((0, Reached::Bytes)));
+        assert_eq!(end(&Until::end(), b"x\n", 1), None);
+    }
+}

@@ -1,0 +1,182 @@
+//! Unix: system calls that std lacks, as safe functions over libc.
+//!
+//! They are as safe as those of a wrapper crate, and few enough to check by eye:
+//!
+//! - A descriptor comes in borrowed, so it is open during the call. A new one goes out owned and close-on-exec.
+//! - A slice or a struct is a reference, so it outlives the call. A buffer's length is the slice's.
+//! - A failure is std's [`io::Error`], made before any other call. EINTR is one too: callers that can block call again.
+//! - A timeout is a [`Duration`], and a wait never ends before it, unless it is longer than a day.
+//!
+//! A call that only one mechanism makes is in the file of that mechanism.
+
+#![cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "each system has other callers"))]
+
+use std::ffi::{c_int, c_short};
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+/// Converts the result of a call that returns -1 if it fails.
+pub(crate) fn check(result: c_int) -> io::Result<c_int> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Takes the result of a call that returns a new descriptor, or -1.
+///
+/// # Safety
+///
+/// Nothing else owns the descriptor.
+pub(crate) unsafe fn owned(result: c_int) -> io::Result<OwnedFd> {
+    let fd = check(result)?;
+    // SAFETY: the contract of this function; not -1.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Converts a timeout, of at most a day: systems differ in their longest one, and callers come back.
+pub(crate) fn timespec(timeout: Duration) -> libc::timespec {
+    let timeout = timeout.min(crate::backoff::DAY);
+    let mut spec = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    spec.tv_sec = timeout.as_secs() as _;
+    spec.tv_nsec = timeout.subsec_nanos() as _;
+    spec
+}
+
+/// Converts a timeout for a call that counts milliseconds: rounded up, at most a day, and -1 for none.
+pub(crate) fn milliseconds(timeout: Option<Duration>) -> c_int {
+    let Some(timeout) = timeout else { return -1 };
+    timeout.min(crate::backoff::DAY).as_nanos().div_ceil(1_000_000) as c_int
+}
+
+/// A descriptor and the events for which [`poll`] waits.
+#[repr(transparent)]
+pub(crate) struct PollFd<'a>(libc::pollfd, PhantomData<BorrowedFd<'a>>);
+
+impl<'a> PollFd<'a> {
+    pub(crate) fn new(fd: BorrowedFd<'a>, events: c_short) -> Self {
+        Self(libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 }, PhantomData)
+    }
+
+    /// Returns whether the last poll has reported an event, an error or a hang-up.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.0.revents != 0
+    }
+}
+
+/// Blocks until a descriptor is ready. Returns how many are ready: none after the timeout.
+pub(crate) fn poll(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> io::Result<c_int> {
+    let (first, count) = (fds.as_mut_ptr().cast::<libc::pollfd>(), fds.len() as libc::nfds_t);
+    #[cfg(any(
+        target_os = "linux",
+        target_os = "android",
+        target_os = "freebsd",
+        target_os = "dragonfly",
+        target_os = "haiku"
+    ))]
+    let result = {
+        let timeout = timeout.map(timespec);
+        let timeout = timeout.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        // SAFETY: a `PollFd` has the layout of a `pollfd`, and there are `count` of them. A null mask changes no mask.
+        unsafe { libc::ppoll(first, count, timeout, std::ptr::null()) }
+    };
+    #[cfg(not(any(
+        target_os = "linux",
+        target_os = "android",
+        target_os = "freebsd",
+        target_os = "dragonfly",
+        target_os = "haiku"
+    )))]
+    // SAFETY: a `PollFd` has the layout of a `pollfd`, and there are `count` of them.
+    let result = unsafe { libc::poll(first, count, milliseconds(timeout)) };
+    check(result)
+}
+
+/// Returns the descriptor, or a copy of it that is not 0, 1 or 2: a program that has closed one of these may open it
+/// again, and std overwrites them in a child.
+pub(crate) fn above_standard_streams(fd: OwnedFd) -> io::Result<OwnedFd> {
+    const FIRST: c_int = libc::STDERR_FILENO + 1;
+    if fd.as_raw_fd() >= FIRST {
+        return Ok(fd);
+    }
+    // SAFETY: the arguments are integers, and the result is a new descriptor.
+    unsafe { owned(libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, FIRST)) }
+}
+
+/// Sets the flag with which no child inherits the descriptor.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn set_close_on_exec(fd: &OwnedFd) -> io::Result<()> {
+    // SAFETY: the arguments are integers.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) }).map(drop)
+}
+
+/// Returns the flags of the open file, such as O_NONBLOCK.
+pub(crate) fn file_flags(fd: &OwnedFd) -> io::Result<c_int> {
+    // SAFETY: the arguments are integers.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })
+}
+
+pub(crate) fn set_file_flags(fd: &OwnedFd, flags: c_int) -> io::Result<()> {
+    // SAFETY: the arguments are integers.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags) }).map(drop)
+}
+
+/// Returns how many bytes can be read now.
+pub(crate) fn readable_bytes(fd: &OwnedFd) -> io::Result<u64> {
+    let mut count: c_int = 0;
+    // SAFETY: FIONREAD writes one `int`, which outlives the call.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut count) })?;
+    Ok(u64::from(count.unsigned_abs()))
+}
+
+/// Appends to the vector, into its spare capacity, what one read returns.
+pub(crate) fn read(fd: &OwnedFd, into: &mut Vec<u8>) -> io::Result<usize> {
+    // SAFETY: the call writes to `room`, at most `size` bytes.
+    unsafe { append(into, |room, size| libc::read(fd.as_raw_fd(), room.cast(), size)) }
+}
+
+/// Does the same from the start of a file.
+pub(crate) fn read_start(file: impl AsFd, into: &mut Vec<u8>) -> io::Result<usize> {
+    // SAFETY: the call writes to `room`, at most `size` bytes.
+    unsafe {
+        append(into, |room, size| libc::pread(file.as_fd().as_raw_fd(), room.cast(), size, 0))
+    }
+}
+
+/// # Safety
+///
+/// `read` writes to its first argument, at most as many bytes as its second, and returns their number, or -1.
+unsafe fn append(
+    into: &mut Vec<u8>,
+    read: impl FnOnce(*mut u8, usize) -> libc::ssize_t,
+) -> io::Result<usize> {
+    let room = into.spare_capacity_mut();
+    let count = read(room.as_mut_ptr().cast(), room.len());
+    let Ok(count) = usize::try_from(count) else { return Err(io::Error::last_os_error()) };
+    // SAFETY: as many bytes were written after the vector's, within its capacity.
+    unsafe { into.set_len(into.len() + count) };
+    Ok(count)
+}
+
+/// Makes one write.
+pub(crate) fn write(fd: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    let fd = fd.as_fd().as_raw_fd();
+    // SAFETY: the slice has this length.
+    let count = unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
+    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
+/// Returns the time of a clock, which every kernel has. (A 32-bit `time_t` suffices for the time since the boot.)
+pub(crate) fn clock(clock: libc::clockid_t) -> Duration {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the struct outlives the call.
+    unsafe { libc::clock_gettime(clock, &raw mut now) };
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
+/// Returns the frequency of the clock by which `/proc` reports when processes started.
+pub(crate) fn clock_ticks_per_second() -> u64 {
+    // SAFETY: the argument is an integer.
+    let hertz = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    // It never fails on Linux, where the value is 100 on all architectures in use.
+    u64::try_from(hertz).unwrap_or(100)
+}

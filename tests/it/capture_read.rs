@@ -1,0 +1,566 @@
+//! Promise: a capture that goes on returns each byte once, ends each read exactly at its condition, keeps every deadline, and
+//! never deadlocks with the child.
+
+use crate::common::captures::{bounded, piped};
+use crate::common::*;
+use shared_child::seam::Backend;
+use shared_child::{
+    Capture, CaptureOptions, ChildState, Chunk, Limit, Reached, SpawnOptions, StoppedBy, Stream,
+    StreamEnd, Until,
+};
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const MIB: usize = 1 << 20;
+const SHORT: Duration = Duration::from_millis(50);
+
+/// The child is killed when the capture is dropped.
+#[track_caller]
+fn begin_with<'a>(
+    backend: Backend,
+    parts: &[&str],
+    capture: &mut CaptureOptions<'a>,
+) -> Capture<'a> {
+    let mut options = SpawnOptions::new();
+    options.kill_on_drop(true);
+    backend.begin_capture(&options, &mut helper(parts), capture).expect("to begin")
+}
+
+#[track_caller]
+fn begin(backend: Backend, parts: &[&str]) -> Capture<'static> {
+    begin_with(backend, parts, bounded().stdin_open())
+}
+
+/// The condition, or a deadline that fails the test.
+fn soon(until: Until) -> Until {
+    until.or(Until::timeout(LONG))
+}
+
+/// Text of the helper, which ends lines as the system does.
+fn text(chunk: &Chunk) -> String {
+    chunk.stdout.text().replace("\r\n", "\n")
+}
+
+fn is_send_and_sync<T: Send + Sync + 'static>(_: &T) {}
+
+#[test]
+fn conversation_by_lines_returns_each_answer() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let capture = begin(backend, &["echo"]);
+        is_send_and_sync(&capture);
+        for number in 0..rounds(100).max(3) {
+            let line = format!("line {number}\n");
+            capture.write(line.as_bytes()).unwrap();
+            let chunk = capture.read(soon(Until::line()));
+            assert_eq!((chunk.stdout.text().into_owned(), chunk.reached), (line, Reached::Line));
+            assert_eq!((chunk.state, chunk.stdout.end), (ChildState::Running, StreamEnd::Open));
+        }
+        capture.write(b"no newline").unwrap();
+        capture.close_stdin();
+        let rest = capture.read(soon(Until::line()));
+        assert_eq!(
+            (rest.stdout.bytes.as_slice(), rest.reached),
+            (&b"no newline"[..], Reached::End)
+        );
+        assert!(matches!(rest.state, ChildState::Ended(Some(status)) if status.success()));
+        assert_eq!((rest.stdout.end, rest.stderr.end), (StreamEnd::Closed, StreamEnd::Closed));
+        assert_eq!(capture.read(Until::line()).reached, Reached::End);
+        let captured = capture.finish();
+        assert!(captured.success() && captured.stdout.bytes.is_empty(), "{captured:?}");
+    });
+}
+
+#[test]
+fn read_ends_exactly_at_its_condition() {
+    watchdog!();
+    on_every_backend(|backend| {
+        // One write, so all of it arrives at once.
+        let capture = begin(backend, &["echo"]);
+        capture.write(b"one\ntwo three four\nfive\n").unwrap();
+        for (until, expected, reached) in [
+            (Until::line(), "one\n", Reached::Line),
+            (Until::bytes(3), "two", Reached::Bytes),
+            (Until::pattern("hre").or(Until::line()), " thre", Reached::Pattern),
+            (Until::bytes(100).or(Until::line()), "e four\n", Reached::Line),
+            (Until::pattern("five"), "five", Reached::Pattern),
+            (Until::timeout(Duration::ZERO), "\n", Reached::Deadline),
+        ] {
+            let chunk = capture.read(until.clone());
+            assert_eq!((&*chunk.stdout.text(), chunk.reached), (expected, reached), "{until:?}");
+        }
+        capture.write(b"six\nseven\n").unwrap();
+        assert_eq!(capture.read(soon(Until::line())).stdout.bytes, b"six\n");
+        // The rest of a chunk that was read is returned as well.
+        assert_eq!(capture.finish().stdout.bytes, b"seven\n");
+    });
+}
+
+#[test]
+fn streams_are_told_apart_and_kept_in_order() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let parts = ["say", "a", "hear", "complain", "b", "hear", "say", "c", "hear"];
+        let capture = begin(backend, &parts);
+        assert_eq!(capture.read(soon(Until::line())).stdout.total, "a".len() as u64 + 1);
+        capture.write(b"\n").unwrap();
+        // A line of the other stream does not end this read.
+        let both = Until::line().of(Stream::Stdout).or(Until::quiet(4 * SHORT));
+        let error = capture.read(soon(both));
+        assert_eq!(error.reached, Reached::Quiet);
+        assert_eq!(error.stream(Stream::Stderr).text().trim_end(), "b");
+        capture.write(b"\n").unwrap();
+        assert_eq!(text(&capture.read(soon(Until::line()))), "c\n");
+
+        let capture = begin(backend, &["say", "a", "hear", "complain", "b", "hear", "say", "c"]);
+        let reader = |until| capture.read(soon(until));
+        // What is not returned before the end comes in the order of its arrival.
+        assert_eq!(reader(Until::pattern("a")).stdout.text(), "a");
+        capture.write(b"\n").unwrap();
+        let error = reader(Until::pattern("b"));
+        let parts: Vec<Stream> = error.parts().map(|(stream, _)| stream).collect();
+        assert_eq!(parts, [Stream::Stdout, Stream::Stderr]);
+    });
+}
+
+#[test]
+fn deadline_of_a_read_stops_nothing() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let capture = begin(backend, &["say", "early", "hear", "say", "late"]);
+        let chunk = capture.read(soon(Until::bytes(4)));
+        assert_eq!(chunk.stdout.bytes, b"earl");
+        let start = Instant::now();
+        let chunk = capture.read(Until::bytes(1000).or(Until::timeout(SHORT)));
+        assert!(start.elapsed() >= SHORT);
+        assert_eq!((text(&chunk), chunk.reached), ("y\n".to_owned(), Reached::Deadline));
+        assert_eq!(chunk.state, ChildState::Running);
+        capture.write(b"\n").unwrap();
+        let captured = capture.finish();
+        assert_eq!((captured.stdout.text().trim_end(), captured.stopped_by), ("late", None));
+    });
+}
+
+#[test]
+fn deadline_that_has_passed_returns_what_is_there() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let capture = begin(backend, &["say", "x", "sleep"]);
+        let mut all = String::new();
+        until("it has written", || {
+            all.push_str(&text(&capture.read(Until::deadline(Instant::now()))));
+            all == "x\n"
+        });
+    });
+}
+
+#[test]
+fn quiet_and_silent_reads_end_without_output() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let capture = begin(backend, &["say", "x", "sleep"]);
+        let start = Instant::now();
+        let chunk = capture.read(soon(Until::quiet(SHORT)));
+        assert_eq!((text(&chunk), chunk.reached), ("x\n".to_owned(), Reached::Quiet));
+        assert!(start.elapsed() >= SHORT);
+        // There is no output any more, so this read is never quiet.
+        let chunk = capture.read(Until::quiet(SHORT).or(Until::timeout(3 * SHORT)));
+        assert_eq!((chunk.stdout.total, chunk.reached), (0, Reached::Deadline));
+        let chunk = capture.read(soon(Until::silent(SHORT)));
+        assert_eq!((chunk.stdout.total, chunk.reached), (0, Reached::Quiet));
+    });
+}
+
+#[test]
+fn child_that_never_pauses_is_never_quiet() {
+    watchdog!();
+    on_every_backend(|backend| {
+        for part in ["drip", "flood"] {
+            let capture = begin_with(backend, &[part], bounded().limit(Limit::tail(1000)));
+            let start = Instant::now();
+            let quiet = Until::quiet(LONG).or(Until::silent(LONG)).or(Until::line());
+            let chunk = capture.read(quiet.or(Until::timeout(4 * SHORT)));
+            assert_eq!(chunk.reached, Reached::Deadline, "{part}");
+            assert!(start.elapsed() < LONG / 2);
+            assert!(chunk.stdout.total > 0 && chunk.stdout.bytes.len() <= 1000);
+            assert_eq!(chunk.stdout.total, chunk.stdout.omitted + chunk.stdout.bytes.len() as u64);
+        }
+    });
+}
+
+#[test]
+fn limit_applies_to_each_chunk_anew() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let mut options = bounded();
+        let capture = begin_with(backend, &["echo"], options.limit(Limit::head(4)).stdin_open());
+        capture.write(b"long line\nshort\nx\n").unwrap();
+        let kept = [(&b"long"[..], 6), (b"shor", 2), (b"x\n", 0)];
+        for (bytes, omitted) in kept {
+            let chunk = capture.read(soon(Until::line()));
+            assert_eq!((chunk.stdout.bytes.as_slice(), chunk.stdout.omitted), (bytes, omitted));
+        }
+        // More than the limit is read while this process writes, and so does not wait for a read.
+        let input = vec![b'\n'; 4 * MIB];
+        capture.write(&input).unwrap();
+        let chunk = capture.read(soon(Until::line()));
+        assert_eq!(chunk.reached, Reached::Omitted);
+        assert_eq!(chunk.stdout.bytes, b"\n\n\n\n");
+        let rest = capture.finish();
+        assert_eq!(chunk.stdout.total + rest.stdout.total, input.len() as u64);
+    });
+}
+
+#[test]
+fn child_waits_between_reads() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let count = 4 * MIB;
+        let capture = begin(backend, &["write", &count.to_string(), "exit", "7"]);
+        assert_eq!(capture.read(soon(Until::bytes(1))).stdout.total, 1);
+        assert_eq!(capture.child().wait_timeout(SHORT).unwrap(), None);
+        let captured = capture.finish();
+        assert_eq!(captured.stdout.total, count as u64 - 1);
+        assert_eq!(captured.status.unwrap().code(), Some(7));
+    });
+}
+
+#[test]
+fn write_to_a_child_that_writes_does_not_deadlock() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let input: Vec<u8> = (0..=255).cycle().take(rounds(8).clamp(1, 8) * MIB).collect();
+        let capture = begin(backend, &["echo-both"]);
+        capture.write(&input).unwrap();
+        capture.close_stdin();
+        let chunk = capture.read(soon(Until::end()));
+        assert_eq!(chunk.reached, Reached::End);
+        assert!(chunk.stdout.bytes == input && chunk.stderr.bytes == input);
+        let parts: usize = chunk.parts().map(|(_, bytes)| bytes.len()).sum();
+        assert_eq!(parts, 2 * input.len());
+    });
+}
+
+#[test]
+fn write_to_a_child_that_does_not_read_keeps_its_deadline() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let capture = begin(backend, &["sleep"]);
+        let input = vec![0; 64 * MIB];
+        let start = Instant::now();
+        let count = capture.write_deadline(&input, start + 4 * SHORT).unwrap();
+        assert!(count < input.len());
+        assert!(start.elapsed() >= 4 * SHORT && start.elapsed() < LONG / 2);
+        // The pipe is full.
+        assert_eq!(capture.write_deadline(&input, Instant::now()).unwrap(), 0);
+    });
+}
+
+#[test]
+fn write_fails_if_the_child_cannot_read() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let closed = begin_with(backend, &["sleep"], &mut bounded());
+        assert_eq!(closed.write(b"x").unwrap_err().kind(), ErrorKind::InvalidInput);
+        let capture = begin(backend, &["close-stdin", "say", "ready", "sleep"]);
+        capture.read(soon(Until::line()));
+        assert_eq!(capture.write(b"x").unwrap_err().kind(), ErrorKind::BrokenPipe);
+        capture.close_stdin();
+        assert_eq!(capture.write(b"x").unwrap_err().kind(), ErrorKind::InvalidInput);
+        let ended = begin(backend, &["exit", "0"]);
+        assert_eq!(ended.read(soon(Until::end())).reached, Reached::End);
+        assert_eq!(ended.write(b"x").unwrap_err().kind(), ErrorKind::BrokenPipe);
+        assert_eq!(ended.write_deadline(b"", Instant::now()).unwrap(), 0);
+    });
+}
+
+#[test]
+fn two_threads_that_read_get_each_line_once() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let capture = begin(backend, &["echo"]);
+        let count = rounds(2000).max(100);
+        let lines = |capture: &Capture<'_>| {
+            let mut lines = Vec::new();
+            loop {
+                let chunk = capture.read(soon(Until::line()));
+                match chunk.reached {
+                    Reached::Line => lines.push(chunk.stdout.text().into_owned()),
+                    Reached::End => return lines,
+                    other => panic!("{other:?}"),
+                }
+            }
+        };
+        let all = thread::scope(|scope| {
+            let readers = [(); 2].map(|()| scope.spawn(|| lines(&capture)));
+            for number in 0..count {
+                capture.write(format!("{number}\n").as_bytes()).unwrap();
+            }
+            capture.close_stdin();
+            readers.map(|reader| reader.join().unwrap()).concat()
+        });
+        assert_eq!(all.len(), count);
+        let expected: BTreeSet<String> = (0..count).map(|number| format!("{number}\n")).collect();
+        assert_eq!(BTreeSet::from_iter(all), expected);
+    });
+}
+
+#[test]
+fn read_that_waits_for_its_turn_keeps_its_deadline() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let capture = begin(backend, &["echo"]);
+        thread::scope(|scope| {
+            let first = scope.spawn(|| capture.read(soon(Until::line())));
+            let start = Instant::now();
+            let second = capture.read(Until::bytes(1000).or(Until::timeout(4 * SHORT)));
+            assert_eq!((second.reached, second.stdout.total), (Reached::Deadline, 0));
+            assert!(start.elapsed() >= 4 * SHORT && start.elapsed() < LONG / 2);
+            capture.write(b"x\n").unwrap();
+            assert_eq!(first.join().unwrap().stdout.bytes, b"x\n");
+        });
+    });
+}
+
+/// The thread that writes joins the wait of the thread that reads.
+#[test]
+fn thread_that_writes_beside_one_that_reads_is_served() {
+    watchdog!();
+    on_every_backend(|backend| {
+        for _ in 0..rounds(20).max(2) {
+            let capture = begin(backend, &["echo"]);
+            let input = vec![b'x'; MIB];
+            thread::scope(|scope| {
+                let read = scope.spawn(|| capture.read(soon(Until::bytes(input.len()))));
+                capture.write(&input).unwrap();
+                capture.close_stdin();
+                let chunk = read.join().unwrap();
+                assert_eq!(chunk.reached, Reached::Bytes);
+                assert!(chunk.stdout.bytes == input);
+            });
+            assert!(capture.finish().success());
+        }
+    });
+}
+
+#[test]
+fn two_writes_do_not_mix() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let capture = begin(backend, &["echo"]);
+        let write = |byte: u8| capture.write(&vec![byte; MIB]).unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| write(b'a'));
+            write(b'b');
+        });
+        let bytes = capture.finish().stdout.bytes;
+        let changes = bytes.windows(2).filter(|pair| pair[0] != pair[1]).count();
+        assert_eq!((bytes.len(), changes), (2 * MIB, 1));
+    });
+}
+
+#[test]
+fn close_of_stdin_beside_a_read_ends_the_child() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let capture = begin(backend, &["say", "ready", "read", "exit", "7"]);
+        let (ready, is_ready) = mpsc::channel();
+        thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                ready.send(capture.read(soon(Until::line()))).unwrap();
+                capture.read(soon(Until::line()))
+            });
+            assert_eq!(text(&is_ready.recv().unwrap()), "ready\n");
+            capture.close_stdin();
+            let chunk = reader.join().unwrap();
+            assert_eq!(chunk.reached, Reached::End);
+            assert!(matches!(chunk.state, ChildState::Ended(Some(s)) if s.code() == Some(7)));
+        });
+    });
+}
+
+#[test]
+fn stop_beside_a_read_ends_it() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let capture = begin(backend, &["say", "ready", "sleep"]);
+        capture.read(soon(Until::line()));
+        thread::scope(|scope| {
+            let reader = scope.spawn(|| capture.read(soon(Until::end())));
+            let status = capture.child().stop(Duration::ZERO).unwrap();
+            let chunk = reader.join().unwrap();
+            assert_eq!(
+                (chunk.reached, chunk.state),
+                (Reached::End, ChildState::Ended(Some(status)))
+            );
+        });
+        // The capture did not stop it.
+        assert_eq!(capture.finish().stopped_by, None);
+    });
+}
+
+#[test]
+fn timeout_of_the_capture_ends_reads_and_writes() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let mut options = CaptureOptions::new();
+        let capture = begin_with(backend, &["sleep"], options.timeout(SHORT));
+        let chunk = capture.read(soon(Until::line()));
+        assert_eq!(chunk.reached, Reached::End);
+        assert!(matches!(chunk.state, ChildState::Ended(Some(status)) if !status.success()));
+        assert_eq!(capture.finish().stopped_by, Some(StoppedBy::Deadline));
+
+        let mut options = CaptureOptions::new();
+        let capture = begin_with(backend, &["sleep"], options.timeout(SHORT).stdin_open());
+        let error = capture.write(&vec![0; 8 * MIB]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+        // Two threads, of which one has a turn and one has not.
+        let mut options = CaptureOptions::new();
+        let capture = begin_with(backend, &["sleep"], options.timeout(SHORT));
+        thread::scope(|scope| {
+            let reader = scope.spawn(|| capture.read(soon(Until::line())));
+            let captured = capture.finish();
+            assert_eq!(captured.stopped_by, Some(StoppedBy::Deadline));
+            assert_eq!(reader.join().unwrap().reached, Reached::End);
+        });
+    });
+}
+
+#[test]
+fn child_that_closes_its_outputs_and_runs_on_is_running() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let parts = ["say", "x", "close-stdout", "close-stderr", "hear", "exit", "7"];
+        let capture = begin(backend, &parts);
+        assert_eq!(text(&capture.read(soon(Until::line()))), "x\n");
+        let chunk = capture.read(Until::line().or(Until::timeout(4 * SHORT)));
+        assert_eq!((chunk.reached, chunk.state), (Reached::Deadline, ChildState::Running));
+        assert_eq!((chunk.stdout.end, chunk.stderr.end), (StreamEnd::Closed, StreamEnd::Closed));
+        capture.write(b"\n").unwrap();
+        let chunk = capture.read(soon(Until::end()));
+        assert!(matches!(chunk.state, ChildState::Ended(Some(status)) if status.code() == Some(7)));
+    });
+}
+
+/// The process that floods the pipe ends when the capture closes it.
+#[test]
+fn pipe_that_a_descendant_floods_does_not_delay_the_end() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let mut options = bounded();
+        let parts = ["spawn", "1", "flood", "exit", "7"];
+        let capture = begin_with(backend, &parts, options.limit(1000).drain(SHORT));
+        let chunk = capture.read(soon(Until::end()));
+        assert_eq!((chunk.reached, chunk.stdout.end), (Reached::End, StreamEnd::HeldOpen));
+        assert!(matches!(chunk.state, ChildState::Ended(Some(status)) if status.code() == Some(7)));
+    });
+}
+
+#[test]
+fn callbacks_see_output_that_reads_return() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let (sent, lines) = mpsc::channel();
+        let mut options = bounded();
+        options.stdin_open().on_line(|_, line| {
+            sent.send(line.to_string()).unwrap();
+            if line.as_bytes() == b"stop" {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
+        let capture = begin_with(backend, &["echo"], &mut options);
+        capture.write(b"one\ntwo\n").unwrap();
+        for line in ["one\n", "two\n"] {
+            assert_eq!(capture.read(soon(Until::line())).stdout.text(), line);
+        }
+        capture.write(b"stop\n").unwrap();
+        assert_eq!(capture.read(soon(Until::end())).stdout.text(), "stop\n");
+        assert_eq!(capture.finish().stopped_by, Some(StoppedBy::Callback));
+        assert_eq!(lines.try_iter().collect::<Vec<_>>(), ["one", "two", "stop"]);
+    });
+}
+
+#[test]
+fn panic_of_a_callback_leaves_the_capture_usable() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let mut options = bounded();
+        options.stdin_open().on_output(|_, bytes| {
+            assert!(!bytes.starts_with(b"panic"), "as planned");
+            ControlFlow::Continue(())
+        });
+        let capture = begin_with(backend, &["echo"], &mut options);
+        let panics = || {
+            let read = || capture.read(soon(Until::pattern("end")));
+            catch_unwind(AssertUnwindSafe(read)).is_err()
+        };
+        thread::scope(|scope| {
+            let readers = [(); 2].map(|()| scope.spawn(panics));
+            capture.write(b"panic\n").unwrap();
+            capture.write(b"end").unwrap();
+            capture.close_stdin();
+            // The thread that reads the bytes panics, and the other one continues.
+            let panicked = readers.map(|reader| reader.join().unwrap());
+            assert_ne!(panicked[0], panicked[1]);
+        });
+        assert!(capture.finish().success());
+    });
+}
+
+#[test]
+fn second_capture_of_a_child_is_refused() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let child = piped(backend, &["say", "x"]);
+        let first = child.begin_capture(&mut bounded()).unwrap();
+        let error = child.begin_capture(&mut bounded()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(error.to_string().contains("another capture"), "{error}");
+        assert!(child.capture(&mut bounded()).is_err());
+        assert_eq!(first.finish().stdout.text().trim_end(), "x");
+        assert_eq!(first.finish().status, Some(wait(&child)));
+    });
+}
+
+#[test]
+fn capture_that_shares_its_child_can_be_kept() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let child = Arc::new(piped(backend, &["say", "x", "hear", "exit", "7"]));
+        let capture = Capture::new(Arc::clone(&child), bounded().stdin_open()).unwrap();
+        is_send_and_sync(&capture);
+        let reader = thread::spawn(move || {
+            assert_eq!(capture.read(soon(Until::line())).stdout.text().trim_end(), "x");
+            capture.write(b"\n").unwrap();
+            capture.finish()
+        });
+        assert_eq!(wait(&child).code(), Some(7));
+        assert!(reader.join().unwrap().error.is_none());
+    });
+}
+
+#[test]
+fn dropped_capture_kills_only_on_request() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let child = Arc::new(piped(backend, &["say", "x", "sleep"]));
+        drop(Capture::new(Arc::clone(&child), &mut bounded()).unwrap());
+        assert_eq!(child.try_wait().unwrap(), None);
+        kill_and_wait(&child);
+        let capture = begin(backend, &["sleep"]);
+        let id = capture.child().id();
+        assert_eq!(capture.child().try_wait().unwrap(), None);
+        drop(capture);
+        #[cfg(unix)]
+        until("it is reaped", || !unix::children().contains(&id));
+        #[cfg(windows)]
+        let _ = id;
+    });
+}
