@@ -169,7 +169,7 @@ pub mod windows;
 
 pub use capture::{
     Capture, CaptureOptions, Captured, CapturedStream, ChildState, Chunk, CommandFailed, Limit,
-    Line, Reached, StoppedBy, Stream, StreamEnd, Until,
+    Line, Reached, Spilled, StoppedBy, Stream, StreamEnd, Until,
 };
 pub use child::SharedChild;
 pub use exit_notice::ExitNotice;

@@ -2,6 +2,7 @@
 
 use super::Stream;
 use super::lines::unfinished_character;
+use super::spill::Spilled;
 use crate::Usage;
 use std::borrow::Cow;
 use std::fmt;
@@ -153,7 +154,7 @@ impl fmt::Display for StoppedBy {
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct CapturedStream {
     /// The bytes that were kept.
@@ -166,6 +167,9 @@ pub struct CapturedStream {
     pub total: u64,
     /// How the stream ended.
     pub end: StreamEnd,
+    /// The file to which the stream was written because it exceeded its limit:
+    /// [`CaptureOptions::spill`](super::CaptureOptions::spill).
+    pub spilled: Option<Spilled>,
 }
 
 impl CapturedStream {
@@ -242,6 +246,9 @@ impl fmt::Debug for CapturedStream {
         if self.omitted > 0 {
             debug.field("omitted", &self.omitted);
         }
+        if let Some(spilled) = &self.spilled {
+            debug.field("spilled", spilled);
+        }
         debug.field("end", &self.end).finish()
     }
 }
@@ -297,7 +304,8 @@ mod tests {
 
     fn stream(bytes: &[u8], omitted_at: usize, omitted: u64) -> CapturedStream {
         let total = bytes.len() as u64 + omitted;
-        CapturedStream { bytes: bytes.to_vec(), omitted, omitted_at, total, end: StreamEnd::Closed }
+        let end = StreamEnd::Closed;
+        CapturedStream { bytes: bytes.to_vec(), omitted, omitted_at, total, end, spilled: None }
     }
 
     #[test]

@@ -180,6 +180,7 @@ mod tests {
             omitted_at: 0,
             total: 11,
             end: StreamEnd::Closed,
+            spilled: None,
         };
         Captured {
             status: Some(ExitStatus::default()),

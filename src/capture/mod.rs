@@ -15,6 +15,7 @@ mod options;
 mod output;
 mod pipes;
 mod retention;
+mod spill;
 mod until;
 
 pub use captured::{Captured, CapturedStream, StoppedBy, StreamEnd};
@@ -24,6 +25,7 @@ pub use handle::Capture;
 pub use lines::Line;
 pub use options::CaptureOptions;
 pub use retention::Limit;
+pub use spill::Spilled;
 pub use until::Until;
 
 use crate::child::ChildRef;

@@ -45,14 +45,28 @@ impl Pipes {
         *self = Self { stdin: None, outputs: [None, None] };
     }
 
-    /// Returns what to wait for. Standard input counts only if `has_input`.
+    /// Returns what to wait for. Standard input counts only if `has_input`, and an output unless it `is_paused`.
     pub(super) fn wait(
         &mut self,
         has_input: bool,
+        is_paused: [bool; 2],
         exit: Option<&Arc<ExitDescriptor>>,
         alarm: Option<&Arc<Alarm>>,
     ) -> io::Result<Wait> {
-        Wait::new(self.stdin.as_ref().filter(|_| has_input), &mut self.outputs, exit, alarm)
+        let mut paused = [None, None];
+        for index in 0..2 {
+            if is_paused[index] {
+                paused[index] = self.outputs[index].take();
+            }
+        }
+        let stdin = self.stdin.as_ref().filter(|_| has_input);
+        let wait = Wait::new(stdin, &mut self.outputs, exit, alarm);
+        for index in 0..2 {
+            if is_paused[index] {
+                self.outputs[index] = paused[index].take();
+            }
+        }
+        wait
     }
 
     /// Appends what there is to read. Returns `None` if there is nothing now, 0 at the end.

@@ -28,6 +28,7 @@ mod recycled;
 mod run_example;
 mod set;
 mod spawn_faults;
+mod spill;
 mod statuses;
 mod stopping;
 mod supervise_example;
