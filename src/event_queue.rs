@@ -8,22 +8,16 @@
 //! removed: the receiver polls.
 
 use crate::backoff::left;
-#[cfg(unix)]
-use crate::fork_guard::ForkGuard;
-use crate::sync::{Arc, Mutex, MutexGuard, imp::Condvar};
-#[cfg(unix)]
-use crate::sys::ExitDescriptor;
-use crate::sys::{KernelQueue, Notice, Subscription, kernel_queue};
+use crate::sync::{self, Mutex, MutexGuard, imp::Condvar};
+use crate::sys::{KernelQueue, Notice, Registration, kernel_queue};
 use std::collections::VecDeque;
 use std::io;
-#[cfg(unix)]
-use std::os::fd::AsFd;
-use std::sync::{OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Instant;
 
 pub(crate) struct EventQueue {
     /// Set under the lock of `posted`. Empty while no descriptor is spare.
-    kernel: OnceLock<Box<dyn KernelQueue>>,
+    kernel: OnceLock<Arc<dyn KernelQueue>>,
     /// The lock is never held across anything that blocks. The kernel queue wakes its waiters if and only if this is
     /// not empty.
     posted: Mutex<VecDeque<u64>>,
@@ -31,86 +25,30 @@ pub(crate) struct EventQueue {
     changed: Condvar,
 }
 
-/// The registration of one process in a queue, which must be [ended](Self::end).
-pub(crate) enum Registration {
-    /// Keeps the descriptor open: a kernel queue drops a closed descriptor and its event.
-    #[cfg(unix)]
-    Descriptor {
-        descriptor: Box<dyn AsFd + Send>,
-        is_prompt: bool,
-    },
-    Subscription(#[expect(dead_code, reason = "it ends when it is dropped")] Subscription),
-}
-
-impl Registration {
-    /// Reports `token`, once, when there is a reason to poll the child: at once if there is one already. `None` if
-    /// nothing can report the exit: no descriptor for the queue, no thread for the helper, or the child of a fork.
-    pub(crate) fn new(notice: &Arc<Notice>, queue: &Arc<EventQueue>, token: u64) -> Option<Self> {
-        #[cfg(unix)]
-        if let Some(descriptor) = notice.descriptor() {
-            let own = Box::new(ExitDescriptor::new(Arc::clone(notice))?);
-            return match Self::of_descriptor(own, queue, token) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    // A kernel queue takes each descriptor once.
-                    let copy = ForkGuard::new(descriptor.try_clone_to_owned().ok()?);
-                    Self::of_descriptor(Box::new(copy), queue, token).ok()
-                }
-                registered => registered.ok(),
-            };
-        }
-        let queue = Arc::clone(queue);
-        Subscription::new(notice, Box::new(move || queue.post(token))).map(Self::Subscription)
-    }
-
-    /// Reports `token`, once, when the descriptor becomes readable.
-    #[cfg(unix)]
-    pub(crate) fn of_descriptor(
-        descriptor: Box<dyn AsFd + Send>,
-        queue: &EventQueue,
-        token: u64,
-    ) -> io::Result<Self> {
-        let kernel = queue.kernel().ok_or(io::ErrorKind::Unsupported)?;
-        kernel.add(descriptor.as_fd(), token)?;
-        Ok(Self::Descriptor { descriptor, is_prompt: kernel.is_prompt() })
-    }
-
-    /// Returns whether the queue reports an exit no later than other waiters observe it.
-    pub(crate) fn is_prompt(&self) -> bool {
-        match self {
-            #[cfg(unix)]
-            Self::Descriptor { is_prompt, .. } => *is_prompt,
-            Self::Subscription(_) => false,
-        }
-    }
-
-    /// Removes the process from its queue, which still reports a posted token.
-    ///
-    /// This is no `Drop`, because the child of a fork drops its copy, and its epoll is the parent's.
-    pub(crate) fn end(self, queue: &EventQueue) {
-        match self {
-            #[cfg(unix)]
-            Self::Descriptor { descriptor, .. } => {
-                if let Some(kernel) = queue.kernel.get() {
-                    kernel.remove(descriptor.as_fd());
-                }
-            }
-            Self::Subscription(_) => _ = queue,
-        }
-    }
-}
-
 impl EventQueue {
     /// Creates a queue. Never fails: if no descriptor is spare, there is no kernel queue yet.
     pub(crate) fn new() -> Self {
-        let kernel = kernel_queue().map_or_else(|_| OnceLock::new(), OnceLock::from);
-        Self { kernel, posted: Mutex::default(), changed: Condvar::new() }
+        let queue =
+            Self { kernel: OnceLock::new(), posted: Mutex::default(), changed: Condvar::new() };
+        queue.kernel();
+        queue
+    }
+
+    /// Reports `token`, once, when there is a reason to poll the child: at once if there is one already. `None` if
+    /// nothing can report the exit: no descriptor for the queue, no thread for the helper, or the child of a fork.
+    pub(crate) fn register(
+        this: &sync::Arc<Self>,
+        notice: &sync::Arc<Notice>,
+        token: u64,
+    ) -> Option<Registration> {
+        let queue = sync::Arc::clone(this);
+        Registration::new(notice, this.kernel(), token, Box::new(move || queue.post(token)))
     }
 
     /// Returns the kernel queue. If there is none, tries again to open one.
-    #[cfg(unix)]
-    fn kernel(&self) -> Option<&dyn KernelQueue> {
+    pub(crate) fn kernel(&self) -> Option<&Arc<dyn KernelQueue>> {
         if self.kernel.get().is_none() {
-            let kernel = kernel_queue().ok()?;
+            let kernel = Arc::from(kernel_queue().ok()?);
             // Threads that wait without the kernel queue change over to it, and find the posted tokens.
             let posted = self.posted.lock();
             if self.kernel.set(kernel).is_ok() {
@@ -118,7 +56,7 @@ impl EventQueue {
                 self.changed.notify_all();
             }
         }
-        self.kernel.get().map(|kernel| &**kernel)
+        self.kernel.get()
     }
 
     /// Reports the token. Never blocks.

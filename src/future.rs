@@ -6,11 +6,12 @@
 
 use crate::SharedChild;
 use crate::backoff::{Backoff, LONGEST};
-use crate::reaper::{self, Answer, Wake};
+use crate::reaper::{self, Wake};
 use crate::stop::{self, Stop};
-use crate::sys::Request;
+use crate::sync::Arc;
+use crate::sys::{Notice, Request};
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::process::ExitStatus;
@@ -26,114 +27,18 @@ use std::time::{Duration, Instant};
 ///
 /// See [`SharedChild::wait_async`].
 #[must_use = "futures do nothing unless they are awaited"]
-pub struct WaitFuture<'a> {
-    child: &'a SharedChild,
-    registration: Registration,
-    /// The delays between polls of a child whose exit cannot be notified.
-    backoff: Backoff,
-}
-
-enum Registration {
-    None,
-    /// The task is woken when the child exits.
-    Exit(Wake),
-    /// The task was woken by the exit. If the child is not reapable yet, the next step is a delay.
-    Notified,
-    /// The task is woken after a delay: no notification is possible, or it came before the child was reapable (see
-    /// `Backoff`).
-    Delay(Wake),
-}
-
-impl<'a> WaitFuture<'a> {
-    fn new(child: &'a SharedChild) -> Self {
-        Self { child, registration: Registration::None, backoff: Backoff::new() }
-    }
-
-    /// Registers the task for the next reason to check the child. Returns `Ready` if there has been one since the last
-    /// check, which precedes this call.
-    fn register(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut self.registration {
-            Registration::None => {
-                let Some(notice) = self.child.notice() else { return Poll::Ready(()) };
-                match reaper::at_exit(&notice, cx.waker()) {
-                    Answer::Will(wake) => self.registration = Registration::Exit(wake),
-                    Answer::CannotTell => self.register_delay(cx),
-                    Answer::NoThread => self.block_for_delay(cx),
-                }
-                Poll::Pending
-            }
-            Registration::Exit(wake) if reaper::renew(*wake, cx.waker()) => Poll::Pending,
-            Registration::Exit(_) => {
-                self.registration = Registration::Notified;
-                Poll::Ready(())
-            }
-            Registration::Notified => {
-                self.register_delay(cx);
-                Poll::Pending
-            }
-            Registration::Delay(wake) if reaper::renew(*wake, cx.waker()) => Poll::Pending,
-            Registration::Delay(_) => {
-                self.registration = Registration::None;
-                Poll::Ready(())
-            }
-        }
-    }
-
-    fn register_delay(&mut self, cx: &mut Context<'_>) {
-        match reaper::at(Instant::now() + self.backoff.next(), cx.waker()) {
-            Some(wake) => self.registration = Registration::Delay(wake),
-            None => self.block_for_delay(cx),
-        }
-    }
-
-    /// Blocks for a moment and wakes the task at once. Without the background thread nothing else can wake it, and to
-    /// block the executor for a moment is better than to spin.
-    fn block_for_delay(&mut self, cx: &mut Context<'_>) {
-        self.registration = Registration::None;
-        crate::sync::sleep(self.backoff.next());
-        cx.waker().wake_by_ref();
-    }
-
-    /// Whether the last poll, which returned `Pending`, has blocked for its delay.
-    fn has_blocked(&self) -> bool {
-        matches!(self.registration, Registration::None)
-    }
-
-    fn deregister(&mut self) {
-        if let Registration::Exit(wake) | Registration::Delay(wake) =
-            std::mem::replace(&mut self.registration, Registration::None)
-        {
-            reaper::forget(wake);
-        }
-    }
-}
+#[derive(Debug)]
+pub struct WaitFuture<'a>(Wait<'a>);
 
 impl Future for WaitFuture<'_> {
     type Output = io::Result<ExitStatus>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.get_mut();
-        loop {
-            if let Some(result) = this.child.try_wait().transpose() {
-                this.deregister();
-                return Poll::Ready(result);
-            }
-            if this.register(cx).is_pending() {
-                return Poll::Pending;
-            }
+        match self.get_mut().0.poll(cx).map(Result::transpose) {
+            Poll::Ready(Some(result)) => Poll::Ready(result),
+            // Without a deadline there is a result when the wait is over.
+            Poll::Ready(None) | Poll::Pending => Poll::Pending,
         }
-    }
-}
-
-impl Drop for WaitFuture<'_> {
-    fn drop(&mut self) {
-        self.deregister();
-    }
-}
-
-impl fmt::Debug for WaitFuture<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WaitFuture").field("child", self.child).finish_non_exhaustive()
     }
 }
 
@@ -147,46 +52,138 @@ impl fmt::Debug for WaitFuture<'_> {
 /// See [`SharedChild::wait_deadline_async`].
 #[must_use = "futures do nothing unless they are awaited"]
 #[derive(Debug)]
-pub struct WaitDeadlineFuture<'a> {
-    wait: WaitFuture<'a>,
-    /// `None` if the deadline is too far away for the clock.
-    deadline: Option<Timer>,
-}
-
-impl<'a> WaitDeadlineFuture<'a> {
-    fn new(child: &'a SharedChild, deadline: Option<Instant>) -> Self {
-        Self { wait: WaitFuture::new(child), deadline: deadline.map(Timer::new) }
-    }
-
-    fn deregister(&mut self) {
-        self.wait.deregister();
-        if let Some(deadline) = &mut self.deadline {
-            deadline.deregister();
-        }
-    }
-}
+pub struct WaitDeadlineFuture<'a>(Wait<'a>);
 
 impl Future for WaitDeadlineFuture<'_> {
     type Output = io::Result<Option<ExitStatus>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.get_mut();
-        if !this.deadline.as_ref().is_some_and(Timer::has_passed) {
-            if let Poll::Ready(result) = Pin::new(&mut this.wait).poll(cx) {
-                this.deregister();
-                return Poll::Ready(result.map(Some));
-            }
-            let Some(deadline) = &mut this.deadline else { return Poll::Pending };
-            // A wait that has blocked is polled again at once, and the deadline is compared then.
-            if this.wait.has_blocked() || Pin::new(deadline).poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-        }
-        // Check after the deadline: a child that has exited by then counts as exited.
-        this.deregister();
-        Poll::Ready(this.wait.child.try_wait())
+        self.get_mut().0.poll(cx)
     }
 }
+
+/// The state of both futures.
+struct Wait<'a> {
+    child: &'a SharedChild,
+    /// `None` if there is no deadline, or if it is too far away for the clock.
+    deadline: Option<Instant>,
+    registration: Registration,
+    /// The task was woken, but the child was not reapable yet: the next wake-up comes after a delay (see `Backoff`).
+    is_delayed: bool,
+    backoff: Backoff,
+}
+
+impl<'a> Wait<'a> {
+    fn new(child: &'a SharedChild, deadline: Option<Instant>) -> Self {
+        let (registration, backoff) = (Registration(None), Backoff::new());
+        Self { child, deadline, registration, is_delayed: false, backoff }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<ExitStatus>>> {
+        loop {
+            // The child is checked after the deadline: a child that has exited by then counts as exited.
+            let is_over = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
+            let answer = self.child.try_wait();
+            if is_over || !matches!(answer, Ok(None)) {
+                self.registration.remove();
+                return Poll::Ready(answer);
+            }
+            match self.registration.renew(cx) {
+                Some(true) => return Poll::Pending,
+                // Woken, perhaps after the check above. After an exit that was reported too early comes a delay, and after
+                // the delay another registration for the exit.
+                Some(false) => {
+                    self.is_delayed = !self.is_delayed;
+                    continue;
+                }
+                None => {}
+            }
+            if !self.is_delayed {
+                let Some(notice) = self.child.notice() else { continue };
+                if self.registration.add(Some(&notice), self.deadline, cx) {
+                    return Poll::Pending;
+                }
+            }
+            // No exit of this child can be reported, or it was reported too early.
+            let next = Instant::now() + self.backoff.next();
+            self.registration.add_timer(earlier(self.deadline, next), cx);
+            return Poll::Pending;
+        }
+    }
+}
+
+impl fmt::Debug for Wait<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wait")
+            .field("child", self.child)
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
+    }
+}
+
+fn earlier(deadline: Option<Instant>, next: Instant) -> Instant {
+    deadline.map_or(next, |deadline| deadline.min(next))
+}
+
+/// The registration of a task with the background thread, removed when this is dropped.
+struct Registration(Option<Wake>);
+
+impl Registration {
+    /// Has the task woken when the child exits, or at this time. Returns `false` if no exit of this child can be reported, or
+    /// if there is no background thread.
+    fn add(&mut self, notice: Option<&Arc<Notice>>, at: Option<Instant>, cx: &Context<'_>) -> bool {
+        self.0 = reaper::register(notice, at, cx.waker());
+        self.0.is_some()
+    }
+
+    /// Has the task woken at this time. Without a background thread this blocks for a moment and wakes the task at once:
+    /// nothing else can wake it, and to block the executor for a moment is better than to spin.
+    fn add_timer(&mut self, at: Instant, cx: &Context<'_>) {
+        if !self.add(None, Some(at), cx) {
+            crate::sync::sleep(at.saturating_duration_since(Instant::now()).min(LONGEST));
+            cx.waker().wake_by_ref();
+        }
+    }
+
+    /// Returns whether the registration, which has this waker now, still stands. `None` if there is none.
+    fn renew(&mut self, cx: &Context<'_>) -> Option<bool> {
+        let stands = reaper::renew(self.0?, cx.waker());
+        if !stands {
+            self.remove();
+        }
+        Some(stands)
+    }
+
+    fn remove(&mut self) {
+        if let Some(wake) = self.0.take() {
+            reaper::forget(wake);
+        }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+/// Resolves at this time.
+async fn sleep_until(at: Instant) {
+    let mut timer = Registration(None);
+    poll_fn(|cx| {
+        if at <= Instant::now() {
+            return Poll::Ready(());
+        }
+        if timer.renew(cx) != Some(true) {
+            timer.add_timer(at, cx);
+        }
+        Poll::Pending
+    })
+    .await;
+}
+
+/// The longest delay between two polls of a tree.
+const LONGEST_DELAY: Duration = Duration::from_millis(100);
 
 impl SharedChild {
     /// Waits for the child to exit without blocking a thread, and returns its status: [`wait`](Self::wait) as a future
@@ -259,7 +256,7 @@ impl SharedChild {
     /// # fn main() {}
     /// ```
     pub fn wait_async(&self) -> WaitFuture<'_> {
-        WaitFuture::new(self)
+        WaitFuture(Wait::new(self, None))
     }
 
     /// Like [`wait_async`](Self::wait_async), but resolves to `Ok(None)` if the child still runs at `deadline`:
@@ -288,7 +285,7 @@ impl SharedChild {
     /// # let _ = run_for_a_minute_at_most;
     /// ```
     pub fn wait_deadline_async(&self, deadline: Instant) -> WaitDeadlineFuture<'_> {
-        WaitDeadlineFuture::new(self, Some(deadline))
+        WaitDeadlineFuture(Wait::new(self, Some(deadline)))
     }
 
     /// Like [`wait_async`](Self::wait_async), but resolves to `Ok(None)` if the child still runs after `timeout`, counted
@@ -315,7 +312,7 @@ impl SharedChild {
     /// # let _ = run_for_a_minute_at_most;
     /// ```
     pub fn wait_timeout_async(&self, timeout: Duration) -> WaitDeadlineFuture<'_> {
-        WaitDeadlineFuture::new(self, Instant::now().checked_add(timeout))
+        WaitDeadlineFuture(Wait::new(self, Instant::now().checked_add(timeout)))
     }
 
     /// Requests the child to terminate, waits for up to `grace`, then kills it, without blocking a thread:
@@ -364,7 +361,7 @@ impl SharedChild {
 
     /// Waits until the child has exited or the deadline has passed.
     async fn exited_by(&self, deadline: Option<Instant>) -> io::Result<()> {
-        WaitDeadlineFuture::new(self, deadline).await.map(drop)
+        WaitDeadlineFuture(Wait::new(self, deadline)).await.map(drop)
     }
 
     /// Waits until the child or its whole tree has ended (`true`), or the deadline has passed.
@@ -380,65 +377,9 @@ impl SharedChild {
                 continue;
             }
             // The leader has exited and other members run, whose exits are not notified.
-            let next = now + delay;
-            Timer::new(deadline.map_or(next, |deadline| deadline.min(next))).await;
+            sleep_until(earlier(deadline, now + delay)).await;
             delay = (delay * 2).min(LONGEST_DELAY);
         }
         Ok(true)
-    }
-}
-
-/// The longest delay between two polls of a tree.
-const LONGEST_DELAY: Duration = Duration::from_millis(100);
-
-/// Resolves at a point in time.
-#[derive(Debug)]
-struct Timer {
-    at: Instant,
-    wake: Option<Wake>,
-}
-
-impl Timer {
-    fn new(at: Instant) -> Self {
-        Self { at, wake: None }
-    }
-
-    fn has_passed(&self) -> bool {
-        self.at <= Instant::now()
-    }
-
-    fn deregister(&mut self) {
-        if let Some(wake) = self.wake.take() {
-            reaper::forget(wake);
-        }
-    }
-}
-
-impl Future for Timer {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = self.get_mut();
-        let left = this.at.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            this.deregister();
-            return Poll::Ready(());
-        }
-        if this.wake.is_some_and(|wake| reaper::renew(wake, cx.waker())) {
-            return Poll::Pending;
-        }
-        this.wake = reaper::at(this.at, cx.waker());
-        if this.wake.is_none() {
-            // There is no background thread: block for a moment instead.
-            crate::sync::sleep(left.min(LONGEST));
-            cx.waker().wake_by_ref();
-        }
-        Poll::Pending
-    }
-}
-
-impl Drop for Timer {
-    fn drop(&mut self) {
-        self.deregister();
     }
 }

@@ -8,13 +8,13 @@
 //! its epoll is the parent's. So the child of a fork has a state of its own.
 
 use crate::deferred;
-use crate::event_queue::{EventQueue, Registration};
+use crate::event_queue::EventQueue;
 use crate::fork_guard::PerProcess;
 use crate::sync::{Arc, Mutex};
 use crate::sys::{Notice, spawn_thread};
-use crate::watchlist::{Entry, Source, WAKE, Watchlist, next_token};
-use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasherDefault, DefaultHasher};
+use crate::watchlist::{Entry, Source, TokenMap, WAKE, Watchlist, next_token};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
@@ -29,8 +29,11 @@ struct Reaper {
     queue: Arc<EventQueue>,
     children: Watchlist<Child>,
     /// The tokens of the children, by the address of the notice, which is unique while the child is in the list.
-    tokens: HashMap<usize, u64, BuildHasherDefault<DefaultHasher>>,
-    timers: BTreeMap<(Instant, u64), Waker>,
+    tokens: TokenMap<u64>,
+    /// The tasks that wait, by the IDs of their registrations.
+    wakers: TokenMap<Waker>,
+    /// The times at which to wake tasks, and the IDs. The ID of a removed registration stays for a while.
+    timers: BinaryHeap<Reverse<(Instant, u64)>>,
     /// The time when a sleeping thread wakes up without a report.
     wakes_at: Option<Instant>,
     /// The delay before the next poll.
@@ -43,8 +46,8 @@ struct Child {
     notice: Arc<Notice>,
     /// The handle was dropped: the thread reaps the child.
     is_orphan: bool,
-    /// Sorted by their IDs.
-    wakers: Vec<(u64, Waker)>,
+    /// The IDs of the registrations to wake at the exit, sorted.
+    registrations: Vec<u64>,
 }
 
 /// The delay between two polls of orphans: the first and the longest.
@@ -63,9 +66,8 @@ pub(crate) fn abandon(notice: &Arc<Notice>) {
         return;
     }
     deferred::retry();
-    let notice = Arc::clone(notice);
-    if !adopt(&notice) {
-        defer(notice);
+    if !adopt(notice) {
+        defer(Arc::clone(notice));
     }
 }
 
@@ -75,123 +77,91 @@ fn defer(notice: Arc<Notice>) {
 
 /// Leaves the child to the thread. Returns `false` if the thread cannot be started.
 fn adopt(notice: &Arc<Notice>) -> bool {
-    with_reaper(|reaper| {
-        let token = reaper.watch(notice).unwrap_or_else(|| {
-            let token = next_token();
-            reaper.insert(token, notice, Source::Polled);
-            // The thread sleeps beyond the next poll.
-            reaper.pause = SOONEST;
-            reaper.wake_by(Instant::now() + SOONEST);
-            token
-        });
-        reaper.children.get_mut(token).expect("it was inserted").is_orphan = true;
-    })
-    .is_ok()
+    let mut state = REAPER.get().lock();
+    let Ok(reaper) = running(&mut state) else { return false };
+    let token = reaper.watch(notice).unwrap_or_else(|| {
+        // The thread sleeps beyond the next poll.
+        reaper.pause = SOONEST;
+        reaper.wake_by(Instant::now() + SOONEST);
+        reaper.insert(next_token(), notice, Source::Polled)
+    });
+    reaper.children.get_mut(token).expect("it was inserted").is_orphan = true;
+    true
 }
 
 /// Runs `run` under the lock of the state, so that the thread seems to be busy.
-#[cfg(unix)]
 pub(crate) fn busy<T>(run: impl FnOnce() -> T) -> T {
     let _reaper = REAPER.get().lock();
     run()
 }
 
-/// A registration of a task. The task [removes](forget) a registration that it does not need any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wake {
-    Exit { token: u64, id: u64 },
-    Timer { at: Instant, id: u64 },
+/// A registration of a task. The task [removes](forget) it, unless it was woken at an exit.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wake {
+    id: u64,
+    /// The child whose exit wakes the task.
+    token: Option<u64>,
 }
 
-/// The result of [`at_exit`].
-pub(crate) enum Answer {
-    /// The task will be woken.
-    Will(Wake),
-    /// No exit of this child can be reported: the task polls it.
-    CannotTell,
-    /// The thread cannot be started.
-    NoThread,
-}
-
-/// Wakes the task once when there is a reason to poll the child: at once if there is one already.
-pub(crate) fn at_exit(notice: &Arc<Notice>, waker: &Waker) -> Answer {
-    // An unused clone is dropped after the lock is released, because dropping it may run the caller's code.
+/// Wakes the task once: when there is a reason to poll the child, or at this time. `None` if no exit of this child can be
+/// reported, or if the thread cannot be started.
+pub(crate) fn register(
+    notice: Option<&Arc<Notice>>,
+    at: Option<Instant>,
+    waker: &Waker,
+) -> Option<Wake> {
+    // A clone that is not stored is dropped after the lock is released, because dropping it may run the caller's code.
     let mut waker = Some(waker.clone());
-    let answer = with_reaper(|reaper| {
-        reaper.served_tasks = true;
-        let token = reaper.watch(notice)?;
-        let (child, id) = (reaper.children.get_mut(token)?, next_token());
-        child.wakers.extend(waker.take().map(|waker| (id, waker)));
-        Some(Wake::Exit { token, id })
-    });
-    match answer {
-        Ok(Some(wake)) => Answer::Will(wake),
-        Ok(None) => Answer::CannotTell,
-        Err(_) => Answer::NoThread,
+    let mut state = REAPER.get().lock();
+    let reaper = running(&mut state).ok()?;
+    reaper.served_tasks = true;
+    let id = next_token();
+    let mut token = None;
+    if let Some(notice) = notice {
+        token = reaper.watch(notice);
+        reaper.children.get_mut(token?)?.registrations.push(id);
     }
-}
-
-/// Wakes the task at this time. Returns `None` if the thread cannot be started.
-pub(crate) fn at(at: Instant, waker: &Waker) -> Option<Wake> {
-    let mut waker = Some(waker.clone());
-    let wake = with_reaper(|reaper| {
-        reaper.served_tasks = true;
-        let id = next_token();
-        reaper.timers.extend(waker.take().map(|waker| ((at, id), waker)));
+    if let Some(at) = at {
+        reaper.timers.push(Reverse((at, id)));
         reaper.wake_by(at);
-        Wake::Timer { at, id }
-    });
-    wake.ok()
+    }
+    reaper.wakers.insert(id, waker.take()?);
+    Some(Wake { id, token })
 }
 
 /// Replaces the waker of a registration. Returns `false` if the task was woken already.
 pub(crate) fn renew(wake: Wake, waker: &Waker) -> bool {
-    let mut waker = waker.clone();
-    let mut reaper = REAPER.get().lock();
-    let old = reaper.as_mut().and_then(|reaper| match wake {
-        Wake::Exit { token, id } => {
-            let child = reaper.children.get_mut(token)?;
-            let index = child.position(id)?;
-            Some(&mut child.wakers[index].1)
-        }
-        Wake::Timer { at, id } => reaper.timers.get_mut(&(at, id)),
-    });
-    let is_registered = old.map(|old| std::mem::swap(old, &mut waker)).is_some();
     // The old waker is dropped after the lock is released.
-    drop(reaper);
-    is_registered
+    let mut waker = waker.clone();
+    let mut state = REAPER.get().lock();
+    let old = state.as_mut().and_then(|reaper| reaper.wakers.get_mut(&wake.id));
+    old.map(|old| std::mem::swap(old, &mut waker)).is_some()
 }
 
 /// Removes a registration.
 pub(crate) fn forget(wake: Wake) {
-    let mut reaper = REAPER.get().lock();
-    let Some(state) = reaper.as_mut() else { return };
-    let (waker, child) = match wake {
-        Wake::Exit { token, id } => state.remove_waker(token, id),
-        Wake::Timer { at, id } => (state.timers.remove(&(at, id)), None),
-    };
+    let mut state = REAPER.get().lock();
+    let Some(reaper) = state.as_mut() else { return };
+    let removed = reaper.remove_registration(wake);
     // The thread may sleep until a time that no task awaits any more. If nothing is left, wake it so that it ends
     // earlier.
-    let is_idle = state.children.is_empty() && state.timers.is_empty();
-    if is_idle && state.wake_by(Instant::now() + LINGER) {
-        state.served_tasks = true;
+    if reaper.is_idle() && reaper.wake_by(Instant::now() + LINGER) {
+        reaper.served_tasks = true;
     }
-    let queue = Arc::clone(&state.queue);
-    drop(reaper);
-    drop((waker, child.map(|child| child.end(&queue))));
+    drop(state);
+    drop(removed);
 }
 
-/// Runs `run` under the lock with the state of the thread. Starts the thread if it does not run. The thread ends when
-/// nothing is left to do, so `run` must register something.
-fn with_reaper<T>(run: impl FnOnce(&mut Reaper) -> T) -> io::Result<T> {
-    let mut reaper = REAPER.get().lock();
-    if let Some(reaper) = &mut *reaper {
-        return Ok(run(reaper));
+/// Returns the state of the thread. Starts the thread if it does not run. It ends when nothing is left to do, so the caller
+/// must register something before it releases the lock.
+fn running(state: &mut Option<Reaper>) -> io::Result<&mut Reaper> {
+    if state.is_none() {
+        let queue = Arc::new(EventQueue::new());
+        let its = Arc::clone(&queue);
+        spawn_thread("child-watcher", STACK, move || run_thread(&its))?;
+        *state = Some(Reaper::new(queue));
     }
-    let queue = Arc::new(EventQueue::new());
-    let its = Arc::clone(&queue);
-    spawn_thread("child-watcher", STACK, move || run_thread(&its))?;
-    Ok(run(reaper.insert(Reaper::new(queue))))
+    Ok(state.as_mut().expect("it was set"))
 }
 
 impl Reaper {
@@ -199,8 +169,9 @@ impl Reaper {
         Self {
             queue,
             children: Watchlist::new(),
-            tokens: HashMap::default(),
-            timers: BTreeMap::new(),
+            tokens: TokenMap::default(),
+            wakers: TokenMap::default(),
+            timers: BinaryHeap::new(),
             wakes_at: None,
             pause: SOONEST,
             served_tasks: false,
@@ -213,15 +184,16 @@ impl Reaper {
             return Some(*token);
         }
         let token = next_token();
-        let registration = Registration::new(notice, &self.queue, token)?;
-        self.insert(token, notice, Source::Registered(registration));
-        Some(token)
+        let registration = EventQueue::register(&self.queue, notice, token)?;
+        Some(self.insert(token, notice, Source::Registered(registration)))
     }
 
-    fn insert(&mut self, token: u64, notice: &Arc<Notice>, source: Source) {
-        let child = Child { notice: Arc::clone(notice), is_orphan: false, wakers: Vec::new() };
-        self.tokens.insert(address(notice), token);
+    fn insert(&mut self, token: u64, notice: &Arc<Notice>, source: Source) -> u64 {
+        let notice = Arc::clone(notice);
+        self.tokens.insert(address(&notice), token);
+        let child = Child { notice, is_orphan: false, registrations: Vec::new() };
         self.children.insert(token, child, source);
+        token
     }
 
     fn remove(&mut self, token: u64) -> Option<Entry<Child>> {
@@ -230,12 +202,25 @@ impl Reaper {
         Some(child)
     }
 
-    /// Removes a waker, and the child if nothing else waits for it.
-    fn remove_waker(&mut self, token: u64, id: u64) -> (Option<Waker>, Option<Entry<Child>>) {
-        let Some(child) = self.children.get_mut(token) else { return (None, None) };
-        let waker = child.position(id).map(|index| child.wakers.remove(index).1);
-        let is_needed = child.is_orphan || !child.wakers.is_empty();
+    /// Removes a registration, and the child if nothing else waits for it.
+    fn remove_registration(&mut self, wake: Wake) -> (Option<Waker>, Option<Entry<Child>>) {
+        let waker = self.wakers.remove(&wake.id);
+        // Removes old IDs from the heap, each time when they can be half of it.
+        if self.timers.len() > 2 * self.wakers.len() + 100 {
+            self.timers.retain(|Reverse((_, id))| self.wakers.contains_key(id));
+        }
+        let Some(token) = wake.token else { return (waker, None) };
+        let Some(child) = self.children.get_mut(token) else { return (waker, None) };
+        // One of many is found by binary search.
+        if let Ok(index) = child.registrations.binary_search(&wake.id) {
+            child.registrations.remove(index);
+        }
+        let is_needed = child.is_orphan || !child.registrations.is_empty();
         (waker, if is_needed { None } else { self.remove(token) })
+    }
+
+    fn is_idle(&self) -> bool {
+        self.children.is_empty() && self.wakers.is_empty()
     }
 
     /// Wakes the thread by this time if it sleeps for longer. Returns whether it does.
@@ -253,7 +238,9 @@ impl Reaper {
         for token in tokens {
             // A report may be about a child that was removed.
             let Some(child) = self.children.get_mut(*token) else { continue };
-            due.wakers.extend(child.wakers.drain(..).map(|(_, waker)| waker));
+            for id in child.registrations.drain(..) {
+                due.wakers.extend(self.wakers.remove(&id));
+            }
             if !child.is_orphan || child.notice.reap() {
                 due.children.extend(self.remove(*token));
             } else {
@@ -265,59 +252,47 @@ impl Reaper {
     }
 
     fn reap_polled(&mut self, due: &mut Due) {
-        let reaped: Vec<u64> = self
-            .children
-            .polled()
-            .iter()
-            .copied()
-            .filter(|token| self.children.get(*token).is_some_and(|child| child.notice.reap()))
-            .collect();
-        due.children.extend(reaped.into_iter().filter_map(|token| self.remove(token)));
+        for token in self.children.polled().to_vec() {
+            if self.children.get(token).is_some_and(|child| child.notice.reap()) {
+                due.children.extend(self.remove(token));
+            }
+        }
     }
 
     fn fire_timers(&mut self, due: &mut Due) {
         let now = Instant::now();
-        while let Some(timer) = self.timers.first_entry().filter(|timer| timer.key().0 <= now) {
-            due.wakers.push(timer.remove());
-        }
-    }
-
-    /// Ends the thread because the queue has failed: other code has closed its descriptor. Tasks register anew, and
-    /// orphans are deferred.
-    fn give_up(mut self, due: &mut Due) {
-        due.wakers.extend(std::mem::take(&mut self.timers).into_values());
-        for token in self.children.tokens() {
-            let child = self.children.get_mut(token).expect("it is in the list");
-            due.wakers.extend(child.wakers.drain(..).map(|(_, waker)| waker));
-            if child.is_orphan && !child.notice.reap() {
-                defer(Arc::clone(&child.notice));
+        while let Some(Reverse((at, id))) = self.timers.peek() {
+            // The ID of a removed registration is dropped early, so that it does not wake the thread.
+            if *at > now && self.wakers.contains_key(id) {
+                break;
             }
-            due.children.extend(self.remove(token));
+            due.wakers.extend(self.wakers.remove(id));
+            self.timers.pop();
         }
     }
 
-    /// Returns the time until which to sleep (`None` to sleep until a report), or `Over` if nothing is left to do.
-    fn sleeps_until(&mut self, lingers_until: Option<Instant>) -> Result<Option<Instant>, Over> {
-        let now = Instant::now();
-        self.wakes_at = if self.children.is_empty() && self.timers.is_empty() {
-            Some(lingers_until.filter(|until| *until > now).ok_or(Over)?)
-        } else {
-            let poll = (!self.children.polled().is_empty()).then(|| {
-                let pause = self.pause;
-                self.pause = (pause * 2).min(LATEST);
-                now + pause
-            });
-            let timer = self.timers.first_key_value().map(|((at, _), _)| *at);
-            poll.into_iter().chain(timer).min()
-        };
-        Ok(self.wakes_at)
+    /// Ends all registrations because the queue has failed: other code has closed its descriptor. Tasks register anew, and
+    /// orphans are deferred.
+    fn give_up(&mut self, due: &mut Due) {
+        due.wakers.extend(std::mem::take(&mut self.wakers).into_values());
+        for token in self.children.tokens() {
+            let Some(child) = self.remove(token) else { continue };
+            if child.value.is_orphan && !child.value.notice.reap() {
+                defer(Arc::clone(&child.value.notice));
+            }
+            due.children.push(child);
+        }
     }
-}
 
-impl Child {
-    /// Finds one of many wakers by binary search.
-    fn position(&self, id: u64) -> Option<usize> {
-        self.wakers.binary_search_by_key(&id, |(id, _)| *id).ok()
+    /// Returns the time until which to sleep: the next poll, or the first timer. `None` to sleep until a report.
+    fn next_wake(&mut self) -> Option<Instant> {
+        let timer = self.timers.peek().map(|Reverse((at, _))| *at);
+        if self.children.polled().is_empty() {
+            return timer;
+        }
+        let poll = Instant::now() + self.pause;
+        self.pause = (self.pause * 2).min(LATEST);
+        Some(timer.map_or(poll, |timer| timer.min(poll)))
     }
 }
 
@@ -329,13 +304,11 @@ struct Due {
 }
 
 impl Due {
-    fn perform(&mut self, queue: &EventQueue) {
+    fn perform(self) {
         // A task may await the child again while its old registration exists: the new registration copies the
         // descriptor.
-        for child in self.children.drain(..) {
-            child.end(queue);
-        }
-        for waker in self.wakers.drain(..) {
+        drop(self.children);
+        for waker in self.wakers {
             // A panic of one waker must not harm other tasks.
             if let Err(payload) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
                 // The payload may panic when it is dropped.
@@ -346,39 +319,41 @@ impl Due {
     }
 }
 
-/// Nothing is left to do.
-struct Over;
-
-fn address(notice: &Arc<Notice>) -> usize {
-    Arc::as_ptr(notice).addr()
+fn address(notice: &Arc<Notice>) -> u64 {
+    Arc::as_ptr(notice).addr() as u64
 }
 
-fn run_thread(queue: &Arc<EventQueue>) {
-    let (mut tokens, mut due) = (Vec::new(), Due::default());
-    let mut waited = Ok(());
-    let mut lingers_until = None;
+fn run_thread(queue: &EventQueue) {
+    let mut tokens = Vec::new();
+    let mut has_failed = false;
+    let mut lingers_until = Instant::now();
     loop {
-        let until = {
-            let mut reaper = REAPER.get().lock();
-            let state = reaper.as_mut().expect("only the thread removes its state");
-            state.handle(&tokens, &mut due);
-            state.reap_polled(&mut due);
-            state.fire_timers(&mut due);
-            if std::mem::take(&mut state.served_tasks) || !due.wakers.is_empty() {
-                lingers_until = Some(Instant::now() + LINGER);
-            }
-            let until = state.sleeps_until(lingers_until);
-            if waited.is_err() {
-                reaper.take().expect("it was there").give_up(&mut due);
-                Err(Over)
-            } else {
-                // This happens under the lock, so the next registration starts a new thread.
-                until.inspect_err(|_| *reaper = None)
-            }
-        };
-        due.perform(queue);
-        let Ok(until) = until else { return };
+        let mut due = Due::default();
+        let mut state = REAPER.get().lock();
+        let reaper = state.as_mut().expect("only the thread removes its state");
+        reaper.handle(&tokens, &mut due);
+        reaper.reap_polled(&mut due);
+        reaper.fire_timers(&mut due);
+        let now = Instant::now();
+        if std::mem::take(&mut reaper.served_tasks) || !due.wakers.is_empty() {
+            lingers_until = now + LINGER;
+        }
+        if has_failed {
+            reaper.give_up(&mut due);
+        }
+        let is_over = has_failed || (reaper.is_idle() && lingers_until <= now);
+        reaper.wakes_at = if reaper.is_idle() { Some(lingers_until) } else { reaper.next_wake() };
+        let until = reaper.wakes_at;
+        if is_over {
+            // This happens under the lock, so the next registration starts a new thread.
+            *state = None;
+        }
+        drop(state);
+        due.perform();
+        if is_over {
+            return;
+        }
         tokens.clear();
-        waited = queue.wait(&mut tokens, usize::MAX, until);
+        has_failed = queue.wait(&mut tokens, usize::MAX, until).is_err();
     }
 }

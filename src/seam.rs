@@ -11,7 +11,6 @@ use std::process::{Child, Command};
 
 /// Calls `run` in the state of a thread that works as the background reaper. `run` must not drop a handle or spawn a child,
 /// except in the child of a fork.
-#[cfg(unix)]
 pub fn while_the_reaper_works<T>(run: impl FnOnce() -> T) -> T {
     crate::reaper::busy(run)
 }

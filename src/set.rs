@@ -430,7 +430,7 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
         loop {
             let mut members = self.members.lock();
             members.woken &= !tokens.contains(&WAKE);
-            let polled = members.children.polled().clone();
+            let polled = members.children.polled().to_vec();
             drop(members);
             // Poll the reported child first. (`WAKE` is no child's token.)
             for token in tokens.drain(..) {
@@ -475,7 +475,7 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
         let child = Arc::clone(&self.members.lock().children.get(token)?.1);
         let status = child.try_wait().transpose()?;
         let entry = Self::take(&mut self.members.lock(), token)?;
-        let (key, child) = entry.end(&self.queue);
+        let (key, child) = entry.end();
         Some(Finished { key, child, status })
     }
 
@@ -488,7 +488,7 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
     /// Ends the registration of a removed child. The caller holds no lock. The child was not returned by a wait, so no
     /// waiter may ever take its token.
     fn give_up(&self, token: u64, entry: Entry<(K, Arc<SharedChild>)>) -> Arc<SharedChild> {
-        let (_, child) = entry.end(&self.queue);
+        let (_, child) = entry.end();
         self.queue.withdraw(token);
         child
     }

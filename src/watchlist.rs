@@ -3,10 +3,10 @@
 //! The list's owner *polls* an entry that the queue cannot report, or has reported before the child could be reaped. A
 //! token is used once per process, so a late report about a removed entry matches no other entry.
 
-use crate::event_queue::{EventQueue, Registration};
+use crate::event_queue::EventQueue;
 use crate::sync::Arc;
-use crate::sys::Notice;
-use std::collections::{BTreeSet, HashMap};
+use crate::sys::{Notice, Registration};
+use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::atomic::Ordering;
 
@@ -25,13 +25,19 @@ pub(crate) fn next_token() -> u64 {
     LAST.fetch_add(1, Ordering::Relaxed) as u64 + 1
 }
 
+/// A map by tokens, or by other numbers.
+pub(crate) type TokenMap<T> = HashMap<u64, T, BuildHasherDefault<DefaultHasher>>;
+
 pub(crate) struct Watchlist<T> {
-    entries: HashMap<u64, Entry<T>, BuildHasherDefault<DefaultHasher>>,
-    polled: BTreeSet<u64>,
+    entries: TokenMap<Entry<T>>,
+    /// Sorted, so in the order of insertion.
+    polled: Vec<u64>,
     /// The number of entries whose exits other waiters may observe earlier.
     late: usize,
 }
 
+/// An entry of a list. The owner drops it without holding a lock: on Windows, the end of its registration waits for a
+/// report in progress.
 pub(crate) struct Entry<T> {
     pub(crate) value: T,
     source: Source,
@@ -50,7 +56,7 @@ impl Source {
     /// Registers a child. `notice` is `None` if the child has exited.
     pub(crate) fn new(notice: Option<Arc<Notice>>, queue: &Arc<EventQueue>, token: u64) -> Self {
         match notice {
-            Some(notice) => Self::registered(Registration::new(&notice, queue, token)),
+            Some(notice) => Self::registered(EventQueue::register(queue, &notice, token)),
             None => {
                 queue.post(token);
                 Self::Posted
@@ -74,48 +80,54 @@ impl Source {
 
 impl<T> Watchlist<T> {
     pub(crate) fn new() -> Self {
-        Self { entries: HashMap::default(), polled: BTreeSet::new(), late: 0 }
+        Self { entries: HashMap::default(), polled: Vec::new(), late: 0 }
     }
 
     pub(crate) fn insert(&mut self, token: u64, value: T, source: Source) {
-        if source.is_polled() {
-            self.polled.insert(token);
-        }
+        let is_polled = source.is_polled();
         self.late += usize::from(source.is_late());
         self.entries.insert(token, Entry { value, source });
+        if is_polled {
+            self.poll(token);
+        }
     }
 
-    /// Removes an entry. The caller [ends](Entry::end) it after releasing the lock of the list.
     pub(crate) fn remove(&mut self, token: u64) -> Option<Entry<T>> {
         let entry = self.entries.remove(&token)?;
         self.late -= usize::from(entry.source.is_late());
-        self.polled.remove(&token);
+        if let Ok(index) = self.polled.binary_search(&token) {
+            self.polled.remove(index);
+        }
         Some(entry)
     }
 
-    /// Has the entry polled from now on, if it is in the list.
+    /// Has an entry polled from now on.
     pub(crate) fn poll(&mut self, token: u64) {
-        if self.entries.contains_key(&token) {
-            self.polled.insert(token);
+        if let Err(index) = self.polled.binary_search(&token) {
+            self.polled.insert(index, token);
         }
     }
 
     /// Has all entries polled from now on, because the queue has failed.
     pub(crate) fn poll_all(&mut self) {
-        self.polled = self.entries.keys().copied().collect();
+        self.polled = self.tokens();
     }
 
-    pub(crate) fn polled(&self) -> &BTreeSet<u64> {
+    pub(crate) fn polled(&self) -> &[u64] {
         &self.polled
     }
 
     /// Returns the entries whose exits other waiters may observe before the queue reports them, in the order of their
-    /// insertion.
-    pub(crate) fn unreported(&self) -> BTreeSet<u64> {
+    /// insertion. An entry may be there twice.
+    pub(crate) fn unreported(&self) -> Vec<u64> {
         let mut unreported = self.polled.clone();
         if self.late > 0 {
-            let late = self.entries.iter().filter(|(_, entry)| entry.source.is_late());
-            unreported.extend(late.map(|(token, _)| *token));
+            for (token, entry) in &self.entries {
+                if entry.source.is_late() {
+                    unreported.push(*token);
+                }
+            }
+            unreported.sort_unstable();
         }
         unreported
     }
@@ -132,8 +144,11 @@ impl<T> Watchlist<T> {
         self.entries.values().map(|entry| &entry.value)
     }
 
+    /// Returns the tokens of all entries, in the order of their insertion.
     pub(crate) fn tokens(&self) -> Vec<u64> {
-        self.entries.keys().copied().collect()
+        let mut tokens: Vec<u64> = self.entries.keys().copied().collect();
+        tokens.sort_unstable();
+        tokens
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -146,11 +161,8 @@ impl<T> Watchlist<T> {
 }
 
 impl<T> Entry<T> {
-    /// Removes the entry from the queue. The caller holds no lock: on Windows this waits for a report in progress.
-    pub(crate) fn end(self, queue: &EventQueue) -> T {
-        if let Source::Registered(registration) = self.source {
-            registration.end(queue);
-        }
+    /// Ends the registration.
+    pub(crate) fn end(self) -> T {
         self.value
     }
 }

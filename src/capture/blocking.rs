@@ -7,10 +7,10 @@
 
 use super::engine::{Engine, Step, earlier};
 use crate::backoff::{Backoff, LONGEST, left};
-use crate::sync::{Arc, Mutex, MutexGuard, imp::Condvar};
+use crate::sync::{Mutex, MutexGuard, imp::Condvar};
 use crate::sys::{Alarm, Ready};
 use std::io;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 /// An engine, and the threads that drive it.

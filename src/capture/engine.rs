@@ -29,10 +29,10 @@ use super::until::{Finder, Until};
 use super::{Captured, StoppedBy, Stream, StreamEnd};
 use crate::child::ChildRef;
 use crate::stop::{DYING, Phase, Stop};
-use crate::sync::Arc;
 use crate::sys::{Alarm, ExitDescriptor, Ready, Request, Wait};
 use std::io;
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The pauses between two searches for members of a stopped tree: the first and the longest.
@@ -115,18 +115,20 @@ pub(super) fn has_passed(deadline: Option<Instant>) -> bool {
 }
 
 impl<'a> Engine<'a> {
-    /// Takes the child's pipes: all of them, or none if this fails for a reason that the caller can correct.
+    /// Takes the child's pipes: all of them, or none if this fails for a reason that the caller can correct. With
+    /// `requires_pipes` it fails if another capture has taken them.
     pub(super) fn new(
         child: ChildRef<'a>,
         options: CaptureOptions<'a>,
         began: Instant,
+        requires_pipes: bool,
     ) -> io::Result<Self> {
         let CaptureOptions { bounds, input, on_output, on_line } = options;
         const PIPED: &str = "spawn with SpawnOptions::spawn_piped";
         let has_input = !matches!(input, Input::Nothing);
         let (stdin, stdout, stderr) = child
             .take_pipes(|has_stdin, has_stderr| {
-                if child.is_captured() {
+                if requires_pipes && child.is_captured() {
                     return Err((
                         "begin a capture",
                         "another capture has taken its pipes",

@@ -72,7 +72,7 @@ impl<'a> Capture<'a> {
     ///
     /// # Errors
     ///
-    /// Those of [`SharedChild::capture`].
+    /// Those of [`SharedChild::begin_capture`].
     ///
     /// # Examples
     ///
@@ -91,16 +91,17 @@ impl<'a> Capture<'a> {
     /// # }
     /// ```
     pub fn new(child: Arc<SharedChild>, options: &mut CaptureOptions<'a>) -> io::Result<Self> {
-        Self::begin(ChildRef::Shared(child), options.take(), Instant::now())
+        Self::begin(ChildRef::Shared(child), options.take(), Instant::now(), true)
     }
 
     pub(super) fn begin(
         child: ChildRef<'a>,
         options: CaptureOptions<'a>,
         began: Instant,
+        requires_pipes: bool,
     ) -> io::Result<Self> {
         let is_writable = matches!(options.input, Input::Open);
-        let engine = Engine::new(child.clone(), options, began)?;
+        let engine = Engine::new(child.clone(), options, began, requires_pipes)?;
         Ok(Self { driven: Driven::new(engine, is_writable), child })
     }
 

@@ -76,7 +76,7 @@ impl SharedChild {
     /// # Errors
     ///
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) if there is input for the child, but no pipe; or if standard error is
-    /// to be merged, but has a pipe of its own; or if another capture has taken the child's pipes. Otherwise only if the system cannot prepare the pipes, or, on
+    /// to be merged, but has a pipe of its own. Otherwise only if the system cannot prepare the pipes, or, on
     /// Windows, if no thread can be started for a synchronous pipe, such as [`std::io::pipe`] creates. The child still runs
     /// after an error.
     ///
@@ -99,7 +99,8 @@ impl SharedChild {
     /// # }
     /// ```
     pub fn capture(&self, options: &mut CaptureOptions<'_>) -> io::Result<Captured> {
-        Ok(Capture::begin(ChildRef::Borrowed(self), options.lend(), Instant::now())?.finish())
+        Ok(Capture::begin(ChildRef::Borrowed(self), options.lend(), Instant::now(), false)?
+            .finish())
     }
 
     /// Begins a capture that goes on while the program does other things: it [reads](Capture::read) what the child has
@@ -111,7 +112,8 @@ impl SharedChild {
     ///
     /// # Errors
     ///
-    /// Those of [`capture`](Self::capture).
+    /// Those of [`capture`](Self::capture), and [`InvalidInput`](io::ErrorKind::InvalidInput) if another capture has taken
+    /// the child's pipes.
     ///
     /// # Examples
     ///
@@ -132,7 +134,7 @@ impl SharedChild {
         &'a self,
         options: &mut CaptureOptions<'b>,
     ) -> io::Result<Capture<'a>> {
-        Capture::begin(ChildRef::Borrowed(self), options.take(), Instant::now())
+        Capture::begin(ChildRef::Borrowed(self), options.take(), Instant::now(), true)
     }
 }
 
@@ -284,7 +286,7 @@ impl SpawnOptions {
     ) -> io::Result<Capture<'a>> {
         let began = Instant::now();
         let child = self.clone().kill_on_drop(true).spawn_piped_on(backend, command, &options)?;
-        Capture::begin(ChildRef::Shared(Arc::new(child)), options, began)
+        Capture::begin(ChildRef::Shared(Arc::new(child)), options, began, true)
     }
 
     fn spawn_piped_on(

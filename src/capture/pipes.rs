@@ -1,10 +1,10 @@
 //! This process's ends of a child's pipes.
 
 use super::Stream;
-use crate::sync::Arc;
 use crate::sys::{Alarm, ExitDescriptor, Pipe, Wait};
 use std::io;
 use std::process::{ChildStderr, ChildStdin, ChildStdout};
+use std::sync::Arc;
 
 /// The pipes that are open.
 pub(super) struct Pipes {

@@ -33,6 +33,7 @@ pub(crate) mod unix {
     pub(crate) mod poll;
     pub(crate) mod process_table;
     pub(crate) mod reaped_elsewhere;
+    pub(crate) mod registration;
     #[cfg(any(
         target_os = "linux",
         target_os = "android",
@@ -54,10 +55,9 @@ pub(crate) use {
     unix::child_pipe::{Alarm, Pipe, Wait},
     unix::exit_descriptor::ExitDescriptor,
     unix::helper_thread::{spawn_helper, spawn_thread},
-    unix::notice::{
-        Notice, PLAIN_CHILD_TAKES_REQUESTS, Request, Subscription, is_signal, reaped_elsewhere,
-    },
+    unix::notice::{Notice, PLAIN_CHILD_TAKES_REQUESTS, Request, is_signal, reaped_elsewhere},
     unix::pipe::pipe,
+    unix::registration::Registration,
 };
 
 /// The mechanisms that a Unix offers beyond POSIX. A missing mechanism is `None`.
@@ -299,7 +299,7 @@ pub(crate) use {
         ExitDescriptor, Notice, PLAIN_CHILD_TAKES_REQUESTS, Request, is_signalled,
         reaped_elsewhere, spawn_helper, spawn_thread, wait_for_any,
     },
-    windows::registered_wait::Subscription,
+    windows::registered_wait::Registration,
 };
 
 /// A handle of the child that its notice is to own, so that the child can be observed after its [`Child`] is dropped.

@@ -9,12 +9,10 @@
 use super::{Leader, Owner, Survivor, Tree};
 use crate::deferred;
 use crate::event_queue::EventQueue;
-#[cfg(unix)]
-use crate::event_queue::Registration;
 use crate::fork_guard::PerProcess;
 use crate::sync::{self, Mutex};
 use crate::sys::spawn_helper;
-use crate::watchlist::{Source, WAKE, Watchlist, next_token};
+use crate::watchlist::{Entry, Source, WAKE, Watchlist, next_token};
 use std::ops::Deref;
 use std::process;
 use std::sync::Arc;
@@ -221,7 +219,7 @@ impl Watch {
         const WITNESSES: usize = 64;
         let descriptor = if self.witnesses < WITNESSES { survivor.exit_descriptor() } else { None };
         Source::registered(descriptor.and_then(|descriptor| {
-            Registration::of_descriptor(descriptor, &self.queue, token).ok()
+            crate::sys::Registration::of_descriptor(descriptor, self.queue.kernel(), token).ok()
         }))
     }
 
@@ -251,9 +249,9 @@ impl Watch {
             return Vec::new();
         }
         self.pause = if due.is_empty() { (self.pause * 2).min(LATEST) } else { SOONEST };
-        due.extend(self.trees.polled());
+        due.extend_from_slice(self.trees.polled());
         let due = due.into_iter().filter_map(|token| self.trees.remove(token));
-        let due = due.map(|entry| entry.end(&self.queue));
+        let due = due.map(Entry::end);
         due.inspect(|watched| self.witnesses -= usize::from(watched.by_witness))
             .map(|watched| watched.tree)
             .collect()

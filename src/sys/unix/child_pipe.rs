@@ -9,11 +9,11 @@ use super::pipe::pipe;
 use super::sigpipe;
 use super::syscall::{self, PollFd};
 use crate::backoff::left;
-use crate::sync::Arc;
 use crate::sys::{CHUNK, Ready};
 use std::ffi::c_int;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// This process's end of a child's pipe.

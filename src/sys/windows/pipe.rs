@@ -4,6 +4,8 @@
 //! its ends of pipes, and the system uses its buffer until it is over. So each pipe has one operation with a buffer of its
 //! own. A drop during the operation cancels it, and waits until the system has released the buffer.
 //!
+//! The system cancels an operation when the thread that started it ends. Another thread then starts it again.
+//!
 //! A thread performs the operations on a pipe that is not overlapped: see `synchronous_pipe`.
 //!
 //! Sources: ReadFile, CancelIoEx, GetOverlappedResult, CreateNamedPipeW of the Win32 documentation.
@@ -41,6 +43,10 @@ pub(crate) struct Pipe {
     event: Arc<OwnedHandle>,
     performer: Performer,
 }
+
+// SAFETY: only the pointers in `OVERLAPPED` are not `Send`. The system writes to it, and any thread may inspect or cancel
+// the operation.
+unsafe impl Send for Pipe {}
 
 enum Performer {
     /// The system. During an operation it may write to `overlapped` and use `buffer`.
@@ -126,6 +132,8 @@ impl Pipe {
                     self.state = OperationState::Pending;
                     Ok(None)
                 }
+                // The thread that had started the operation has ended. The next wait or call starts it again.
+                Err(error) if is(&error, ERROR_OPERATION_ABORTED) => Ok(None),
                 outcome => outcome.map(Some),
             },
         }

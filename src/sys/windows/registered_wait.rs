@@ -4,6 +4,7 @@
 
 use super::process::Notice;
 use crate::sync::Arc;
+use crate::sys::KernelQueue;
 use std::ffi::c_void;
 use std::os::windows::io::{AsRawHandle, OwnedHandle};
 use std::ptr::null_mut;
@@ -14,7 +15,7 @@ use windows_sys::Win32::System::Threading::{
 };
 
 /// Calls a function once when a child has exited, unless it is dropped first.
-pub(crate) struct Subscription {
+pub(crate) struct Registration {
     wait: HANDLE,
     report: *mut Report,
     /// Keeps the handle open during the wait, even if the child is dropped.
@@ -25,11 +26,16 @@ pub(crate) struct Subscription {
 type Report = Box<dyn Fn() + Send + Sync>;
 
 // SAFETY: a registered wait is not bound to a thread, and `drop` alone frees the function.
-unsafe impl Send for Subscription {}
+unsafe impl Send for Registration {}
 
-impl Subscription {
+impl Registration {
     /// Calls `report` when the child has exited: at once, if it has already.
-    pub(crate) fn new(notice: &Arc<Notice>, report: Report) -> Option<Self> {
+    pub(crate) fn new(
+        notice: &Arc<Notice>,
+        _kernel: Option<&std::sync::Arc<dyn KernelQueue>>,
+        _token: u64,
+        report: Report,
+    ) -> Option<Self> {
         let process = notice.descriptor()?.try_clone_to_owned().ok()?;
         let report = Box::into_raw(Box::new(report));
         let mut wait = null_mut();
@@ -53,9 +59,14 @@ impl Subscription {
         }
         Some(Self { wait, report, _process: process })
     }
+
+    /// Returns `false`: a thread of the system reports the exit, perhaps after other waiters have observed it.
+    pub(crate) fn is_prompt(&self) -> bool {
+        false
+    }
 }
 
-impl Drop for Subscription {
+impl Drop for Registration {
     fn drop(&mut self) {
         // This waits for a call in progress.
         // SAFETY: the wait was registered, and this is the only place that ends it.
