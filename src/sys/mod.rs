@@ -126,6 +126,7 @@ pub(crate) mod linux {
     pub(crate) mod epoll;
     #[cfg(target_os = "linux")]
     pub(crate) mod pidfd;
+    pub(crate) mod proc_file;
     pub(crate) mod procfs;
     pub(crate) mod waitid;
 }

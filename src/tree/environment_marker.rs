@@ -39,9 +39,9 @@ impl EnvironmentMarker {
         before
     }
 
-    /// Returns whether an environment, as `/proc` shows it, carries the marker.
-    pub(super) fn is_in(&self, environment: &[u8]) -> bool {
-        carried(environment).any(|marker| marker == self.as_bytes())
+    /// Returns whether this variable of an environment carries the marker.
+    pub(super) fn is_in(&self, variable: &[u8]) -> bool {
+        carried_by(variable).any(|marker| marker == self.as_bytes())
     }
 
     pub(super) fn as_bytes(&self) -> &[u8] {
@@ -49,12 +49,11 @@ impl EnvironmentMarker {
     }
 }
 
-/// Returns the markers in an environment, as `/proc` shows it.
-pub(super) fn carried(environment: &[u8]) -> impl Iterator<Item = &[u8]> {
-    environment
-        .split(|byte| *byte == 0)
-        .filter_map(|entry| entry.strip_prefix(VARIABLE.as_bytes())?.strip_prefix(b"="))
-        .flat_map(markers)
+/// Returns the markers in a variable of an environment: none, unless it is the variable of the markers. The guardian
+/// calls this in the child of a fork.
+pub(super) fn carried_by(variable: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let list = variable.strip_prefix(VARIABLE.as_bytes());
+    markers(list.and_then(|list| list.strip_prefix(b"=")).unwrap_or(&[]))
 }
 
 impl fmt::Display for EnvironmentMarker {
@@ -105,10 +104,10 @@ mod tests {
     use super::{EnvironmentMarker, VARIABLE, explicit};
     use std::process::Command;
 
-    fn environment(command: &Command) -> Vec<u8> {
+    fn variable(command: &Command) -> Vec<u8> {
         let value = explicit(command).flatten().expect("it is set");
         let value = value.to_str().expect("nothing odd");
-        format!("A=1\0{VARIABLE}={value}\0Z=\0").into_bytes()
+        format!("{VARIABLE}={value}").into_bytes()
     }
 
     #[test]
@@ -116,12 +115,12 @@ mod tests {
         let (one, two) = (EnvironmentMarker::new(), EnvironmentMarker::new());
         let mut command = Command::new("program");
         let before = one.mark(&mut command);
-        assert!(one.is_in(&environment(&command)));
+        assert!(one.is_in(&variable(&command)));
         before.restore(&mut command);
         assert_eq!(explicit(&command), Some(std::env::var_os(VARIABLE)));
         let before = two.mark(&mut command);
-        assert!(two.is_in(&environment(&command)));
-        assert!(!one.is_in(&environment(&command)));
+        assert!(two.is_in(&variable(&command)));
+        assert!(!one.is_in(&variable(&command)));
         before.restore(&mut command);
     }
 
@@ -131,24 +130,31 @@ mod tests {
         let mut command = Command::new("program");
         command.env(VARIABLE, theirs.to_string());
         let before = ours.mark(&mut command);
-        assert!(theirs.is_in(&environment(&command)));
-        assert!(ours.is_in(&environment(&command)));
+        assert!(theirs.is_in(&variable(&command)));
+        assert!(ours.is_in(&variable(&command)));
         before.restore(&mut command);
         assert_eq!(explicit(&command), Some(Some(theirs.to_string().into())));
     }
 
     #[test]
-    fn marker_is_found_only_as_a_whole_entry_of_the_variable() {
+    fn marker_is_found_only_as_an_element_of_the_variables_list() {
         let marker = EnvironmentMarker::new();
         for other in [
-            format!("OTHER={marker}\0"),
-            format!("X{VARIABLE}={marker}\0"),
-            format!("{VARIABLE}={marker}1\0"),
-            format!("{VARIABLE}=1{marker}\0"),
-            format!("{VARIABLE}\0={marker}\0"),
+            format!("OTHER={marker}"),
+            format!("X{VARIABLE}={marker}"),
+            format!("A={VARIABLE}={marker}"),
+            format!("{VARIABLE}={marker}1"),
+            format!("{VARIABLE}=1{marker}"),
+            format!("{VARIABLE}=1{marker},{marker}2"),
+            format!("{VARIABLE}={marker}="),
+            VARIABLE.to_owned(),
+            format!("={marker}"),
+            String::new(),
         ] {
             assert!(!marker.is_in(other.as_bytes()), "{other:?}");
         }
-        assert!(marker.is_in(format!("{VARIABLE}=1,{marker},2").as_bytes()));
+        for list in [format!("{marker}"), format!("1,{marker},2"), format!("1,2,{marker}")] {
+            assert!(marker.is_in(format!("{VARIABLE}={list}").as_bytes()), "{list}");
+        }
     }
 }

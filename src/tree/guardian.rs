@@ -60,14 +60,13 @@ mod calls;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod cgroup;
 #[cfg(any(target_os = "linux", target_os = "android"))]
-mod list;
+mod kill;
 #[cfg(target_os = "linux")]
 mod memory;
-#[cfg(any(target_os = "linux", target_os = "android"))]
-mod proc;
 mod table;
 
 use super::environment_marker::EnvironmentMarker;
+use super::processes::Time;
 use crate::fork_guard::PerProcess;
 use crate::sync::Mutex;
 use crate::sys::spawn_helper;
@@ -130,7 +129,7 @@ pub(super) fn watch(marker: Option<&EnvironmentMarker>, cgroup: Option<&Path>) -
     let mut guardian = post.guardian.lock();
     let marker = marker.map(EnvironmentMarker::to_string).unwrap_or_default();
     let cgroup = cgroup.map_or(&b""[..], |path| path.as_os_str().as_bytes());
-    let charge = Charge { marker: marker.as_bytes(), cgroup, since: now_in_ticks() };
+    let charge = Charge { marker: marker.as_bytes(), cgroup, since: Time::now().0.unsigned_abs() };
     let (bond, ended, shared) = {
         let mut table = post.table.lock();
         if table.is_none() {
@@ -233,20 +232,6 @@ fn explain(error: &io::Error) -> io::Error {
         "cannot start the guardian, the process that kills the tree when this process dies: {error}"
     );
     io::Error::new(error.kind(), message)
-}
-
-/// Returns a time before which no member of a tree has started, where the system reports such times.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn now_in_ticks() -> u64 {
-    use crate::sys::unix::syscall;
-    let seconds = syscall::clock(libc::CLOCK_BOOTTIME).as_secs();
-    // Subtract a second, because the kernel may round differently.
-    seconds.saturating_sub(1).saturating_mul(syscall::clock_ticks_per_second())
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn now_in_ticks() -> u64 {
-    0
 }
 
 /// The result of a wait for the guardian.

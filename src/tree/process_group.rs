@@ -7,7 +7,7 @@
 
 use super::environment_marker::EnvironmentMarker;
 use super::guardian::{self, Bond};
-use super::processes::{self, Process, Since};
+use super::processes::{self, Process, Time};
 use super::scan::{self, Membership, Target};
 use super::{Container, Containment, Leader, Mechanism, One, Spawned, Wanted};
 use crate::command;
@@ -15,7 +15,6 @@ use crate::sync::Mutex;
 use crate::sys::{FromChild, KillWithParent, Request};
 use crate::usage::Usage;
 use std::any::Any;
-use std::collections::HashSet;
 use std::ffi::c_int;
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -95,7 +94,7 @@ pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawne
     if !is_tree && !wanted.system.no_parent_death_signal {
         return Ok(Spawned::single(super::parent_death::spawn(command)?));
     }
-    let since = Since::now();
+    let since = Time::now();
     let marker = EnvironmentMarker::new();
     let mut cgroup = match &wanted.system.cgroup {
         Some((create, parent)) => Some(create(parent.as_deref(), &marker)?),
@@ -229,7 +228,7 @@ impl ProcessGroup {
             result
         };
         let to_leader = || to_each(&|signal| leader.signal(|notice| notice.signal(signal)));
-        let listed = match cgroup.ids() {
+        let mut listed = match cgroup.ids() {
             Ok(listed) => listed,
             // No descriptor is spare to read the list. The leader at least receives the signals.
             Err(error) => return to_leader().and(Err(error)),
@@ -238,7 +237,7 @@ impl ProcessGroup {
         if !self.is_scanned() {
             return sent;
         }
-        let listed: HashSet<i32> = listed.into_iter().collect();
+        listed.sort_unstable();
         let unlisted = scan::signal_unlisted(self.target(leader), &listed, signals);
         sent.and(unless_unlisted(unlisted, || {
             // The leader may have left the cgroup.

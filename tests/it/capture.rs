@@ -584,7 +584,8 @@ fn lines_are_reported_one_by_one() {
     });
 }
 
-/// The rest of the other stream is a reason to stop the child, and so to continue reading.
+/// At the end of the drain the rest of stderr exceeds its limit. That stops the child, so the capture reads on, and the
+/// unfinished line of stdout must not have been reported before.
 #[test]
 fn line_ends_only_when_all_of_it_is_read() {
     watchdog!();

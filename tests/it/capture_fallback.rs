@@ -10,18 +10,6 @@ use shared_child::{SharedChild, StreamEnd};
 use std::thread;
 use std::time::Duration;
 
-/// How often this thread has slept in the kernel.
-#[cfg(target_os = "linux")]
-fn sleeps_of_this_thread() -> libc::c_long {
-    // SAFETY: the struct holds integers, and outlives the call.
-    let usage = unsafe {
-        let mut usage = std::mem::zeroed::<libc::rusage>();
-        assert_eq!(libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage), 0);
-        usage
-    };
-    usage.ru_nvcsw
-}
-
 /// With a poll every 20 ms there are 50 sleeps in the second that the child runs. Without polling there is one sleep
 /// per event, and their number does not depend on the speed of the machine. Tests of the same process would add sleeps:
 /// the kernel's locks on its memory and its descriptors are shared.
@@ -39,9 +27,9 @@ fn capture_of_a_quiet_child_sleeps_until_the_exit() {
                 thread::sleep(Duration::from_secs(1));
                 drop(stdin);
             });
-            let before = sleeps_of_this_thread();
+            let before = linux::sleeps_of(linux::this_thread());
             let captured = child.capture(&mut bounded()).unwrap();
-            let sleeps = sleeps_of_this_thread() - before;
+            let sleeps = linux::sleeps_of(linux::this_thread()) - before;
             assert_eq!(captured.status.unwrap().code(), Some(3));
             assert!(sleeps < 25, "{sleeps} sleeps, with {closed:?}");
         });

@@ -13,6 +13,7 @@ use crate::common::*;
 use shared_child::seam::Backend;
 use shared_child::unix::ReapedElsewhere;
 use shared_child::{CaptureOptions, SpawnOptions, StoppedBy, StreamEnd};
+#[cfg(target_os = "linux")]
 use std::ffi::c_int;
 #[cfg(target_os = "linux")]
 use std::io::ErrorKind;
@@ -81,7 +82,7 @@ fn capture_works_without_pidfds() {
     exercise();
 }
 
-/// `poll` fails with ENOMEM here; EINVAL follows below.
+/// Here `poll` fails with ENOMEM. The next test covers EINVAL.
 #[cfg(target_os = "linux")]
 #[test]
 fn capture_works_where_poll_is_refused() {
@@ -115,19 +116,12 @@ fn capture_works_with_a_limit_of_no_descriptors() {
     });
 }
 
-extern "C" fn nothing(_: c_int) {}
-
 /// Signals interrupt system calls all the time.
 #[test]
 fn signals_that_interrupt_a_capture_do_not_end_it() {
     alone!();
     watchdog!();
-    // SAFETY: the handler does nothing; the structs outlive the calls. SA_RESTART is not set.
-    unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = nothing as extern "C" fn(c_int) as libc::sighandler_t;
-        assert_eq!(libc::sigaction(libc::SIGUSR1, &raw const action, std::ptr::null_mut()), 0);
-    }
+    unix::sigusr1_interrupts();
     // SAFETY: it cannot fail.
     let thread = unsafe { libc::pthread_self() } as usize;
     let over = AtomicBool::new(false);
@@ -152,7 +146,7 @@ fn is_blocking(fd: BorrowedFd<'_>) -> bool {
     flags & libc::O_NONBLOCK == 0
 }
 
-/// A pipe that another process shares, as a whole or as a copy, keeps its mode.
+/// A capture does not change the mode of a pipe, since another process may share it.
 #[test]
 fn mode_of_a_pipe_stays_as_it_was() {
     watchdog!();
@@ -338,7 +332,6 @@ fn descendant_lives_on_without_kill_on_drop() {
             let mut options = SpawnOptions::new();
             options.tree(true).kill_on_drop(kill);
             let line = [start("sleep"), parts("say done")].concat();
-            let line: Vec<&str> = line.iter().map(String::as_str).collect();
             let mut command = helper(&line);
             let mut capture = bounded();
             capture.drain(SHORT);
@@ -372,7 +365,6 @@ fn stopped_tree_has_its_grace() {
         for quiet in ["", "close-stdout close-stderr "] {
             let stubborn = start(&format!("ignore TERM say stubborn {quiet}sleep"));
             let line = [stubborn, parts("say ready read say over")].concat();
-            let line: Vec<&str> = line.iter().map(String::as_str).collect();
             let child = piped(backend, &options, &line);
             let stdin = child.take_stdin();
             let mut count = 0;
@@ -400,7 +392,6 @@ fn pipe_held_outside_the_tree_does_not_delay_a_stop() {
     options.tree(true);
     on_every_backend(|backend| {
         let line = [daemon("bare say away read"), parts("say alone read")].concat();
-        let line: Vec<&str> = line.iter().map(String::as_str).collect();
         let child = piped(backend, &options, &line);
         let stdin = child.take_stdin();
         // The process has left the tree, and its parent has exited.

@@ -12,12 +12,6 @@ use std::time::Duration;
 
 const BEST: Backend = Backend::ALL[0];
 
-#[track_caller]
-fn assert_served_by(child: &SharedChild, mechanism: &str) {
-    let debug = format!("{child:?}");
-    assert!(debug.contains(mechanism), "{debug}");
-}
-
 #[test]
 fn waits_kills_and_drops_work_without_free_descriptors() {
     alone!();

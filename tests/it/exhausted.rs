@@ -13,12 +13,6 @@ use std::time::Duration;
 
 const BEST: Backend = Backend::ALL[0];
 
-#[track_caller]
-fn assert_served_by(child: &SharedChild, mechanism: &str) {
-    let debug = format!("{child:?}");
-    assert!(debug.contains(mechanism), "{debug}");
-}
-
 /// Tests the promises in short.
 fn exercise(backend: Backend) {
     // Waits of every kind.
@@ -126,7 +120,7 @@ fn child_works_if_waitid_does_not_know_pidfds() {
     exercise(BEST);
 }
 
-/// A sandbox may close while children run.
+/// The program may enter a sandbox while children run.
 #[test]
 fn running_children_are_served_after_waitid_refuses_pidfds() {
     alone!();
@@ -263,7 +257,7 @@ fn signal_to_a_child_of_another_user_is_refused() {
     alone!();
     watchdog!();
     if !linux::is_root() {
-        eprintln!("{} skipped: it takes root", function_name!());
+        eprintln!("{} skipped: this requires root", function_name!());
         return;
     }
     on_every_backend(|backend| {
@@ -324,7 +318,7 @@ fn child_works_without_proc() {
 fn proc_of_another_namespace_is_not_used() {
     const WRAPPER: &[&str] = &["unshare", "--fork", "--pid"];
     if !linux::is_root() {
-        eprintln!("{} skipped: it takes root", function_name!());
+        eprintln!("{} skipped: this requires root", function_name!());
         return;
     }
     alone!(WRAPPER);

@@ -48,20 +48,12 @@ mod unix_only {
     use std::os::unix::process::ExitStatusExt;
     use std::sync::mpsc;
 
-    extern "C" fn do_nothing(_: libc::c_int) {}
-
     /// Waiters that signals interrupt all the time neither fail nor return early.
     #[test]
     fn interrupted_waiters_neither_fail_nor_return_early() {
         alone!();
         watchdog!();
-        // SA_RESTART is not set, so system calls fail with EINTR.
-        // SAFETY: the action is initialised, and its handler does nothing.
-        unsafe {
-            let mut action = std::mem::zeroed::<libc::sigaction>();
-            action.sa_sigaction = do_nothing as extern "C" fn(_) as libc::sighandler_t;
-            assert_eq!(libc::sigaction(libc::SIGUSR1, &raw const action, std::ptr::null_mut()), 0);
-        }
+        unix::sigusr1_interrupts();
         on_every_backend(|backend| {
             let (child, stdin) = stoppable(backend, 7);
             let (send, receive) = mpsc::channel();

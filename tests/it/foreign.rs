@@ -3,37 +3,16 @@
 
 #![cfg(unix)]
 
+use crate::common::unix::{assert_reaped_elsewhere, assert_true_or_lost};
 use crate::common::*;
 use shared_child::SharedChild;
 use shared_child::seam::Backend;
-use shared_child::unix::{ReapedElsewhere, SharedChildExt};
-use std::error::Error;
+use shared_child::unix::SharedChildExt;
 use std::io;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
-
-/// Checks the result of a wait for a child that exited with this code and was reaped elsewhere after its handle was
-/// made.
-#[track_caller]
-fn assert_true_or_lost(backend: Backend, answer: io::Result<ExitStatus>, code: i32) {
-    let must_know = unix::knows_status_of_reaped(backend);
-    match answer {
-        Ok(status) => assert_eq!(status.code(), Some(code)),
-        Err(error) if !must_know => assert_reaped_elsewhere(&error),
-        Err(error) => panic!("the kernel knows the status, but: {error}"),
-    }
-}
-
-#[track_caller]
-fn assert_reaped_elsewhere(error: &io::Error) {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<ReapedElsewhere>());
-    let inner = inner.unwrap_or_else(|| panic!("not ReapedElsewhere: {error:?}"));
-    let os = inner.source().unwrap().downcast_ref::<io::Error>().unwrap();
-    assert_eq!((os.raw_os_error(), os.kind()), (Some(libc::ECHILD), error.kind()));
-    assert!(error.to_string().contains("another part of this program"), "{error}");
-}
 
 /// A handle whose child has exited with this code and was reaped elsewhere.
 fn reaped_elsewhere(backend: Backend, code: i32) -> SharedChild {
@@ -132,7 +111,7 @@ fn new_accepts_a_child_that_was_reaped_elsewhere() {
     });
 }
 
-/// A thread that reaps every child it can.
+/// Runs the test beside a thread that reaps every child of this process.
 fn with_foreign_reaper(test: impl FnOnce()) {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -363,12 +342,13 @@ fn copied_handle_in_a_fork_returns_errors_while_threads_wait() {
         let (sender, thread) = std::sync::mpsc::channel();
         let child = &child;
         let timed = scope.spawn(move || {
-            // SAFETY: it cannot fail.
-            sender.send(unsafe { libc::gettid() }).unwrap();
+            sender.send(linux::this_thread()).unwrap();
             wait(child)
         });
         let untimed = scope.spawn(|| child.wait().unwrap());
-        until("the helper and one of them are blocked", || linux::threads_blocked_for_exits() == 2);
+        until("the helper thread and one waiter are blocked", || {
+            linux::threads_blocked_for_exits() == 2
+        });
         linux::until_asleep(thread.recv().unwrap());
         let code = linux::in_a_fork(|| {
             let waits = [child.wait_timeout(Duration::MAX).map(|_| ()), child.wait().map(|_| ())];

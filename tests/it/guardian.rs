@@ -3,7 +3,8 @@
 
 #![cfg(target_os = "linux")]
 
-use crate::common::stage::{Cast, Kind, Stage, daemon, given, parts};
+use crate::common::linux::{guardian_of, guardians_of, is_guardian, status};
+use crate::common::stage::{Cast, Stage, daemon, given, parts, tied_kinds};
 use crate::common::*;
 use shared_child::{SharedChild, SpawnOptions};
 use std::fs;
@@ -13,18 +14,17 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-/// Plays these parts as the parent that is killed.
+/// Starts the parent that is killed later.
 fn parent_by(command: &mut Command, members: usize) -> Stage {
     Stage::of(|command| SharedChild::spawn(command).unwrap(), command, members)
 }
 
 fn command(line: &[Vec<String>]) -> Command {
-    let line = line.concat();
-    helper(&line.iter().map(String::as_str).collect::<Vec<_>>())
+    helper(&line.concat())
 }
 
 fn parent(line: &[Vec<String>], members: usize) -> Stage {
-    parent_by(&mut command(line), members)
+    Stage::single(&line.concat(), members)
 }
 
 /// A daemon, whose parents have exited, and the leader.
@@ -34,36 +34,6 @@ fn tree() -> Vec<String> {
 
 fn owner(kind: &str) -> Vec<String> {
     given(&format!("owner {kind}"), &tree())
-}
-
-fn tree_kinds(test: &str) -> Vec<&'static str> {
-    if Kind::all(test).contains(&Kind::Cgroup) { vec!["tree", "tree-cgroup"] } else { vec!["tree"] }
-}
-
-fn status(id: u32) -> String {
-    fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default()
-}
-
-/// Returns the living guardians that are children of this process.
-fn guardians_of(parent: u32) -> Vec<u32> {
-    let ids = fs::read_dir("/proc").unwrap().flatten();
-    let ids = ids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    ids.filter(|id| is_guardian(*id) && status(*id).contains(&format!("\nPPid:\t{parent}\n")))
-        .collect()
-}
-
-fn is_guardian(id: u32) -> bool {
-    status(id).starts_with("Name:\tchild-guardian\n") && linux::is_alive(id)
-}
-
-/// Returns the only guardian, once it has set its name.
-fn guardian_of(parent: u32) -> u32 {
-    let mut all = Vec::new();
-    until("there is one guardian", || {
-        all = guardians_of(parent);
-        all.len() == 1
-    });
-    all[0]
 }
 
 fn until_ended(guardian: u32) {
@@ -97,7 +67,7 @@ fn guardian_kills_with_an_empty_or_shadowed_path() {
             file.write(true).create(true).mode(0o755).open(directory.join(name)).unwrap();
         write!(file, "#!/bin/sh\n: >'{}'\n", ran.display()).unwrap();
     }
-    for kind in tree_kinds(function_name!()) {
+    for kind in tied_kinds(function_name!()) {
         for path in ["", directory.to_str().unwrap()] {
             let line = [owner(kind), parts("read")];
             let parent = parent_by(command(&line).env("PATH", path), 2);
@@ -106,26 +76,6 @@ fn guardian_kills_with_an_empty_or_shadowed_path() {
         }
     }
     fs::remove_dir_all(&directory).unwrap();
-}
-
-/// Runs the rest of a test as the first process of a PID namespace. Skips the test, with a message, where this user
-/// cannot make one.
-macro_rules! in_a_namespace {
-    () => {
-        let namespace: &[&str] = if linux::is_root() {
-            &["unshare", "--fork", "--pid", "--mount-proc", "--kill-child"]
-        } else {
-            &["unshare", "--map-root-user", "--fork", "--pid", "--mount-proc", "--kill-child"]
-        };
-        let trial = Command::new(namespace[0]).args(&namespace[1..]).arg("true").output();
-        if !trial.is_ok_and(|trial| trial.status.success()) {
-            assert!(!linux::is_root(), "root can make namespaces");
-            eprintln!("{} skipped: no PID namespaces for this user", function_name!());
-            return;
-        }
-        alone!(namespace);
-        watchdog!();
-    };
 }
 
 /// Process IDs in that `/proc` name other processes.
@@ -150,10 +100,6 @@ fn in_the_inner_namespace() {
     let said = BufReader::new(parent.stdout.take().unwrap());
     let pids = said.lines().filter_map(|line| line.unwrap().strip_prefix("pid ")?.parse().ok());
     let members: Vec<u32> = pids.take(2).collect();
-    let all = || {
-        let ids = fs::read_dir("/proc").unwrap().flatten();
-        ids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
-    };
     // "NSpid: OUTER INNER".
     let inner = |id: u32| -> Option<u32> {
         let status = status(id);
@@ -161,10 +107,10 @@ fn in_the_inner_namespace() {
         numbers.split_whitespace().nth(1)?.parse().ok()
     };
     let is_inner = |id: &u32| is_guardian(*id) && inner(*id).is_some();
-    until("there is a guardian", || all().any(|id| is_inner(&id)));
-    let guardian = all().find(is_inner).expect("it lives");
+    until("there is a guardian", || linux::processes().any(|id| is_inner(&id)));
+    let guardian = linux::processes().find(is_inner).expect("it lives");
     let outer = members.iter().map(|member| {
-        let outer = all().find(|id| inner(*id) == Some(*member)).expect("it lives");
+        let outer = linux::processes().find(|id| inner(*id) == Some(*member)).expect("it lives");
         assert!(outer > 5000);
         outer
     });
@@ -238,7 +184,7 @@ fn guardian_kills_under_a_limit_that_forbids_forks() {
 #[test]
 fn killed_guardian_is_replaced_at_once() {
     watchdog!();
-    for kind in tree_kinds(function_name!()) {
+    for kind in tied_kinds(function_name!()) {
         let parent = parent(&[owner(kind), owner(kind), parts("read")], 4);
         for _ in 0..3 {
             let first = guardian_of(parent.child.id());
@@ -266,7 +212,7 @@ fn stopped_guardian_is_resumed_at_once() {
     all_die(&parent);
 }
 
-/// Plays the parent in a fork, which is then killed. The fork reports numbers.
+/// Runs this in a fork, the parent that is killed later. The fork reports numbers.
 fn fork(run: impl FnOnce(&mut dyn FnMut(u32))) -> (u32, UnixStream) {
     let (theirs, mut ours) = UnixStream::pair().unwrap();
     // SAFETY: the test runs alone and with few threads, and the child takes no lock that another may hold.
@@ -381,7 +327,7 @@ fn marker_behind_a_large_environment_is_found() {
 #[test]
 fn descendant_without_environment_is_killed_while_its_parent_lives() {
     watchdog!();
-    for kind in tree_kinds(function_name!()) {
+    for kind in tied_kinds(function_name!()) {
         let bare = given("spawn", &parts("setsid bare pid read"));
         let deep = given("spawn", &[parts("setsid pid"), bare.clone(), parts("read")].concat());
         let line = [given(&format!("owner {kind}"), &[bare, deep, parts("pid read")].concat())];
@@ -507,9 +453,8 @@ fn guardian_and_its_thread_end_after_the_last_tied_tree() {
     alone!();
     watchdog!();
     shared_child::seam::set_guardian_tick(500);
-    let threads = || fs::read_dir("/proc/self/task").unwrap().count();
     let descriptors = linux::descriptors();
-    let before = threads();
+    let before = linux::threads();
     for _ in 0..2 {
         for _ in 0..3 {
             let child = tied().spawn(&mut helper(&["exit", "0"])).unwrap();
@@ -518,7 +463,7 @@ fn guardian_and_its_thread_end_after_the_last_tied_tree() {
         }
         guardian_of(std::process::id());
         until("all is as before", || {
-            threads() == before
+            linux::threads() == before
                 && linux::children().is_empty()
                 && linux::descriptors() == descriptors
         });

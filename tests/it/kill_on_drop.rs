@@ -15,7 +15,6 @@ fn options() -> SpawnOptions {
 /// A single child and its descendant.
 fn alone(backend: Backend) -> (shared_child::SharedChild, Rest) {
     let line = [start("pid read"), parts("pid read")].concat();
-    let line: Vec<&str> = line.iter().map(String::as_str).collect();
     let spawn = |command: &mut Command| backend.spawn_with(&options(), command).unwrap();
     Stage::of(spawn, &mut helper(&line), 2).take_child()
 }
@@ -37,7 +36,7 @@ fn drop_kills_a_single_child_and_spares_its_children() {
         let id = child.id();
         drop(child);
         until("it is dead", || !unix::is_alive(id));
-        assert_eq!(rest.survivors(), 1, "the one that it has started is none of ours");
+        assert_eq!(rest.survivors(), 1, "the process that it has started must survive");
         rest.end();
     });
 }
@@ -56,7 +55,7 @@ fn drop_kills_every_member_of_a_tree() {
 fn drop_kills_a_tree_whose_leader_has_exited() {
     watchdog!();
     for kind in Kind::all(function_name!()) {
-        // Once its parent has exited, a member outside the group is found as a daemon is.
+        // Once its parent has exited, a member outside the group is found only where daemons are.
         let another = if FINDS_DAEMONS { "setsid ignore TERM pid read" } else { "pid read" };
         let (child, rest) = tree_with(kind, another);
         child.kill().unwrap();
@@ -106,7 +105,8 @@ fn into_inner_kills_no_process() {
     }
 }
 
-/// This also holds for a tree, whose zombie is kept: the status is known.
+/// The leader of a tree stays a zombie after its status was returned. `into_inner` reaps it, so that std knows the
+/// status.
 #[test]
 fn into_inner_returns_a_child_that_knows_its_status() {
     watchdog!();
@@ -116,7 +116,7 @@ fn into_inner_returns_a_child_that_knows_its_status() {
         assert_eq!(wait(&child).code(), Some(7));
         let id = child.id();
         let mut inner = child.into_inner();
-        assert_eq!(unix::state(id), None, "it was to be reaped");
+        assert_eq!(unix::state(id), None, "it was not reaped");
         assert_eq!(inner.try_wait().unwrap().unwrap().code(), Some(7));
         rest.end();
     }
@@ -162,7 +162,7 @@ fn copy_dropped_in_a_fork_kills_no_process() {
     }
 }
 
-/// Neither kind leaves zombies, descriptors or threads. Only Linux shows the threads.
+/// Neither single children nor trees leave zombies, descriptors or threads. Only Linux shows the threads.
 #[cfg(target_os = "linux")]
 #[test]
 fn drop_leaves_no_zombie_descriptor_or_thread() {

@@ -5,7 +5,7 @@
 #![cfg(unix)]
 
 use crate::common::stage::{Cast, findable_daemon, lists, parts};
-use crate::common::{LONG, helper, unix, until, wait};
+use crate::common::{HELPER, LONG, example, unix, until, wait};
 use shared_child::{CaptureOptions, Captured, SharedChild, SpawnOptions, unix::SharedChildExt};
 use std::ffi::{OsStr, c_int};
 use std::fs::{self, File};
@@ -20,18 +20,12 @@ use std::time::Duration;
 const STUBBORN: &str = "ignore TERM pid read";
 
 fn ours() -> PathBuf {
-    let test = std::env::current_exe().expect("this test's own path");
-    let path = test.with_file_name("../examples/parallel");
-    let build = "cargo build --example parallel";
-    assert!(path.exists(), "{} is missing: run `{build}`", path.display());
-    path
+    example("parallel")
 }
 
 /// The helper program with these parts, as a shell command.
 fn line(parts: &[String]) -> String {
-    let helper = helper(&[]);
-    let program = helper.get_program().to_str().expect("a path in UTF-8");
-    format!("'{program}' '{}'", parts.join("' '"))
+    format!("'{HELPER}' '{}'", parts.join("' '"))
 }
 
 fn play(text: &str) -> String {
@@ -104,11 +98,7 @@ struct Running {
 impl Running {
     /// Returns when this many commands have written their process IDs.
     fn on(options: &str, commands: &[Vec<String>], members: usize) -> Self {
-        // The caller of the tests may have ignored these signals, and a child inherits that.
-        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
-            // SAFETY: SIG_DFL runs no code.
-            unsafe { libc::signal(signal, libc::SIG_DFL) };
-        }
+        unix::default_terminal_signals();
         let desk = Desk::new();
         let (heard, input) = (BufReader::new(desk.fifo("says")), desk.fifo("input"));
         let streams = format!("<'{}' >'{}'", desk.path("input"), desk.path("says"));
@@ -219,8 +209,9 @@ fn lines_of_standard_input_are_run() {
     assert_eq!((code(&captured), &*captured.stdout.bytes), (Some(0), &b"\xff\n"[..]));
 }
 
-/// Each command takes one of the places, and meets the command that holds the next place at that time. Two of a pair
-/// run at the same time, and no command finds all places taken.
+/// There are as many places as jobs: two. Each command takes a place, waits until the other command of its pair has
+/// started, and frees the place. So both commands of a pair must run at the same time, and a third command at that time
+/// would find no place.
 #[test]
 fn no_more_commands_run_at_a_time_than_jobs() {
     watchdog!();
@@ -392,7 +383,7 @@ fn output_beyond_the_limit_is_omitted() {
     says(&captured, "[… 4 bytes omitted …]\n");
 }
 
-/// The reader of the output goes away, and all commands are stopped.
+/// The reader of the output closes the pipe, and all commands are stopped.
 #[test]
 fn closed_output_stops_all_commands() {
     watchdog!();

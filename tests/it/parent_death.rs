@@ -4,40 +4,24 @@
 
 #![cfg(target_os = "linux")]
 
-use crate::common::stage::{Kind, Stage, daemon, given, kill_a_helper, parts, start};
+use crate::common::stage::{Stage, daemon, given, kill_a_helper, parts, start, tied_kinds};
 use crate::common::*;
+use shared_child::SpawnOptions;
 use shared_child::seam::Backend;
-use shared_child::{SharedChild, SpawnOptions};
 use std::path::PathBuf;
 use std::process::Stdio;
 
 /// A parent that plays these parts. Its exit closes the input of every member.
 fn parent(line: &[Vec<String>], members: usize) -> Stage {
-    let line = line.concat();
-    let line: Vec<&str> = line.iter().map(String::as_str).collect();
-    Stage::of(|command| SharedChild::spawn(command).unwrap(), &mut helper(&line), members)
+    Stage::single(&line.concat(), members)
 }
 
-fn guardian_of(parent: &Stage) -> Vec<u32> {
-    let ids = std::fs::read_dir("/proc").unwrap().flatten();
-    let ids = ids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    ids.filter(|id| {
-        let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
-        status.starts_with("Name:\tchild-guardian\n")
-            && status.contains(&format!("\nPPid:\t{}\n", parent.child.id()))
-            && linux::is_alive(*id)
-    })
-    .collect()
+fn guardians_of(parent: &Stage) -> Vec<u32> {
+    linux::guardians_of(parent.child.id())
 }
 
-/// Returns the only guardian, once it has set its name.
-fn one_guardian(parent: &Stage) -> u32 {
-    let mut all = Vec::new();
-    until("there is one guardian", || {
-        all = guardian_of(parent);
-        all.len() == 1
-    });
-    all[0]
+fn guardian_of(parent: &Stage) -> u32 {
+    linux::guardian_of(parent.child.id())
 }
 
 fn die(parent: &Stage) {
@@ -53,7 +37,7 @@ fn all_die(parent: &Stage) {
 
 #[track_caller]
 fn all_die_but(parent: &Stage, spared: usize) {
-    let guardians = guardian_of(parent);
+    let guardians = guardians_of(parent);
     die(parent);
     until("they are dead", || parent.survivors().len() <= spared);
     until("the guardian has ended", || {
@@ -67,16 +51,12 @@ fn tree() -> Vec<String> {
     [stubborn, daemon("pid read"), start("own-group pid read"), parts("pid read")].concat()
 }
 
-fn tree_kinds(test: &str) -> Vec<&'static str> {
-    if Kind::all(test).contains(&Kind::Cgroup) { vec!["tree", "tree-cgroup"] } else { vec!["tree"] }
-}
-
 #[test]
 fn single_child_dies_with_its_parent() {
     watchdog!();
     let line = [given("owner alone", &parts("ignore 15 pid read")), parts("read")];
     let parent = parent(&line, 1);
-    assert_eq!(guardian_of(&parent), [] as [u32; 0], "the kernel does it");
+    assert_eq!(guardians_of(&parent), [] as [u32; 0], "the kernel kills the child, no guardian");
     all_die(&parent);
 }
 
@@ -90,7 +70,7 @@ fn guardian_kills_a_single_child_and_spares_its_children() {
         let line = [given("owner alone-guarded", &owned), parts(then), parts("say owned read")];
         let mut parent = parent(&line, 2);
         parent.hear("owned");
-        one_guardian(&parent);
+        guardian_of(&parent);
         assert_eq!(parent.survivors().len(), 2);
         all_die_but(&parent, 1);
     }
@@ -107,7 +87,7 @@ fn guarded_child_is_reaped_when_its_status_is_returned() {
         let child = backend.spawn_with(&options, &mut helper(&["exit", "7"])).unwrap();
         assert!(child.tree().is_none());
         assert_eq!(wait(&child).code(), Some(7));
-        assert_eq!(linux::state(child.id()), None, "it was to be reaped");
+        assert_eq!(linux::state(child.id()), None, "it was not reaped");
         // A kill and a drop affect the child alone.
         let mut stage = Stage::of(
             |command| backend.spawn_with(options.clone().kill_on_drop(true), command).unwrap(),
@@ -127,10 +107,10 @@ fn guarded_child_is_reaped_when_its_status_is_returned() {
 #[test]
 fn tree_dies_with_its_parent() {
     watchdog!();
-    for kind in tree_kinds(function_name!()) {
+    for kind in tied_kinds(function_name!()) {
         let line = [given(&format!("owner {kind}"), &tree()), parts("read")];
         let parent = parent(&line, 4);
-        one_guardian(&parent);
+        guardian_of(&parent);
         all_die(&parent);
     }
 }
@@ -139,13 +119,13 @@ fn tree_dies_with_its_parent() {
 #[test]
 fn one_guardian_kills_many_trees() {
     watchdog!();
-    for kind in tree_kinds(function_name!()) {
+    for kind in tied_kinds(function_name!()) {
         let owner =
             given(&format!("owner {kind}"), &[daemon("pid read"), parts("pid read")].concat());
         let mut line = vec![owner; 20];
         line.push(parts("read"));
         let parent = parent(&line, 40);
-        one_guardian(&parent);
+        guardian_of(&parent);
         all_die(&parent);
     }
 }
@@ -154,7 +134,7 @@ fn one_guardian_kills_many_trees() {
 #[test]
 fn member_whose_first_thread_has_ended_dies_with_the_parent() {
     watchdog!();
-    for kind in tree_kinds(function_name!()) {
+    for kind in tied_kinds(function_name!()) {
         let members = [daemon("thread pid read"), parts("pid read")].concat();
         let mut parent = parent(&[given(&format!("owner {kind}"), &members), parts("read")], 2);
         let ended = || parent.pids.0.iter().filter(|id| linux::is_zombie(**id)).count() == 1;
@@ -180,7 +160,7 @@ fn exit_of_the_spawning_thread_kills_no_child() {
 #[test]
 fn exec_of_the_parent_kills_its_tied_children() {
     watchdog!();
-    for kind in [&["alone"], &tree_kinds(function_name!())[..]].concat() {
+    for kind in [&["alone"], &tied_kinds(function_name!())[..]].concat() {
         let line = [
             given(&format!("owner {kind}"), &parts("pid sleep")),
             parts("hear exec-steadily 1 read"),
@@ -188,7 +168,7 @@ fn exec_of_the_parent_kills_its_tied_children() {
         let mut parent = parent(&line, 1);
         std::io::Write::write_all(parent.stdin.as_mut().unwrap(), b"now\n").unwrap();
         parent.until_all_have_ended();
-        until("the guardian has ended", || guardian_of(&parent).is_empty());
+        until("the guardian has ended", || guardians_of(&parent).is_empty());
         assert!(linux::is_alive(parent.child.id()));
         parent.stdin = None;
         wait(&parent.child);
@@ -199,7 +179,7 @@ fn exec_of_the_parent_kills_its_tied_children() {
 #[test]
 fn child_of_a_dropped_handle_dies_with_its_parent() {
     watchdog!();
-    for kind in [&["alone"], &tree_kinds(function_name!())[..]].concat() {
+    for kind in [&["alone"], &tied_kinds(function_name!())[..]].concat() {
         let line = [
             given(&format!("owner {kind}"), &parts("pid read")),
             parts("drop-owned say dropped read"),
@@ -218,7 +198,7 @@ fn tree_released_by_into_inner_outlives_its_parent() {
     let line = [given("owner tree", &tree()), parts("give-up-owned say given read")];
     let mut parent = parent(&line, 4);
     parent.hear("given");
-    let guardian = one_guardian(&parent);
+    let guardian = guardian_of(&parent);
     die(&parent);
     until("the guardian has ended", || !linux::is_alive(guardian));
     assert_eq!(parent.survivors().len(), 4);
@@ -230,7 +210,7 @@ fn tree_released_by_into_inner_outlives_its_parent() {
 #[test]
 fn tree_of_an_exited_leader_dies_with_its_parent() {
     watchdog!();
-    for kind in tree_kinds(function_name!()) {
+    for kind in tied_kinds(function_name!()) {
         let tree = [start("pid read"), daemon("pid read")].concat();
         let line = [given(&format!("owner {kind}"), &tree), parts("read")];
         let parent = parent(&line, 2);
@@ -257,7 +237,7 @@ fn guardian_started_after_a_kill_knows_all_trees() {
     // The program has SIGPIPE at its default, unlike most Rust programs.
     let mut parent = parent(&[parts("default 13"), owner.clone(), wait, owner, parts("read")], 2);
     parent.hear("once");
-    let first = one_guardian(&parent);
+    let first = guardian_of(&parent);
     // SAFETY: integers; the guardian is a child of the helper program, which lives.
     unsafe { libc::kill(linux::pid_t(first), libc::SIGKILL) };
     until("it has ended", || !linux::is_alive(first));
@@ -267,7 +247,7 @@ fn guardian_started_after_a_kill_knows_all_trees() {
         parent.pids.0.push(pid.parse().unwrap());
     }
     std::fs::remove_file(&file).unwrap();
-    one_guardian(&parent);
+    guardian_of(&parent);
     all_die(&parent);
 }
 
@@ -277,7 +257,7 @@ fn guardian_survives_signals_to_the_group_of_the_parent() {
     watchdog!();
     let line = [parts("own-group"), given("owner tree", &parts("pid read")), parts("read")];
     let parent = parent(&line, 1);
-    let guardian = one_guardian(&parent);
+    let guardian = guardian_of(&parent);
     let group = linux::pid_t(parent.child.id());
     for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGKILL] {
         // SAFETY: integers; the group is the helper program's own.

@@ -14,29 +14,6 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command};
 use std::time::{Duration, Instant};
 
-/// A PID namespace for the test alone, where it chooses process IDs and no other process takes them.
-fn namespace() -> &'static [&'static str] {
-    const ROOT: &[&str] = &["unshare", "--fork", "--pid", "--mount-proc"];
-    const USER: &[&str] = &["unshare", "--map-root-user", "--fork", "--pid", "--mount-proc"];
-    if linux::is_root() { ROOT } else { USER }
-}
-
-/// Skips the test, with a message, where this user cannot make namespaces.
-macro_rules! in_a_namespace {
-    () => {
-        let [program, arguments @ ..] = namespace() else { unreachable!() };
-        let trial = std::process::Command::new(program).args(arguments).arg("true").output();
-        let works = trial.is_ok_and(|trial| trial.status.success());
-        if !works {
-            assert!(!linux::is_root(), "root can make namespaces");
-            eprintln!("{} skipped: no PID namespaces for this user", function_name!());
-            return;
-        }
-        alone!(namespace());
-        watchdog!();
-    };
-}
-
 /// A running child of this process that has exactly this ID, and leads a group with the same ID.
 struct Victim {
     child: Child,
@@ -79,7 +56,7 @@ impl Victim {
 
 /// Makes every call that a handle has, except the drop.
 fn do_everything(child: &SharedChild, round: usize) {
-    // A different call is first each time: the later calls use what the first one found out.
+    // Each round begins with another call, because the later calls use what the first one has found.
     for call in round..round + 6 {
         match call % 6 {
             0 => child.kill().unwrap(),
@@ -92,15 +69,16 @@ fn do_everything(child: &SharedChild, round: usize) {
     }
 }
 
+/// The state of the victim during the calls.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Met {
+enum State {
     Running,
     Zombie,
 }
 
-fn a_round(child: SharedChild, met: Met, round: usize) {
+fn a_round(child: SharedChild, state: State, round: usize) {
     let mut victim = Victim::on(child.id());
-    if met == Met::Zombie {
+    if state == State::Zombie {
         victim.becomes_a_zombie();
     }
     // Some rounds only drop the handle: the drop must not reap the victim either.
@@ -113,9 +91,9 @@ fn a_round(child: SharedChild, met: Met, round: usize) {
 
 fn rounds_on_every_backend(make: impl Fn(Backend) -> SharedChild) {
     on_every_backend(|backend| {
-        for met in [Met::Running, Met::Zombie] {
+        for state in [State::Running, State::Zombie] {
             for round in 0..rounds(150) {
-                a_round(make(backend), met, round);
+                a_round(make(backend), state, round);
             }
         }
     });
@@ -147,11 +125,11 @@ fn next_owner_is_spared_after_a_foreign_reap() {
 fn next_owner_is_spared_after_a_foreign_reap_before_the_handle() {
     in_a_namespace!();
     on_every_backend(|backend| {
-        for met in [Met::Running, Met::Zombie] {
+        for state in [State::Running, State::Zombie] {
             for round in 0..rounds(100) {
                 let child = linux::spawn_reaped(backend);
                 assert!(format!("{child:?}").contains("reaped elsewhere"), "{child:?}");
-                a_round(child, met, round);
+                a_round(child, state, round);
             }
         }
     });
@@ -215,7 +193,6 @@ fn tree(backend: Backend, line: &str) -> Stage {
         backend.spawn_with(SpawnOptions::new().tree(true), command).unwrap()
     };
     let line = parts(line);
-    let line: Vec<&str> = line.iter().map(String::as_str).collect();
     Stage::of(spawn, &mut helper(&line), 1)
 }
 
@@ -311,9 +288,7 @@ fn guardian_spares_the_next_owner_of_a_group_id() {
     for (kind, end) in ends.into_iter().cycle().take(rounds(12).max(4)) {
         let line = given(&format!("owner {kind}"), &parts("exit 0"));
         let line = [line, parts(end), parts("pid read")].concat();
-        let line: Vec<&str> = line.iter().map(String::as_str).collect();
-        let spawn = |command: &mut Command| SharedChild::spawn(command).unwrap();
-        let mut owner = Stage::of(spawn, &mut helper(&line), 1);
+        let mut owner = Stage::single(&line, 1);
         let id: u32 = owner.hear("child ").parse().unwrap();
         let victim = Victim::on(id);
         owner.child.kill().unwrap();

@@ -2,17 +2,14 @@
 #![cfg(unix)]
 
 use crate::common::stage::{FINDS_DAEMONS, lists};
-use crate::common::{LONG, helper, unix, until};
+use crate::common::{HELPER, LONG, example, helper, unix, until};
 use serde_json::{Value, json};
 use shared_child::{CaptureOptions, Captured, SpawnOptions};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn ours() -> PathBuf {
-    let test = std::env::current_exe().expect("this test's own path");
-    let path = test.with_file_name("../examples/run");
-    assert!(path.exists(), "{} is missing: run `cargo build --example run`", path.display());
-    path
+    example("run")
 }
 
 /// Runs `run` with these options, on the helper program that plays these parts.
@@ -117,8 +114,8 @@ fn input_file_is_passed_to_the_command() {
     assert_eq!(code(&run(&["--stdin", "/no/such/file"], &["read"])), Some(125));
 }
 
-/// A process that holds the pipes survives, in a session of its own where the library can find it there. It is
-/// reported, and killed.
+/// A process that holds the pipes outlives the command: a daemon where the library finds daemons, elsewhere a member of
+/// the group. It is reported, and killed.
 #[test]
 fn daemon_that_holds_the_pipes_is_reported_and_killed() {
     if !lists(function_name!()) {
@@ -159,11 +156,11 @@ fn invalid_options_are_refused() {
     assert!(within_bounds(Command::new(ours()).arg("--help")).stdout.text().starts_with("Usage"));
 }
 
-/// The reader of the output goes away, and the command ends.
+/// The reader of the output closes the pipe, and the command is stopped.
 #[test]
 fn closed_output_stops_the_command() {
     let mut command = Command::new("sh");
-    command.env("OURS", ours()).env("HELPER", helper(&[]).get_program());
+    command.env("OURS", ours()).env("HELPER", HELPER);
     command.args(["-c", "\"$OURS\" -- \"$HELPER\" say one flood | head -n 1"]);
     let captured = within_bounds(&mut command);
     assert_eq!(captured.stdout.text(), "one\n");

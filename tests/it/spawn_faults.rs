@@ -111,10 +111,8 @@ fn failed_spawn_of_a_tied_child_spares_the_others_and_returns_the_command() {
 fn failed_spawn_leaves_nothing_and_restores_the_command() {
     alone!();
     watchdog!();
-    // The threads are counted: a thread that has just begun has no name yet.
-    let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
     // The thread that spawns tied children, and the guardian's thread.
-    let at_rest = threads() + 2;
+    let at_rest = linux::threads() + 2;
     let mut all = with_a_hook(function_name!());
     all.push(("no options", SpawnOptions::new()));
     all.push(("tree without a pidfd of its own", SpawnOptions::new().tree(true).clone()));
@@ -126,7 +124,7 @@ fn failed_spawn_leaves_nothing_and_restores_the_command() {
     wait(&SpawnOptions::new().kill_with_parent(true).spawn(&mut helper(&["exit", "0"])).unwrap());
     // The guardian stays while this child runs.
     let kept = guarded.clone().kill_on_drop(true).spawn(&mut helper(&["sleep"])).unwrap();
-    until("at rest", || threads() == at_rest && linux::children().len() == 2);
+    until("at rest", || linux::threads() == at_rest && linux::children().len() == 2);
     let (children, cgroups) = (linux::children(), tree_cgroups());
     let descriptors = linux::descriptors();
     linux::on_sigchld(libc::SIG_IGN);
@@ -390,7 +388,7 @@ fn spawn_reaped(options: &SpawnOptions) -> SharedChild {
     let child =
         options.spawn(reaped_before_the_spawn_returns(&mut helper(&["exit", "42"]))).unwrap();
     linux::on_sigchld(libc::SIG_DFL);
-    assert_eq!(linux::state(child.id()), None, "it was to be reaped");
+    assert_eq!(linux::state(child.id()), None, "it was not reaped");
     child
 }
 

@@ -4,29 +4,17 @@
 #![cfg(unix)]
 
 use crate::common::stage::{Kind, Stage, findable_daemon, parts, start};
+use crate::common::unix::{expect, ready};
 use crate::common::*;
 use shared_child::SpawnOptions;
-use shared_child::seam::Backend;
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 /// A grace too short for a child to exit within it, and one that no test would wait for.
 const SHORT: Duration = Duration::from_millis(50);
 const FOR_EVER: Duration = Duration::MAX;
-
-/// A single child that plays these parts, once it has printed `ready`.
-fn ready(backend: Backend, line: &str) -> (shared_child::SharedChild, impl Read + use<>) {
-    let line = parts(line);
-    let line: Vec<&str> = line.iter().map(String::as_str).collect();
-    let child = backend.spawn(helper(&line).stdin(Stdio::piped()).stdout(Stdio::piped())).unwrap();
-    let mut stdout = child.take_stdout().unwrap();
-    let mut said = [0; 6];
-    stdout.read_exact(&mut said).unwrap();
-    assert_eq!(&said, b"ready\n");
-    (child, stdout)
-}
 
 fn signal_of(status: ExitStatus) -> Option<i32> {
     status.signal()
@@ -109,9 +97,7 @@ fn shortest_grace_of_several_threads_counts() {
             let (child, mut said) = ready(backend, "report TERM say ready read");
             let ends = std::thread::scope(|scope| {
                 let first = scope.spawn(|| child.stop(first).unwrap());
-                let mut signal = [0; 12];
-                said.read_exact(&mut signal).unwrap();
-                assert_eq!(&signal, b"signal TERM\n");
+                expect(&mut said, "signal TERM\n");
                 let second = scope.spawn(|| child.stop(second).unwrap());
                 [first, second].map(|stopper| signal_of(stopper.join().unwrap()))
             });
@@ -237,7 +223,6 @@ fn stop_of_a_tree_ends_with_its_last_member() {
 fn stop_of_a_single_child_spares_its_children() {
     watchdog!();
     let line = [start("pid read"), parts("pid read")].concat();
-    let line: Vec<&str> = line.iter().map(String::as_str).collect();
     let spawn = |command: &mut std::process::Command| SpawnOptions::new().spawn(command).unwrap();
     let mut stage = Stage::of(spawn, &mut helper(&line), 2);
     assert_eq!(signal_of(stage.child.stop(FOR_EVER).unwrap()), Some(libc::SIGTERM));

@@ -5,7 +5,7 @@
 #![cfg(unix)]
 
 use crate::common::stage::{Cast, LISTS, findable_daemon, lists, parts};
-use crate::common::{helper, unix, until, wait};
+use crate::common::{HELPER, example, unix, until, wait};
 use shared_child::{SharedChild, SpawnOptions, unix::SharedChildExt};
 use std::ffi::c_int;
 use std::fs::{self, File};
@@ -17,10 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const STUBBORN: &str = "ignore TERM pid read";
 
 fn ours() -> PathBuf {
-    let test = std::env::current_exe().expect("this test's own path");
-    let path = test.with_file_name("../examples/supervise");
-    assert!(path.exists(), "{} is missing: run `cargo build --example supervise`", path.display());
-    path
+    example("supervise")
 }
 
 /// A directory with the file of commands and the FIFO.
@@ -68,11 +65,9 @@ impl Running {
         let desk = Desk::new("");
         let fifo = desk.0.join("input");
         let input = unix::fifo(&fifo);
-        let program = helper(&[]);
-        let program = program.get_program().to_str().expect("a path in UTF-8");
         let mut text = "# what to run\n\n".to_owned();
         for parts in commands {
-            text += &format!("  '{program}' '{}' <'{}'\n", parts.join("' '"), fifo.display());
+            text += &format!("  '{HELPER}' '{}' <'{}'\n", parts.join("' '"), fifo.display());
         }
         fs::write(desk.commands(), text).expect("the commands");
         let child = spawn(wrapper, &[&*parts(options), &[desk.commands()]].concat());
@@ -125,12 +120,7 @@ fn after(reader: &mut impl BufRead, what: &str) -> String {
 
 /// If the test fails the supervisor is killed, and its commands read the end of their input at the latest.
 fn spawn(wrapper: &[&str], arguments: &[String]) -> SharedChild {
-    // The caller of the tests may have ignored these signals (nohup, a shell's background job), and a child inherits
-    // that.
-    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
-        // SAFETY: SIG_DFL runs no code.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
-    }
+    unix::default_terminal_signals();
     let mut command = match wrapper {
         [] => Command::new(ours()),
         [program, first @ ..] => {

@@ -8,7 +8,7 @@
 //! POSIX numbers only a few signals: 1, 2, 3, 6, 9, 14 and 15. The tests write no others as numbers.
 #![cfg(unix)]
 
-use crate::common::{helper, unix};
+use crate::common::{HELPER, example, unix};
 use rustix::process::Signal;
 #[cfg(not(target_os = "haiku"))]
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -25,10 +25,7 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn ours() -> PathBuf {
-    let test = std::env::current_exe().expect("this test's own path");
-    let path = test.with_file_name("../examples/timeout");
-    assert!(path.exists(), "{} is missing: run `cargo build --example timeout`", path.display());
-    path
+    example("timeout")
 }
 
 /// A running program and its descendants.
@@ -56,12 +53,7 @@ fn start<A: AsRef<OsStr>>(
     program: impl AsRef<OsStr>,
     args: impl IntoIterator<Item = A>,
 ) -> Running {
-    // The caller of the tests may have ignored these signals (nohup, a shell's background job), and a child inherits
-    // that.
-    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
-        // SAFETY: SIG_DFL runs no code.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
-    }
+    unix::default_terminal_signals();
     // Some of the signals would each leave a core file.
     #[cfg(not(target_os = "haiku"))]
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).expect("setrlimit");
@@ -531,8 +523,7 @@ fn stop_and_continue_signals_reach_the_command() {
 #[test]
 fn foreground_keeps_the_command_in_its_group() {
     let group = |options: &[&str]| {
-        let helper = helper(&[]);
-        let script = format!("'{}' group", helper.get_program().to_str().expect("UTF-8"));
+        let script = format!("'{HELPER}' group");
         let shell = format!("{script}; exec \"$@\"");
         let ours = ours();
         let ours = ours.to_str().expect("a path in UTF-8");
@@ -552,8 +543,8 @@ fn foreground_keeps_the_command_in_its_group() {
 mod linux {
     use super::*;
 
-    /// Starts a daemon, whose parent exits, in a session of its own. It prints its process ID, and then loops without
-    /// exec: a process shows no environment during exec, so it could not be found.
+    /// A script that starts a daemon: its parent exits, and it has a session of its own. It prints its process ID, and
+    /// then loops without exec, since a process shows no environment during an exec and could not be found.
     fn daemon(its_trap: &str, then: &str) -> String {
         format!("(setsid sh -c '{its_trap} echo $$; while :; do :; done' &); {then}")
     }
@@ -562,7 +553,7 @@ mod linux {
     fn timeout_ends_a_daemon_of_the_command() {
         let terminates = "exec sleep 1000";
         let ignores = "trap \"\" TERM;";
-        // The trap of both, set before the daemon can print, or of the daemon alone.
+        // The first trap is that of the command and the daemon, the second that of the daemon alone.
         let cases: [(&[&str], &str, &str, Option<i32>); 4] = [
             (&["1000"], "", "", None),
             (&["-s", "KILL", "1000"], ignores, "", Some(libc::SIGKILL)),

@@ -111,7 +111,7 @@ fn choose_the_next_id(after: &std::ffi::CStr) {
 #[test]
 fn kill_during_which_the_leaders_id_gets_a_new_owner_spares_the_owners_child() {
     if !linux::is_root() {
-        eprintln!("{} skipped: it takes root to choose process IDs", function_name!());
+        eprintln!("{} skipped: this requires root, to choose process IDs", function_name!());
         return;
     }
     alone!(&["unshare", "--fork", "--pid", "--mount-proc"]);

@@ -179,7 +179,6 @@ fn wait_empty_returns_if_another_process_removes_the_cgroup() {
 fn others_without_environment(count: usize) -> Vec<Stage> {
     let padding = "x".repeat(3 * 4096);
     let line = parts(&format!("unmap-environment {padding} pid read"));
-    let line: Vec<&str> = line.iter().map(String::as_str).collect();
     let other = |_| {
         let spawn = |command: &mut std::process::Command| {
             shared_child::SharedChild::spawn(command).expect("to spawn")
@@ -265,8 +264,7 @@ fn wait_for_many_members_uses_few_descriptors() {
         let (send, receive) = mpsc::channel();
         let tree = stage.tree();
         let waiter = scope.spawn(move || {
-            // SAFETY: no arguments.
-            send.send(unsafe { libc::gettid() }).unwrap();
+            send.send(linux::this_thread()).unwrap();
             tree.wait_empty(None).unwrap()
         });
         let waiter_id = receive.recv().unwrap();
@@ -389,35 +387,22 @@ fn without_markers_a_kill_catches_up_with_a_tree_that_forks() {
         wait(&stage.child);
         // The forks share the standard output, and each ends by itself only after half a second, so a survivor is a
         // process of the helper program that holds the pipe.
-        let left = processes_with(&word);
+        let left = linux::processes_with(&word);
         assert_eq!(left, [] as [u32; 0], "survivors");
     }
-}
-
-/// Returns the running processes, in any session, that have this word on their command line.
-fn processes_with(word: &str) -> Vec<u32> {
-    let processes = std::fs::read_dir("/proc").unwrap().flatten();
-    let ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    ids.filter(|id: &u32| linux::is_alive(*id))
-        .filter(|id| {
-            let line = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
-            line.split(|byte| *byte == 0).any(|argument| argument == word.as_bytes())
-        })
-        .collect()
 }
 
 #[test]
 fn one_thread_serves_all_dropped_trees() {
     alone!();
     watchdog!();
-    let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
     let mut options = SpawnOptions::new();
     options.tree(true).kill_with_parent(true);
     // This starts the guardian's thread, which stays.
     let first = options.spawn(&mut helper(&["exit", "0"])).unwrap();
     wait(&first);
     assert!(first.tree().unwrap().wait_empty(None).unwrap());
-    let before = threads();
+    let before = linux::threads();
     let mut inputs = Vec::new();
     for _ in 0..50 {
         let mut command = helper(&["read"]);
@@ -425,9 +410,9 @@ fn one_thread_serves_all_dropped_trees() {
         inputs.push(child.take_stdin());
         drop(child);
     }
-    let most = threads();
+    let most = linux::threads();
     assert!(most <= before + 1, "{most} threads, {before} before");
     drop(inputs);
-    until("the thread has ended", || threads() <= before);
+    until("the thread has ended", || linux::threads() <= before);
     until("no zombies", || linux::zombies().is_empty());
 }

@@ -198,7 +198,7 @@ fn stop_without_descriptors_ends_the_group() {
             (1, parts("pid signal STOP read")),
         ] {
             let stage = Stage::set(Kind::Group(backend), &line, members);
-            until("it is as it is to be", || {
+            until("the child has stopped, or need not", || {
                 members == 2 || linux::state(stage.child.id()) == Some('T')
             });
             let full = NoDescriptors::left();
@@ -236,7 +236,7 @@ fn kill_with_few_descriptors_leaves_no_survivor() {
 fn proc_of_another_namespace_leaves_a_tree_its_group() {
     const WRAPPER: &[&str] = &["unshare", "--fork", "--pid"];
     if !linux::is_root() {
-        eprintln!("{} skipped: it takes root", function_name!());
+        eprintln!("{} skipped: this requires root", function_name!());
         return;
     }
     alone!(WRAPPER);
@@ -244,7 +244,6 @@ fn proc_of_another_namespace_leaves_a_tree_its_group() {
     on_every_backend(|backend| {
         let spawn = |line: &[Vec<String>]| {
             let line = line.concat();
-            let line: Vec<&str> = line.iter().map(String::as_str).collect();
             let mut command = helper(&line);
             command.stdin(Stdio::piped()).stdout(Stdio::piped());
             let child = backend.spawn_with(SpawnOptions::new().tree(true), &mut command).unwrap();

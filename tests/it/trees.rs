@@ -24,7 +24,7 @@ use std::time::Instant;
 type Case = (&'static str, Vec<String>, usize);
 
 fn cases() -> Vec<Case> {
-    // A child without a parent is found outside the group only where daemons are.
+    // An orphan outside the group is found only where daemons are.
     let outside = || if FINDS_DAEMONS { parts("setsid") } else { Vec::new() };
     let root = || parts("pid read");
     let with = |others: &[Vec<String>]| [&others.concat()[..], &root()].concat();
@@ -149,24 +149,11 @@ fn kill_ends_background_jobs_of_a_shell() {
     for kind in Kind::all(function_name!()) {
         let mut shell = Command::new("sh");
         let script = r#"exec 3<&0; "$0" pid read <&3 & ("$0" pid read <&3 &); exec "$0" pid read"#;
-        shell.args(["-c", script]).arg(helper(&[]).get_program());
+        shell.args(["-c", script]).arg(HELPER);
         let stage = Stage::of(|command| kind.spawn(&SpawnOptions::new(), command), &mut shell, 3);
         stage.tree().kill().unwrap();
         stage.is_empty();
     }
-}
-
-/// Every process with this word among its arguments.
-#[cfg(target_os = "linux")]
-fn with_word(word: &str) -> Vec<u32> {
-    let ids = std::fs::read_dir("/proc").unwrap().flatten();
-    let ids = ids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    ids.filter(|id| {
-        let line = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
-        line.split(|byte| *byte == 0).any(|argument| argument == word.as_bytes())
-            && unix::is_alive(*id)
-    })
-    .collect()
 }
 
 /// The tree forks while it is killed.
@@ -183,10 +170,10 @@ fn kill_ends_a_tree_that_forks_steadily() {
                     Stage::set(kind, &parts(&format!("pid say {word} fork-steadily {how}")), 1);
                 stage.hear(&word);
                 // A chain of short-lived processes is hardly ever listed.
-                until("they fork", || many == 1 || with_word(&word).len() >= many);
+                until("they fork", || many == 1 || linux::processes_with(&word).len() >= many);
                 stage.tree().kill().unwrap();
                 stage.wait_empty();
-                assert_eq!(with_word(&word), [] as [u32; 0], "survivors");
+                assert_eq!(linux::processes_with(&word), [] as [u32; 0], "survivors");
                 let rest = std::io::read_to_string(&mut stage.said).unwrap();
                 assert!(!rest.contains("over"), "it has ended by itself");
             }
@@ -211,7 +198,7 @@ fn kill_ends_members_that_leave_the_group_and_return() {
                 stage.stdin = None;
                 wait(&stage.child);
             }
-            // The start time distinguishes it from the next owner of its PID.
+            // The start time, in units of 10 ms, distinguishes a process from the next owner of its ID.
             std::thread::sleep(std::time::Duration::from_millis(if members == 3 { 50 } else { 0 }));
             assert!(!stage.tree().is_empty().unwrap());
             stage.tree().kill().unwrap();
@@ -229,7 +216,6 @@ fn kill_ends_a_member_that_executes_steadily() {
     for kind in Kind::all(function_name!()) {
         for round in 0..rounds(10).max(2) {
             let line = [daemon("pid exec-steadily 50000 say over"), parts("pid read")].concat();
-            let line: Vec<&str> = line.iter().map(String::as_str).collect();
             let mut command = helper(&line);
             if round % 2 == 1 {
                 // Before the marker: variables are in the order of their names.
@@ -373,7 +359,6 @@ fn trees_of_one_command_are_independent() {
     for kind in Kind::all(function_name!()) {
         let line =
             [start("setsid pid read"), findable_daemon("pid read"), parts("pid read")].concat();
-        let line: Vec<&str> = line.iter().map(String::as_str).collect();
         let mut command = helper(&line);
         let tree = |command: &mut Command| {
             Stage::of(|command| kind.spawn(&SpawnOptions::new(), command), command, 3)
@@ -459,7 +444,7 @@ fn kill_reports_a_member_of_another_user_and_kills_the_rest() {
     alone!();
     watchdog!();
     if !unix::is_root() {
-        eprintln!("{} skipped: this takes root", function_name!());
+        eprintln!("{} skipped: this requires root", function_name!());
         return;
     }
     for backend in Backend::ALL {

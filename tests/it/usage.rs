@@ -363,7 +363,7 @@ mod unix_only {
         let mut options = SpawnOptions::new();
         shared_child::linux::SpawnOptionsExt::cgroup(&mut options, true);
         let line = daemon("burn 100");
-        let mut command = helper(&line.iter().map(String::as_str).collect::<Vec<_>>());
+        let mut command = helper(&line);
         command.stdout(Stdio::piped());
         // The daemon holds the pipe open until it has burnt its CPU time.
         let captured = options.capture(&mut command, captures::bounded().drain(LONG)).unwrap();

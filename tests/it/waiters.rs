@@ -202,12 +202,11 @@ fn exit_wakes_only_the_waiters_of_its_child() {
         thread::scope(|scope| {
             let (child, (send, receive)) = (&child, std::sync::mpsc::channel());
             let waiter = scope.spawn(move || {
-                // SAFETY: gettid(2) takes no arguments.
-                send.send(unsafe { libc::gettid() }).unwrap();
+                send.send(linux::this_thread()).unwrap();
                 wait(child)
             });
             let thread = receive.recv().unwrap();
-            let switches = || switches_of(thread);
+            let switches = || linux::sleeps_of(thread);
             linux::until_asleep(thread);
             let before = switches();
             for _ in 0..50 {
@@ -220,15 +219,6 @@ fn exit_wakes_only_the_waiters_of_its_child() {
             waiter.join().unwrap();
         });
     });
-}
-
-/// How often a thread of this process has slept.
-#[cfg(target_os = "linux")]
-fn switches_of(thread: i32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/self/task/{thread}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches"));
-    let count = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
-    count.expect("the kernel counts them")
 }
 
 #[cfg(target_os = "linux")]
@@ -245,8 +235,7 @@ fn timed_wait_needs_no_further_descriptor_or_thread() {
             .map(|_| {
                 let send = send.clone();
                 scope.spawn(move || {
-                    // SAFETY: gettid(2) takes no arguments.
-                    send.send(unsafe { libc::gettid() }).unwrap();
+                    send.send(linux::this_thread()).unwrap();
                     wait(child)
                 })
             })

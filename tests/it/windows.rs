@@ -3,6 +3,7 @@
 
 #![cfg(windows)]
 
+use crate::common::windows::{leaks_no_handle, leaks_no_handle_on_any_backend};
 use crate::common::*;
 use shared_child::seam::Backend;
 use shared_child::{SpawnOptions, StreamEnd};
@@ -10,9 +11,7 @@ use std::io::Read;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use windows_sys::Win32::Foundation::{CloseHandle, ERROR_INVALID_PARAMETER, GetLastError};
-use windows_sys::Win32::System::Threading::{
-    CreateEventW, OpenProcess, PROCESS_QUERY_LIMITED_INFORMATION,
-};
+use windows_sys::Win32::System::Threading::{OpenProcess, PROCESS_QUERY_LIMITED_INFORMATION};
 
 /// `GetExitCodeProcess` returns 259 for a running process, and exit codes have 32 bits.
 #[test]
@@ -106,21 +105,11 @@ fn running_child_outlives_its_handle() {
     });
 }
 
-/// The value of a new handle, which is the lowest free one.
-fn lowest_free_handle() -> usize {
-    // SAFETY: there are no attributes and no name; the handle is owned here alone.
-    unsafe {
-        let event = CreateEventW(std::ptr::null(), 0, 0, std::ptr::null());
-        assert!(!event.is_null());
-        CloseHandle(event);
-        event.addr()
-    }
-}
-
 #[test]
 fn handles_are_not_leaked() {
     alone!();
-    leak_no_handles(|backend| {
+    watchdog!();
+    leaks_no_handle_on_any_backend(|backend| {
         assert!(wait(&quick(backend, 0)).success());
         drop(quick(backend, 0));
         let mut command = Command::new("no such program");
@@ -134,7 +123,8 @@ fn handles_are_not_leaked() {
 #[test]
 fn handles_of_captures_are_not_leaked() {
     alone!();
-    leak_no_handles(|backend| {
+    watchdog!();
+    leaks_no_handle_on_any_backend(|backend| {
         assert!(
             captures::run(backend, &["echo-both"], captures::bounded().stdin("both")).success()
         );
@@ -150,31 +140,14 @@ fn tree() -> SpawnOptions {
     SpawnOptions::new().tree(true).clone()
 }
 
-fn leak_no_handles(round: impl Fn(Backend)) {
-    watchdog!();
-    on_every_backend(|backend| {
-        round(backend);
-        let before = lowest_free_handle();
-        for _ in 0..rounds(100) {
-            round(backend);
-        }
-        // Handle values are multiples of 4.
-        let more = lowest_free_handle().saturating_sub(before) / 4;
-        assert!(more < rounds(100) / 2, "{more} more handles than before");
-    });
-}
-
 /// `timeout`, the example, as far as Windows supports it.
 #[test]
 fn timeout_example_returns_the_same_statuses() {
     watchdog!();
     let timeout = |arguments: &[&str]| {
-        let mut path = std::env::current_exe().unwrap();
-        path.pop();
-        let mut command = Command::new(path.join("..").join("examples").join("timeout.exe"));
-        let child = env!("CARGO_BIN_EXE_shared_child_test_child");
+        let mut command = Command::new(example("timeout"));
         let arguments =
-            arguments.iter().map(|argument| if *argument == "CHILD" { child } else { *argument });
+            arguments.iter().map(|argument| if *argument == "CHILD" { HELPER } else { *argument });
         command.args(arguments).stdin(Stdio::null());
         wait(&shared_child::SharedChild::spawn(&mut command).unwrap()).code()
     };
@@ -249,8 +222,7 @@ mod trees {
         }
 
         fn on(backend: Backend, options: &SpawnOptions, parts: &[String], members: usize) -> Self {
-            let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-            Self::of(backend, options, &mut helper(&parts), members)
+            Self::of(backend, options, &mut helper(parts), members)
         }
 
         fn of(
@@ -337,19 +309,6 @@ mod trees {
                 let _ = tree.kill();
             }
         }
-    }
-
-    fn parts(text: &str) -> Vec<String> {
-        text.split_whitespace().map(str::to_owned).collect()
-    }
-
-    /// A part that gives these parts to another process.
-    fn given(to: &str, theirs: &[String]) -> Vec<String> {
-        [&parts(to)[..], &[theirs.len().to_string()], theirs].concat()
-    }
-
-    fn start(theirs: &str) -> Vec<String> {
-        given("spawn", &parts(theirs))
     }
 
     /// A part that reports its process ID, and runs until its input is closed.
@@ -562,7 +521,7 @@ mod trees {
         if std::env::var_os(MARK).is_some() {
             // Runs the test again in a process of its own, which is then terminated. (The harness has begun a line.)
             let parts = [parts("say begun"), start("pid read"), parts("exit 7")].concat();
-            let mut command = helper(&parts.iter().map(String::as_str).collect::<Vec<_>>());
+            let mut command = helper(&parts);
             command.stdin(Stdio::inherit());
             let mut options = tree();
             let child = options.kill_with_parent(true).spawn(&mut command).unwrap();
@@ -768,13 +727,7 @@ mod trees {
                 let error = options.spawn(&mut Command::new("no such program")).unwrap_err();
                 assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
             };
-            round();
-            let before = lowest_free_handle();
-            for _ in 0..rounds(100) {
-                round();
-            }
-            let more = lowest_free_handle().saturating_sub(before) / 4;
-            assert!(more < rounds(100) / 2, "{more} more handles than before");
+            leaks_no_handle(round);
         });
     }
 }

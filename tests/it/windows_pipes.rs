@@ -3,6 +3,7 @@
 #![cfg(windows)]
 
 use crate::common::captures::{bounded, run};
+use crate::common::windows::leaks_no_handle_on_any_backend;
 use crate::common::*;
 use shared_child::seam::Backend;
 use shared_child::{CaptureOptions, Captured, SharedChild, StoppedBy, StreamEnd};
@@ -12,7 +13,6 @@ use std::ptr::null_mut;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 use windows_sys::Win32::System::Pipes::{CreatePipe, PeekNamedPipe};
-use windows_sys::Win32::System::Threading::CreateEventW;
 
 const SHORT: Duration = Duration::from_millis(50);
 
@@ -211,38 +211,17 @@ fn file_as_standard_output_is_captured_to_its_end() {
     });
 }
 
-/// The value of a new handle, which is the lowest free one.
-fn lowest_free_handle() -> usize {
-    // SAFETY: no attributes and no name. The handle is new, and closed here.
-    unsafe {
-        let event = CreateEventW(std::ptr::null(), 0, 0, std::ptr::null());
-        assert!(!event.is_null());
-        windows_sys::Win32::Foundation::CloseHandle(event);
-        event.addr()
-    }
-}
-
 /// A pipe's thread owns a handle of the pipe, so a leaked thread shows as a leaked handle.
 #[test]
 fn threads_and_handles_of_synchronous_pipes_end_with_the_capture() {
     alone!();
     watchdog!();
-    on_every_backend(|backend| {
-        let round = || {
-            let (child, stdin) = merged(backend, &["spawn", "1", "read", "exit", "7"], 1);
-            let captured = capture_with(&child, stdin, bounded().drain(Duration::ZERO));
-            assert_eq!(captured.stdout.end, StreamEnd::HeldOpen);
-            let child = fed(backend, &["sleep"]);
-            child.capture(CaptureOptions::new().stdin(vec![0; 1 << 20]).timeout(SHORT)).unwrap();
-            assert!(run(backend, &["exit", "0"], &mut bounded()).success());
-        };
-        round();
-        let before = lowest_free_handle();
-        for _ in 0..rounds(100) {
-            round();
-        }
-        // Handle values are multiples of 4.
-        let more = lowest_free_handle().saturating_sub(before) / 4;
-        assert!(more < rounds(100) / 2, "{more} more handles than before");
+    leaks_no_handle_on_any_backend(|backend| {
+        let (child, stdin) = merged(backend, &["spawn", "1", "read", "exit", "7"], 1);
+        let captured = capture_with(&child, stdin, bounded().drain(Duration::ZERO));
+        assert_eq!(captured.stdout.end, StreamEnd::HeldOpen);
+        let child = fed(backend, &["sleep"]);
+        child.capture(CaptureOptions::new().stdin(vec![0; 1 << 20]).timeout(SHORT)).unwrap();
+        assert!(run(backend, &["exit", "0"], &mut bounded()).success());
     });
 }

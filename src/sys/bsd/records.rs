@@ -4,7 +4,7 @@ use super::clock::clock;
 use crate::sys::PLATFORM;
 use crate::sys::process_records::{all, one, usable};
 use crate::sys::unix::by_pid::{Identity, Pid};
-use crate::sys::unix::process_table::{Groups, Listing, ProcessTable, Record, Since, Time};
+use crate::sys::unix::process_table::{Groups, Listing, ProcessTable, Record, Time};
 use crate::sys::unix::system::Same;
 use std::io;
 
@@ -27,15 +27,15 @@ impl ProcessTable for Records {
         Ok(one(id))
     }
 
-    fn list(&self, groups: &Groups, since: Since) -> io::Result<Listing> {
+    fn list(&self, groups: &Groups, since: Time, _: Option<(i32, i32)>) -> io::Result<Listing> {
         let me = std::process::id() as i32;
         let mut listing = Listing::default();
         for record in all()? {
             if record.id == me {
                 continue;
             }
-            if let Some(tree) = groups.get(&record.group) {
-                listing.grouped.push((record.id, *tree));
+            if let Some(tree) = groups.tree_of(record.group) {
+                listing.grouped.push((record.id, tree));
             } else if record.lives && record.may_belong(since) {
                 listing.others.push(record);
             }

@@ -5,7 +5,6 @@ use super::by_pid::{self, Pid};
 use super::poll::{poll_readable, try_poll};
 use crate::backoff::Backoff;
 use crate::sys::PLATFORM;
-use std::collections::HashMap;
 use std::ffi::c_int;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -24,17 +23,13 @@ pub(crate) trait ProcessTable: Sync {
     /// is hidden. An error means that the system could not report it.
     fn record(&self, id: i32) -> io::Result<Option<Record>>;
 
-    /// Reads the whole table.
-    fn list(&self, groups: &Groups, since: Since) -> io::Result<Listing>;
+    /// Reads the whole table; or, with `new`, the processes whose IDs were handed out after the first of these IDs, up
+    /// to and including the second.
+    fn list(&self, groups: &Groups, since: Time, new: Option<(i32, i32)>) -> io::Result<Listing>;
 
     /// Returns the process ID that was handed out last. `None` where IDs are not handed out in turn.
     fn newest(&self) -> Option<i32> {
         None
-    }
-
-    /// Lists the processes whose IDs were handed out after `after`, up to and including `newest`.
-    fn list_new(&self, groups: &Groups, since: Since, _: i32, _: i32) -> io::Result<Listing> {
-        self.list(groups, since)
     }
 
     /// Returns whether the table has the environments of processes.
@@ -42,8 +37,14 @@ pub(crate) trait ProcessTable: Sync {
         false
     }
 
-    /// Reads the environment of the process that has this ID now into the buffer.
-    fn environment(&self, _: i32, _: &mut Vec<u8>) -> io::Result<Environment> {
+    /// Calls the function for each variable in the environment of the process that has this ID now. The calls count
+    /// only if the result is [`Environment::Shown`]. A variable that is longer than the buffer is cut off.
+    fn environment(
+        &self,
+        _: i32,
+        _: &mut [u8],
+        _: &mut dyn FnMut(&[u8]),
+    ) -> io::Result<Environment> {
         Ok(Environment::Missing)
     }
 
@@ -66,9 +67,23 @@ pub(crate) struct Pidfds {
     pub(crate) serial: fn(BorrowedFd<'_>) -> Option<u64>,
 }
 
-/// A time on the clock by which the table reports when processes started.
+/// A time on the clock by which the table reports when processes started. A process that is older than a tree does not
+/// belong to it.
+///
+/// The clock of macOS, DragonFly and NetBSD is Unix time, which can be set, so there an age proves little. That matters
+/// little, because a process outside the group is known by its parent, except where a debugger traces it
+/// ([`Record::must_be_young`]).
+///
+/// A process that was listed in the group and is not in it any more may have left it, or its ID has a new owner. It is
+/// the member only if it started before the list was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Time(pub(crate) i64);
+
+impl Time {
+    pub(crate) fn now() -> Self {
+        PLATFORM.process_table.map_or(Self(0), |table| table.now())
+    }
+}
 
 /// A process, as the table reports it.
 #[derive(Debug, Clone, Copy)]
@@ -87,40 +102,29 @@ pub(crate) struct Record {
     pub(crate) must_be_young: bool,
 }
 
-/// A process that is in none of the groups of a listing.
-pub(crate) type Other = Record;
-
 impl Record {
     /// Returns whether the process is young enough to belong to a tree that was spawned at that time.
-    pub(crate) fn may_belong(&self, since: Since) -> bool {
-        !self.must_be_young || self.started.is_some_and(|started| started >= since.0)
-    }
-
-    /// Returns a key that distinguishes this process from the next owner of its ID, in a set of processes.
-    pub(crate) fn key(&self) -> (i32, u64) {
-        (self.id, self.started.map_or(0, |Time(started)| started.unsigned_abs()))
+    pub(crate) fn may_belong(&self, since: Time) -> bool {
+        !self.must_be_young || self.started.is_some_and(|started| started >= since)
     }
 }
 
-/// The time when a tree was spawned. Older processes do not belong to it.
-///
-/// The clock of macOS, DragonFly and NetBSD is Unix time, which can be set, so there an age proves little. That matters
-/// little, because a process outside the group is known by its parent, except where a debugger traces it
-/// ([`Record::must_be_young`]).
-///
-/// A process that was listed in the group and is not in it any more may have left it, or its ID has a new owner. It is
-/// the member only if it started before the list was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Since(pub(crate) Time);
+/// The process groups of trees, with the position of each tree in the batch, in order.
+#[allow(dead_code, reason = "not every system has a process table")]
+pub(crate) struct Groups(Vec<(i32, usize)>);
 
-impl Since {
-    pub(crate) fn now() -> Self {
-        Self(PLATFORM.process_table.map_or(Time(0), |table| table.now()))
+#[allow(dead_code, reason = "not every system has a process table")]
+impl Groups {
+    pub(crate) fn new(mut groups: Vec<(i32, usize)>) -> Self {
+        groups.sort_unstable();
+        Self(groups)
+    }
+
+    pub(crate) fn tree_of(&self, group: i32) -> Option<usize> {
+        let at = self.0.binary_search_by(|(other, _)| other.cmp(&group)).ok()?;
+        Some(self.0[at].1)
     }
 }
-
-/// The process groups of trees, by their IDs, with the position of each tree in the batch.
-pub(crate) type Groups = HashMap<i32, usize>;
 
 /// The processes of this machine, except this one and processes that are too old to belong to any tree of the batch. A
 /// listing may be outdated when it is read.
@@ -129,8 +133,8 @@ pub(crate) struct Listing {
     /// Members of the groups, including zombies, with the position of their tree.
     pub(crate) grouped: Vec<(i32, usize)>,
     /// The other living processes.
-    pub(crate) others: Vec<Other>,
-    /// A process that `list_new` should have read has ended. It may have had children.
+    pub(crate) others: Vec<Record>,
+    /// One of the new processes had ended when it was read. It may have had children.
     pub(crate) has_ended: bool,
 }
 
@@ -138,7 +142,6 @@ pub(crate) struct Listing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(dead_code, reason = "not every system has environments in its table")]
 pub(crate) enum Environment {
-    /// The environment is in the buffer.
     Shown,
     /// The environment is empty.
     Empty,
@@ -152,7 +155,8 @@ pub(crate) enum Environment {
     Missing,
 }
 
-fn table() -> io::Result<&'static dyn ProcessTable> {
+/// Returns the process table of this system, if this process can read it at present.
+pub(crate) fn table() -> io::Result<&'static dyn ProcessTable> {
     let table = PLATFORM.process_table.ok_or("the system does not list processes");
     table.and_then(|table| table.check().map(|()| table)).map_err(|why| {
         let message = format!("cannot list the members of a process group: {why}");
@@ -170,11 +174,6 @@ pub(crate) fn has_environments() -> bool {
     PLATFORM.process_table.is_some_and(ProcessTable::has_environments)
 }
 
-/// See [`ProcessTable::newest`].
-pub(crate) fn newest() -> Option<i32> {
-    PLATFORM.process_table?.newest()
-}
-
 static PASSES_MADE: AtomicUsize = AtomicUsize::new(0);
 
 /// Returns how often this process has read the whole process table. The tests count passes where they would cost a user
@@ -184,28 +183,27 @@ pub(crate) fn passes() -> usize {
 }
 
 /// See [`ProcessTable::list`].
-pub(crate) fn list(groups: &Groups, since: Since) -> io::Result<Listing> {
+pub(crate) fn list(groups: &Groups, since: Time, new: Option<(i32, i32)>) -> io::Result<Listing> {
     let table = table()?;
-    PASSES_MADE.fetch_add(1, Ordering::Relaxed);
-    table.list(groups, since)
+    if new.is_none() {
+        PASSES_MADE.fetch_add(1, Ordering::Relaxed);
+    }
+    table.list(groups, since, new)
 }
 
-/// See [`ProcessTable::list_new`].
-pub(crate) fn list_new(
-    groups: &Groups,
-    since: Since,
-    after: i32,
-    newest: i32,
-) -> io::Result<Listing> {
-    match PLATFORM.process_table {
-        Some(table) => table.list_new(groups, since, after, newest),
-        None => list(groups, since),
-    }
+/// See [`ProcessTable::newest`].
+pub(crate) fn newest() -> Option<i32> {
+    PLATFORM.process_table?.newest()
 }
 
 /// See [`ProcessTable::environment`].
-pub(crate) fn environment(id: i32, buffer: &mut Vec<u8>) -> io::Result<Environment> {
-    PLATFORM.process_table.map_or(Ok(Environment::Missing), |table| table.environment(id, buffer))
+pub(crate) fn environment(
+    id: i32,
+    buffer: &mut [u8],
+    each: &mut dyn FnMut(&[u8]),
+) -> io::Result<Environment> {
+    let missing = Ok(Environment::Missing);
+    PLATFORM.process_table.map_or(missing, |table| table.environment(id, buffer, each))
 }
 
 /// See [`ProcessTable::adopters`].
@@ -280,8 +278,8 @@ impl Held {
     }
 
     /// Returns whether the process had certainly started by that time.
-    pub(crate) fn is_older_than(&self, since: Since) -> io::Result<bool> {
-        Ok(self.start()?.flatten().is_some_and(|started| started < since.0))
+    pub(crate) fn is_older_than(&self, time: Time) -> io::Result<bool> {
+        Ok(self.start()?.flatten().is_some_and(|started| started < time))
     }
 
     pub(crate) fn group(&self) -> Option<i32> {
@@ -295,7 +293,7 @@ impl Held {
     /// Returns the identity of the process without a descriptor. `None` if the process has been reaped.
     pub(crate) fn process(&self) -> io::Result<Option<Process>> {
         let serial = self.pidfd.as_ref().and_then(serial);
-        Ok(self.start()?.map(|started| Process { id: self.id, started, serial }))
+        Ok(self.start()?.map(|started| Process { id: self.id(), started, serial }))
     }
 
     /// Returns whether the process is neither reaped nor a zombie. A process that cannot be read counts as living.
@@ -377,21 +375,27 @@ impl Held {
 ///
 /// The ID alone may get a new owner. The start distinguishes owners unless all other IDs are handed out within one tick of
 /// the clock (10 ms on Linux). From Linux 6.9, the serial number of a pidfd distinguishes them in any case.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Process {
-    id: Pid,
+    id: i32,
     started: Option<Time>,
     serial: Option<u64>,
 }
 
 impl Process {
+    /// Returns the identity of the process of a record.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    pub(crate) fn of(record: &Record) -> Self {
+        Self { id: record.id, started: record.started, serial: None }
+    }
+
     pub(crate) fn id(&self) -> i32 {
-        self.id.get()
+        self.id
     }
 
     /// Opens the process. `None` if it has been reaped.
     pub(crate) fn hold(&self) -> io::Result<Option<Held>> {
-        let Some(mut held) = Held::open(self.id())? else { return Ok(None) };
+        let Some(mut held) = Held::open(self.id)? else { return Ok(None) };
         let same = match (&held.pidfd, self.serial) {
             (Some(fd), Some(number)) => serial(fd) == Some(number),
             _ => held.start()?.is_some_and(|started| may_be_equal(self.started, started)),
@@ -414,7 +418,7 @@ impl Process {
         if let Some(fd) = held.pidfd {
             return Some(Box::new(fd));
         }
-        let exit = PLATFORM.exit_of.and_then(|exit_of| exit_of(self.id))?;
+        let exit = PLATFORM.exit_of.and_then(|exit_of| exit_of(held.id))?;
         // The process lives after the registration, so the registration is for this very process.
         held.lives().then_some(exit)
     }
@@ -460,7 +464,7 @@ pub(crate) const AT_ONCE: usize = 16;
 pub(crate) const PASSES: usize = 1000;
 
 /// Signals one member. The error names the process.
-pub(crate) fn signal(member: &Held, signal: c_int) -> io::Result<()> {
+fn signal(member: &Held, signal: c_int) -> io::Result<()> {
     member.signal(signal).map_err(|error| {
         let message = format!("cannot signal process {} of the tree: {error}", member.id());
         io::Error::new(error.kind(), message)

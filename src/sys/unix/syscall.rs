@@ -130,27 +130,9 @@ pub(crate) fn readable_bytes(fd: &OwnedFd) -> io::Result<u64> {
 
 /// Appends to the vector, into its spare capacity, what one read returns.
 pub(crate) fn read(fd: &OwnedFd, into: &mut Vec<u8>) -> io::Result<usize> {
-    // SAFETY: the call writes to `room`, at most `size` bytes.
-    unsafe { append(into, |room, size| libc::read(fd.as_raw_fd(), room.cast(), size)) }
-}
-
-/// Does the same from the start of a file.
-pub(crate) fn read_start(file: impl AsFd, into: &mut Vec<u8>) -> io::Result<usize> {
-    // SAFETY: the call writes to `room`, at most `size` bytes.
-    unsafe {
-        append(into, |room, size| libc::pread(file.as_fd().as_raw_fd(), room.cast(), size, 0))
-    }
-}
-
-/// # Safety
-///
-/// `read` writes to its first argument, at most as many bytes as its second, and returns their number, or -1.
-unsafe fn append(
-    into: &mut Vec<u8>,
-    read: impl FnOnce(*mut u8, usize) -> libc::ssize_t,
-) -> io::Result<usize> {
     let room = into.spare_capacity_mut();
-    let count = read(room.as_mut_ptr().cast(), room.len());
+    // SAFETY: the call writes to `room`, at most as many bytes as it has.
+    let count = unsafe { libc::read(fd.as_raw_fd(), room.as_mut_ptr().cast(), room.len()) };
     let Ok(count) = usize::try_from(count) else { return Err(io::Error::last_os_error()) };
     // SAFETY: as many bytes were written after the vector's, within its capacity.
     unsafe { into.set_len(into.len() + count) };

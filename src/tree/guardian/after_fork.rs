@@ -20,7 +20,10 @@ const SHORT_TICK_MS: c_int = 1_000;
 /// Waits for the death of the parent, kills the charges, and exits. All signals are blocked.
 pub(super) extern "C" fn run(orders: &Orders) -> ! {
     let scratch = orders.scratch.bytes();
-    settle(orders, scratch);
+    settle();
+    #[cfg(target_os = "linux")]
+    super::memory::settle(orders, scratch);
+    close_all_but([orders.pidfd, orders.socket]);
     wait_for_death(orders, scratch);
     kill(orders.shared, scratch);
     exit()
@@ -31,8 +34,8 @@ fn exit() -> ! {
     unsafe { libc::_exit(0) }
 }
 
-/// Releases everything that belongs to the program.
-fn settle(orders: &Orders, scratch: &mut [u8]) {
+/// Leaves the session, the directory and the limits of the program.
+fn settle() {
     // SAFETY: system calls with integers, and strings and a struct that outlive them.
     unsafe {
         libc::setsid();
@@ -44,12 +47,9 @@ fn settle(orders: &Orders, scratch: &mut [u8]) {
             libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
         }
     }
-    #[cfg(target_os = "linux")]
-    super::memory::settle(orders, scratch);
-    close_all_but([orders.pidfd, orders.socket], scratch);
 }
 
-fn close_all_but(kept: [c_int; 2], scratch: &mut [u8]) {
+fn close_all_but(kept: [c_int; 2]) {
     #[cfg(target_os = "linux")]
     {
         let [one, other] = kept;
@@ -67,20 +67,22 @@ fn close_all_but(kept: [c_int; 2], scratch: &mut [u8]) {
     }
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
-        let list = super::proc::open(libc::AT_FDCWD, c"/proc/self/fd", libc::O_DIRECTORY);
-        if list >= 0 {
-            let mut close = |name: &[u8], _: &mut [u8]| {
-                let fd = super::proc::number(name).and_then(|fd| c_int::try_from(fd).ok());
-                if let Some(fd) = fd.filter(|fd| *fd != list && !kept.contains(fd)) {
-                    super::proc::close(fd);
+        use crate::sys::linux::proc_file::{each_name, number, open};
+        use std::os::fd::AsRawFd;
+        if let Ok(list) = open(None, c"/proc/self/fd", libc::O_DIRECTORY) {
+            let closed = each_name(&list, &mut |name| {
+                let fd = number(name.to_bytes()).and_then(|fd| c_int::try_from(fd).ok());
+                if let Some(fd) = fd.filter(|fd| *fd != list.as_raw_fd() && !kept.contains(fd)) {
+                    // SAFETY: nothing in this process uses the descriptor.
+                    unsafe { libc::close(fd) };
                 }
-            };
-            super::proc::each_name(list, scratch, &mut close);
-            super::proc::close(list);
-            return;
+                true
+            });
+            if closed.is_ok() {
+                return;
+            }
         }
     }
-    let _ = scratch;
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the struct outlives the call.
     unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
@@ -162,7 +164,7 @@ fn has_the_charges(_: &Orders, _: &mut [u8]) -> bool {
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn kill(shared: Shared, scratch: &mut [u8]) {
-    super::list::kill(shared, scratch);
+    super::kill::kill(shared, scratch);
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]

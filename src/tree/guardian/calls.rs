@@ -72,8 +72,8 @@ pub(super) fn kill_groups(shared: Shared) {
     }
 }
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
 /// Returns the time in milliseconds.
+#[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn now() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the struct outlives the call.
@@ -81,35 +81,57 @@ pub(super) fn now() -> u64 {
     (now.tv_sec as u64).wrapping_mul(1000).wrapping_add(now.tv_nsec as u64 / 1_000_000)
 }
 
-/// Opens a pidfd. Returns a negative number after an error.
-#[cfg(target_os = "linux")]
-pub(super) fn pidfd(id: i32) -> c_int {
-    // SAFETY: integers.
-    unsafe { libc::syscall(libc::SYS_pidfd_open, id, 0) as c_int }
-}
-
-/// Opens no pidfd: the sandbox of an app may kill the app for an unknown system call.
-#[cfg(target_os = "android")]
-pub(super) fn pidfd(_: i32) -> c_int {
-    -1
-}
-
-/// Returns whether the signal was sent.
+/// A list in mapped memory, which grows. (Its memory is not unmapped at the end: the guardian ends soon after.)
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(super) fn kill_one(id: i32, pidfd: c_int) -> bool {
-    #[cfg(target_os = "linux")]
-    if pidfd >= 0 {
-        let none = ptr::null::<libc::siginfo_t>();
-        // SAFETY: integers, and no signal information.
-        let sent =
-            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, libc::SIGKILL, none, 0) };
-        let error = io::Error::last_os_error().raw_os_error();
-        // A sandbox may allow a pidfd but not its use.
-        if sent == 0 || !matches!(error, Some(libc::ENOSYS | libc::EPERM)) {
-            return sent == 0;
-        }
+pub(super) struct List<T> {
+    start: *mut T,
+    length: usize,
+    room: usize,
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+impl<T: Copy> List<T> {
+    pub(super) fn new() -> Self {
+        Self { start: ptr::dangling_mut(), length: 0, room: 0 }
     }
-    let _ = pidfd;
-    // SAFETY: integers. The ID is larger than 1.
-    id > 1 && unsafe { libc::kill(id, libc::SIGKILL) } == 0
+
+    pub(super) fn clear(&mut self) {
+        self.length = 0;
+    }
+
+    /// Adds an item, unless there is no memory for it.
+    pub(super) fn push(&mut self, item: T) {
+        if self.length == self.room {
+            let room = self.room.wrapping_mul(2).max(1024);
+            let Some(new) = map(room.wrapping_mul(size_of::<T>())) else { return };
+            let new = new.cast::<T>();
+            // SAFETY: the new memory is not the old, and has room for more items.
+            unsafe { ptr::copy_nonoverlapping(self.start, new, self.length) };
+            if self.room > 0 {
+                unmap(self.start as usize, self.room.wrapping_mul(size_of::<T>()));
+            }
+            (self.start, self.room) = (new, room);
+        }
+        // SAFETY: there is room for one more.
+        unsafe { self.start.wrapping_add(self.length).write(item) };
+        self.length = self.length.wrapping_add(1);
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+impl<T> std::ops::Deref for List<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: this many items have been written. The pointer is aligned, and never null.
+        unsafe { std::slice::from_raw_parts(self.start, self.length) }
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+impl<T> std::ops::DerefMut for List<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as above, and nothing else refers to the memory.
+        unsafe { std::slice::from_raw_parts_mut(self.start, self.length) }
+    }
 }

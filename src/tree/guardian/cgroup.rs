@@ -1,9 +1,11 @@
 //! Linux: kills and removes cgroups in the child of a fork (see [`after_fork`](super::after_fork)).
 
-use super::calls::{kill_one, now, pause, pidfd};
-use super::proc::{Text, close, each_line, each_name, is_a, number, open, rewind};
+use super::calls::{now, pause};
 use super::table::Shared;
+use crate::sys::linux::proc_file::{each_line, each_name, is_on, open, process_id};
+use crate::tree::processes::Held;
 use std::ffi::{CStr, c_int};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 /// The type of the file system (statfs(2)). In `libc` its type differs between systems.
 const CGROUP2: u32 = 0x6367_7270;
@@ -30,31 +32,26 @@ pub(super) fn each(shared: Shared, buffer: &mut [u8], call: &mut dyn FnMut(&CStr
     }
 }
 
-fn open_cgroup(path: &CStr) -> Option<c_int> {
-    let fd = open(libc::AT_FDCWD, path, libc::O_DIRECTORY | libc::O_NOFOLLOW);
-    if is_a(fd, CGROUP2) {
-        return Some(fd);
-    }
-    close(fd);
-    None
+fn open_cgroup(path: &CStr) -> Option<OwnedFd> {
+    open_directory(None, path).filter(|cgroup| is_on(cgroup, CGROUP2))
+}
+
+fn open_directory(above: Option<&OwnedFd>, path: &CStr) -> Option<OwnedFd> {
+    open(above, path, libc::O_DIRECTORY | libc::O_NOFOLLOW).ok()
 }
 
 /// Kills all processes in the cgroup and below. The kernel skips a process whose first thread has ended.
 pub(super) fn kill(path: &CStr) {
-    let Some(cgroup) = open_cgroup(path) else { return };
-    kill_all_in(cgroup);
-    close(cgroup);
+    if let Some(cgroup) = open_cgroup(path) {
+        kill_all_in(&cgroup);
+    }
 }
 
-fn kill_all_in(cgroup: c_int) {
-    let flags = libc::O_WRONLY | libc::O_CLOEXEC;
-    // SAFETY: the path and the byte outlive the calls.
-    let file = unsafe { libc::openat(cgroup, c"cgroup.kill".as_ptr(), flags) };
-    if file >= 0 {
-        // SAFETY: as above.
-        unsafe { libc::write(file, b"1".as_ptr().cast(), 1) };
+fn kill_all_in(cgroup: &OwnedFd) {
+    if let Ok(file) = open(Some(cgroup), c"cgroup.kill", libc::O_WRONLY) {
+        // SAFETY: the byte outlives the call.
+        unsafe { libc::write(file.as_raw_fd(), b"1".as_ptr().cast(), 1) };
     }
-    close(file);
 }
 
 /// Kills the members of each charged cgroup until it is empty, then removes it.
@@ -65,9 +62,8 @@ pub(super) fn remove_all(shared: Shared, path: &mut [u8], buffer: &mut [u8]) {
         let mut is_left = false;
         each(shared, path, &mut |path| {
             let Some(cgroup) = open_cgroup(path) else { return };
-            kill_all_in(cgroup);
-            clear(cgroup, buffer, DEPTH);
-            close(cgroup);
+            kill_all_in(&cgroup);
+            clear(&cgroup, buffer, DEPTH);
             // SAFETY: the path outlives the call.
             is_left |= unsafe { libc::rmdir(path.as_ptr()) } != 0;
         });
@@ -80,30 +76,26 @@ pub(super) fn remove_all(shared: Shared, path: &mut [u8], buffer: &mut [u8]) {
 }
 
 /// Kills the listed processes, and removes the cgroups below.
-fn clear(cgroup: c_int, buffer: &mut [u8], depth: u32) {
+fn clear(cgroup: &OwnedFd, buffer: &mut [u8], depth: u32) {
     kill_listed(cgroup, buffer);
     let Some(depth) = depth.checked_sub(1) else { return };
-    rewind(cgroup);
-    each_name(cgroup, buffer, &mut |name, buffer| {
-        let path = Text::<256>::new().push(name);
-        if name == b"." || name == b".." {
-            return;
+    // A cgroup that cannot be read is not removed.
+    let _ = each_name(cgroup, &mut |name| {
+        if name != c"." && name != c".." {
+            if let Some(below) = open_directory(Some(cgroup), name) {
+                clear(&below, buffer, depth);
+                // SAFETY: the path outlives the call.
+                unsafe { libc::unlinkat(cgroup.as_raw_fd(), name.as_ptr(), libc::AT_REMOVEDIR) };
+            }
         }
-        let below = open(cgroup, path.path(), libc::O_DIRECTORY | libc::O_NOFOLLOW);
-        if below < 0 {
-            return;
-        }
-        clear(below, buffer, depth);
-        close(below);
-        // SAFETY: the path outlives the call.
-        unsafe { libc::unlinkat(cgroup, path.path().as_ptr(), libc::AT_REMOVEDIR) };
+        true
     });
 }
 
-fn kill_listed(cgroup: c_int, buffer: &mut [u8]) {
+fn kill_listed(cgroup: &OwnedFd, buffer: &mut [u8]) {
     let Some((buffer, check)) = buffer.split_at_mut_checked(4096) else { return };
     each_listed(cgroup, buffer, &mut |id| {
-        let pidfd = pidfd(id);
+        let Ok(Some(held)) = Held::open(id) else { return true };
         // A process that is listed after it was opened is the opened process.
         let mut is_listed = false;
         each_listed(cgroup, check, &mut |listed| {
@@ -111,22 +103,16 @@ fn kill_listed(cgroup: c_int, buffer: &mut [u8]) {
             !is_listed
         });
         if is_listed {
-            kill_one(id, pidfd);
+            // `remove_all` tries again.
+            let _ = held.signal(libc::SIGKILL);
         }
-        close(pidfd);
         true
     });
 }
 
-fn each_listed(cgroup: c_int, buffer: &mut [u8], call: &mut dyn FnMut(i32) -> bool) {
-    let list = open(cgroup, c"cgroup.procs", 0);
-    if list < 0 {
-        return;
-    }
-    each_line(list, buffer, &mut |line| {
+fn each_listed(cgroup: &OwnedFd, buffer: &mut [u8], call: &mut dyn FnMut(i32) -> bool) {
+    if let Ok(list) = open(Some(cgroup), c"cgroup.procs", 0) {
         // 0 is a process from outside this PID namespace.
-        let id = number(line).and_then(|id| i32::try_from(id).ok()).filter(|id| *id > 1);
-        id.is_none_or(&mut *call)
-    });
-    close(list);
+        each_line(&list, buffer, &mut |line| process_id(line).is_none_or(&mut *call));
+    }
 }

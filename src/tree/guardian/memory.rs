@@ -6,7 +6,8 @@
 //! mapping right behind each, which holds variables too; its stack; and the thread's own variables, where `errno` is.
 
 use super::calls::{Orders, unmap};
-use super::proc::{Text, close, each_line, fields, in_base, number, open, read_all, words};
+use crate::sys::linux::proc_file::{Text, each_line, in_base, number, open, read_once, words};
+use crate::sys::linux::procfs::fields;
 use std::ffi::CStr;
 use std::ptr;
 
@@ -74,11 +75,10 @@ impl Mapping {
 }
 
 fn each_mapping(path: &CStr, scratch: &mut [u8], call: &mut dyn FnMut(Mapping, &[u8]) -> bool) {
-    let fd = open(libc::AT_FDCWD, path, 0);
-    each_line(fd, scratch, &mut |line| {
+    let Ok(file) = open(None, path, 0) else { return };
+    each_line(&file, scratch, &mut |line| {
         Mapping::parse(line).is_none_or(|mapping| call(mapping, line))
     });
-    close(fd);
 }
 
 fn drop_memory(orders: &Orders, scratch: &mut [u8]) {
@@ -140,8 +140,9 @@ fn each_piece(range: (usize, usize), kept: &[(usize, usize)], mut call: impl FnM
 /// Overwrites the program's arguments with a name, and clears its environment: a list of processes shows the arguments, and a
 /// search for members of an outer tree reads the environment.
 fn rename(parent: i32, scratch: &mut [u8]) {
-    let Some((bytes, rest)) = scratch.split_at_mut_checked(4096) else { return };
-    let Some(fields) = fields(read_all(libc::AT_FDCWD, c"/proc/self/stat", bytes)) else { return };
+    let mut stat = [0; 1024];
+    let stat = read_once(c"/proc/self/stat", &mut stat).unwrap_or(&[]);
+    let Some(fields) = fields(stat) else { return };
     // The numbers of the manual from 48 on. The first field is number 3.
     let mut places =
         fields.skip(48 - 3).map(|field| number(field).and_then(|at| usize::try_from(at).ok()));
@@ -151,7 +152,7 @@ fn rename(parent: i32, scratch: &mut [u8]) {
     let runs_on = arguments.1 == environment.0;
     let whole = (arguments.0, if runs_on { environment.1 } else { arguments.1 });
     let mut is_ours = [false; 2];
-    each_mapping(c"/proc/self/maps", rest, &mut |mapping, _| {
+    each_mapping(c"/proc/self/maps", scratch, &mut |mapping, _| {
         is_ours = [
             is_ours[0] || (mapping.is_writable && mapping.has(whole.0, whole.1)),
             is_ours[1] || (mapping.is_writable && mapping.has(environment.0, environment.1)),
@@ -169,7 +170,7 @@ fn rename(parent: i32, scratch: &mut [u8]) {
         clear(environment, b"");
     }
     if is_ours[0] {
-        let name = Text::<48>::new().push(b"shared_child-guardian ").number(parent);
+        let name = Text::<48>::of(b"shared_child-guardian ").number(parent);
         let room = whole.1.wrapping_sub(whole.0).saturating_sub(1);
         clear(whole, name.bytes().get(..room).unwrap_or(name.bytes()));
     }
@@ -200,7 +201,7 @@ pub(super) fn is_mapped_in(id: i32, (start, _): (usize, usize), scratch: &mut [u
     });
     let own = own.get(..length).unwrap_or(&[]);
     let mut found = false;
-    let path = Text::<32>::new().push(b"/proc/").number(id).push(b"/maps");
+    let path = Text::<32>::of(b"/proc/").number(id).push(b"/maps");
     each_mapping(path.path(), buffer, &mut |mapping, line| {
         found =
             mapping.start == start && !own.is_empty() && line.get(..identity(line)) == Some(own);

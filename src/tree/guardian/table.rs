@@ -180,6 +180,11 @@ fn seal(number: u32, group: u32) -> u32 {
 
 const FNV: u32 = 0x811c_9dc5;
 
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn hash(bytes: &[u8]) -> u32 {
+    bytes.iter().copied().fold(FNV, mix)
+}
+
 fn mix(hash: u32, byte: u8) -> u32 {
     (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
 }

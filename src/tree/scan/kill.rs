@@ -1,14 +1,14 @@
-//! Kills all members of a batch of trees.
+//! Signals all members of a batch of trees once, or kills them until none is left.
 
-use super::pass::{Among, Batch, Found, Pass, Unread};
-use super::{Target, copy, put};
+use super::pass::{Batch, Found, Pass};
+use super::{BRIEF_PATIENCE, Target, copy, put};
 use crate::backoff::Backoff;
 use crate::fork_guard::PerProcess;
 use crate::sync::Mutex;
 use crate::tree::processes::{
-    self, AT_ONCE, Environment, Held, Other, PASSES, Process, signal_each, signal_processes,
+    self, AT_ONCE, Environment, PASSES, Process, Record, Time, signal_each, signal_processes,
 };
-use std::collections::HashSet;
+use std::ffi::c_int;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -16,10 +16,55 @@ use std::time::{Duration, Instant};
 /// can wait for a disk, or for a CPU on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Sends each of these signals, in this order, to each member of these trees once. One pass serves all signals.
+pub(in crate::tree) fn signal(targets: &[Target<'_>], numbers: &[c_int]) -> Vec<io::Result<()>> {
+    if processes::usable() {
+        return Batch::of(targets).signal(numbers);
+    }
+    let each = |target: &Target<'_>| {
+        let mut result = Ok(());
+        for number in numbers {
+            put(&mut result, target.signal_group(*number));
+        }
+        result
+    };
+    targets.iter().map(each).collect()
+}
+
+/// Signals the members that are not in this sorted list, for a caller that has signalled the listed members.
+pub(in crate::tree) fn signal_unlisted(
+    target: Target<'_>,
+    listed: &[i32],
+    numbers: &[c_int],
+) -> io::Result<()> {
+    let is_listed = |id: i32| listed.binary_search(&id).is_ok();
+    let group = target.membership.group;
+    let mut leader = is_listed(group);
+    let mut result = Ok(());
+    for mut found in Batch::of(&[target]).find(None)?.trees {
+        leader |= found.inside.contains(&group);
+        found.inside.retain(|id| !is_listed(*id));
+        for ids in found.inside.chunks(AT_ONCE) {
+            let opened = target.open_seen(ids, found.began)?;
+            for number in numbers {
+                put(&mut result, signal_each(&opened.held, *number));
+            }
+        }
+        found.outside.retain(|process| !is_listed(process.id()));
+        put(&mut result, send(&found.outside, numbers));
+    }
+    if !leader {
+        for number in numbers {
+            put(&mut result, target.leader.signal(|notice| notice.signal(*number)));
+        }
+    }
+    result
+}
+
 /// Kills all members of these trees, and the processes that they start meanwhile.
 pub(in crate::tree) fn kill(targets: &[Target<'_>]) -> Vec<io::Result<()>> {
     if !processes::usable() {
-        return targets.iter().map(|target| target.signal_group(libc::SIGKILL)).collect();
+        return signal(targets, &[libc::SIGKILL]);
     }
     let unmarked: Vec<Target<'_>> =
         targets.iter().copied().filter(|target| target.membership.marker.is_none()).collect();
@@ -29,140 +74,187 @@ pub(in crate::tree) fn kill(targets: &[Target<'_>]) -> Vec<io::Result<()>> {
     Batch::of(targets).kill()
 }
 
-/// Running processes that show no environment although a kill has waited for it. No operation waits for them again.
-static GIVEN_UP: PerProcess<Mutex<HashSet<(i32, u64)>>> = PerProcess::new();
+/// Sends each of these signals, in this order, to each process. After an error of one signal the next one is sent
+/// nevertheless.
+fn send(processes: &[Process], numbers: &[c_int]) -> io::Result<()> {
+    let mut result = Ok(());
+    for number in numbers {
+        put(&mut result, signal_processes(processes, *number));
+    }
+    result
+}
 
-fn give_up(processes: &[Other]) {
+/// Running processes that show no environment although a kill has waited for it, by their IDs and starts, in order. No
+/// operation waits for them again.
+type GivenUp = Vec<(i32, Option<Time>)>;
+
+static GIVEN_UP: PerProcess<Mutex<GivenUp>> = PerProcess::new();
+
+fn give_up(processes: Vec<Record>) {
     let mut given_up = GIVEN_UP.get().lock();
     // Entries of processes that have ended are harmless, but must not accumulate.
     if given_up.len() > 10_000 {
         given_up.clear();
     }
-    given_up.extend(processes.iter().map(Other::key));
+    for process in processes {
+        given_up.push((process.id, process.started));
+    }
+    given_up.sort_unstable();
 }
 
 /// Returns the processes to wait for, because they may be in the middle of an exec.
-pub(super) fn unsettled(unread: &[Unread]) -> Vec<Other> {
+fn unsettled(pass: &Pass) -> Vec<Record> {
     let given_up = GIVEN_UP.get().lock();
-    let unread = unread.iter().filter(|unread| unread.why == Environment::Unsettled);
-    unread.map(|unread| unread.process).filter(|other| !given_up.contains(&other.key())).collect()
+    let mut unsettled = Vec::new();
+    for (process, why) in &pass.unread {
+        let is_known = given_up.binary_search(&(process.id, process.started)).is_ok();
+        if *why == Environment::Unsettled && !is_known {
+            unsettled.push(*process);
+        }
+    }
+    unsettled
 }
 
 impl Batch<'_> {
-    fn kill(&self) -> Vec<io::Result<()>> {
-        // Must precede the pass.
-        let newest = processes::newest();
-        let found = self.find(Among::All);
-        let mut results = self.signal_groups(libc::SIGKILL);
-        match found.and_then(|first| self.kill_the_rest(first, newest, &mut results)) {
-            Ok(()) => results,
-            Err(error) => results.into_iter().map(|result| result.and(Err(copy(&error)))).collect(),
-        }
+    fn signal(&self, numbers: &[c_int]) -> Vec<io::Result<()>> {
+        let found = self.find(None);
+        let mut results = self.signal_groups(numbers);
+        let signalled = found.and_then(|pass| self.signal_the_rest(pass, numbers, &mut results));
+        or_all(results, signalled)
     }
 
-    fn kill_the_rest(
+    /// Signals the leaders and their groups.
+    fn signal_groups(&self, numbers: &[c_int]) -> Vec<io::Result<()>> {
+        let mut results: Vec<io::Result<()>> = self.targets.iter().map(|_| Ok(())).collect();
+        for number in numbers {
+            for (target, result) in self.targets.iter().zip(&mut results) {
+                match target.signal_group(*number) {
+                    // `refused` reports the members that live.
+                    Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                    // The ID of the group may belong to another group, so no signal was sent to it. The other members
+                    // were found.
+                    Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {}
+                    sent => put(result, sent),
+                }
+            }
+        }
+        results
+    }
+
+    /// Signals the members outside the groups.
+    fn signal_the_rest(
         &self,
-        mut first: Pass,
-        newest: Option<i32>,
+        pass: Pass,
+        numbers: &[c_int],
         results: &mut [io::Result<()>],
     ) -> io::Result<()> {
-        let mut chase = Chase::new();
-        for (i, target) in self.targets.iter().enumerate() {
-            let found = &mut first.trees[i];
-            if let Some(error) = found.error.take() {
-                put(&mut results[i], Err(error));
-            }
-            found.known = 0;
-            chase.kill(target, found)?;
+        let mut waiting = unsettled(&pass);
+        for ((target, found), result) in self.targets.iter().zip(pass.trees).zip(&mut *results) {
+            let outside = send(&found.outside, numbers);
+            put(result, target.refused(&found).and(outside));
+            put(result, found.error.map_or(Ok(()), Err));
         }
-        chase.unsettled = unsettled(&first.unread);
-        let all: Vec<usize> = (0..self.targets.len()).collect();
-        self.chase(&mut chase, &all, newest, results)?;
-        if newest.is_some() {
+        let (until, mut pause) = (Instant::now() + BRIEF_PATIENCE, Backoff::new());
+        while !waiting.is_empty() && pause.sleep(Some(until)) {
+            for (process, trees) in self.settle(&mut waiting)? {
+                if let Err(error) = send(&[process], numbers) {
+                    trees.iter().for_each(|i| put(&mut results[*i], Err(copy(&error))));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn kill(&self) -> Vec<io::Result<()>> {
+        let found = self.find(None);
+        let mut results = self.signal_groups(&[libc::SIGKILL]);
+        let killed = found.and_then(|first| self.kill_the_rest(first, &mut results));
+        or_all(results, killed)
+    }
+
+    fn kill_the_rest(&self, mut first: Pass, results: &mut [io::Result<()>]) -> io::Result<()> {
+        let mut chase = Chase {
+            killed: Vec::new(),
+            unsettled: unsettled(&first),
+            patience: Instant::now() + PATIENCE,
+            pause: Backoff::new(),
+        };
+        for (found, result) in first.trees.iter_mut().zip(&mut *results) {
+            put(result, found.error.take().map_or(Ok(()), Err));
+            found.known = 0;
+        }
+        chase.kill(self, &mut first)?;
+        let mut is_over = self.chase(&mut chase, first.newest)?;
+        if first.newest.is_some() {
             // Some containers have a `/proc` whose newest ID is wrong. So if a process has left the group of a tree,
             // read all processes once more for that tree.
-            let left_the_group = |i: &usize| !first.trees[*i].outside.is_empty();
-            let strayed: Vec<usize> = all.into_iter().filter(left_the_group).collect();
-            self.chase(&mut chase, &strayed, None, results)?;
+            let mut strayed = Vec::new();
+            for (target, found) in self.targets.iter().zip(&first.trees) {
+                if !found.outside.is_empty() {
+                    strayed.push(*target);
+                }
+            }
+            if !strayed.is_empty() {
+                is_over &= Batch::of(&strayed).chase(&mut chase, None)?;
+            }
         }
         for ((target, found), result) in self.targets.iter().zip(&first.trees).zip(results) {
             let refused = target.refused(found);
             let outside = signal_processes(&target.membership.strays(), libc::SIGKILL);
+            put(result, if is_over { Ok(()) } else { Err(target.too_fast()) });
             put(result, outside.and(refused));
         }
         Ok(())
     }
 
-    /// Kills the members of these trees of the batch until a pass finds no new member. With `after`, the passes read
-    /// only the processes whose IDs were handed out after that ID.
-    fn chase(
-        &self,
-        chase: &mut Chase,
-        trees: &[usize],
-        mut after: Option<i32>,
-        results: &mut [io::Result<()>],
-    ) -> io::Result<()> {
-        if trees.is_empty() {
-            return Ok(());
-        }
-        let targets: Vec<Target<'_>> = trees.iter().map(|i| self.targets[*i]).collect();
-        let batch = Batch::of(&targets);
+    /// Kills the members until a pass finds no new member (`true`), or until the passes are too many. With `after`, the
+    /// passes read only the processes whose IDs were handed out after that ID.
+    fn chase(&self, chase: &mut Chase, mut after: Option<i32>) -> io::Result<bool> {
         for _ in 0..PASSES {
-            let newest = after.map(|after| processes::newest().unwrap_or(after));
-            let mut pass = batch.find(match (after, newest) {
-                (Some(after), Some(newest)) => Among::New(after, newest),
-                _ => Among::All,
-            })?;
-            chase.ended.clear();
-            let mut killed = false;
-            for (target, found) in targets.iter().zip(&mut pass.trees) {
-                killed |= chase.kill(target, found)?;
-            }
+            let mut pass = self.find(after)?;
+            let (mut is_new, ended) = chase.kill(self, &mut pass)?;
             match after {
                 // This pass has read all unsettled processes.
-                None => chase.unsettled = unsettled(&pass.unread),
+                None => chase.unsettled = unsettled(&pass),
                 Some(_) => {
-                    chase.unsettled.extend(unsettled(&pass.unread));
-                    killed |= chase.kill_settled(&batch)?;
+                    chase.unsettled.extend(unsettled(&pass));
+                    is_new |= chase.kill_settled(self)?;
                 }
             }
-            if killed {
+            if is_new {
                 // The killed members may have forked before, and this pass may have been too early to read the child.
                 continue;
             }
             let mut is_complete = true;
             if let Some(start) = after {
                 // The child of an ended process has an ID that was handed out after the parent's. IDs wrap around.
-                let ended = chase.ended.iter().copied().min_by_key(|id| (*id <= start, *id));
-                is_complete = ended.is_none() && !pass.missed;
-                after = ended.or(newest);
+                let first = ended.iter().copied().min_by_key(|id| (*id <= start, *id));
+                is_complete = first.is_none() && !pass.missed;
+                after = first.or(pass.newest).or(after);
             }
             if is_complete && !chase.waits_for_an_exec() {
-                return Ok(());
+                return Ok(true);
             }
         }
-        self.all_too_fast(results);
-        Ok(())
-    }
-
-    fn all_too_fast(&self, results: &mut [io::Result<()>]) {
-        for (target, result) in self.targets.iter().zip(results) {
-            put(result, Err(target.too_fast()));
-        }
+        Ok(false)
     }
 
     /// Stops all members, until a pass finds no new one. The kill that follows reports errors.
     fn freeze(&self) {
-        let mut stopped: HashSet<i32> = HashSet::new();
+        let mut stopped: Vec<i32> = Vec::new();
         for _ in 0..PASSES {
-            let Ok(pass) = self.find(Among::All) else { return };
-            drop(self.signal_groups(libc::SIGSTOP));
+            let Ok(pass) = self.find(None) else { return };
+            drop(self.signal_groups(&[libc::SIGSTOP]));
+            let before = stopped.len();
             for (target, found) in self.targets.iter().zip(&pass.trees) {
                 let _ = signal_processes(&found.outside, libc::SIGSTOP);
-                found.outside.iter().for_each(|process| target.membership.remember(process));
+                for process in &found.outside {
+                    target.membership.remember(*process);
+                }
+                stopped.extend(found.ids());
             }
-            let before = stopped.len();
-            stopped.extend(pass.trees.iter().flat_map(Found::ids));
+            stopped.sort_unstable();
+            stopped.dedup();
             if stopped.len() == before {
                 return;
             }
@@ -170,66 +262,84 @@ impl Batch<'_> {
     }
 }
 
+/// Adds an error of the whole batch to the result of each tree.
+fn or_all(mut results: Vec<io::Result<()>>, all: io::Result<()>) -> Vec<io::Result<()>> {
+    if let Err(error) = all {
+        for result in &mut results {
+            put(result, Err(copy(&error)));
+        }
+    }
+    results
+}
+
 /// The state of a kill.
 struct Chase {
-    /// Killed members, which may take time to die.
-    killed: HashSet<i32>,
-    /// Processes of the groups that had ended when they were opened, and may have forked before.
-    ended: Vec<i32>,
+    /// The IDs of killed members, which may take time to die, and of processes of the groups that had ended. In order.
+    killed: Vec<i32>,
     /// Processes in the middle of an exec, which may be members.
-    unsettled: Vec<Other>,
+    unsettled: Vec<Record>,
     patience: Instant,
     pause: Backoff,
 }
 
 impl Chase {
-    fn new() -> Self {
-        Self {
-            killed: HashSet::new(),
-            ended: Vec::new(),
-            unsettled: Vec::new(),
-            patience: Instant::now() + PATIENCE,
-            pause: Backoff::new(),
+    /// Kills the members that a pass found. Returns whether there was a new member, and the processes of the groups that
+    /// had ended when they were opened, and may have forked before. The end of the kill reports errors of members that
+    /// this process lacks permission to kill.
+    fn kill(&mut self, batch: &Batch<'_>, pass: &mut Pass) -> io::Result<(bool, Vec<i32>)> {
+        let mut is_new = false;
+        let (mut killed, mut ended) = (Vec::new(), Vec::new());
+        for (target, found) in batch.targets.iter().zip(&mut pass.trees) {
+            let new = &found.outside[found.known..];
+            is_new |= !new.is_empty();
+            let _ = signal_processes(new, libc::SIGKILL);
+            for process in new {
+                // An exiting process shows no environment, so a later pass might not recognize it.
+                target.membership.remember(*process);
+                killed.push(process.id());
+            }
+            self.kill_seen(target, found, &mut killed, &mut ended)?;
         }
+        is_new |= killed.iter().any(|id| !self.is_killed(*id));
+        ended.retain(|id| !self.is_killed(*id));
+        self.killed.append(&mut killed);
+        self.killed.extend(&ended);
+        self.killed.sort_unstable();
+        self.killed.dedup();
+        Ok((is_new, ended))
     }
 
-    /// Kills the members of one tree that a pass found. Returns whether there was a new member. The end of the kill
-    /// reports errors of members that this process lacks permission to kill.
-    fn kill(&mut self, target: &Target<'_>, found: &mut Found) -> io::Result<bool> {
-        let new = &found.outside[found.known..];
-        let mut is_new = !new.is_empty();
-        let _ = signal_processes(new, libc::SIGKILL);
-        for process in new {
-            self.remember(target, process);
-        }
+    /// Kills the processes that a pass found in the group.
+    fn kill_seen(
+        &self,
+        target: &Target<'_>,
+        found: &mut Found,
+        killed: &mut Vec<i32>,
+        ended: &mut Vec<i32>,
+    ) -> io::Result<()> {
         for ids in found.inside.chunks(AT_ONCE) {
             let opened = target.open_seen(ids, found.began)?;
-            let _ = signal_each(&opened.inside, libc::SIGKILL);
-            let _ = signal_each(&opened.left, libc::SIGKILL);
-            let left = opened.left_processes.iter().map(Process::id);
-            for id in opened.inside.iter().map(Held::id).chain(left) {
-                is_new |= self.killed.insert(id);
+            let _ = signal_each(&opened.held, libc::SIGKILL);
+            for id in ids {
+                let is_opened = opened.held.iter().any(|held| held.id() == *id);
+                if is_opened { killed.push(*id) } else { ended.push(*id) }
             }
-            found.outside.extend(opened.left_processes);
-            let ended = ids.iter().copied().filter(|id| self.killed.insert(*id));
-            self.ended.extend(ended);
+            found.outside.extend(opened.left);
         }
-        Ok(is_new)
+        Ok(())
     }
 
-    /// Remembers a killed member: an exiting process shows no environment, so a later pass might not recognize it.
-    fn remember(&mut self, target: &Target<'_>, process: &Process) {
-        target.membership.remember(process);
-        self.killed.insert(process.id());
+    fn is_killed(&self, id: i32) -> bool {
+        self.killed.binary_search(&id).is_ok()
     }
 
     /// Kills the members among the processes that have finished an exec. Returns whether there was a member.
     fn kill_settled(&mut self, batch: &Batch<'_>) -> io::Result<bool> {
         let mut found = false;
         for (process, trees) in batch.settle(&mut self.unsettled)? {
-            let _ = signal_processes(std::slice::from_ref(&process), libc::SIGKILL);
+            let _ = signal_processes(&[process], libc::SIGKILL);
             for tree in trees {
-                self.remember(&batch.targets[tree], &process);
+                batch.targets[tree].membership.remember(process);
             }
             found = true;
         }
@@ -244,7 +354,7 @@ impl Chase {
         if self.pause.sleep(Some(self.patience)) {
             return true;
         }
-        give_up(&std::mem::take(&mut self.unsettled));
+        give_up(std::mem::take(&mut self.unsettled));
         false
     }
 }

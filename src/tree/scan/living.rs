@@ -1,9 +1,8 @@
 //! Finds the living members of a batch of trees, and waits for their end.
 
-use super::pass::{Among, Batch, Found, Unread};
+use super::pass::{Batch, Found};
 use super::{Target, copy};
-use crate::tree::processes::{self, AT_ONCE, Environment, Held, Other, PASSES, Process};
-use std::collections::HashSet;
+use crate::tree::processes::{self, AT_ONCE, Environment, Held, PASSES, Process, Record};
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -18,7 +17,7 @@ pub(in crate::tree) fn wait_empty(
         let runs = matches!(target.leader.wait(deadline), Ok(None));
         results.push(runs.then_some(Ok(false)));
     }
-    let mut pause = Pause::new();
+    let mut pause = Duration::from_millis(1);
     loop {
         let pending: Vec<usize> = (0..targets.len()).filter(|i| results[*i].is_none()).collect();
         if pending.is_empty() {
@@ -27,21 +26,20 @@ pub(in crate::tree) fn wait_empty(
         let batch: Vec<Target<'_>> = pending.iter().map(|i| targets[*i]).collect();
         let mut ended = false;
         let mut uncertain = None;
-        for (i, (target, living)) in
-            pending.into_iter().zip(batch.iter().zip(Batch::of(&batch).living()))
-        {
+        for (i, living) in pending.into_iter().zip(Batch::of(&batch).living()) {
+            let has_passed = deadline.is_some_and(|deadline| deadline <= Instant::now());
             results[i] = match living {
                 Err(error) => Some(Err(error)),
                 Ok(living) if living.found.is_empty() && living.possible.is_empty() => {
                     Some(Ok(true))
                 }
-                Ok(living) if living.found.is_empty() => {
-                    uncertain = living.possible.into_iter().next().or(uncertain);
-                    has_passed(deadline).then_some(Ok(false))
-                }
                 // Without this check, a tree that forks and exits all the time would keep the call past the deadline.
-                Ok(_) if has_passed(deadline) => Some(Ok(false)),
-                Ok(living) => match living.wait(target, deadline) {
+                Ok(_) if has_passed => Some(Ok(false)),
+                Ok(living) if living.found.is_empty() => {
+                    uncertain = living.possible.first().copied().or(uncertain);
+                    None
+                }
+                Ok(living) => match living.wait(&targets[i], deadline) {
                     Ok(true) => {
                         ended = true;
                         None
@@ -53,8 +51,9 @@ pub(in crate::tree) fn wait_empty(
         // The remaining processes might not be members. Each wait is short, because a later pass may show that they are
         // not.
         if let (false, Some(process)) = (ended, uncertain) {
-            let until = Instant::now() + pause.next();
+            let until = Instant::now() + pause;
             process.wait(Some(deadline.map_or(until, |deadline| deadline.min(until))));
+            pause = (pause * 2).min(Duration::from_millis(500));
         }
     }
     results.into_iter().map(|result| result.unwrap_or(Ok(false))).collect()
@@ -76,31 +75,12 @@ pub(in crate::tree) fn survivors(targets: &[Target<'_>]) -> Vec<io::Result<Optio
 /// Returns the process IDs of the living members.
 pub(in crate::tree) fn processes(target: Target<'_>) -> io::Result<Vec<i32>> {
     let living = Batch::of(&[target]).living().pop().unwrap_or_else(|| Ok(Living::nothing()))?;
-    let mut all: Vec<i32> = living.found.ids().collect();
+    let mut all = living.found.ids();
     // The leader may have left its group.
     if !all.contains(&target.membership.group) && matches!(target.leader.try_wait(), Ok(None)) {
         all.push(target.membership.group);
     }
     Ok(all)
-}
-
-fn has_passed(deadline: Option<Instant>) -> bool {
-    deadline.is_some_and(|deadline| deadline <= Instant::now())
-}
-
-/// Pauses between passes that no notice can trigger: from 1 ms, doubling, to 500 ms.
-struct Pause(Duration);
-
-impl Pause {
-    fn new() -> Self {
-        Self(Duration::from_millis(1))
-    }
-
-    fn next(&mut self) -> Duration {
-        let pause = self.0;
-        self.0 = (pause * 2).min(Duration::from_millis(500));
-        pause
-    }
 }
 
 /// The number of IDs that are read faster than the list of all processes.
@@ -125,7 +105,7 @@ impl Living {
     fn wait(&self, target: &Target<'_>, deadline: Option<Instant>) -> io::Result<bool> {
         for ids in self.found.inside.chunks(AT_ONCE) {
             let opened = target.open_seen(ids, self.found.began)?;
-            if !opened.inside.iter().chain(&opened.left).all(|held| held.wait(deadline)) {
+            if !opened.held.iter().all(|held| held.wait(deadline)) {
                 return Ok(false);
             }
         }
@@ -143,12 +123,12 @@ impl Batch<'_> {
     fn living(&self) -> Vec<io::Result<Living>> {
         let mut living: Vec<io::Result<Living>> =
             self.targets.iter().map(|_| Ok(Living::nothing())).collect();
-        // The leaders have exited.
-        let mut ended: Vec<HashSet<i32>> =
-            self.targets.iter().map(|target| HashSet::from([target.membership.group])).collect();
+        // The processes that are known to have ended, in order. The leaders have exited.
+        let mut ended: Vec<i32> =
+            self.targets.iter().map(|target| target.membership.group).collect();
+        ended.sort_unstable();
         let mut unread = Vec::new();
-        let mut after = processes::newest();
-        let mut among = Among::All;
+        let mut after = None;
         for passes in 1.. {
             let is_empty =
                 |living: &io::Result<Living>| living.as_ref().is_ok_and(|one| one.found.is_empty());
@@ -157,51 +137,38 @@ impl Batch<'_> {
                 return living;
             }
             let targets: Vec<Target<'_>> = empty.iter().map(|i| self.targets[*i]).collect();
-            let batch = Batch::of(&targets);
-            let pass = match batch.find(among) {
+            let pass = match Batch::of(&targets).find(after) {
                 Ok(pass) => pass,
                 Err(error) => return self.targets.iter().map(|_| Err(copy(&error))).collect(),
             };
             let (mut is_found, mut newly_ended) = (false, Vec::new());
             for ((target, found), i) in targets.iter().zip(pass.trees).zip(empty) {
-                living[i] = living_of(target, found, &mut ended[i], &mut newly_ended);
+                living[i] = living_of(target, found, &mut newly_ended);
                 is_found |= !is_empty(&living[i]);
             }
-            match among {
-                Among::All => unread = pass.unread,
-                Among::New(..) => unread.extend(pass.unread),
+            newly_ended.retain(|id| ended.binary_search(id).is_err());
+            ended.extend(&newly_ended);
+            ended.sort_unstable();
+            if after.is_none() {
+                unread.clear();
             }
+            unread.extend(pass.unread);
             // The child of an ended process has an ID that was handed out after the parent's. IDs wrap around.
-            let oldest = match among {
-                Among::All => newly_ended.iter().copied().min(),
-                Among::New(first, _) => {
-                    newly_ended.iter().copied().min_by_key(|id| (*id <= first, *id))
+            let start = after.unwrap_or(0);
+            let oldest = newly_ended.into_iter().min_by_key(|id| (*id <= start, *id));
+            after = match (after, pass.newest, oldest) {
+                // A member that was found can hide members of the other trees.
+                (after, ..) if is_found => after,
+                (None, Some(newest), Some(oldest)) if newest - oldest < FEW => {
+                    Some(oldest.min(newest))
                 }
-            };
-            let from = match (among, oldest, after) {
-                (Among::All, Some(oldest), Some(after)) if !is_found && after - oldest < FEW => {
-                    Some(oldest.min(after))
-                }
-                (Among::All, Some(_), _) => None,
-                (Among::All, None, after) if !is_found => after,
-                (Among::All, None, _) => None,
-                (Among::New(first, _), ..) if is_found => Some(first),
-                (Among::New(..), Some(oldest), _) => Some(oldest),
-                (Among::New(..), None, after) if pass.missed => after,
-                (Among::New(..), None, _) => break,
-            };
-            among = match from {
-                Some(from) => {
-                    let newest = processes::newest().unwrap_or(from);
-                    after = Some(newest);
-                    Among::New(from, newest)
-                }
-                None if is_found || oldest.is_some() => {
-                    after = processes::newest();
-                    Among::All
-                }
+                (None, _, Some(_)) => None,
+                (None, Some(newest), None) => Some(newest),
                 // The system does not hand out IDs in turn.
-                None => break,
+                (None, None, None) => break,
+                (Some(_), _, Some(oldest)) => Some(oldest),
+                (Some(after), newest, None) if pass.missed => newest.or(Some(after)),
+                (Some(_), _, None) => break,
             };
             if passes == PASSES {
                 return self.targets.iter().map(|target| Err(target.too_fast())).collect();
@@ -216,73 +183,59 @@ impl Batch<'_> {
     /// The parent of an orphan is an ancestor of this process, or the init process. A process with another parent is a
     /// member only if its parent is a member, or is unread as well. A process in another control group or audit session
     /// than this program (a service that was started in the meantime, for example) does not count as a member.
-    fn find_possible(&self, living: &mut [io::Result<Living>], unread: &[Unread]) {
+    fn find_possible(&self, living: &mut [io::Result<Living>], unread: &[(Record, Environment)]) {
         if unread.is_empty() {
             return;
         }
         let adopters = processes::adopters();
-        let ids: HashSet<i32> = unread.iter().map(|unread| unread.process.id).collect();
-        let orphans: Vec<&Unread> = unread
-            .iter()
-            .filter(|Unread { process, .. }| {
-                let Other { id, parent, .. } = process;
-                (adopters.contains(parent) || ids.contains(parent)) && !adopters.contains(id)
-            })
-            .collect();
+        let mut ids: Vec<i32> = unread.iter().map(|(process, _)| process.id).collect();
+        ids.sort_unstable();
         for (target, living) in self.targets.iter().zip(living) {
             let Ok(living) = living else { continue };
             if !target.membership.is_marked() || !living.found.is_empty() {
                 continue;
             }
-            let (leader, since) = (target.membership.group, target.membership.since);
-            let candidates = orphans.iter().filter(|Unread { process, why }| {
-                process.may_belong(since)
+            for (process, why) in unread {
+                let Record { id, parent, .. } = process;
+                let may_be_orphan = !adopters.contains(id)
+                    && (adopters.contains(parent) || ids.binary_search(parent).is_ok());
+                let may_belong = may_be_orphan
+                    && process.may_belong(target.membership.since)
                     // The kernel does not show the control groups of an exiting process. It ends soon.
                     && (*why == Environment::Exiting
-                        || processes::may_descend_from(process.id, leader))
-            });
-            for other in candidates {
-                let process = Held::open(other.process.id).and_then(|held| match held {
-                    Some(held) if held.lives() => held.process(),
-                    _ => Ok(None),
-                });
-                living.possible.extend(process.ok().flatten());
+                        || processes::may_descend_from(*id, target.membership.group));
+                if may_belong {
+                    let held = Held::open(*id).ok().flatten().filter(Held::lives);
+                    living.possible.extend(held.and_then(|held| held.process().ok().flatten()));
+                }
             }
         }
     }
 }
 
-/// Retains the living members. Adds the processes of the group that had ended when they were opened to `ended`, and the
-/// processes that `ended` did not contain to `newly`.
-fn living_of(
-    target: &Target<'_>,
-    mut found: Found,
-    ended: &mut HashSet<i32>,
-    newly: &mut Vec<i32>,
-) -> io::Result<Living> {
+/// Retains the living members. Adds the processes of the group that had ended when they were opened to `ended`.
+fn living_of(target: &Target<'_>, mut found: Found, ended: &mut Vec<i32>) -> io::Result<Living> {
     if let Some(error) = found.error {
         return Err(error);
     }
     let mut witness = None;
     for ids in std::mem::take(&mut found.inside).chunks(AT_ONCE) {
         let opened = target.open_seen(ids, found.began)?;
-        for held in &opened.inside {
+        let inside = &opened.held[..opened.inside];
+        for held in inside {
             if witness.is_none() {
                 witness = held.process()?;
             }
         }
-        // Without a witness, all members have ended since they were opened.
-        let opened_ids: Vec<i32> = match witness {
-            Some(_) => opened.inside.iter().map(Held::id).collect(),
-            None => Vec::new(),
-        };
         for id in ids {
-            if !opened_ids.contains(id) && ended.insert(*id) {
-                newly.push(*id);
+            // Without a witness, all members have ended since they were opened.
+            if witness.is_some() && inside.iter().any(|held| held.id() == *id) {
+                found.inside.push(*id);
+            } else {
+                ended.push(*id);
             }
         }
-        found.inside.extend(opened_ids);
-        found.outside.extend(opened.left_processes);
+        found.outside.extend(opened.left);
     }
     Ok(Living { found, witness, possible: Vec::new() })
 }

@@ -53,20 +53,17 @@
 mod kill;
 mod living;
 mod pass;
-mod signal;
 
-pub(super) use kill::kill;
+pub(super) use kill::{kill, signal, signal_unlisted};
 pub(super) use living::{processes, survivors, wait_empty};
-pub(super) use signal::{signal, signal_unlisted};
 
 use pass::Found;
 
 use super::Leader;
 use super::environment_marker::EnvironmentMarker;
-use super::processes::{self, AT_ONCE, Environment, Held, Process, Since, signal_each};
+use super::processes::{self, AT_ONCE, Environment, Held, Process, Time, signal_each};
 use crate::backoff::Backoff;
 use crate::sync::Mutex;
-use std::collections::HashMap;
 use std::ffi::c_int;
 use std::io;
 use std::time::{Duration, Instant};
@@ -79,14 +76,15 @@ pub(in crate::tree) struct Membership {
     /// The process ID of the leader, which is the ID of the group.
     group: i32,
     marker: Option<EnvironmentMarker>,
-    since: Since,
+    /// The time when the tree was spawned.
+    since: Time,
     /// Living members outside the group that a later pass might not recognize: members that were found by their parents, and
-    /// killed members, because an exiting process shows no environment.
-    strays: Mutex<HashMap<i32, Process>>,
+    /// killed members, because an exiting process shows no environment. In the order of their IDs.
+    strays: Mutex<Vec<Process>>,
 }
 
 impl Membership {
-    pub(super) fn new(leader: u32, marker: Option<EnvironmentMarker>, since: Since) -> Self {
+    pub(super) fn new(leader: u32, marker: Option<EnvironmentMarker>, since: Time) -> Self {
         Self { group: leader as i32, marker, since, strays: Mutex::default() }
     }
 
@@ -99,15 +97,19 @@ impl Membership {
         self.marker.is_some()
     }
 
-    fn remember(&self, process: &Process) {
-        self.strays.lock().insert(process.id(), process.clone());
+    fn remember(&self, process: Process) {
+        let mut strays = self.strays.lock();
+        match strays.binary_search_by(|stray| stray.id().cmp(&process.id())) {
+            Ok(at) => strays[at] = process,
+            Err(at) => strays.insert(at, process),
+        }
     }
 
     /// Returns the strays that still live.
     fn strays(&self) -> Vec<Process> {
         let mut strays = self.strays.lock();
-        strays.retain(|_, stray| stray.lives());
-        strays.values().cloned().collect()
+        strays.retain(Process::lives);
+        strays.clone()
     }
 }
 
@@ -143,37 +145,49 @@ impl Target<'_> {
     }
 
     /// Opens processes that a pass found in the group, wherever they are now. Returns the living ones.
-    fn open_seen(&self, ids: &[i32], began: Since) -> io::Result<Opened> {
-        let mut opened = Opened::default();
-        let mut buffer = Vec::new();
+    fn open_seen(&self, ids: &[i32], began: Time) -> io::Result<Opened> {
+        let (mut inside, mut left) = (Vec::new(), Vec::new());
         for id in ids {
             let Some(held) = Held::open(*id)? else { continue };
             if held.group() == Some(self.membership.group) {
-                opened.inside.push(held);
-                continue;
-            }
-            let is_the_same = match &self.membership.marker {
-                _ if held.is_older_than(began)? => true,
-                Some(marker) => carries_soon(*id, marker, &mut buffer)?,
-                None => false,
-            };
-            if is_the_same {
-                opened.left.push(held);
+                inside.push(held);
+            } else if held.is_older_than(began)? || self.is_carried_soon_by(*id)? {
+                left.push(held);
             }
         }
-        opened.inside.retain(Held::lives);
-        opened.left.retain(Held::lives);
+        inside.retain(Held::lives);
+        left.retain(Held::lives);
         if !self.has_its_id() {
-            opened.inside.clear();
+            inside.clear();
         }
-        for held in &opened.left {
-            // A later pass might not find these members.
+        let mut opened = Opened { inside: inside.len(), held: inside, left: Vec::new() };
+        for held in left {
             if let Some(process) = held.process()? {
-                self.membership.remember(&process);
-                opened.left_processes.push(process);
+                // A later pass might not find this member.
+                self.membership.remember(process);
+                opened.left.push(process);
+                opened.held.push(held);
             }
         }
         Ok(opened)
+    }
+
+    /// Returns whether the process with this ID carries the marker. Waits for the end of an exec, because a process that
+    /// leaves its group usually executes a program next.
+    fn is_carried_soon_by(&self, id: i32) -> io::Result<bool> {
+        let Some(marker) = &self.membership.marker else { return Ok(false) };
+        let mut buffer = pass::buffer();
+        let until = Instant::now() + BRIEF_PATIENCE;
+        let mut pause = Backoff::new();
+        loop {
+            let mut found = false;
+            let mut each = |variable: &[u8]| found |= marker.is_in(variable);
+            match processes::environment(id, &mut buffer, &mut each)? {
+                Environment::Shown => return Ok(found),
+                Environment::Unsettled | Environment::Exiting if pause.sleep(Some(until)) => {}
+                _ => return Ok(false),
+            }
+        }
     }
 
     /// Returns the error for members of the group that this process lacks permission to signal. A signal to the group skips
@@ -185,7 +199,7 @@ impl Target<'_> {
         let mut refused = Ok(());
         for ids in refusing.chunks(AT_ONCE) {
             let opened = self.open_seen(ids, found.began)?;
-            refused = signal_each(&opened.inside, 0).and(signal_each(&opened.left, 0)).and(refused);
+            refused = signal_each(&opened.held, 0).and(refused);
         }
         refused
     }
@@ -197,26 +211,12 @@ impl Target<'_> {
 }
 
 /// Living processes that a pass found in the group of a tree.
-#[derive(Default)]
 struct Opened {
-    inside: Vec<Held>,
-    /// Members that have left the group since.
-    left: Vec<Held>,
-    left_processes: Vec<Process>,
-}
-
-/// Returns whether the process with this ID carries the marker. Waits for the end of an exec, because a process that
-/// leaves its group usually executes a program next.
-fn carries_soon(id: i32, marker: &EnvironmentMarker, buffer: &mut Vec<u8>) -> io::Result<bool> {
-    let until = Instant::now() + BRIEF_PATIENCE;
-    let mut pause = Backoff::new();
-    loop {
-        match processes::environment(id, buffer)? {
-            Environment::Shown => return Ok(marker.is_in(buffer)),
-            Environment::Unsettled | Environment::Exiting if pause.sleep(Some(until)) => {}
-            _ => return Ok(false),
-        }
-    }
+    held: Vec<Held>,
+    /// The number of processes, at the start of `held`, that are still in the group.
+    inside: usize,
+    /// The members that have left the group since.
+    left: Vec<Process>,
 }
 
 fn reaped_elsewhere(leader: i32) -> io::Error {

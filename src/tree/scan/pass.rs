@@ -1,19 +1,9 @@
 //! One pass over the process table, for a batch of trees.
 
-use super::Target;
-use super::reaped_elsewhere;
-use crate::tree::environment_marker;
-use crate::tree::processes::{self, Environment, Groups, Held, Listing, Other, Process, Since};
-use std::collections::{HashMap, HashSet};
+use super::{Target, reaped_elsewhere};
+use crate::tree::environment_marker::carried_by;
+use crate::tree::processes::{self, Environment, Groups, Held, Listing, Process, Record, Time};
 use std::io;
-
-/// The processes that a pass reads.
-#[derive(Clone, Copy)]
-pub(super) enum Among {
-    All,
-    /// The processes whose IDs were handed out after the first of these IDs, up to and including the second.
-    New(i32, i32),
-}
 
 /// The members of one tree that a pass found.
 pub(super) struct Found {
@@ -24,19 +14,14 @@ pub(super) struct Found {
     /// The number of processes in `outside` that were remembered from earlier passes.
     pub(super) known: usize,
     /// The start of the pass. A process with an ID of `inside` that is older than this is the process that was found.
-    pub(super) began: Since,
+    pub(super) began: Time,
     pub(super) error: Option<io::Error>,
 }
 
 impl Found {
     pub(super) fn nothing() -> Self {
         let (inside, outside) = (Vec::new(), Vec::new());
-        Self { inside, outside, known: 0, began: Since::now(), error: None }
-    }
-
-    fn before_a_pass(target: &Target<'_>) -> Self {
-        let outside = target.membership.strays();
-        Self { known: outside.len(), outside, ..Self::nothing() }
+        Self { inside, outside, known: 0, began: Time::now(), error: None }
     }
 
     /// Returns whether there is no member.
@@ -44,24 +29,24 @@ impl Found {
         self.inside.is_empty() && self.outside.is_empty()
     }
 
-    pub(super) fn ids(&self) -> impl Iterator<Item = i32> {
-        self.inside.iter().copied().chain(self.outside.iter().map(Process::id))
+    pub(super) fn ids(&self) -> Vec<i32> {
+        let mut ids = self.inside.clone();
+        for process in &self.outside {
+            ids.push(process.id());
+        }
+        ids
     }
 }
 
 /// The result of one pass.
 pub(super) struct Pass {
     pub(super) trees: Vec<Found>,
+    /// The newest process ID before the pass. `None` where IDs are not handed out in turn.
+    pub(super) newest: Option<i32>,
     /// A process had ended when the pass read it, and may have had children.
     pub(super) missed: bool,
     /// Processes whose environments could not be read, and which are not known to be members.
-    pub(super) unread: Vec<Unread>,
-}
-
-#[derive(Clone, Copy)]
-pub(super) struct Unread {
-    pub(super) process: Other,
-    pub(super) why: Environment,
+    pub(super) unread: Vec<(Record, Environment)>,
 }
 
 /// The conclusion from the environment or the parent of a process.
@@ -73,7 +58,33 @@ enum Verdict {
     Unread(Environment),
 }
 
-/// The place of a member of a tree.
+impl Verdict {
+    /// Concludes after the process was opened and read: what was read is true of a process that still lives.
+    fn of(held: &Held, trees: Vec<usize>) -> io::Result<Self> {
+        Ok(match held.process()? {
+            Some(process) if held.lives() && !trees.is_empty() => Self::Member(process, trees),
+            Some(_) if held.lives() => Self::NoMember,
+            _ => Self::Ended,
+        })
+    }
+}
+
+/// A process outside the groups.
+struct Candidate {
+    record: Record,
+    /// The trees of which it is known to be a member.
+    trees: Vec<usize>,
+    unread: Option<Environment>,
+}
+
+/// A member whose children are members.
+#[derive(Clone, Copy)]
+struct Member {
+    id: i32,
+    tree: usize,
+    place: Place,
+}
+
 #[derive(Clone, Copy)]
 enum Place {
     Group,
@@ -81,215 +92,224 @@ enum Place {
     Outside(usize),
 }
 
-/// The members that a pass has found so far: for each process ID its trees, and its place in each.
-type Members = HashMap<i32, Vec<(usize, Place)>>;
+/// Returns a buffer for environments, which holds any variable that execve(2) allows where pages have 4 KiB.
+pub(super) fn buffer() -> Vec<u8> {
+    vec![0; 256 << 10]
+}
 
 pub(super) struct Batch<'a> {
     pub(super) targets: &'a [Target<'a>],
-    /// The position of each tree, by its marker.
-    pub(super) markers: HashMap<&'a [u8], usize>,
+    /// The markers in order, each with the position of its tree.
+    markers: Vec<(&'a [u8], usize)>,
     /// The time when the oldest of the trees was spawned.
-    pub(super) since: Since,
+    since: Time,
 }
 
 impl<'a> Batch<'a> {
     pub(super) fn of(targets: &'a [Target<'a>]) -> Self {
-        let mut markers = HashMap::new();
+        let mut markers = Vec::new();
+        let mut since = Time::now();
         for (i, target) in targets.iter().enumerate() {
             if let Some(marker) = &target.membership.marker {
-                markers.insert(marker.as_bytes(), i);
+                markers.push((marker.as_bytes(), i));
             }
+            since = since.min(target.membership.since);
         }
-        let since = targets.iter().map(|target| target.membership.since).min();
-        Self { targets, markers, since: since.unwrap_or_else(Since::now) }
+        markers.sort_unstable();
+        Self { targets, markers, since }
     }
 
-    /// Makes one pass.
-    pub(super) fn find(&self, among: Among) -> io::Result<Pass> {
-        let mut trees: Vec<Found> = self.targets.iter().map(Found::before_a_pass).collect();
+    /// Makes one pass over all processes; or, with `after`, over the processes whose IDs were handed out after that ID.
+    pub(super) fn find(&self, after: Option<i32>) -> io::Result<Pass> {
+        // Must precede the list.
+        let newest = processes::newest();
+        let new = after.map(|after| (after, newest.unwrap_or(after)));
+        let mut pass = Pass { trees: Vec::new(), newest, missed: false, unread: Vec::new() };
+        for target in self.targets {
+            let outside = target.membership.strays();
+            pass.trees.push(Found { known: outside.len(), outside, ..Found::nothing() });
+        }
         loop {
-            let pinned: Vec<bool> = self.targets.iter().map(Target::has_its_id).collect();
-            let mut groups = Groups::new();
+            let pinned = self.pinned();
+            let mut groups = Vec::new();
+            let began = Time::now();
             for (i, target) in self.targets.iter().enumerate() {
+                pass.trees[i].began = began;
                 if pinned[i] {
-                    groups.insert(target.membership.group, i);
+                    groups.push((target.membership.group, i));
                 } else if target.membership.marker.is_none() {
-                    trees[i].error = Some(reaped_elsewhere(target.membership.group));
+                    pass.trees[i].error = Some(reaped_elsewhere(target.membership.group));
                 }
             }
-            let began = Since::now();
-            trees.iter_mut().for_each(|found| found.began = began);
-            let table = match among {
-                Among::All => processes::list(&groups, self.since)?,
-                Among::New(after, newest) => {
-                    processes::list_new(&groups, self.since, after, newest)?
-                }
-            };
-            let mut pass = Pass { trees, missed: table.has_ended, unread: Vec::new() };
-            self.find_outside(&table, &pinned, &mut pass)?;
+            let listing = processes::list(&Groups::new(groups), self.since, new)?;
+            pass.missed = listing.has_ended;
+            self.find_outside(&listing, &pinned, &mut pass)?;
             // If the ID of a group was free in the meantime, discard the members that were read of the group.
-            if self.targets.iter().zip(&pinned).all(|(target, was)| *was == target.has_its_id()) {
-                for (id, tree) in table.grouped {
-                    pass.trees[tree].inside.push(id);
-                }
-                for found in &mut pass.trees {
+            if self.pinned() == pinned {
+                for (id, tree) in listing.grouped {
+                    let found = &mut pass.trees[tree];
                     // List a known member that has returned to its group only once.
-                    let known: HashSet<i32> = found.outside.iter().map(Process::id).collect();
-                    found.inside.retain(|id| !known.contains(id));
+                    let known = &found.outside[..found.known];
+                    if known.binary_search_by(|process| process.id().cmp(&id)).is_err() {
+                        found.inside.push(id);
+                    }
                 }
                 return Ok(pass);
             }
-            trees = pass.trees;
         }
+    }
+
+    /// Returns for each tree whether the ID of its group is its own.
+    fn pinned(&self) -> Vec<bool> {
+        self.targets.iter().map(Target::has_its_id).collect()
     }
 
     /// Finds the members outside the groups: by their markers, then by their parents.
-    fn find_outside(&self, table: &Listing, pinned: &[bool], pass: &mut Pass) -> io::Result<()> {
-        let mut members = Members::new();
-        for (id, tree) in &table.grouped {
-            members.entry(*id).or_default().push((*tree, Place::Group));
+    fn find_outside(&self, listing: &Listing, pinned: &[bool], pass: &mut Pass) -> io::Result<()> {
+        let mut candidates = Vec::new();
+        for record in &listing.others {
+            candidates.push(Candidate { record: *record, trees: Vec::new(), unread: None });
         }
-        for (i, target) in self.targets.iter().enumerate() {
-            let leader = members.entry(target.membership.group).or_default();
-            if pinned[i] && leader.iter().all(|(tree, _)| *tree != i) {
-                leader.push((i, Place::Group));
+        candidates.sort_unstable_by_key(|candidate| candidate.record.id);
+        let mut members = Vec::new();
+        for (id, tree) in &listing.grouped {
+            members.push(Member { id: *id, tree: *tree, place: Place::Group });
+        }
+        for (tree, target) in self.targets.iter().enumerate() {
+            if pinned[tree] {
+                members.push(Member { id: target.membership.group, tree, place: Place::Group });
             }
-            for (n, process) in pass.trees[i].outside.iter().enumerate() {
-                members.entry(process.id()).or_default().push((i, Place::Outside(n)));
+            for (n, process) in pass.trees[tree].outside.iter().enumerate() {
+                let id = process.id();
+                members.push(Member { id, tree, place: Place::Outside(n) });
+                if let Ok(at) = candidates.binary_search_by(|other| other.record.id.cmp(&id)) {
+                    candidates[at].trees.push(tree);
+                }
             }
         }
-        let is_member_of_all =
-            |id: i32| members.get(&id).is_some_and(|trees| trees.len() == self.targets.len());
-        let mut rest: Vec<Other> =
-            table.others.iter().copied().filter(|other| !is_member_of_all(other.id)).collect();
         if !self.markers.is_empty() {
-            let mut buffer = Vec::new();
-            let mut unmarked = Vec::new();
-            for other in rest {
-                match self.judge_by_marker(other, &mut buffer)? {
+            let mut buffer = buffer();
+            for candidate in &mut candidates {
+                if candidate.trees.len() == self.targets.len() {
+                    continue;
+                }
+                match self.judge_by_marker(&candidate.record, &mut buffer)? {
                     Verdict::Member(process, trees) => {
-                        add(pass, &mut members, &process, &trees);
+                        add(pass, &mut members, candidate, process, &trees);
                     }
-                    Verdict::NoMember => unmarked.push(other),
+                    Verdict::NoMember => {}
                     Verdict::Ended => pass.missed = true,
-                    Verdict::Unread(why) => {
-                        pass.unread.push(Unread { process: other, why });
-                        unmarked.push(other);
-                    }
+                    Verdict::Unread(why) => candidate.unread = Some(why),
                 }
             }
-            rest = unmarked;
         }
-        // Repeat, because a child may precede its parent in the list.
-        loop {
-            let mut found = false;
-            let mut undecided = Vec::new();
-            for other in rest {
-                match self.judge_by_parent(other, &members, &pass.trees)? {
+        // Each member that is found is appended to `members`, so its children are looked up as well.
+        candidates.sort_unstable_by_key(|candidate| candidate.record.parent);
+        let mut next = 0;
+        while let Some(parent) = members.get(next).copied() {
+            next += 1;
+            let first = candidates.partition_point(|child| child.record.parent < parent.id);
+            for child in &mut candidates[first..] {
+                if child.record.parent != parent.id {
+                    break;
+                }
+                let since = self.targets[parent.tree].membership.since;
+                if child.trees.contains(&parent.tree) || !child.record.may_belong(since) {
+                    continue;
+                }
+                match self.judge_by_parent(&child.record, parent, &pass.trees)? {
                     Verdict::Member(process, trees) => {
-                        for tree in &trees {
-                            self.targets[*tree].membership.remember(&process);
-                        }
-                        add(pass, &mut members, &process, &trees);
-                        found = true;
+                        self.targets[parent.tree].membership.remember(process);
+                        add(pass, &mut members, child, process, &trees);
                     }
                     Verdict::Ended => pass.missed = true,
-                    Verdict::NoMember | Verdict::Unread(_) => undecided.push(other),
+                    Verdict::NoMember | Verdict::Unread(_) => {}
                 }
             }
-            rest = undecided;
-            if !found {
-                break;
+        }
+        pass.unread.clear();
+        for candidate in candidates {
+            if let (Some(why), []) = (candidate.unread, &candidate.trees[..]) {
+                pass.unread.push((candidate.record, why));
             }
         }
-        pass.unread.retain(|unread| !members.contains_key(&unread.process.id));
         Ok(())
     }
 
-    fn judge_by_marker(&self, other: Other, buffer: &mut Vec<u8>) -> io::Result<Verdict> {
+    fn judge_by_marker(&self, other: &Record, buffer: &mut [u8]) -> io::Result<Verdict> {
         // Most processes carry no marker, so they need not be opened.
-        match processes::environment(other.id, buffer)? {
-            Environment::Shown if self.carried(other, buffer).is_empty() => {
-                return Ok(Verdict::NoMember);
-            }
+        let (shown, trees) = self.read_markers(other, buffer)?;
+        match shown {
+            Environment::Shown if trees.is_empty() => return Ok(Verdict::NoMember),
             Environment::Shown => {}
             Environment::Empty => return Ok(Verdict::NoMember),
             Environment::Missing => return Ok(Verdict::Ended),
             why => return Ok(Verdict::Unread(why)),
         }
         let Some(held) = Held::open(other.id)? else { return Ok(Verdict::Ended) };
-        let trees = match processes::environment(other.id, buffer)? {
-            Environment::Shown => self.carried(other, buffer),
-            Environment::Empty => Vec::new(),
-            Environment::Missing => return Ok(Verdict::Ended),
-            why => return Ok(Verdict::Unread(why)),
-        };
-        Ok(match held.process()? {
-            Some(process) if held.lives() && !trees.is_empty() => Verdict::Member(process, trees),
-            Some(_) if held.lives() => Verdict::NoMember,
-            _ => Verdict::Ended,
-        })
+        let (shown, trees) = self.read_markers(other, buffer)?;
+        match shown {
+            Environment::Shown => Verdict::of(&held, trees),
+            Environment::Empty => Verdict::of(&held, Vec::new()),
+            Environment::Missing => Ok(Verdict::Ended),
+            why => Ok(Verdict::Unread(why)),
+        }
     }
 
-    /// Returns the trees whose markers are in this environment.
-    fn carried(&self, other: Other, environment: &[u8]) -> Vec<usize> {
-        let trees =
-            environment_marker::carried(environment).filter_map(|marker| self.markers.get(marker));
-        trees
-            .copied()
-            .filter(|tree| other.may_belong(self.targets[*tree].membership.since))
-            .collect()
+    /// Returns the trees whose markers are in the environment of a process.
+    fn read_markers(
+        &self,
+        other: &Record,
+        buffer: &mut [u8],
+    ) -> io::Result<(Environment, Vec<usize>)> {
+        let mut trees = Vec::new();
+        let mut each = |variable: &[u8]| {
+            for marker in carried_by(variable) {
+                if let Ok(at) = self.markers.binary_search_by(|(other, _)| (*other).cmp(marker)) {
+                    let tree = self.markers[at].1;
+                    if other.may_belong(self.targets[tree].membership.since) {
+                        trees.push(tree);
+                    }
+                }
+            }
+        };
+        let shown = processes::environment(other.id, buffer, &mut each)?;
+        Ok((shown, trees))
     }
 
     fn judge_by_parent(
         &self,
-        other: Other,
-        members: &Members,
+        child: &Record,
+        parent: Member,
         trees: &[Found],
     ) -> io::Result<Verdict> {
-        let known = members.get(&other.id).map_or(&[][..], Vec::as_slice);
-        let mut by_parent = members.get(&other.parent).cloned().unwrap_or_default();
-        by_parent.retain(|(tree, _)| {
-            known.iter().all(|(other, _)| other != tree)
-                && other.may_belong(self.targets[*tree].membership.since)
-        });
-        if by_parent.is_empty() {
-            return Ok(Verdict::NoMember);
-        }
-        let Some(held) = Held::open(other.id)? else { return Ok(Verdict::Ended) };
-        if held.parent()? != Some(other.parent) {
-            by_parent.clear();
-        }
+        let Some(held) = Held::open(child.id)? else { return Ok(Verdict::Ended) };
+        let is_parent = held.parent()? == Some(parent.id);
         // This follows the read of the parent's ID.
-        by_parent.retain(|(tree, place)| match place {
-            Place::Outside(n) => trees[*tree].outside.get(*n).is_some_and(Process::lives),
-            Place::Group => {
-                let target = &self.targets[*tree];
-                let group = target.membership.group;
-                // `has_its_id` follows the read of the group: until now no other group had its ID.
-                (other.parent == group || processes::group_of(other.parent) == Some(group))
-                    && target.has_its_id()
-            }
-        });
-        Ok(match held.process()? {
-            Some(process) if held.lives() && !by_parent.is_empty() => {
-                Verdict::Member(process, by_parent.into_iter().map(|(tree, _)| tree).collect())
-            }
-            Some(_) if held.lives() => Verdict::NoMember,
-            _ => Verdict::Ended,
-        })
+        let is_member = is_parent
+            && match parent.place {
+                Place::Outside(n) => trees[parent.tree].outside[n].lives(),
+                Place::Group => {
+                    let target = &self.targets[parent.tree];
+                    let group = target.membership.group;
+                    // `has_its_id` follows the read of the group: until now no other group had its ID.
+                    (parent.id == group || processes::group_of(parent.id) == Some(group))
+                        && target.has_its_id()
+                }
+            };
+        Verdict::of(&held, if is_member { vec![parent.tree] } else { Vec::new() })
     }
 
     /// Reads processes again that were in the middle of an exec. Returns the members among them, and leaves the processes
     /// that are still unsettled.
     pub(super) fn settle(
         &self,
-        waiting: &mut Vec<Other>,
+        waiting: &mut Vec<Record>,
     ) -> io::Result<Vec<(Process, Vec<usize>)>> {
-        let mut buffer = Vec::new();
+        let mut buffer = buffer();
         let mut members = Vec::new();
         for other in std::mem::take(waiting) {
-            match self.judge_by_marker(other, &mut buffer)? {
+            match self.judge_by_marker(&other, &mut buffer)? {
                 Verdict::Member(process, trees) => members.push((process, trees)),
                 Verdict::Unread(Environment::Unsettled) => waiting.push(other),
                 Verdict::Unread(_) | Verdict::NoMember | Verdict::Ended => {}
@@ -300,13 +320,20 @@ impl<'a> Batch<'a> {
 }
 
 /// Adds a member outside the groups to the result of a pass.
-fn add(pass: &mut Pass, members: &mut Members, process: &Process, trees: &[usize]) {
-    let places = members.entry(process.id()).or_default();
+fn add(
+    pass: &mut Pass,
+    members: &mut Vec<Member>,
+    candidate: &mut Candidate,
+    process: Process,
+    trees: &[usize],
+) {
     for tree in trees {
-        if places.iter().all(|(other, _)| other != tree) {
+        if !candidate.trees.contains(tree) {
             let outside = &mut pass.trees[*tree].outside;
-            places.push((*tree, Place::Outside(outside.len())));
-            outside.push(process.clone());
+            let place = Place::Outside(outside.len());
+            members.push(Member { id: process.id(), tree: *tree, place });
+            outside.push(process);
+            candidate.trees.push(*tree);
         }
     }
 }

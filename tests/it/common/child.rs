@@ -24,7 +24,7 @@ fn play(mut arguments: impl Iterator<Item = String>) {
     // The process exits without dropping the handles that it owns.
     let mut owned = std::mem::ManuallyDrop::new(Vec::<SharedChild>::new());
     while let Some(part) = arguments.next() {
-        let mut argument = || arguments.next().expect("the part wants an argument");
+        let mut argument = || arguments.next().expect("the part requires an argument");
         match part.as_str() {
             // Prints its argument.
             "say" => say(&argument()),
@@ -74,8 +74,7 @@ fn play(mut arguments: impl Iterator<Item = String>) {
                 say(&format!("child {}", child.id()));
                 std::mem::forget(child);
             }
-            // Does the same with this library: the word chooses a tree, and whether the child is killed with this
-            // process.
+            // Does the same through the library, and keeps the handle. The word chooses the options: see `own`.
             "owner" => {
                 let kind = argument();
                 let count = argument().parse().expect("a number of arguments");
@@ -98,7 +97,7 @@ fn play(mut arguments: impl Iterator<Item = String>) {
                     );
                 }
             }
-            // Reaps the children outside the library, which then learns of it.
+            // Reaps the children without the library, whose next wait notices that.
             #[cfg(unix)]
             "reap-owned" => {
                 for child in owned.iter() {
@@ -204,7 +203,7 @@ fn play(mut arguments: impl Iterator<Item = String>) {
             "vast-environment" => linux::show_an_environment(argument().parse().expect("a size")),
             // Continues in a second thread, and ends the first.
             #[cfg(target_os = "linux")]
-            "thread" => linux::go_on_in_a_thread(arguments.by_ref().collect()),
+            "thread" => linux::continue_in_a_thread(arguments.by_ref().collect()),
             other => panic!("unknown part: {other}"),
         }
     }
@@ -308,8 +307,9 @@ fn another(parts: impl Iterator<Item = String>) -> Command {
     command
 }
 
-/// Ends with its parent at the latest, so that a failed test leaves no process. (The end of its pipe ends a process
-/// that reads.) There is no second thread: a process whose first thread has ended shows as a zombie before it exits.
+/// Sleeps until the process is killed, or its parent has ended: so a failed test leaves no process. (A process that
+/// reads ends with its pipe.) There is no second thread: a process whose first thread has ended shows as a zombie
+/// before it exits.
 fn sleep() {
     #[cfg(unix)]
     let parent = std::os::unix::process::parent_id();
@@ -503,7 +503,7 @@ mod unix {
 
 #[cfg(target_os = "linux")]
 mod linux {
-    pub(crate) fn go_on_in_a_thread(parts: Vec<String>) {
+    pub(crate) fn continue_in_a_thread(parts: Vec<String>) {
         std::thread::spawn(|| {
             super::play(parts.into_iter());
             std::process::exit(0);

@@ -22,6 +22,101 @@ pub(crate) fn threads_blocked_for_exits() -> usize {
     numbers.filter(|number| [libc::SYS_waitid, libc::SYS_ppoll].contains(number)).count()
 }
 
+/// The number of threads of this process. A thread that has just begun counts too, although it has no name yet.
+pub(crate) fn threads() -> usize {
+    fs::read_dir("/proc/self/task").expect("/proc").count()
+}
+
+/// How often a thread has slept, according to its `status` file.
+pub(crate) fn sleeps_in(status: &str) -> u64 {
+    let line = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches"));
+    let count = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
+    count.expect("the kernel counts them")
+}
+
+/// How often a thread of this process has slept.
+pub(crate) fn sleeps_of(thread: i32) -> u64 {
+    sleeps_in(&fs::read_to_string(format!("/proc/self/task/{thread}/status")).expect("/proc"))
+}
+
+/// The ID of the calling thread.
+pub(crate) fn this_thread() -> i32 {
+    // SAFETY: gettid(2) takes no arguments, and cannot fail.
+    unsafe { libc::gettid() }
+}
+
+/// The IDs of all processes.
+pub(crate) fn processes() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").expect("/proc").flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// The living processes that have this word among their arguments.
+pub(crate) fn processes_with(word: &str) -> Vec<u32> {
+    let has_word = |id: &u32| {
+        let line = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).any(|argument| argument == word.as_bytes())
+    };
+    processes().filter(|id| has_word(id) && is_alive(*id)).collect()
+}
+
+/// The `status` file of a process; empty if there is no such process.
+pub(crate) fn status(pid: u32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default()
+}
+
+pub(crate) fn is_guardian(pid: u32) -> bool {
+    status(pid).starts_with("Name:\tchild-guardian\n") && is_alive(pid)
+}
+
+/// The living guardians that are children of this process.
+pub(crate) fn guardians_of(parent: u32) -> Vec<u32> {
+    let parent = format!("\nPPid:\t{parent}\n");
+    processes().filter(|id| is_guardian(*id) && status(*id).contains(&parent)).collect()
+}
+
+/// Returns the only guardian, once it has set its name.
+pub(crate) fn guardian_of(parent: u32) -> u32 {
+    let mut all = Vec::new();
+    super::until("there is one guardian", || {
+        all = guardians_of(parent);
+        all.len() == 1
+    });
+    all[0]
+}
+
+/// A command that runs a program as the first process of a PID namespace, where the test chooses process IDs.
+pub(crate) fn namespace() -> &'static [&'static str] {
+    const ROOT: &[&str] = &["unshare", "--fork", "--pid", "--mount-proc", "--kill-child"];
+    const USER: &[&str] =
+        &["unshare", "--map-root-user", "--fork", "--pid", "--mount-proc", "--kill-child"];
+    if is_root() { ROOT } else { USER }
+}
+
+/// Returns whether this user can make PID namespaces. Prints a line if not.
+pub(crate) fn can_make_namespaces(test: &str) -> bool {
+    let (program, arguments) = namespace().split_first().expect("a program");
+    let trial = std::process::Command::new(program).args(arguments).arg("true").output();
+    let works = trial.is_ok_and(|trial| trial.status.success());
+    if !works {
+        assert!(!is_root(), "root can make namespaces");
+        eprintln!("{test} skipped: no PID namespaces for this user");
+    }
+    works
+}
+
+/// Runs the rest of a test in a PID namespace. Skips the test where this user cannot make one.
+#[macro_export]
+macro_rules! in_a_namespace {
+    () => {
+        if !$crate::common::linux::can_make_namespaces($crate::function_name!()) {
+            return;
+        }
+        $crate::alone!($crate::common::linux::namespace());
+        $crate::watchdog!();
+    };
+}
+
 /// Makes the system calls of this thread, and of the threads and processes that it starts, fail: each with its errno,
 /// if the condition on one of its arguments holds.
 pub(crate) fn deny(rules: &[Deny]) {

@@ -4,7 +4,9 @@
 
 use shared_child::SharedChild;
 use shared_child::seam::Backend;
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -12,11 +14,14 @@ use std::time::{Duration, Instant};
 pub(crate) mod captures;
 pub(crate) mod executor;
 #[cfg(target_os = "linux")]
+#[macro_use]
 pub(crate) mod linux;
 #[cfg(unix)]
 pub(crate) mod stage;
 #[cfg(unix)]
 pub(crate) mod unix;
+#[cfg(windows)]
+pub(crate) mod windows;
 
 /// Longer than any stall of a machine, and short enough to wait for.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
@@ -55,14 +60,40 @@ macro_rules! function_name {
     }};
 }
 
+/// The path of the helper program.
+pub(crate) const HELPER: &str = env!("CARGO_BIN_EXE_shared_child_test_child");
+
 /// A command for the helper program that plays these parts.
-pub(crate) fn helper(parts: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_shared_child_test_child"));
+pub(crate) fn helper(parts: &[impl AsRef<OsStr>]) -> Command {
+    let mut command = Command::new(HELPER);
     command.args(parts).stdin(Stdio::null());
     command
 }
 
-/// A child that runs until its `Stopper` is dropped, and then exits with this code.
+/// The path of an example, which must be built.
+pub(crate) fn example(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("this test's own path");
+    let path = test.with_file_name(format!("../examples/{name}{}", std::env::consts::EXE_SUFFIX));
+    assert!(path.exists(), "{} is missing: run `cargo build --example {name}`", path.display());
+    path
+}
+
+/// Splits a text into parts.
+pub(crate) fn parts(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+/// A part with these parts as its arguments, which another process plays.
+pub(crate) fn given(to: &str, theirs: &[String]) -> Vec<String> {
+    [&parts(to)[..], &[theirs.len().to_string()], theirs].concat()
+}
+
+/// A part that starts a child, which plays these parts.
+pub(crate) fn start(theirs: &str) -> Vec<String> {
+    given("spawn", &parts(theirs))
+}
+
+/// A child that runs until its pipe is dropped, and then exits with this code.
 pub(crate) fn stoppable(backend: Backend, code: i32) -> (SharedChild, ChildStdin) {
     let child = backend.spawn(&mut stoppable_command(code)).expect("to spawn");
     let stdin = child.take_stdin().expect("a pipe");
@@ -89,6 +120,13 @@ pub(crate) fn quick(backend: Backend, code: i32) -> SharedChild {
 #[track_caller]
 pub(crate) fn wait(child: &SharedChild) -> ExitStatus {
     child.wait_timeout(LONG).expect("to wait").expect("it to exit")
+}
+
+/// Checks which mechanism the handle uses, or another detail that its `Debug` shows.
+#[track_caller]
+pub(crate) fn assert_served_by(child: &SharedChild, mechanism: &str) {
+    let debug = format!("{child:?}");
+    assert!(debug.contains(mechanism), "{debug}");
 }
 
 #[track_caller]
@@ -136,7 +174,7 @@ pub(crate) fn isolated(test: &str, wrapper: &[&str]) -> bool {
     };
     // The output goes to a file: a process that a failed test leaves behind would hold a pipe open.
     let name = format!("{}-{}.log", test.replace("::", "-"), std::process::id());
-    let log = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let file = std::fs::File::create(&log).expect("a log file");
     command.args(["--exact", test, "--nocapture", "--test-threads", "1"]).env(MARK, test);
     command.stdin(Stdio::null()).stdout(file.try_clone().expect("a copy")).stderr(file);

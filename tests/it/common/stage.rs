@@ -1,10 +1,12 @@
-//! Unix: a tree on a stage: its members print their process IDs, and the system shows whether they live.
+//! Unix: trees of helper programs. Each member prints its process ID, and the system shows whether it lives.
 
-use super::{LONG, helper, unix, until};
+use super::{HELPER, LONG, helper, unix, until};
+pub(crate) use super::{given, parts, start};
 #[cfg(target_os = "linux")]
 use shared_child::linux::SpawnOptionsExt;
 use shared_child::seam::Backend;
 use shared_child::{SharedChild, SpawnOptions, Tree};
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
@@ -19,7 +21,7 @@ pub(crate) const LISTS: bool = FINDS_DAEMONS
         target_os = "dragonfly"
     ));
 
-/// Returns the same for a test that requires it. Prints a line if not.
+/// Returns whether the library lists the processes of a tree. If not, prints that the test is skipped.
 pub(crate) fn lists(test: &str) -> bool {
     if !LISTS {
         eprintln!("{test} skipped: trees are not listed on this system");
@@ -88,6 +90,13 @@ impl Kind {
     }
 }
 
+/// The kinds of trees for the helper program's part "owner" that are killed with their parent.
+#[cfg(target_os = "linux")]
+pub(crate) fn tied_kinds(test: &str) -> Vec<&'static str> {
+    if Kind::all(test).contains(&Kind::Cgroup) { vec!["tree", "tree-cgroup"] } else { vec!["tree"] }
+}
+
+/// A child, and the processes of the helper program below it that have printed their process IDs.
 pub(crate) struct Stage {
     pub(crate) child: SharedChild,
     /// All members read their input to the end.
@@ -109,8 +118,13 @@ impl Stage {
         parts: &[String],
         members: usize,
     ) -> Self {
-        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-        Self::of(|command| kind.spawn(options, command), &mut helper(&parts), members)
+        Self::of(|command| kind.spawn(options, command), &mut helper(parts), members)
+    }
+
+    /// Starts a child that is not a tree.
+    pub(crate) fn single(parts: &[String], members: usize) -> Self {
+        let spawn = |command: &mut Command| SharedChild::spawn(command).expect("to spawn");
+        Self::of(spawn, &mut helper(parts), members)
     }
 
     pub(crate) fn of(
@@ -158,7 +172,7 @@ impl Stage {
         assert!(empty, "still there: {:?}", self.tree().processes());
     }
 
-    /// Checks by every account that no member is left.
+    /// Checks in every way that no member is left.
     #[track_caller]
     pub(crate) fn is_empty(&self) {
         self.wait_empty();
@@ -203,8 +217,7 @@ impl Drop for Cast {
 
 /// Kills a process if it runs the helper program.
 pub(crate) fn kill_a_helper(pid: u32) {
-    let helper = helper(&[]);
-    if unix::runs(pid, helper.get_program()) {
+    if unix::runs(pid, OsStr::new(HELPER)) {
         // SAFETY: plain integers. The process was ours a moment ago.
         unsafe { libc::kill(unix::pid_t(pid), libc::SIGKILL) };
     }
@@ -245,23 +258,6 @@ impl Drop for Rest {
             until("the cgroup is removed", || !cgroup.exists());
         }
     }
-}
-
-/// Splits a text into parts.
-pub(crate) fn parts(text: &str) -> Vec<String> {
-    text.split_whitespace().map(str::to_owned).collect()
-}
-
-/// A part that gives some parts to another process.
-pub(crate) fn given(to: &str, theirs: &[String]) -> Vec<String> {
-    let mut all = parts(to);
-    all.push(theirs.len().to_string());
-    all.extend_from_slice(theirs);
-    all
-}
-
-pub(crate) fn start(theirs: &str) -> Vec<String> {
-    given("spawn", &parts(theirs))
 }
 
 /// A part that starts a daemon, in a session of its own, whose parent exits.

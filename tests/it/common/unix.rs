@@ -5,9 +5,12 @@
 
 use shared_child::SharedChild;
 use shared_child::seam::Backend;
+use shared_child::unix::ReapedElsewhere;
 use std::ffi::c_int;
 use std::fs;
+use std::io::{self, Read};
 use std::path::Path;
+use std::process::{ChildStdout, Command, ExitStatus, Stdio};
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) use by_proc::{children, descriptors, helper_threads, is_alive, runs, state};
@@ -281,6 +284,65 @@ pub(crate) fn on_sigchld(handler: libc::sighandler_t) {
     assert_ne!(unsafe { libc::signal(libc::SIGCHLD, handler) }, libc::SIG_ERR);
 }
 
+/// Sets the signals of a terminal to their defaults. The caller of the tests may have ignored them (nohup, a shell's
+/// background job), and a child inherits that.
+pub(crate) fn default_terminal_signals() {
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+        // SAFETY: SIG_DFL runs no code.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
+/// Makes SIGUSR1 interrupt system calls, which then fail with EINTR: its handler does nothing, and SA_RESTART is not set.
+pub(crate) fn sigusr1_interrupts() {
+    extern "C" fn do_nothing(_: c_int) {}
+    // SAFETY: a zeroed struct is valid, and outlives the call. The handler does nothing.
+    unsafe {
+        let mut action = std::mem::zeroed::<libc::sigaction>();
+        action.sa_sigaction = do_nothing as extern "C" fn(_) as libc::sighandler_t;
+        assert_eq!(libc::sigaction(libc::SIGUSR1, &raw const action, std::ptr::null_mut()), 0);
+    }
+}
+
+/// Checks the result of a wait for a child that exited with this code and was reaped elsewhere after its handle was
+/// made: the status, or an error where the system does not keep it.
+#[track_caller]
+pub(crate) fn assert_true_or_lost(backend: Backend, answer: io::Result<ExitStatus>, code: i32) {
+    match answer {
+        Ok(status) => assert_eq!(status.code(), Some(code)),
+        Err(error) => {
+            assert!(!knows_status_of_reaped(backend), "the kernel knows the status, but: {error}");
+            assert_reaped_elsewhere(&error);
+        }
+    }
+}
+
+#[track_caller]
+pub(crate) fn assert_reaped_elsewhere(error: &io::Error) {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<ReapedElsewhere>());
+    let inner = inner.unwrap_or_else(|| panic!("not ReapedElsewhere: {error:?}"));
+    let os = std::error::Error::source(inner).unwrap().downcast_ref::<io::Error>().unwrap();
+    assert_eq!((os.raw_os_error(), os.kind()), (Some(libc::ECHILD), error.kind()));
+    assert!(error.to_string().contains("another part of this program"), "{error}");
+}
+
+/// A single child that plays these parts, once it has printed `ready`; and its standard output.
+pub(crate) fn ready(backend: Backend, line: &str) -> (SharedChild, ChildStdout) {
+    let mut command = super::helper(&super::parts(line));
+    let child = backend.spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped())).unwrap();
+    let mut stdout = child.take_stdout().unwrap();
+    expect(&mut stdout, "ready\n");
+    (child, stdout)
+}
+
+/// Reads this text, and no more.
+#[track_caller]
+pub(crate) fn expect(said: &mut impl Read, text: &str) {
+    let mut read = vec![0; text.len()];
+    said.read_exact(&mut read).unwrap();
+    assert_eq!(String::from_utf8_lossy(&read), text);
+}
+
 pub(crate) fn is_root() -> bool {
     // SAFETY: it cannot fail.
     unsafe { libc::geteuid() == 0 }
@@ -289,7 +351,7 @@ pub(crate) fn is_root() -> bool {
 /// Returns a child that exits, and is reaped elsewhere, before the spawn returns.
 pub(crate) fn spawn_reaped(backend: Backend) -> SharedChild {
     use std::os::unix::process::CommandExt;
-    let mut command = super::helper(&[]);
+    let mut command = Command::new(super::HELPER);
     // SAFETY: these are system calls that take integers. A fork's child may make them.
     unsafe {
         command.pre_exec(|| {
@@ -309,7 +371,7 @@ pub(crate) fn spawn_reaped(backend: Backend) -> SharedChild {
     on_sigchld(libc::SIG_IGN);
     let child = backend.spawn(&mut command).expect("to spawn");
     on_sigchld(libc::SIG_DFL);
-    assert_eq!(state(child.id()), None, "it was to be reaped");
+    assert_eq!(state(child.id()), None, "it was not reaped");
     child
 }
 

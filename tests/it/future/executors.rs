@@ -224,8 +224,7 @@ fn executor_inside_a_tokio_task_gets_the_status() {
                     std::future::poll_fn(|cx| Poll::Ready(all.as_mut().poll(cx).is_pending()))
                         .await;
                 }
-                // SAFETY: gettid(2) takes no arguments.
-                begun.send(unsafe { libc::gettid() }).unwrap();
+                begun.send(linux::this_thread()).unwrap();
                 code(block_on(child.wait_async()))
             });
             let release = thread::spawn(move || {

@@ -7,12 +7,11 @@ use super::resources::{BEST, a_while, is_idle, until_all_threads_have_ended};
 use super::*;
 #[cfg(target_os = "linux")]
 use crate::common::linux::{Deny, deny};
-use crate::common::unix::NoDescriptors;
+use crate::common::unix::{NoDescriptors, assert_true_or_lost};
 use shared_child::seam;
-use shared_child::unix::ReapedElsewhere;
 use std::io;
 use std::mem::ManuallyDrop;
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 
 /// A short form of every promise.
 fn exercise(backend: Backend) {
@@ -184,17 +183,6 @@ fn replaced_event_queue_wakes_every_task() {
     until_all_threads_have_ended();
 }
 
-#[track_caller]
-fn assert_true_or_lost(backend: Backend, answer: io::Result<ExitStatus>) {
-    match answer {
-        Ok(status) => assert_eq!(status.code(), Some(7)),
-        Err(error) => {
-            assert!(!unix::knows_status_of_reaped(backend), "{error}");
-            assert!(error.get_ref().unwrap().is::<ReapedElsewhere>(), "{error:?}");
-        }
-    }
-}
-
 #[test]
 fn foreign_reap_gives_the_true_status_or_an_error() {
     alone!();
@@ -212,11 +200,11 @@ fn foreign_reap_gives_the_true_status_or_an_error() {
         unix::reap(child.id());
         counter.wait_beyond(0);
         for future in &mut futures {
-            assert_true_or_lost(backend, finish(future));
-            assert_true_or_lost(backend, finish(future));
+            assert_true_or_lost(backend, finish(future), 7);
+            assert_true_or_lost(backend, finish(future), 7);
         }
-        assert_true_or_lost(backend, finish(&mut by_deadline).map(Option::unwrap));
-        assert_true_or_lost(backend, block_on(child.stop_async(Duration::ZERO)));
+        assert_true_or_lost(backend, finish(&mut by_deadline).map(Option::unwrap), 7);
+        assert_true_or_lost(backend, block_on(child.stop_async(Duration::ZERO)), 7);
     });
 }
 
@@ -231,7 +219,7 @@ fn ignored_sigchld_gives_the_true_status_or_an_error() {
         for _ in 0..rounds(50) {
             let (child, stdin) = stoppable(backend, 7);
             let all = run_all((0..3).map(|_| child.wait_async()), || drop(stdin));
-            all.into_iter().for_each(|(_, answer)| assert_true_or_lost(backend, answer));
+            all.into_iter().for_each(|(_, answer)| assert_true_or_lost(backend, answer, 7));
         }
     });
     until_all_threads_have_ended();

@@ -133,13 +133,12 @@ fn forgotten_future_keeps_no_zombie() {
 }
 
 #[cfg(target_os = "linux")]
-fn switches_of_the_watcher() -> u64 {
+fn sleeps_of_the_watcher() -> u64 {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
     let statuses = tasks.filter_map(|it| std::fs::read_to_string(it.path().join("status")).ok());
     let mut watchers = statuses.filter(|status| status.contains("child-watcher"));
     let status = watchers.next().expect("a watcher");
-    let line = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches"));
-    line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).expect("a count")
+    linux::sleeps_in(&status)
 }
 
 #[cfg(target_os = "linux")]
@@ -154,7 +153,7 @@ fn one_sleeping_thread_serves_all_tasks() {
         until("it sleeps", || {
             unix::helper_threads() == ["child-watcher"] && linux::helper_threads_rest()
         });
-        let before = switches_of_the_watcher();
+        let before = sleeps_of_the_watcher();
         is_idle("to wait for 64 children", || {
             let (other, _stdin) = stoppable(BEST, 7);
             // This thread waits, not the reaper thread, whose wake-ups are counted.
@@ -162,7 +161,7 @@ fn one_sleeping_thread_serves_all_tasks() {
             other.kill().unwrap();
             wait(&other);
         });
-        let woken = switches_of_the_watcher() - before;
+        let woken = sleeps_of_the_watcher() - before;
         assert!(woken < 5, "it was woken {woken} times for nothing");
         assert_eq!(unix::helper_threads(), ["child-watcher"]);
         drop(pipes);
@@ -214,7 +213,7 @@ fn thousands_of_children_need_one_thread() {
     assert_eq!(unix::descriptors(), before);
 }
 
-/// The two children have had the same address. The event belongs to the dropped child.
+/// An event of a dropped child arrives when an orphan is registered, usually at the same address.
 #[cfg(target_os = "linux")]
 #[test]
 fn late_event_does_not_remove_the_registration_of_another_child() {
@@ -258,9 +257,9 @@ fn late_event_does_not_remove_the_registration_of_another_child() {
     until("only the watcher is left", || unix::helper_threads() == ["child-watcher"]);
     // The reaper thread polls no child again and again.
     let awaited = sleeper(BEST);
-    let before = switches_of_the_watcher();
+    let before = sleeps_of_the_watcher();
     block_on(awaited.wait_deadline_async(Instant::now() + Duration::from_secs(1))).unwrap();
-    let switches = switches_of_the_watcher() - before;
+    let switches = sleeps_of_the_watcher() - before;
     kill_and_wait(&awaited);
     assert!(switches < 8, "{switches} times awake within a second");
     drop(orphans);

@@ -4,11 +4,11 @@ use super::*;
 #[cfg(unix)]
 use crate::common::stage::{Kind, Stage, findable_daemon, parts, start};
 #[cfg(unix)]
+use crate::common::unix::{expect, ready};
+#[cfg(unix)]
 use std::io::Read;
 #[cfg(unix)]
 use std::os::unix::process::ExitStatusExt;
-#[cfg(unix)]
-use std::process::Stdio;
 
 #[test]
 fn stop_async_returns_the_status_and_does_nothing_before_its_first_poll() {
@@ -35,19 +35,6 @@ fn stop_async_returns_the_status_and_does_nothing_before_its_first_poll() {
 /// Too short for a child to exit within it.
 #[cfg(unix)]
 const SHORT: Duration = Duration::from_millis(50);
-
-/// A child that plays these parts, once it has printed `ready`.
-#[cfg(unix)]
-fn ready(backend: Backend, line: &str) -> (SharedChild, impl Read + use<>) {
-    let line: Vec<&str> = line.split(' ').collect();
-    let mut command = helper(&line);
-    let child = backend.spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped())).unwrap();
-    let mut stdout = child.take_stdout().unwrap();
-    let mut said = [0; 6];
-    stdout.read_exact(&mut said).unwrap();
-    assert_eq!(&said, b"ready\n");
-    (child, stdout)
-}
 
 #[cfg(unix)]
 #[test]
@@ -88,9 +75,7 @@ fn shortest_grace_of_a_task_and_a_thread_counts() {
             thread::scope(|scope| {
                 let child = &child;
                 let by_task = scope.spawn(move || block_on(child.stop_async(task)).unwrap());
-                let mut signal = [0; 12];
-                said.read_exact(&mut signal).unwrap();
-                assert_eq!(&signal, b"signal TERM\n");
+                expect(&mut said, "signal TERM\n");
                 let by_thread = scope.spawn(move || child.stop(thread).unwrap());
                 for end in [by_task, by_thread] {
                     assert_eq!(end.join().unwrap().signal(), Some(libc::SIGKILL));
@@ -117,9 +102,7 @@ fn dropped_stop_has_sent_the_request_and_does_not_kill() {
         assert!(poll(&mut stop, &counter).is_pending());
         drop(stop);
         assert_eq!(counter.wakers(), 0);
-        let mut signal = [0; 12];
-        said.read_exact(&mut signal).unwrap();
-        assert_eq!(&signal, b"signal TERM\n");
+        expect(&mut said, "signal TERM\n");
         // After the grace no future is left that would kill.
         let later = Instant::now() + grace;
         assert_eq!(block_on(child.wait_deadline_async(later)).unwrap(), None);

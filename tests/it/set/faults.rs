@@ -122,7 +122,7 @@ fn polled_exit_known_before_the_deadline_is_handed_out() {
     let set = ChildSet::new();
     drop(full);
     let (mut on_time, count) = (0, 10);
-    // On a machine that stalls the exit may be known too late.
+    // On a machine that stalls, the exit may be known only after the deadline. Such rounds do not count.
     for n in 0..10 * count {
         let child = Arc::new(sleeper(BEST));
         set.insert(n, Arc::clone(&child));

@@ -59,8 +59,7 @@ fn blocked<'scope, T: Send + 'scope>(
     let (send, receive) = mpsc::channel();
     let waiter = scope.spawn(move || {
         #[cfg(target_os = "linux")]
-        // SAFETY: gettid(2) takes no arguments.
-        send.send(unsafe { libc::gettid() }).unwrap();
+        send.send(linux::this_thread()).unwrap();
         #[cfg(not(target_os = "linux"))]
         send.send(()).unwrap();
         drop(send);

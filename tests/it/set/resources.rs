@@ -47,17 +47,6 @@ pub(super) fn watched() -> usize {
     infos.map(|info| info.matches("tfd:").count()).sum()
 }
 
-/// How often this thread has slept.
-#[cfg(target_os = "linux")]
-fn sleeps() -> libc::c_long {
-    // SAFETY: the struct outlives the call.
-    unsafe {
-        let mut usage = std::mem::zeroed::<libc::rusage>();
-        assert_eq!(libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage), 0);
-        usage.ru_nvcsw
-    }
-}
-
 #[cfg(target_os = "linux")]
 #[test]
 fn children_with_a_descriptor_need_no_thread() {
@@ -210,16 +199,16 @@ fn removed_children_are_no_longer_polled() {
     for n in 1..=2 {
         set.insert(n, sleeper(BEST));
     }
-    let before = sleeps();
+    let before = linux::sleeps_of(linux::this_thread());
     assert!(set.wait_next_timeout(WHILE).is_none());
-    let polling = sleeps() - before;
+    let polling = linux::sleeps_of(linux::this_thread()) - before;
     // One child is removed, the other handed out.
     kill_and_wait(&set.remove(&1).unwrap());
     set.get(&2).unwrap().kill().unwrap();
     assert_eq!(next(&set).key, 2);
-    let before = sleeps();
+    let before = linux::sleeps_of(linux::this_thread());
     assert!(set.wait_next_timeout(WHILE).is_none());
-    let not_polling = sleeps() - before;
+    let not_polling = linux::sleeps_of(linux::this_thread()) - before;
     assert!(not_polling < 10, "{not_polling} times, {polling} before that");
     kill_and_wait(&notified);
     assert_eq!(next(&set).key, 0);
