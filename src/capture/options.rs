@@ -32,7 +32,8 @@ pub(super) const DRAIN: Duration = Duration::from_millis(200);
 ///   as a daemon. It reads the bytes that are in the pipe by then;
 /// - the capture waits at most one second for a child that was killed.
 ///
-/// So a capture takes at most the sum of the timeout, the grace, the drain time and one second. Not covered:
+/// So a capture takes at most the sum of the timeout, the grace, the drain time and one second, and of two seconds more
+/// with a [`spill`](Self::spill). Not covered:
 ///
 /// - without a timeout or a deadline, a capture takes as long as the child;
 /// - a callback ([`on_output`](Self::on_output), [`on_line`](Self::on_line)) or a reader
@@ -47,7 +48,7 @@ pub(super) const DRAIN: Duration = Duration::from_millis(200);
 ///
 /// A capture runs on the calling thread, without signals. On Unix, a child without an exit descriptor (no pidfds, or no
 /// free descriptor) has a helper thread, as in every wait. On Windows, a synchronous pipe, such as [`std::io::pipe`]
-/// creates, has a thread until the capture ends. Other threads may wait, poll, signal, stop and kill at the same time.
+/// creates, has a thread until the capture ends. A thread writes each [`spill`](Self::spill) that has begun. Other threads may wait, poll, signal, stop and kill at the same time.
 ///
 /// The options can be used any number of times. A [reader](Self::stdin_from) continues where the last capture left it.
 ///
@@ -321,7 +322,7 @@ impl<'a> CaptureOptions<'a> {
     /// limit still says how much stays in memory. [`CapturedStream::spilled`](super::CapturedStream::spilled) says how much
     /// was written.
     ///
-    /// The file is created when the limit is exceeded, and not before. A path that exists is refused, even a symbolic link
+    /// The file is created when the limit is exceeded, and not before: never without a limit. A path that exists is refused, even a symbolic link
     /// or a FIFO: no file is overwritten. For both streams in one file use [`merge_stderr`](Self::merge_stderr).
     ///
     /// **A failure is no failure of the command.** If the file cannot be created, or the disk is full,

@@ -135,6 +135,10 @@ impl Spill {
     pub(super) fn push(&mut self, kept: &[u8], new: &[u8]) {
         if let State::NotBegun = self.state {
             self.state = begin(&self.options.target);
+            if let State::Writing(writer) = &self.state {
+                // A vector that grows by itself would be twice as long.
+                writer.shared.queue.lock().bytes.reserve_exact(kept.len() + new.len());
+            }
             self.hand_over(kept);
         }
         self.hand_over(new);
