@@ -229,7 +229,7 @@ impl Spill {
     }
 }
 
-/// Of a capture that is dropped, the bytes that were handed over are still written.
+/// The thread of a capture that is dropped writes the bytes that it was handed.
 impl Drop for Writer {
     fn drop(&mut self) {
         self.shared.queue.lock().is_closed = true;
