@@ -5,9 +5,9 @@ use crate::common::*;
 use shared_child::seam::Backend;
 use shared_child::{CaptureOptions, Captured, Limit, SpawnOptions, Spilled, Stream, Until};
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 const MIB: usize = 1 << 20;
 const ALL: u64 = u64::MAX;
@@ -141,22 +141,29 @@ fn open_file_is_written_from_its_position() {
     assert_eq!(text.lines().collect::<Vec<_>>(), ["before text", "text"]);
 }
 
+/// Creates what a path can name besides a file.
+fn others_that_exist(directory: &Directory) -> Vec<PathBuf> {
+    let path = |name: &str| directory.0.join(name);
+    fs::create_dir(path("directory")).unwrap();
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink(directory.file(), path("link")).unwrap();
+        std::os::unix::fs::symlink(path("nothing"), path("dangling")).unwrap();
+        drop(unix::fifo(&path("fifo")));
+    }
+    let names =
+        if cfg!(unix) { &["directory", "link", "dangling", "fifo"][..] } else { &["directory"] };
+    names.iter().map(|name| path(name)).collect()
+}
+
 #[test]
 fn path_that_exists_is_refused_and_the_command_succeeds() {
     watchdog!();
     let directory = Directory::new(function_name!());
     let path = directory.file();
     fs::write(&path, "precious").unwrap();
-    let mut refused = vec![path.clone()];
-    #[cfg(unix)]
-    {
-        for (name, target) in [("link", path.clone()), ("dangling", directory.0.join("nothing"))] {
-            std::os::unix::fs::symlink(target, directory.0.join(name)).unwrap();
-            refused.push(directory.0.join(name));
-        }
-        refused.push(directory.0.join("fifo"));
-        drop(unix::fifo(&directory.0.join("fifo")));
-    }
+    let mut refused = others_that_exist(&directory);
+    refused.push(path.clone());
     for path in refused {
         let mut capture = limited(Limit::head(10));
         capture.spill(Stream::Stdout, &path, ALL);
@@ -225,7 +232,9 @@ mod unix_only {
     use super::*;
     use crate::common::unix::fifo;
     use shared_child::StoppedBy;
+    use std::io::Read;
     use std::os::fd::OwnedFd;
+    use std::time::Duration;
 
     /// A FIFO that no process reads, and that this process keeps open.
     fn stuck(directory: &Directory) -> File {
