@@ -1,4 +1,4 @@
-//! Pauses for polls, where no system call blocks until the event.
+//! Deadlines, and pauses for polls where no system call blocks until the event.
 
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,14 @@ pub(crate) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Returns how long to block at most. Zero means that the deadline has passed. At most a day: callers come back.
 pub(crate) fn left(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now()).min(DAY)
+}
+
+/// Returns the earlier of two deadlines. `None` is no deadline.
+pub(crate) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
 }
 
 /// Pauses that double from 50 µs to 20 ms.

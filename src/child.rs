@@ -1,11 +1,13 @@
 //! `SharedChild`, the public face of a [`Lifecycle`].
 
+use crate::backoff::earlier;
 use crate::command_line;
 use crate::lifecycle::Lifecycle;
 use crate::reaper;
-use crate::stop_plan::Stopping;
-use crate::sync::Arc;
-use crate::sys::{self, Backend, Exit, FromChild, KillWithParent, Notice, Opened, Reap, Reaped};
+use crate::sync::{Arc, Mutex};
+use crate::sys::{
+    self, Backend, Exit, FromChild, KillWithParent, Notice, Opened, Reap, Reaped, Request,
+};
 use crate::tree::{Leader, Owner, Spawned, Tree};
 use crate::usage::Usage;
 use std::fmt;
@@ -31,9 +33,18 @@ pub struct SharedChild {
     is_captured: AtomicBool,
     body: Body,
     /// Boxed and lazy, because few children are stopped.
-    stopping: OnceLock<Box<Stopping>>,
+    stopping: OnceLock<Box<Mutex<Stopping>>>,
     /// The text of the command, for messages. `None` if the child was spawned without a pipe.
     command_line: Option<Box<str>>,
+}
+
+/// The state that all stops of one child share.
+#[derive(Default)]
+struct Stopping {
+    /// The last request. It is not repeated, because some programs exit without cleanup at the second request.
+    requested: Option<Request>,
+    /// `None` is never: a grace beyond the end of the clock.
+    deadline: Option<Instant>,
 }
 
 /// A child that is borrowed, or kept alive.
@@ -51,12 +62,6 @@ impl Deref for ChildRef<'_> {
             Self::Borrowed(child) => child,
             Self::Shared(child) => child,
         }
-    }
-}
-
-impl<'c> From<&'c SharedChild> for ChildRef<'c> {
-    fn from(child: &'c SharedChild) -> Self {
-        Self::Borrowed(child)
     }
 }
 
@@ -114,17 +119,13 @@ impl SharedChild {
 
     pub(crate) fn new_on(backend: Backend, mut child: Child) -> io::Result<Self> {
         // For a child that was waited for, this returns the stored status. Its ID may have a new owner.
-        Ok(Self::alone(match child.reap()? {
-            Reaped::Status(status) => Lifecycle::exited(child, status),
-            Reaped::NoSuchChild => Lifecycle::lost(child),
+        let (id, can_be_requested) = (child.id(), sys::PLAIN_CHILD_TAKES_REQUESTS);
+        let body = Body::Alone(match child.reap()? {
+            Reaped::Status(status) => Lifecycle::reaped(child, Some(status)),
+            Reaped::NoSuchChild => Lifecycle::reaped(child, None),
             Reaped::NotYet => unreaped(child, None, KillWithParent::default(), backend),
-        }))
-    }
-
-    fn alone(leader: Leader) -> Self {
-        let id = leader.with_child(|child| child.id());
-        let (can_be_requested, body) = (sys::PLAIN_CHILD_TAKES_REQUESTS, Body::Alone(leader));
-        Self::with(id, can_be_requested, body)
+        });
+        Ok(Self::with(id, can_be_requested, body))
     }
 
     fn with(id: u32, can_be_requested: bool, body: Body) -> Self {
@@ -159,12 +160,8 @@ impl SharedChild {
         }
     }
 
-    /// Waits in some way, and notifies the tree once the leader's end is known.
-    fn waited(
-        &self,
-        wait: impl FnOnce(&Leader) -> io::Result<Option<ExitStatus>>,
-    ) -> io::Result<Option<ExitStatus>> {
-        let answer = wait(self.leader());
+    /// Notifies the tree if the answer of a wait is the leader's end.
+    fn note(&self, answer: io::Result<Option<ExitStatus>>) -> io::Result<Option<ExitStatus>> {
         if let (true, Body::Tree(tree)) = (self.is_final(&answer), &self.body) {
             tree.leader_has_ended();
         }
@@ -315,7 +312,7 @@ impl SharedChild {
     /// # }
     /// ```
     pub fn try_wait(&self) -> io::Result<Option<ExitStatus>> {
-        self.waited(Leader::try_wait)
+        self.note(self.leader().try_wait())
     }
 
     /// Returns the CPU time and the memory that the child has used, once it has exited; even after it was waited for.
@@ -425,8 +422,20 @@ impl SharedChild {
         }
     }
 
-    pub(crate) fn stopping(&self) -> &Stopping {
-        self.stopping.get_or_init(Box::default)
+    /// Adds a stop. Returns when to kill the child, and whether to request it to terminate.
+    pub(crate) fn join_stop(
+        &self,
+        request: Request,
+        own: Option<Instant>,
+    ) -> (Option<Instant>, bool) {
+        let mut stopping = self.stopping.get_or_init(Box::default).lock();
+        stopping.deadline = match stopping.requested {
+            None => own,
+            Some(_) => earlier(stopping.deadline, own),
+        };
+        let is_new = stopping.requested != Some(request);
+        stopping.requested = Some(request);
+        (stopping.deadline, is_new)
     }
 
     /// Returns whether the child can receive a termination request.
@@ -436,7 +445,7 @@ impl SharedChild {
 
     /// Blocks until the child has exited, or until the deadline (`None`).
     pub(crate) fn exit_by(&self, deadline: Option<Instant>) -> io::Result<Option<ExitStatus>> {
-        self.waited(|leader| leader.wait(deadline))
+        self.note(self.leader().wait(deadline))
     }
 
     /// Returns the exit notice, until the child is known to have been reaped.
@@ -606,11 +615,10 @@ fn unreaped(
 ) -> Leader {
     match Notice::open(&child, from_child, kill_with_parent, backend) {
         Opened::Unreaped(notice) => Lifecycle::unreaped(child, notice, reaper::abandon),
-        Opened::ReapedElsewhere(Some(status)) => Lifecycle::exited(child, status),
-        Opened::ReapedElsewhere(None) => Lifecycle::lost(child),
+        Opened::ReapedElsewhere(status) => Lifecycle::reaped(child, status),
         Opened::Unverified(notice) => match child.reap() {
-            Ok(Reaped::Status(status)) => Lifecycle::exited(child, status),
-            Ok(Reaped::NoSuchChild) => Lifecycle::lost(child),
+            Ok(Reaped::Status(status)) => Lifecycle::reaped(child, Some(status)),
+            Ok(Reaped::NoSuchChild) => Lifecycle::reaped(child, None),
             // Without a result either, the ID was the child's just before.
             Ok(Reaped::NotYet) | Err(_) => Lifecycle::unreaped(child, notice, reaper::abandon),
         },

@@ -8,12 +8,12 @@
 //! removed: the receiver polls.
 
 use crate::backoff::left;
-use crate::sync::{self, Mutex, MutexGuard, imp::Condvar};
-use crate::sys::{KernelQueue, Notice, Registration, kernel_queue};
+use crate::sync::{self, Mutex, imp::Condvar};
+use crate::sys::{KernelQueue, Notice, PipeEvent, Registration, kernel_queue};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub(crate) struct EventQueue {
     /// Set under the lock of `posted`. Empty while no descriptor is spare.
@@ -45,6 +45,16 @@ impl EventQueue {
         Registration::new(notice, this.kernel(), token, Box::new(move || queue.post(token)))
     }
 
+    /// Reports `token`, once, when the pipe is ready. `None` if nothing can report it.
+    pub(crate) fn register_pipe(
+        this: &sync::Arc<Self>,
+        pipe: &PipeEvent,
+        token: u64,
+    ) -> Option<Registration> {
+        let queue = sync::Arc::clone(this);
+        Registration::of_pipe(pipe, this.kernel(), token, Box::new(move || queue.post(token)))
+    }
+
     /// Returns the kernel queue. If there is none, tries again to open one.
     pub(crate) fn kernel(&self) -> Option<&Arc<dyn KernelQueue>> {
         if self.kernel.get().is_none() {
@@ -73,9 +83,10 @@ impl EventQueue {
     /// Removes a posted token that was not reported: without a waiter it would stay.
     pub(crate) fn withdraw(&self, token: u64) {
         let mut posted = self.posted.lock();
-        let before = posted.len();
-        posted.retain(|other| *other != token);
-        self.clear_wake_if_emptied(before, &posted);
+        if let Some(index) = posted.iter().position(|other| *other == token) {
+            posted.remove(index);
+            self.clear_wake_if_empty(&posted);
+        }
     }
 
     /// Blocks until there are tokens, or until the deadline, and adds at most `at_most` tokens: the rest is for other
@@ -87,69 +98,41 @@ impl EventQueue {
         at_most: usize,
         deadline: Option<Instant>,
     ) -> io::Result<()> {
-        loop {
-            if self.take_posted(self.posted.lock(), tokens, at_most) {
-                return Ok(());
-            }
-            let Some(kernel) = self.kernel.get() else {
-                if self.wait_for_posted(tokens, at_most, deadline) {
-                    return Ok(());
-                }
-                continue;
-            };
-            let is_woken = kernel.wait(tokens, at_most, deadline.map(left))?;
-            if !is_woken || !tokens.is_empty() {
-                return Ok(());
-            }
-            // Another thread may have taken the posted tokens, and the kernel queue may still hold an exit.
-        }
-    }
-
-    fn take_posted(
-        &self,
-        mut posted: MutexGuard<'_, VecDeque<u64>>,
-        tokens: &mut Vec<u64>,
-        at_most: usize,
-    ) -> bool {
-        let count = posted.len().min(at_most.saturating_sub(tokens.len()));
-        let before = posted.len();
-        tokens.extend(posted.drain(..count));
-        self.clear_wake_if_emptied(before, &posted);
-        count > 0
-    }
-
-    fn clear_wake_if_emptied(&self, before: usize, posted: &VecDeque<u64>) {
-        if let Some(kernel) = self.kernel.get().filter(|_| before > 0 && posted.is_empty()) {
-            kernel.clear_wake();
-        }
-    }
-
-    /// Waits for a posted token. Returns `false` if there is a kernel queue to wait for instead.
-    fn wait_for_posted(
-        &self,
-        tokens: &mut Vec<u64>,
-        at_most: usize,
-        deadline: Option<Instant>,
-    ) -> bool {
         let mut posted = self.posted.lock();
         while posted.is_empty() {
-            if self.kernel.get().is_some() {
-                return false;
+            let left = deadline.map(left);
+            if let Some(kernel) = self.kernel.get() {
+                drop(posted);
+                let is_woken = kernel.wait(tokens, at_most, left)?;
+                if !is_woken || !tokens.is_empty() {
+                    return Ok(());
+                }
+                // Another thread may have taken the posted tokens, and the kernel queue may still hold an exit.
+                posted = self.posted.lock();
+                continue;
             }
-            posted = match deadline {
+            posted = match left {
                 None => self.changed.wait(posted).unwrap_or_else(PoisonError::into_inner),
-                Some(deadline) => {
-                    let left = left(deadline);
-                    if left.is_zero() {
-                        return true;
-                    }
+                Some(Duration::ZERO) => return Ok(()),
+                Some(left) => {
                     let woken = self.changed.wait_timeout(posted, left);
                     woken.unwrap_or_else(PoisonError::into_inner).0
                 }
             };
         }
-        self.take_posted(posted, tokens, at_most);
-        true
+        while tokens.len() < at_most {
+            let Some(token) = posted.pop_front() else { break };
+            tokens.push(token);
+        }
+        self.clear_wake_if_empty(&posted);
+        Ok(())
+    }
+
+    /// Clears the wake-up after the last posted token was removed.
+    fn clear_wake_if_empty(&self, posted: &VecDeque<u64>) {
+        if let Some(kernel) = self.kernel.get().filter(|_| posted.is_empty()) {
+            kernel.clear_wake();
+        }
     }
 }
 

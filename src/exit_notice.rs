@@ -1,7 +1,8 @@
 //! A descriptor or handle that reports an exit to an event loop.
 
 use crate::SharedChild;
-use crate::sys::Notice;
+use crate::fork_guard::ForkGuard;
+use crate::sys::{self, OwnedDescriptor};
 use std::io;
 
 /// Becomes ready when the child exits, and stays ready: for epoll, mio, tokio's `AsyncFd` and other reactors.
@@ -39,7 +40,7 @@ use std::io;
 /// # }
 /// ```
 #[derive(Debug)]
-pub struct ExitNotice(imp::Source);
+pub struct ExitNotice(pub(crate) ForkGuard<OwnedDescriptor>);
 
 impl SharedChild {
     /// Returns a descriptor or handle that becomes ready when the child exits, for an event loop of your own.
@@ -56,90 +57,17 @@ impl SharedChild {
     ///
     /// See [`ExitNotice`].
     pub fn exit_notice(&self) -> io::Result<ExitNotice> {
-        match self.notice() {
-            Some(notice) => imp::of(&notice, self.id()),
-            None => imp::ready(),
-        }
-        .map(ExitNotice)
-    }
-}
-
-#[cfg(unix)]
-mod imp {
-    use super::{ExitNotice, Notice, io};
-    use crate::fork_guard::ForkGuard;
-    use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-    use std::os::unix::net::UnixStream;
-
-    /// A copy of the child's descriptor: a reactor accepts each descriptor number only once.
-    pub(super) type Source = ForkGuard<OwnedFd>;
-
-    pub(super) fn of(notice: &Notice, id: u32) -> io::Result<Source> {
+        let Some(notice) = self.notice() else {
+            return Ok(ExitNotice(ForkGuard::new(sys::ready_descriptor()?)));
+        };
         let Some(descriptor) = notice.descriptor() else {
             let message = format!(
-                "cannot create an exit notice for process {id}: no descriptor reports its exit; wait on a thread"
+                "cannot create an exit notice for process {}: no descriptor reports its exit; wait on a thread",
+                self.id()
             );
             return Err(io::Error::new(io::ErrorKind::Unsupported, message));
         };
-        descriptor.try_clone_to_owned().map(ForkGuard::new)
-    }
-
-    pub(super) fn ready() -> io::Result<Source> {
-        let (ours, mut other) = UnixStream::pair()?;
-        // A byte is readable for every reactor. The end of the stream is not.
-        io::Write::write_all(&mut other, &[0])?;
-        Ok(ForkGuard::new(ours.into()))
-    }
-
-    impl AsFd for ExitNotice {
-        fn as_fd(&self) -> BorrowedFd<'_> {
-            self.0.as_fd()
-        }
-    }
-
-    impl AsRawFd for ExitNotice {
-        fn as_raw_fd(&self) -> RawFd {
-            self.as_fd().as_raw_fd()
-        }
-    }
-}
-
-#[cfg(windows)]
-mod imp {
-    use super::{ExitNotice, Notice, io};
-    use std::os::windows::io::{
-        AsHandle, AsRawHandle, BorrowedHandle, FromRawHandle, OwnedHandle, RawHandle,
-    };
-    use std::ptr::null;
-    use windows_sys::Win32::System::Threading::CreateEventW;
-
-    pub(super) type Source = OwnedHandle;
-
-    pub(super) fn of(notice: &Notice, _: u32) -> io::Result<Source> {
-        let process = notice.descriptor().ok_or(io::ErrorKind::Unsupported)?;
-        process.try_clone_to_owned()
-    }
-
-    /// Creates an event that stays signalled.
-    pub(super) fn ready() -> io::Result<Source> {
-        // SAFETY: the pointers are null: no security attributes and no name.
-        let event = unsafe { CreateEventW(null(), 1, 1, null()) };
-        if event.is_null() {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the handle is new, and has no other owner.
-        Ok(unsafe { OwnedHandle::from_raw_handle(event) })
-    }
-
-    impl AsRawHandle for ExitNotice {
-        fn as_raw_handle(&self) -> RawHandle {
-            self.0.as_raw_handle()
-        }
-    }
-
-    impl AsHandle for ExitNotice {
-        fn as_handle(&self) -> BorrowedHandle<'_> {
-            self.0.as_handle()
-        }
+        // A copy, because a reactor accepts each descriptor number only once.
+        Ok(ExitNotice(ForkGuard::new(descriptor.try_clone_to_owned()?)))
     }
 }

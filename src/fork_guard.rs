@@ -8,8 +8,6 @@
 //! generations of forks without exec and a death in the right order, or after a fork into a new PID namespace by the
 //! first process of another one.
 
-#![cfg_attr(windows, allow(dead_code, reason = "no process forks"))]
-
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::process;
@@ -39,13 +37,6 @@ impl<T> Deref for ForkGuard<T> {
 
     fn deref(&self) -> &T {
         &self.value
-    }
-}
-
-#[cfg(unix)]
-impl<T: std::os::fd::AsFd> std::os::fd::AsFd for ForkGuard<T> {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        (**self).as_fd()
     }
 }
 

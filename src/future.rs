@@ -6,10 +6,10 @@
 
 use crate::SharedChild;
 use crate::backoff::{Backoff, LONGEST};
+use crate::child::ChildRef;
 use crate::reaper::{self, Wake};
 use crate::stop::{self, Stop};
-use crate::sync::Arc;
-use crate::sys::{Notice, Request};
+use crate::sys::Request;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -67,7 +67,7 @@ struct Wait<'a> {
     child: &'a SharedChild,
     /// `None` if there is no deadline, or if it is too far away for the clock.
     deadline: Option<Instant>,
-    registration: Registration,
+    wake: Option<Wake>,
     /// The task was woken, but the child was not reapable yet: the next wake-up comes after a delay (see `Backoff`).
     is_delayed: bool,
     backoff: Backoff,
@@ -75,38 +75,37 @@ struct Wait<'a> {
 
 impl<'a> Wait<'a> {
     fn new(child: &'a SharedChild, deadline: Option<Instant>) -> Self {
-        let (registration, backoff) = (Registration(None), Backoff::new());
-        Self { child, deadline, registration, is_delayed: false, backoff }
+        Self { child, deadline, wake: None, is_delayed: false, backoff: Backoff::new() }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<ExitStatus>>> {
+    fn poll(&mut self, cx: &Context<'_>) -> Poll<io::Result<Option<ExitStatus>>> {
         loop {
             // The child is checked after the deadline: a child that has exited by then counts as exited.
             let is_over = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
             let answer = self.child.try_wait();
             if is_over || !matches!(answer, Ok(None)) {
-                self.registration.remove();
+                self.wake = None;
                 return Poll::Ready(answer);
             }
-            match self.registration.renew(cx) {
-                Some(true) => return Poll::Pending,
+            if let Some(wake) = &self.wake {
+                if wake.renew(cx.waker()) {
+                    return Poll::Pending;
+                }
                 // Woken, perhaps after the check above. After an exit that was reported too early comes a delay, and after
                 // the delay another registration for the exit.
-                Some(false) => {
-                    self.is_delayed = !self.is_delayed;
-                    continue;
-                }
-                None => {}
+                self.wake = None;
+                self.is_delayed = !self.is_delayed;
+                continue;
             }
             if !self.is_delayed {
                 let Some(notice) = self.child.notice() else { continue };
-                if self.registration.add(Some(&notice), self.deadline, cx) {
-                    return Poll::Pending;
-                }
+                self.wake = reaper::register(Some(&notice), &[], self.deadline, cx.waker());
             }
-            // No exit of this child can be reported, or it was reported too early.
-            let next = Instant::now() + self.backoff.next();
-            self.registration.add_timer(earlier(self.deadline, next), cx);
+            if self.wake.is_none() {
+                // No exit of this child can be reported, or it was reported too early.
+                let next = Instant::now() + self.backoff.next();
+                self.wake = wake_at(self.deadline.map_or(next, |deadline| deadline.min(next)), cx);
+            }
             return Poll::Pending;
         }
     }
@@ -121,61 +120,26 @@ impl fmt::Debug for Wait<'_> {
     }
 }
 
-fn earlier(deadline: Option<Instant>, next: Instant) -> Instant {
-    deadline.map_or(next, |deadline| deadline.min(next))
-}
-
-/// The registration of a task with the background thread, removed when this is dropped.
-struct Registration(Option<Wake>);
-
-impl Registration {
-    /// Has the task woken when the child exits, or at this time. Returns `false` if no exit of this child can be reported, or
-    /// if there is no background thread.
-    fn add(&mut self, notice: Option<&Arc<Notice>>, at: Option<Instant>, cx: &Context<'_>) -> bool {
-        self.0 = reaper::register(notice, at, cx.waker());
-        self.0.is_some()
+/// Has the task woken at this time. Without a background thread this blocks for a moment and wakes the task at once:
+/// nothing else can wake it, and to block the executor for a moment is better than to spin.
+pub(crate) fn wake_at(at: Instant, cx: &Context<'_>) -> Option<Wake> {
+    let wake = reaper::register(None, &[], Some(at), cx.waker());
+    if wake.is_none() {
+        crate::sync::sleep(at.saturating_duration_since(Instant::now()).min(LONGEST));
+        cx.waker().wake_by_ref();
     }
-
-    /// Has the task woken at this time. Without a background thread this blocks for a moment and wakes the task at once:
-    /// nothing else can wake it, and to block the executor for a moment is better than to spin.
-    fn add_timer(&mut self, at: Instant, cx: &Context<'_>) {
-        if !self.add(None, Some(at), cx) {
-            crate::sync::sleep(at.saturating_duration_since(Instant::now()).min(LONGEST));
-            cx.waker().wake_by_ref();
-        }
-    }
-
-    /// Returns whether the registration, which has this waker now, still stands. `None` if there is none.
-    fn renew(&mut self, cx: &Context<'_>) -> Option<bool> {
-        let stands = reaper::renew(self.0?, cx.waker());
-        if !stands {
-            self.remove();
-        }
-        Some(stands)
-    }
-
-    fn remove(&mut self) {
-        if let Some(wake) = self.0.take() {
-            reaper::forget(wake);
-        }
-    }
-}
-
-impl Drop for Registration {
-    fn drop(&mut self) {
-        self.remove();
-    }
+    wake
 }
 
 /// Resolves at this time.
 async fn sleep_until(at: Instant) {
-    let mut timer = Registration(None);
+    let mut timer: Option<Wake> = None;
     poll_fn(|cx| {
         if at <= Instant::now() {
             return Poll::Ready(());
         }
-        if timer.renew(cx) != Some(true) {
-            timer.add_timer(at, cx);
+        if !timer.as_ref().is_some_and(|timer| timer.renew(cx.waker())) {
+            timer = wake_at(at, cx);
         }
         Poll::Pending
     })
@@ -345,7 +309,7 @@ impl SharedChild {
     /// # let _ = end;
     /// ```
     pub async fn stop_async(&self, grace: Duration) -> io::Result<ExitStatus> {
-        let mut stop = Stop::begin([self], Request::DEFAULT, grace);
+        let mut stop = Stop::begin(vec![ChildRef::Borrowed(self)], Request::DEFAULT, grace);
         while let Some((_, until)) = stop.pending() {
             let ended = self.ended_by(until).await;
             // The grace of a tree that cannot be scanned ends with its leader.
@@ -377,7 +341,8 @@ impl SharedChild {
                 continue;
             }
             // The leader has exited and other members run, whose exits are not notified.
-            sleep_until(earlier(deadline, now + delay)).await;
+            let next = now + delay;
+            sleep_until(deadline.map_or(next, |deadline| deadline.min(next))).await;
             delay = (delay * 2).min(LONGEST_DELAY);
         }
         Ok(true)

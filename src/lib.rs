@@ -154,7 +154,6 @@ mod seam;
 mod set;
 mod spawn;
 mod stop;
-mod stop_plan;
 mod sync;
 mod sys;
 mod tree;

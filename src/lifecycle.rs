@@ -9,7 +9,7 @@
 //!   the exit notice finds out), the process ID is the child's.
 //! - *observation*: whether the child has exited, and what it has used, which only a zombie shows.
 //! - *reap*, last and once: after it, the kernel may give the process ID to another process. So the state changes to
-//!   `Exited` before the lock is released, and no signal, observation or reap follows.
+//!   `Reaped` before the lock is released, and no signal, observation or reap follows.
 //!
 //! A zombie keeps its process ID. While something relies on that ID, an exit is returned but the child is not reaped. Two
 //! things rely on it:
@@ -48,10 +48,8 @@ struct State<C, E: Exit> {
 enum Life<E: Exit> {
     /// This process has not reaped the child. The guard makes sure that it will.
     Unreaped(ReapGuard<E>),
-    /// Reaped, with this status.
-    Exited(ExitStatus),
-    /// Another part of the program has reaped the child, and its status is lost.
-    Lost,
+    /// Reaped, with this status. `None` if another part of the program has reaped the child, and its status is lost.
+    Reaped(Option<ExitStatus>),
 }
 
 /// The duty to reap. If it is dropped armed, it abandons the child.
@@ -94,14 +92,9 @@ impl<C: Reap, E: Exit> Lifecycle<C, E> {
         Self::with(child, Life::Unreaped(ReapGuard { exit, abandon, armed: true, killed_by: None }))
     }
 
-    /// A child whose status is known already.
-    pub(crate) fn exited(child: C, status: ExitStatus) -> Self {
-        Self::with(child, Life::Exited(status))
-    }
-
-    /// A child that another part of the program has reaped.
-    pub(crate) fn lost(child: C) -> Self {
-        Self::with(child, Life::Lost)
+    /// A child that was reaped. `None` if its status is lost.
+    pub(crate) fn reaped(child: C, status: Option<ExitStatus>) -> Self {
+        Self::with(child, Life::Reaped(status))
     }
 
     fn with(child: C, life: Life<E>) -> Self {
@@ -168,7 +161,7 @@ impl<C: Reap, E: Exit> Lifecycle<C, E> {
     pub(crate) fn notice(&self) -> Option<Arc<E>> {
         match &self.0.lock().life {
             Life::Unreaped(guard) => Some(Arc::clone(&guard.exit)),
-            Life::Exited(_) | Life::Lost => None,
+            Life::Reaped(_) => None,
         }
     }
 
@@ -183,8 +176,7 @@ impl<C: Reap, E: Exit> Lifecycle<C, E> {
         state.waiters -= leave;
         let exit = match &state.life {
             Life::Unreaped(guard) => Arc::clone(&guard.exit),
-            Life::Exited(status) => return Ok(Some(*status)),
-            Life::Lost => return Err(reaped_elsewhere(state.child.id())),
+            Life::Reaped(status) => return state.result(*status).map(Some),
         };
         let answer = state.reap_if_exited(&exit);
         if let Ok(None) = answer {
@@ -205,7 +197,7 @@ impl<C: Reap, E: Exit> Lifecycle<C, E> {
         // The lock is held until the signal is sent: no thread can reap before that.
         match &self.0.lock().life {
             Life::Unreaped(guard) => send(&guard.exit),
-            Life::Exited(_) | Life::Lost => Ok(()),
+            Life::Reaped(_) => Ok(()),
         }
     }
 
@@ -228,18 +220,14 @@ impl<C: Reap, E: Exit> Lifecycle<C, E> {
         E: std::fmt::Debug,
     {
         // Not under the lock: formatting runs the caller's code, which may block or use this handle.
-        let (exit, status) = {
-            let state = self.0.lock();
-            match &state.life {
-                Life::Unreaped(guard) => (Some(Arc::clone(&guard.exit)), None),
-                Life::Exited(status) => (None, Some(*status)),
-                Life::Lost => (None, None),
-            }
+        let known = match &self.0.lock().life {
+            Life::Unreaped(guard) => Err(Arc::clone(&guard.exit)),
+            Life::Reaped(status) => Ok(*status),
         };
-        match (exit, status) {
-            (Some(exit), _) => f.field("notice", &exit),
-            (None, Some(status)) => f.field("status", &status),
-            (None, None) => f.field("status", &"reaped elsewhere"),
+        match known {
+            Err(exit) => f.field("notice", &exit),
+            Ok(Some(status)) => f.field("status", &status),
+            Ok(None) => f.field("status", &"reaped elsewhere"),
         };
     }
 }
@@ -280,15 +268,11 @@ impl<C: Reap, E: Exit> State<C, E> {
     /// Remembers the result: the child was reaped, by this process or elsewhere.
     fn settle(&mut self, status: Option<ExitStatus>) -> io::Result<ExitStatus> {
         self.life.disarm();
-        match status {
-            Some(status) => {
-                self.life = Life::Exited(status);
-                Ok(status)
-            }
-            None => {
-                self.life = Life::Lost;
-                Err(reaped_elsewhere(self.child.id()))
-            }
-        }
+        self.life = Life::Reaped(status);
+        self.result(status)
+    }
+
+    fn result(&self, status: Option<ExitStatus>) -> io::Result<ExitStatus> {
+        status.ok_or_else(|| reaped_elsewhere(self.child.id()))
     }
 }

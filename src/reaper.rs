@@ -11,7 +11,7 @@ use crate::deferred;
 use crate::event_queue::EventQueue;
 use crate::fork_guard::PerProcess;
 use crate::sync::{Arc, Mutex};
-use crate::sys::{Notice, spawn_thread};
+use crate::sys::{Notice, PipeEvent, Registration, spawn_thread};
 use crate::watchlist::{Entry, Source, TokenMap, WAKE, Watchlist, next_token};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -32,6 +32,8 @@ struct Reaper {
     tokens: TokenMap<u64>,
     /// The tasks that wait, by the IDs of their registrations.
     wakers: TokenMap<Waker>,
+    /// The pipes for which tasks wait, by their tokens.
+    pipes: TokenMap<WatchedPipe>,
     /// The times at which to wake tasks, and the IDs. The ID of a removed registration stays for a while.
     timers: BinaryHeap<Reverse<(Instant, u64)>>,
     /// The time when a sleeping thread wakes up without a report.
@@ -48,6 +50,13 @@ struct Child {
     is_orphan: bool,
     /// The IDs of the registrations to wake at the exit, sorted.
     registrations: Vec<u64>,
+}
+
+struct WatchedPipe {
+    /// The ID of the registration to wake.
+    id: u64,
+    #[expect(dead_code, reason = "it ends when it is dropped")]
+    registration: Registration,
 }
 
 /// The delay between two polls of orphans: the first and the longest.
@@ -95,18 +104,19 @@ pub(crate) fn busy<T>(run: impl FnOnce() -> T) -> T {
     run()
 }
 
-/// A registration of a task. The task [removes](forget) it, unless it was woken at an exit.
-#[derive(Debug, Clone, Copy)]
+/// The registration of a task. A drop removes it.
 pub(crate) struct Wake {
     id: u64,
     /// The child whose exit wakes the task.
     token: Option<u64>,
+    pipes: [Option<u64>; 3],
 }
 
-/// Wakes the task once: when there is a reason to poll the child, or at this time. `None` if no exit of this child can be
-/// reported, or if the thread cannot be started.
+/// Wakes the task once: when there is a reason to poll the child, when one of these pipes, of which there are three at most,
+/// is ready, or at this time. `None` if the exit or a pipe cannot be reported, or if the thread cannot be started.
 pub(crate) fn register(
     notice: Option<&Arc<Notice>>,
+    pipes: &[PipeEvent],
     at: Option<Instant>,
     waker: &Waker,
 ) -> Option<Wake> {
@@ -116,6 +126,12 @@ pub(crate) fn register(
     let reaper = running(&mut state).ok()?;
     reaper.served_tasks = true;
     let id = next_token();
+    let mut watched = Vec::with_capacity(pipes.len());
+    for pipe in pipes {
+        let token = next_token();
+        let registration = EventQueue::register_pipe(&reaper.queue, pipe, token)?;
+        watched.push((token, WatchedPipe { id, registration }));
+    }
     let mut token = None;
     if let Some(notice) = notice {
         token = reaper.watch(notice);
@@ -125,31 +141,40 @@ pub(crate) fn register(
         reaper.timers.push(Reverse((at, id)));
         reaper.wake_by(at);
     }
-    reaper.wakers.insert(id, waker.take()?);
-    Some(Wake { id, token })
-}
-
-/// Replaces the waker of a registration. Returns `false` if the task was woken already.
-pub(crate) fn renew(wake: Wake, waker: &Waker) -> bool {
-    // The old waker is dropped after the lock is released.
-    let mut waker = waker.clone();
-    let mut state = REAPER.get().lock();
-    let old = state.as_mut().and_then(|reaper| reaper.wakers.get_mut(&wake.id));
-    old.map(|old| std::mem::swap(old, &mut waker)).is_some()
-}
-
-/// Removes a registration.
-pub(crate) fn forget(wake: Wake) {
-    let mut state = REAPER.get().lock();
-    let Some(reaper) = state.as_mut() else { return };
-    let removed = reaper.remove_registration(wake);
-    // The thread may sleep until a time that no task awaits any more. If nothing is left, wake it so that it ends
-    // earlier.
-    if reaper.is_idle() && reaper.wake_by(Instant::now() + LINGER) {
-        reaper.served_tasks = true;
+    let mut pipes = [None; 3];
+    for (slot, (token, pipe)) in pipes.iter_mut().zip(watched) {
+        *slot = Some(token);
+        reaper.pipes.insert(token, pipe);
     }
-    drop(state);
-    drop(removed);
+    reaper.wakers.insert(id, waker.take()?);
+    Some(Wake { id, token, pipes })
+}
+
+impl Wake {
+    /// Replaces the waker. Returns `false` if the task was woken already.
+    pub(crate) fn renew(&self, waker: &Waker) -> bool {
+        // The old waker is dropped after the lock is released.
+        let mut waker = waker.clone();
+        let mut state = REAPER.get().lock();
+        let old = state.as_mut().and_then(|reaper| reaper.wakers.get_mut(&self.id));
+        old.map(|old| std::mem::swap(old, &mut waker)).is_some()
+    }
+}
+
+impl Drop for Wake {
+    fn drop(&mut self) {
+        let mut state = REAPER.get().lock();
+        let Some(reaper) = state.as_mut() else { return };
+        let removed = reaper.remove_registration(self);
+        let pipes = self.pipes.map(|token| reaper.pipes.remove(&token?));
+        // The thread may sleep until a time that no task awaits any more. If nothing is left, wake it so that it ends
+        // earlier.
+        if reaper.is_idle() && reaper.wake_by(Instant::now() + LINGER) {
+            reaper.served_tasks = true;
+        }
+        drop(state);
+        drop((removed, pipes));
+    }
 }
 
 /// Returns the state of the thread. Starts the thread if it does not run. It ends when nothing is left to do, so the caller
@@ -171,6 +196,7 @@ impl Reaper {
             children: Watchlist::new(),
             tokens: TokenMap::default(),
             wakers: TokenMap::default(),
+            pipes: TokenMap::default(),
             timers: BinaryHeap::new(),
             wakes_at: None,
             pause: SOONEST,
@@ -203,7 +229,7 @@ impl Reaper {
     }
 
     /// Removes a registration, and the child if nothing else waits for it.
-    fn remove_registration(&mut self, wake: Wake) -> (Option<Waker>, Option<Entry<Child>>) {
+    fn remove_registration(&mut self, wake: &Wake) -> (Option<Waker>, Option<Entry<Child>>) {
         let waker = self.wakers.remove(&wake.id);
         // Removes old IDs from the heap, each time when they can be half of it.
         if self.timers.len() > 2 * self.wakers.len() + 100 {
@@ -236,6 +262,11 @@ impl Reaper {
     /// Handles the reports of the queue.
     fn handle(&mut self, tokens: &[u64], due: &mut Due) {
         for token in tokens {
+            if let Some(pipe) = self.pipes.remove(token) {
+                due.wakers.extend(self.wakers.remove(&pipe.id));
+                due.pipes.push(pipe);
+                continue;
+            }
             // A report may be about a child that was removed.
             let Some(child) = self.children.get_mut(*token) else { continue };
             for id in child.registrations.drain(..) {
@@ -275,6 +306,7 @@ impl Reaper {
     /// orphans are deferred.
     fn give_up(&mut self, due: &mut Due) {
         due.wakers.extend(std::mem::take(&mut self.wakers).into_values());
+        due.pipes.extend(std::mem::take(&mut self.pipes).into_values());
         for token in self.children.tokens() {
             let Some(child) = self.remove(token) else { continue };
             if child.value.is_orphan && !child.value.notice.reap() {
@@ -301,13 +333,14 @@ impl Reaper {
 struct Due {
     wakers: Vec<Waker>,
     children: Vec<Entry<Child>>,
+    pipes: Vec<WatchedPipe>,
 }
 
 impl Due {
     fn perform(self) {
         // A task may await the child again while its old registration exists: the new registration copies the
         // descriptor.
-        drop(self.children);
+        drop((self.children, self.pipes));
         for waker in self.wakers {
             // A panic of one waker must not harm other tasks.
             if let Err(payload) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {

@@ -9,14 +9,13 @@
 //! the members whose exit was reported before they could be reaped.
 
 use crate::SharedChild;
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, earlier};
 use crate::event_queue::EventQueue;
-use crate::stop::{self, Stop};
+use crate::stop;
 use crate::sync::{Arc, Mutex};
-use crate::sys::Request;
 use crate::watchlist::{Entry, Source, WAKE, Watchlist, next_token};
 use std::borrow::Borrow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
 use std::io;
@@ -377,7 +376,7 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
     /// # }
     /// ```
     pub fn kill_all(&self) -> io::Result<()> {
-        stop::kill_all(self.children().iter().map(|child| &**child))
+        stop::kill_all(&self.children())
     }
 
     /// [Stops](SharedChild::stop) all children in the set at the same time, and the whole tree of each child that leads
@@ -409,18 +408,18 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
     /// # }
     /// ```
     pub fn stop_all(&self, grace: Duration) -> io::Result<()> {
-        let children = self.children();
-        Stop::begin(children.iter().map(|child| &**child), Request::DEFAULT, grace).run()
+        stop::stop_all(&self.children(), grace)
     }
 
+    /// Returns each child once: a child may be in the set several times.
     fn children(&self) -> Vec<Arc<SharedChild>> {
-        let members = self.members.lock();
-        let all = members.children.values().map(|(_, child)| child);
-        // A child may be in the set several times.
-        let mut known = HashSet::new();
-        all.filter(|child| known.insert(std::ptr::from_ref::<SharedChild>(child)))
-            .map(Arc::clone)
-            .collect()
+        let mut children = Vec::new();
+        for (_, child) in self.members.lock().children.values() {
+            children.push(Arc::clone(child));
+        }
+        children.sort_unstable_by_key(Arc::as_ptr);
+        children.dedup_by(|one, other| Arc::ptr_eq(one, other));
+        children
     }
 
     fn next(&self, deadline: Option<Instant>) -> Option<Finished<K>> {
@@ -452,7 +451,7 @@ impl<K: Clone + Eq + Hash> ChildSet<K> {
                 return None;
             }
             let poll = (!polled.is_empty()).then(|| Instant::now() + pause.next());
-            let until = deadline.into_iter().chain(poll).min();
+            let until = earlier(deadline, poll);
             // One token per system call: this thread returns one child, and leaves the others to other threads.
             let over = match self.queue.wait(&mut tokens, 1, until) {
                 Ok(()) => tokens.is_empty() && deadline.is_some_and(|at| at <= Instant::now()),

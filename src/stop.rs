@@ -8,6 +8,7 @@
 
 use crate::SharedChild;
 use crate::child::ChildRef;
+use crate::sync::Arc;
 use crate::sys::Request;
 use crate::tree::{self, Tree};
 use std::io;
@@ -44,53 +45,51 @@ pub(crate) enum Phase {
 impl<'c> Stop<'c> {
     /// Requests these children to terminate.
     pub(crate) fn begin(
-        children: impl IntoIterator<Item = impl Into<ChildRef<'c>>>,
+        mut children: Vec<ChildRef<'c>>,
         request: Request,
         grace: Duration,
     ) -> Self {
         let now = Instant::now();
-        let mut children: Vec<ChildRef<'c>> = children.into_iter().map(Into::into).collect();
         children.retain(|child| !child.has_ended());
         let ended = SharedChild::each_ended_by(&borrowed(&children), Some(now));
-        let mut due = Vec::with_capacity(children.len());
-        let mut new = Vec::new();
-        for (child, ended) in children.iter().zip(ended) {
+        let (mut due, mut new, mut indices) = (Vec::new(), Vec::new(), Vec::new());
+        for (child, ended) in children.into_iter().zip(ended) {
             // A tree whose members cannot be listed counts as ended with its leader. It is killed at once.
-            if ended.unwrap_or(false) {
-                due.push(Some(now));
-                continue;
+            let (deadline, is_new) = match ended {
+                Ok(true) => (Some(now), false),
+                _ => child.join_stop(request, now.checked_add(grace)),
+            };
+            if is_new {
+                new.push(child.clone());
+                indices.push(due.len());
             }
-            let (deadline, request) = child.stopping().join(request, now.checked_add(grace));
-            if request {
-                new.push(due.len());
-            }
-            due.push(deadline);
+            due.push((deadline, child));
         }
-        let requested: Vec<&SharedChild> = new.iter().map(|index| &*children[*index]).collect();
-        let sent = SharedChild::request_each(&requested, request);
-        for (child, sent) in requested.into_iter().zip(sent) {
+        let sent = SharedChild::request_each(&borrowed(&new), request);
+        for (index, sent) in indices.into_iter().zip(sent) {
             // A child that cannot receive a request is killed at once. Other errors concern some members of a tree, and the
             // kill meets them again.
-            if sent.unwrap_or_else(|error| error.kind() != io::ErrorKind::InvalidInput) {
-                continue;
-            }
-            for (deadline, same) in due.iter_mut().zip(&children) {
-                if std::ptr::eq(&**same, child) {
-                    *deadline = Some(now);
-                }
+            if !sent.unwrap_or_else(|error| error.kind() != io::ErrorKind::InvalidInput) {
+                due[index].0 = Some(now);
             }
         }
-        let mut due: Vec<_> = due.into_iter().zip(children).collect();
-        due.retain(|(_, child)| !child.has_ended());
-        due.sort_by_key(|(deadline, _)| std::cmp::Reverse((deadline.is_none(), *deadline)));
-        let mut graceful: Vec<(Option<Instant>, Vec<ChildRef<'c>>)> = Vec::new();
+        let mut stop =
+            Self { graceful: Vec::new(), dying: Vec::new(), killed_at: now, result: Ok(()) };
         for (deadline, child) in due {
-            match graceful.last_mut() {
-                Some((same, children)) if *same == deadline => children.push(child),
-                _ => graceful.push((deadline, vec![child])),
+            if !child.has_ended() {
+                stop.add(deadline, child);
             }
         }
-        Self { graceful, dying: Vec::new(), killed_at: now, result: Ok(()) }
+        stop
+    }
+
+    fn add(&mut self, deadline: Option<Instant>, child: ChildRef<'c>) {
+        let key = |deadline: Option<Instant>| (deadline.is_none(), deadline);
+        let group = self.graceful.binary_search_by(|group| key(deadline).cmp(&key(group.0)));
+        match group {
+            Ok(index) => self.graceful[index].1.push(child),
+            Err(index) => self.graceful.insert(index, (deadline, vec![child])),
+        }
     }
 
     /// Kills a child without a request.
@@ -180,7 +179,7 @@ pub(crate) fn stop(
     request: Request,
     grace: Duration,
 ) -> io::Result<ExitStatus> {
-    Stop::begin([child], request, grace).run()?;
+    Stop::begin(vec![ChildRef::Borrowed(child)], request, grace).run()?;
     child.exit_by(killed_by())?.ok_or_else(|| has_not_ended(child))
 }
 
@@ -198,18 +197,30 @@ pub(crate) fn has_not_ended(child: &SharedChild) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, message)
 }
 
-/// Kills each of these, and its tree. Returns the first error, after all have been killed that can be.
-pub(crate) fn kill_all<'c>(children: impl IntoIterator<Item = &'c SharedChild>) -> io::Result<()> {
-    let left: Vec<_> = children.into_iter().filter(|child| !child.has_ended()).collect();
-    SharedChild::kill_each(&left).into_iter().fold(Ok(()), Result::and)
+/// Stops all of these, and their trees, at the same time.
+pub(crate) fn stop_all(children: &[Arc<SharedChild>], grace: Duration) -> io::Result<()> {
+    let children = children.iter().map(|child| ChildRef::Borrowed(child)).collect();
+    Stop::begin(children, Request::DEFAULT, grace).run()
+}
+
+/// Kills all of these, and their trees. Returns the first error, after all have been killed that can be.
+pub(crate) fn kill_all(children: &[Arc<SharedChild>]) -> io::Result<()> {
+    let mut left: Vec<&SharedChild> = children.iter().map(|child| &**child).collect();
+    left.retain(|child| !child.has_ended());
+    let mut result = Ok(());
+    for killed in SharedChild::kill_each(&left) {
+        result = result.and(killed);
+    }
+    result
 }
 
 impl SharedChild {
     /// Stops the child: requests it to terminate, waits for up to `grace`, then kills it. If it leads a
     /// [tree](Self::tree), stops the whole tree. Returns the child's exit status.
     ///
-    /// This returns as soon as a single child has exited, or a tree is empty. If the leader of a tree exits first, the remaining members still have the rest of the grace, and are then killed. Where the
-    /// system does not list the members of a tree, the grace ends with the leader.
+    /// This returns as soon as a single child has exited, or a tree is empty. If the leader of a tree exits first,
+    /// the remaining members still have the rest of the grace, and are then killed. Where the system does not list the
+    /// members of a tree, the grace ends with the leader.
     ///
     /// Any number of threads may stop a child, each with a grace of its own: the shortest counts. A later call may
     /// shorten the time that is left, never lengthen it, and does not repeat the request. Other threads may wait, poll,
@@ -265,15 +276,15 @@ impl SharedChild {
     fn each_ended_by(children: &[&Self], deadline: Option<Instant>) -> Vec<io::Result<bool>> {
         let exited = |child: &Self| Ok(child.exit_by(deadline)?.is_some());
         let wait = |trees: &[&Tree]| Tree::wait_each_empty(trees, deadline);
-        let ended = Self::each(children, Self::tree, wait, exited);
-        let ended = children.iter().zip(ended).map(|(child, ended)| match ended {
-            // The system does not list the members of the tree.
-            Err(error) if child.tree().is_some() && error.kind() == io::ErrorKind::Unsupported => {
-                exited(child)
+        let mut all = Self::each(children, Self::tree, wait, exited);
+        for (child, ended) in children.iter().zip(&mut all) {
+            let error = ended.as_ref().err().map(io::Error::kind);
+            if error == Some(io::ErrorKind::Unsupported) && child.tree().is_some() {
+                // The system does not list the members of the tree.
+                *ended = exited(child);
             }
-            ended => ended,
-        });
-        ended.collect()
+        }
+        all
     }
 
     /// Requests each to terminate. Returns whether a request can have arrived.
@@ -300,12 +311,16 @@ impl SharedChild {
         of_trees: impl FnOnce(&[&Tree]) -> Vec<T>,
         of_one: impl Fn(&Self) -> T,
     ) -> Vec<T> {
-        let trees: Vec<&Tree> = children.iter().filter_map(|child| tree(child)).collect();
-        let mut results = of_trees(&trees).into_iter();
-        let result = |child: &&Self| match tree(child) {
-            Some(_) => results.next().unwrap_or_else(|| of_one(child)),
-            None => of_one(child),
-        };
-        children.iter().map(result).collect()
+        let mut trees = Vec::new();
+        for child in children {
+            trees.extend(tree(child));
+        }
+        let mut of_trees = of_trees(&trees).into_iter();
+        let mut results = Vec::new();
+        for child in children {
+            let result = if tree(child).is_some() { of_trees.next() } else { None };
+            results.push(result.unwrap_or_else(|| of_one(child)));
+        }
+        results
     }
 }

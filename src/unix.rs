@@ -3,13 +3,14 @@
 pub use crate::sys::ReapedElsewhere;
 
 use crate::sys::{Request, is_signal};
-use crate::{SharedChild, Tree, stop};
+use crate::{ExitNotice, SharedChild, Tree, stop};
 use std::ffi::c_int;
 use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::process::ExitStatus;
 use std::time::Duration;
 
-/// Sends other signals than that of [`SharedChild::kill`].
+/// Sends any signal to a child, where [`SharedChild::kill`] sends SIGKILL.
 pub trait SharedChildExt {
     /// Sends a signal to the child. Does nothing, successfully, once the child has exited.
     ///
@@ -115,5 +116,17 @@ impl Tree {
     /// ```
     pub fn send_signal(&self, signal: c_int) -> io::Result<()> {
         self.signal(signal)
+    }
+}
+
+impl AsFd for ExitNotice {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for ExitNotice {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
     }
 }

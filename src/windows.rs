@@ -1,6 +1,7 @@
 //! Windows-only extensions.
 
-use crate::{SpawnOptions, tree};
+use crate::{ExitNotice, SpawnOptions, tree};
+use std::os::windows::io::{AsHandle, AsRawHandle, BorrowedHandle, RawHandle};
 
 /// Ways to spawn that only Windows has.
 pub trait SpawnOptionsExt {
@@ -43,5 +44,17 @@ impl SpawnOptionsExt for SpawnOptions {
         self.wanted.system.creation_flags = flags;
         self.wanted.spawn = Some(tree::spawn);
         self
+    }
+}
+
+impl AsHandle for ExitNotice {
+    fn as_handle(&self) -> BorrowedHandle<'_> {
+        self.0.as_handle()
+    }
+}
+
+impl AsRawHandle for ExitNotice {
+    fn as_raw_handle(&self) -> RawHandle {
+        self.0.as_raw_handle()
     }
 }

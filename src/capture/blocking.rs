@@ -11,6 +11,7 @@ use crate::sync::{Mutex, MutexGuard, imp::Condvar};
 use crate::sys::{Alarm, Ready};
 use std::io;
 use std::sync::{Arc, PoisonError};
+use std::task::Waker;
 use std::time::Instant;
 
 /// An engine, and the threads that drive it.
@@ -20,10 +21,12 @@ pub(super) struct Driven<'a> {
     changed: Condvar,
 }
 
-struct State<'a> {
-    engine: Engine<'a>,
-    driver: Driver,
+pub(super) struct State<'a> {
+    pub(super) engine: Engine<'a>,
+    pub(super) driver: Driver,
     followers: usize,
+    /// The tasks that wait, by their IDs.
+    pub(super) tasks: Vec<(u64, Waker)>,
     /// Ends the driver's wait. `None` if no write is possible, or no descriptor was spare.
     alarm: Option<Arc<Alarm>>,
     is_alarm_set: bool,
@@ -32,8 +35,9 @@ struct State<'a> {
     pause: Backoff,
 }
 
+/// The thread that drives.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Driver {
+pub(super) enum Driver {
     None,
     Waits { for_stdin: bool },
 }
@@ -45,6 +49,7 @@ impl<'a> Driven<'a> {
             engine,
             driver: Driver::None,
             followers: 0,
+            tasks: Vec::new(),
             alarm,
             is_alarm_set: false,
             is_writable,
@@ -53,34 +58,45 @@ impl<'a> Driven<'a> {
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
+    pub(super) fn lock(&self) -> MutexGuard<'_, State<'a>> {
+        self.state.lock()
+    }
+
     /// Repeats the step of an operation until it is done, and waits in between.
     pub(super) fn run<T>(&self, mut step: impl FnMut(&mut Engine<'a>) -> Step<T>) -> T {
-        let mut state = self.state.lock();
         loop {
-            state = match (step(&mut state.engine), state.driver) {
-                (Step::Done(value), _) => {
-                    self.notify(&state);
-                    return value;
-                }
-                (Step::Wait(until), Driver::None) => self.drive(state, until),
-                // The thread whose turn it is drives, or follows.
-                (Step::Wait(until) | Step::WaitForTurn(until), _) => self.follow(state, until),
-            };
+            // Dropped after the mutex is released.
+            let mut woken = Woken::default();
+            let mut state = self.state.lock();
+            while woken.0.is_empty() {
+                state = match (step(&mut state.engine), state.driver) {
+                    (Step::Done(value), _) => {
+                        self.notify(&mut state, &mut woken);
+                        return value;
+                    }
+                    (Step::Wait(until), Driver::None) => self.drive(state, until, &mut woken),
+                    // The thread whose turn it is drives, or follows.
+                    (Step::Wait(until) | Step::WaitForTurn(until), _) => self.follow(state, until),
+                };
+            }
         }
     }
 
     /// Changes the engine without a wait.
     pub(super) fn change(&self, change: impl FnOnce(&mut Engine<'a>)) {
+        let mut woken = Woken::default();
         let mut state = self.state.lock();
         change(&mut state.engine);
         // A pipe that was closed stays open while the driver waits for it.
         if let Driver::Waits { for_stdin: true } = state.driver {
             state.set_alarm();
         }
-        self.notify(&state);
+        self.notify(&mut state, &mut woken);
     }
 
-    fn notify(&self, state: &State<'a>) {
+    /// Has all others take a step, once the mutex is released.
+    pub(super) fn notify(&self, state: &mut State<'a>, woken: &mut Woken) {
+        woken.0.extend(state.tasks.drain(..).map(|(_, waker)| waker));
         if state.followers > 0 {
             self.changed.notify_all();
         }
@@ -92,9 +108,7 @@ impl<'a> Driven<'a> {
         mut state: MutexGuard<'s, State<'a>>,
         until: Option<Instant>,
     ) -> MutexGuard<'s, State<'a>> {
-        if state.engine.has_input() && state.driver == (Driver::Waits { for_stdin: false }) {
-            state.set_alarm();
-        }
+        state.join();
         state.followers += 1;
         let mut state = match until {
             None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
@@ -113,6 +127,7 @@ impl<'a> Driven<'a> {
         &'s self,
         mut state: MutexGuard<'s, State<'a>>,
         until: Option<Instant>,
+        woken: &mut Woken,
     ) -> MutexGuard<'s, State<'a>> {
         let polls_exit = state.engine.polls_exit();
         let for_stdin = state.engine.has_input();
@@ -122,7 +137,7 @@ impl<'a> Driven<'a> {
             state.driver = Driver::Waits { for_stdin };
             drop(state);
             let exited = child.exit_by(until);
-            let mut state = self.is_back();
+            let mut state = self.is_back(woken);
             state.engine.exited(exited);
             return state;
         }
@@ -144,7 +159,7 @@ impl<'a> Driven<'a> {
             pause.sleep(until);
             Ready::ALL
         });
-        let mut state = self.is_back();
+        let mut state = self.is_back(woken);
         state.pause = pause;
         ready.exit |= polls_exit;
         if state.engine.advance(ready, until) {
@@ -153,19 +168,36 @@ impl<'a> Driven<'a> {
         state
     }
 
-    /// Notes that the driver's wait is over. The followers continue when the mutex is released, even if a callback panics.
-    fn is_back(&self) -> MutexGuard<'_, State<'a>> {
+    /// Notes that the driver's wait is over. The others continue when the mutex is released, even if a callback panics.
+    fn is_back(&self, woken: &mut Woken) -> MutexGuard<'_, State<'a>> {
         let mut state = self.state.lock();
         state.driver = Driver::None;
         if std::mem::take(&mut state.is_alarm_set) {
             state.alarm.iter().for_each(|alarm| alarm.clear());
         }
-        self.notify(&state);
+        self.notify(&mut state, woken);
         state
     }
 }
 
+/// Tasks to be woken, when this is dropped: without the mutex.
+#[derive(Default)]
+pub(super) struct Woken(Vec<Waker>);
+
+impl Drop for Woken {
+    fn drop(&mut self) {
+        self.0.drain(..).for_each(Waker::wake);
+    }
+}
+
 impl State<'_> {
+    /// Has the driver wait for standard input too, if an operation that follows requires it.
+    pub(super) fn join(&mut self) {
+        if self.engine.has_input() && self.driver == (Driver::Waits { for_stdin: false }) {
+            self.set_alarm();
+        }
+    }
+
     fn set_alarm(&mut self) {
         if let (Some(alarm), false) = (&self.alarm, self.is_alarm_set) {
             alarm.set();

@@ -125,7 +125,7 @@ pub enum StoppedBy {
     Limit(Stream),
     /// A callback returned [`ControlFlow::Break`](std::ops::ControlFlow::Break).
     Callback,
-    /// The reader of the child's input failed, or the write.
+    /// Reading the input from its reader failed, or writing it to the child.
     Input,
 }
 

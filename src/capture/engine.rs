@@ -8,7 +8,8 @@
 //!
 //! A driver alternates steps and waits. `blocking.rs` drives on the threads that call the operations: one of them waits for
 //! the pipes and the exit, without the mutex, and the others wait for that one. Every driver serves all operations in
-//! progress: a thread that writes reads what the child writes meanwhile.
+//! progress: a thread that writes reads what the child writes meanwhile. `task.rs` drives in the polls of futures, and
+//! registers their tasks with the background thread.
 //!
 //! | phase | ends when |
 //! |---|---|
@@ -29,7 +30,7 @@ use super::until::{Finder, Until};
 use super::{Captured, StoppedBy, Stream, StreamEnd};
 use crate::child::ChildRef;
 use crate::stop::{DYING, Phase, Stop};
-use crate::sys::{Alarm, ExitDescriptor, Ready, Request, Wait};
+use crate::sys::{Alarm, ExitDescriptor, Notice, PipeEvent, Ready, Request, Wait};
 use std::io;
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -205,6 +206,12 @@ impl<'a> Engine<'a> {
         let has_input = self.has_input();
         let is_paused = Stream::BOTH.map(|stream| self.output.is_full(stream));
         self.pipes.wait(has_input, is_paused, self.exit_descriptor.as_ref(), alarm)
+    }
+
+    /// Returns what to register for a task: the exit, unless it is known or must be polled, and the pipes.
+    pub(super) fn events(&self) -> (Option<crate::sync::Arc<Notice>>, Vec<PipeEvent>) {
+        let notice = if self.exit_descriptor.is_some() { self.child.notice() } else { None };
+        (notice, self.pipes.events(self.has_input()))
     }
 
     fn is_running(&self) -> bool {
@@ -415,7 +422,7 @@ impl<'a> Engine<'a> {
         self.stop = Some(if self.bounds.grace.is_zero() {
             Stop::at_once(self.child())
         } else {
-            Stop::begin([self.child()], Request::DEFAULT, self.bounds.grace)
+            Stop::begin(vec![self.child()], Request::DEFAULT, self.bounds.grace)
         });
     }
 

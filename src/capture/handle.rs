@@ -5,10 +5,12 @@ use super::blocking::Driven;
 use super::chunk::{Chunk, Reached};
 use super::engine::{Engine, Step, earlier, has_passed};
 use super::options::{CaptureOptions, Input};
+use super::task::Task;
 use super::until::Until;
 use crate::SharedChild;
 use crate::child::ChildRef;
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
@@ -145,24 +147,38 @@ impl<'a> Capture<'a> {
     /// # }
     /// ```
     pub fn read(&self, until: Until) -> Chunk {
-        let deadline = until.deadline;
-        let mut until = Some(until);
-        let mut turn = Turn { driven: &self.driven, end: Engine::end_read, is_own: false };
-        let chunk = self.driven.run(|engine| {
-            if !turn.is_own {
-                if engine.is_reading() {
-                    return match has_passed(deadline) {
-                        true => Step::Done(engine.chunk_of_nothing(Reached::Deadline)),
-                        false => Step::WaitForTurn(deadline),
-                    };
-                }
-                engine.begin_read(until.take().unwrap_or_default());
-                turn.is_own = true;
-            }
-            engine.read_step()
-        });
-        turn.is_own = false;
-        chunk
+        let mut read = Read::new(&self.driven, until);
+        self.driven.run(|engine| read.step(engine))
+    }
+
+    /// Does what [`read`](Self::read) does without blocking a thread, on any executor.
+    ///
+    /// A future that is dropped loses no byte and stops nothing: the next read returns what this one would have returned.
+    /// The background thread that serves [`wait_async`](SharedChild::wait_async) wakes the task for output, the exit and
+    /// deadlines. Callbacks run on the thread that polls.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use shared_child::{Capture, Reached, Until};
+    /// use std::time::Duration;
+    ///
+    /// async fn print(capture: &Capture<'_>) {
+    ///     loop {
+    ///         let quiet = Until::quiet(Duration::from_millis(200));
+    ///         let chunk = capture.read_async(Until::line().or(quiet)).await;
+    ///         print!("{}", chunk.stdout.text());
+    ///         if chunk.reached == Reached::End {
+    ///             break;
+    ///         }
+    ///     }
+    /// }
+    /// # let _ = print;
+    /// ```
+    pub async fn read_async(&self, until: Until) -> Chunk {
+        let mut read = Read::new(&self.driven, until);
+        let mut task = Task::new(&self.driven);
+        poll_fn(|cx| task.poll(cx, |engine| read.step(engine))).await
     }
 
     /// Writes these bytes to the child's standard input. Blocks until the system has taken all of them.
@@ -211,33 +227,60 @@ impl<'a> Capture<'a> {
     }
 
     fn write_by(&self, bytes: &[u8], deadline: Option<Instant>) -> io::Result<usize> {
-        let mut turn = Turn { driven: &self.driven, end: Engine::end_write, is_own: false };
-        let mut written = 0;
-        self.driven.run(|engine| {
-            if !turn.is_own {
-                if !engine.begin_write() {
-                    return match has_passed(deadline) {
-                        true => Step::Done(Ok(0)),
-                        false => Step::WaitForTurn(deadline),
-                    };
-                }
-                turn.is_own = true;
-            }
-            while written < bytes.len() {
-                match engine.write_step(&bytes[written..]) {
-                    Err(error) => return Step::Done(Err(error)),
-                    Ok(Step::Done(count)) => written += count,
-                    Ok(_) if has_passed(deadline) => {
-                        let last = engine.cancel_write();
-                        return Step::Done(last.map(|count| written + count));
-                    }
-                    Ok(Step::Wait(until) | Step::WaitForTurn(until)) => {
-                        return Step::Wait(earlier(until, deadline));
-                    }
-                }
-            }
-            Step::Done(Ok(written))
-        })
+        let mut write = Write::new(&self.driven, bytes, deadline);
+        self.driven.run(|engine| write.step(engine))
+    }
+
+    /// Does what [`write`](Self::write) does without blocking a thread, on any executor.
+    ///
+    /// If the future is dropped, some of the bytes may have been written:
+    /// [`write_deadline_async`](Self::write_deadline_async) returns how many.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`write`](Self::write).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use shared_child::{Capture, Chunk, Until};
+    ///
+    /// async fn send(capture: &Capture<'_>, question: &str) -> std::io::Result<Chunk> {
+    ///     capture.write_async(question.as_bytes()).await?;
+    ///     Ok(capture.read_async(Until::line()).await)
+    /// }
+    /// # let _ = send;
+    /// ```
+    pub async fn write_async(&self, bytes: &[u8]) -> io::Result<()> {
+        self.write_by_async(bytes, None).await.map(drop)
+    }
+
+    /// Does what [`write_deadline`](Self::write_deadline) does without blocking a thread, on any executor.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`write`](Self::write).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use shared_child::Capture;
+    /// use std::time::{Duration, Instant};
+    ///
+    /// async fn offer(capture: &Capture<'_>, bytes: &[u8]) -> std::io::Result<bool> {
+    ///     let deadline = Instant::now() + Duration::from_secs(1);
+    ///     Ok(capture.write_deadline_async(bytes, deadline).await? == bytes.len())
+    /// }
+    /// # let _ = offer;
+    /// ```
+    pub async fn write_deadline_async(&self, bytes: &[u8], deadline: Instant) -> io::Result<usize> {
+        self.write_by_async(bytes, Some(deadline)).await
+    }
+
+    async fn write_by_async(&self, bytes: &[u8], deadline: Option<Instant>) -> io::Result<usize> {
+        let mut write = Write::new(&self.driven, bytes, deadline);
+        let mut task = Task::new(&self.driven);
+        poll_fn(|cx| task.poll(cx, |engine| write.step(engine))).await
     }
 
     /// Closes the child's standard input: the child reads an end. Does nothing if the input is closed already, or if the
@@ -282,11 +325,40 @@ impl<'a> Capture<'a> {
     /// ```
     pub fn finish(&self) -> Captured {
         self.close_stdin();
-        self.driven.run(|engine| match engine.is_reading() {
-            // The read in progress returns what it has got.
-            true => Step::WaitForTurn(None),
-            false => engine.finish_step(),
-        })
+        self.driven.run(finish)
+    }
+
+    /// Does what [`finish`](Self::finish) does without blocking a thread, on any executor. A future that is dropped loses no
+    /// byte and stops nothing, but standard input is closed after the first poll.
+    ///
+    /// The kill of a [tree](crate::Tree::kill) blocks for a moment.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use shared_child::{CaptureOptions, Captured, SpawnOptions};
+    /// use std::process::Command;
+    ///
+    /// async fn status() -> std::io::Result<Captured> {
+    ///     let mut command = Command::new("git");
+    ///     command.arg("status");
+    ///     let capture = SpawnOptions::new().begin_capture(&mut command, &mut CaptureOptions::new())?;
+    ///     Ok(capture.finish_async().await)
+    /// }
+    /// # let _ = status;
+    /// ```
+    pub async fn finish_async(&self) -> Captured {
+        self.close_stdin();
+        let mut task = Task::new(&self.driven);
+        poll_fn(|cx| task.poll(cx, finish)).await
+    }
+}
+
+fn finish(engine: &mut Engine<'_>) -> Step<Captured> {
+    match engine.is_reading() {
+        // The read in progress returns what it has got.
+        true => Step::WaitForTurn(None),
+        false => engine.finish_step(),
     }
 }
 
@@ -296,18 +368,100 @@ impl fmt::Debug for Capture<'_> {
     }
 }
 
-/// The turn of one of the threads that read, or that write.
-struct Turn<'d, 'a> {
+/// A read, and its turn.
+struct Read<'d, 'a> {
     driven: &'d Driven<'a>,
-    end: fn(&mut Engine<'a>),
-    is_own: bool,
+    /// `None` from the beginning of the turn.
+    until: Option<Until>,
+    deadline: Option<Instant>,
+    has_turn: bool,
 }
 
-/// Ends the turn, even if a callback panics.
-impl Drop for Turn<'_, '_> {
+impl<'d, 'a> Read<'d, 'a> {
+    fn new(driven: &'d Driven<'a>, until: Until) -> Self {
+        Self { driven, deadline: until.deadline, until: Some(until), has_turn: false }
+    }
+
+    fn step(&mut self, engine: &mut Engine<'a>) -> Step<Chunk> {
+        if !self.has_turn {
+            if engine.is_reading() {
+                return match has_passed(self.deadline) {
+                    true => Step::Done(engine.chunk_of_nothing(Reached::Deadline)),
+                    false => Step::WaitForTurn(self.deadline),
+                };
+            }
+            engine.begin_read(self.until.take().unwrap_or_default());
+            self.has_turn = true;
+        }
+        let step = engine.read_step();
+        self.has_turn = !matches!(step, Step::Done(_));
+        step
+    }
+}
+
+/// Ends the turn if a future is dropped, or if a callback panics.
+impl Drop for Read<'_, '_> {
     fn drop(&mut self) {
-        if self.is_own {
-            self.driven.change(self.end);
+        if self.has_turn {
+            self.driven.change(Engine::end_read);
+        }
+    }
+}
+
+/// A write, and its turn.
+struct Write<'d, 'a, 'b> {
+    driven: &'d Driven<'a>,
+    bytes: &'b [u8],
+    written: usize,
+    deadline: Option<Instant>,
+    has_turn: bool,
+}
+
+impl<'d, 'a, 'b> Write<'d, 'a, 'b> {
+    fn new(driven: &'d Driven<'a>, bytes: &'b [u8], deadline: Option<Instant>) -> Self {
+        Self { driven, bytes, written: 0, deadline, has_turn: false }
+    }
+
+    fn step(&mut self, engine: &mut Engine<'a>) -> Step<io::Result<usize>> {
+        if !self.has_turn {
+            if !engine.begin_write() {
+                return match has_passed(self.deadline) {
+                    true => Step::Done(Ok(0)),
+                    false => Step::WaitForTurn(self.deadline),
+                };
+            }
+            self.has_turn = true;
+        }
+        let result = loop {
+            let left = &self.bytes[self.written..];
+            if left.is_empty() {
+                break Ok(self.written);
+            }
+            match engine.write_step(left) {
+                Err(error) => break Err(error),
+                Ok(Step::Done(count)) => self.written += count,
+                Ok(_) if has_passed(self.deadline) => {
+                    break engine.cancel_write().map(|count| self.written + count);
+                }
+                Ok(Step::Wait(until) | Step::WaitForTurn(until)) => {
+                    return Step::Wait(earlier(until, self.deadline));
+                }
+            }
+        };
+        self.has_turn = false;
+        engine.end_write();
+        Step::Done(result)
+    }
+}
+
+/// Ends the turn if a future is dropped, or if a callback panics.
+impl Drop for Write<'_, '_, '_> {
+    fn drop(&mut self) {
+        if self.has_turn {
+            self.driven.change(|engine| {
+                let _ = engine.cancel_write();
+                engine.end_write();
+            });
         }
     }
 }

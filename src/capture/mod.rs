@@ -1,6 +1,7 @@
 //! Captures: a child's output and input, with bounds on time and memory.
 //!
-//! `engine` decides and never waits; `blocking` drives it on the calling threads. `handle` has the operations.
+//! `engine` decides and never waits; `blocking` drives it on the calling threads, and `task` in the polls of futures. `handle`
+//! has the operations.
 
 mod blocking;
 mod callbacks;
@@ -16,6 +17,7 @@ mod output;
 mod pipes;
 mod retention;
 mod spill;
+mod task;
 mod until;
 
 pub use captured::{Captured, CapturedStream, StoppedBy, StreamEnd};
@@ -103,6 +105,31 @@ impl SharedChild {
             .finish())
     }
 
+    /// Does what [`capture`](Self::capture) does without blocking a thread, on any executor.
+    ///
+    /// A future that is dropped closes the pipes, and does not stop the child. Callbacks and readers run on the thread that
+    /// polls. No timer of an executor is needed.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`capture`](Self::capture).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use shared_child::{CaptureOptions, Captured, SharedChild};
+    ///
+    /// async fn output(child: &SharedChild) -> std::io::Result<Captured> {
+    ///     child.capture_async(&mut CaptureOptions::new()).await
+    /// }
+    /// # let _ = output;
+    /// ```
+    pub async fn capture_async(&self, options: &mut CaptureOptions<'_>) -> io::Result<Captured> {
+        let began = Instant::now();
+        let capture = Capture::begin(ChildRef::Borrowed(self), options.lend(), began, false)?;
+        Ok(capture.finish_async().await)
+    }
+
     /// Begins a capture that goes on while the program does other things: it [reads](Capture::read) what the child has
     /// written so far, and [writes](Capture::write) to the child.
     ///
@@ -171,6 +198,43 @@ impl SpawnOptions {
         options: &mut CaptureOptions<'_>,
     ) -> io::Result<Captured> {
         self.capture_on(Backend::Best, command, options)
+    }
+
+    /// Does what [`capture`](Self::capture) does without blocking a thread, on any executor.
+    ///
+    /// The first poll spawns the command. If the future is dropped, the child is killed, with its whole tree if it leads one.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`capture`](Self::capture).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use shared_child::{CaptureOptions, SpawnOptions};
+    /// use std::{process::Command, time::Duration};
+    ///
+    /// async fn version() -> std::io::Result<String> {
+    ///     let mut capture = CaptureOptions::new();
+    ///     capture.timeout(Duration::from_secs(60));
+    ///     let mut command = Command::new("rustc");
+    ///     command.arg("--version");
+    ///     let captured = SpawnOptions::new().capture_async(&mut command, &mut capture).await?;
+    ///     Ok(captured.stdout.text().into_owned())
+    /// }
+    /// # let _ = version;
+    /// ```
+    pub async fn capture_async(
+        &self,
+        command: &mut Command,
+        options: &mut CaptureOptions<'_>,
+    ) -> io::Result<Captured> {
+        let capture = self.begin_lent(Backend::Best, command, options.lend())?;
+        let captured = capture.finish_async().await;
+        if !self.kills_on_drop() {
+            capture.child().detach();
+        }
+        Ok(captured)
     }
 
     /// Spawns the command with pipes, and begins a capture, which owns the child: [`spawn_piped`](Self::spawn_piped) and

@@ -262,9 +262,10 @@ impl<'a> CaptureOptions<'a> {
         self
     }
 
-    /// Sets how long to read after the child has exited while another process holds the other end of a pipe. The default
-    /// is 200 ms. [`Duration::MAX`] waits until all of them have closed it, up to the [timeout](Self::timeout); without a
-    /// timeout, that may be forever. After a stop, the drain time is at most one second.
+    /// Sets how long to read after the child has exited while another process holds the other end of a pipe. The
+    /// default is 200 ms. With [`Duration::MAX`] the capture reads until all processes have closed the pipe, up to the
+    /// [timeout](Self::timeout); without a timeout, it may never end. After a stop, the drain time is at most one
+    /// second.
     ///
     /// The bytes that are in the pipe at the end of this time are still read. The stream's end is then
     /// [`HeldOpen`](super::StreamEnd::HeldOpen), and a process that writes to the pipe later gets SIGPIPE or an error.
@@ -284,7 +285,7 @@ impl<'a> CaptureOptions<'a> {
     /// Sets how much of each stream to keep. Bytes beyond the limit are read, so that the child does not block, and
     /// counted, but not kept.
     ///
-    /// A number means the first so many bytes: [`Limit::head`].
+    /// A number keeps that many bytes from the beginning of the stream: [`Limit::head`].
     ///
     /// # Examples
     ///

@@ -1,7 +1,7 @@
 //! This process's ends of a child's pipes.
 
 use super::Stream;
-use crate::sys::{Alarm, ExitDescriptor, Pipe, Wait};
+use crate::sys::{Alarm, ExitDescriptor, Pipe, PipeEvent, Wait};
 use std::io;
 use std::process::{ChildStderr, ChildStdin, ChildStdout};
 use std::sync::Arc;
@@ -67,6 +67,14 @@ impl Pipes {
             }
         }
         wait
+    }
+
+    /// Returns the events of the open pipes. Standard input counts only if `has_input`.
+    pub(super) fn events(&self, has_input: bool) -> Vec<PipeEvent> {
+        let mut events = Vec::with_capacity(3);
+        events.extend(self.outputs.iter().flatten().map(|pipe| pipe.event(false)));
+        events.extend(self.stdin.iter().filter(|_| has_input).map(|pipe| pipe.event(true)));
+        events
     }
 
     /// Appends what there is to read. Returns `None` if there is nothing now, 0 at the end.

@@ -15,7 +15,11 @@ use {
     unix::by_pid::{Identity, Pid},
     unix::notice::ProcessDescriptor,
     unix::process_table::{Pidfds, ProcessTable},
+    unix::system::System,
 };
+
+mod helper_thread;
+pub(crate) use helper_thread::{spawn_helper, spawn_thread};
 
 /// Whether the system's shells follow POSIX.
 pub(crate) const HAS_POSIX_SHELLS: bool = cfg!(unix);
@@ -27,20 +31,11 @@ pub(crate) mod unix {
     pub(crate) mod by_pid;
     pub(crate) mod child_pipe;
     pub(crate) mod exit_descriptor;
-    pub(crate) mod helper_thread;
     pub(crate) mod notice;
     pub(crate) mod pipe;
-    pub(crate) mod poll;
     pub(crate) mod process_table;
     pub(crate) mod reaped_elsewhere;
     pub(crate) mod registration;
-    #[cfg(any(
-        target_os = "linux",
-        target_os = "android",
-        target_os = "freebsd",
-        target_os = "netbsd"
-    ))]
-    pub(crate) mod rusage;
     pub(crate) mod siginfo;
     pub(crate) mod sigpipe;
     pub(crate) mod syscall;
@@ -51,10 +46,9 @@ pub(crate) mod unix {
 pub use unix::{notice::Backend, reaped_elsewhere::ReapedElsewhere};
 #[cfg(unix)]
 pub(crate) use {
-    std::os::fd::OwnedFd as FromChild,
-    unix::child_pipe::{Alarm, Pipe, Wait},
-    unix::exit_descriptor::ExitDescriptor,
-    unix::helper_thread::{spawn_helper, spawn_thread},
+    std::os::fd::{OwnedFd as FromChild, OwnedFd as OwnedDescriptor},
+    unix::child_pipe::{Alarm, Pipe, PipeEvent, Wait},
+    unix::exit_descriptor::{ExitDescriptor, ready_descriptor},
     unix::notice::{Notice, PLAIN_CHILD_TAKES_REQUESTS, Request, is_signal, reaped_elsewhere},
     unix::pipe::pipe,
     unix::registration::Registration,
@@ -62,21 +56,24 @@ pub(crate) use {
 
 /// The mechanisms that a Unix offers beyond POSIX. A missing mechanism is `None`.
 #[cfg(unix)]
+#[allow(clippy::type_complexity, reason = "each type has one use")]
 pub(crate) struct Platform {
     /// The kernel. `None` on Linux and Android, which need no such facts, and on systems on which this library is not
     /// checked.
-    pub(crate) system: Option<unix::system::System>,
+    pub(crate) system: Option<System>,
     /// Whether the layout of `siginfo_t` is part of the kernel's interface.
     pub(crate) has_stable_siginfo: bool,
     /// Opens a descriptor for the exit of a child.
-    pub(crate) descriptor: Option<OpenDescriptor>,
+    pub(crate) descriptor: Option<fn(Pid) -> Option<Box<dyn ProcessDescriptor>>>,
     /// Accepts such a descriptor that the child has sent. An error if another part of the program has reaped the child,
     /// with the status if the kernel kept it.
-    pub(crate) sent_descriptor: Option<AcceptDescriptor>,
+    pub(crate) sent_descriptor: Option<
+        fn(FromChild, Pid) -> Option<Result<Box<dyn ProcessDescriptor>, Option<ExitStatus>>>,
+    >,
     /// Opens a queue for the exits of many children.
-    kernel_queue: Option<OpenKernelQueue>,
+    kernel_queue: Option<fn() -> io::Result<Box<dyn KernelQueue>>>,
     /// Distinguishes a process from the next owner of its ID.
-    pub(crate) identity: Option<Identify>,
+    pub(crate) identity: Option<fn(Pid) -> Option<Box<dyn Identity>>>,
     /// Reads the status of a zombie by another call than `waitid`, without reaping it.
     pub(crate) status_of_zombie: Option<fn(Pid) -> Option<ExitStatus>>,
     /// Reads the usage of a zombie without reaping it.
@@ -86,20 +83,8 @@ pub(crate) struct Platform {
     /// Descriptors that pin processes other than children.
     pub(crate) pidfds: Option<Pidfds>,
     /// Opens a descriptor for the exit of any process that has the ID now.
-    pub(crate) exit_of: Option<ExitOf>,
+    pub(crate) exit_of: Option<fn(Pid) -> Option<Box<dyn AsFd + Send>>>,
 }
-
-#[cfg(unix)]
-type OpenDescriptor = fn(Pid) -> Option<Box<dyn ProcessDescriptor>>;
-#[cfg(unix)]
-type OpenKernelQueue = fn() -> io::Result<Box<dyn KernelQueue>>;
-#[cfg(unix)]
-type Identify = fn(Pid) -> Option<Box<dyn Identity>>;
-#[cfg(unix)]
-type ExitOf = fn(Pid) -> Option<Box<dyn AsFd + Send>>;
-#[cfg(unix)]
-type AcceptDescriptor =
-    fn(FromChild, Pid) -> Option<Result<Box<dyn ProcessDescriptor>, Option<ExitStatus>>>;
 
 #[cfg(unix)]
 impl Platform {
@@ -122,6 +107,8 @@ impl Platform {
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) mod linux {
+    use super::Platform;
+
     #[cfg(target_os = "linux")]
     pub(crate) mod epoll;
     #[cfg(target_os = "linux")]
@@ -129,27 +116,26 @@ pub(crate) mod linux {
     pub(crate) mod proc_file;
     pub(crate) mod procfs;
     pub(crate) mod waitid;
+
+    pub(crate) const WITHOUT_PIDFDS: Platform = Platform {
+        has_stable_siginfo: true,
+        identity: Some(procfs::identity_of),
+        usage_of_zombie: Some(waitid::usage_of),
+        process_table: Some(&procfs::Procfs),
+        ..Platform::POSIX
+    };
 }
+
 #[cfg(target_os = "android")]
-pub(crate) const PLATFORM: Platform = Platform {
-    has_stable_siginfo: true,
-    identity: Some(linux::procfs::identity_of),
-    usage_of_zombie: Some(linux::waitid::usage_of),
-    process_table: Some(&linux::procfs::Procfs),
-    ..Platform::POSIX
-};
+pub(crate) const PLATFORM: Platform = linux::WITHOUT_PIDFDS;
 
 #[cfg(target_os = "linux")]
 pub(crate) const PLATFORM: Platform = Platform {
-    has_stable_siginfo: true,
     descriptor: Some(linux::pidfd::open),
     sent_descriptor: Some(linux::pidfd::accept),
     kernel_queue: Some(linux::epoll::open),
     pidfds: Some(linux::pidfd::OF_ANY),
-    identity: Some(linux::procfs::identity_of),
-    usage_of_zombie: Some(linux::waitid::usage_of),
-    process_table: Some(&linux::procfs::Procfs),
-    ..Platform::POSIX
+    ..linux::WITHOUT_PIDFDS
 };
 
 // macOS, iOS and the BSDs.
@@ -162,17 +148,18 @@ pub(crate) const PLATFORM: Platform = Platform {
     target_os = "dragonfly"
 ))]
 pub(crate) mod bsd {
-    #[cfg(any(
-        target_os = "macos",
-        target_os = "freebsd",
-        target_os = "dragonfly",
-        target_os = "netbsd"
-    ))]
-    mod clock;
+    use super::Platform;
+
     pub(crate) mod kqueue;
     pub(crate) mod kqueue_watch;
     #[cfg(target_os = "macos")]
     pub(crate) mod libproc;
+    #[cfg(any(target_os = "freebsd", target_os = "dragonfly", target_os = "netbsd"))]
+    mod sysctl;
+    #[cfg(target_os = "macos")]
+    use libproc as source;
+    #[cfg(any(target_os = "freebsd", target_os = "dragonfly", target_os = "netbsd"))]
+    use sysctl as source;
     #[cfg(any(
         target_os = "macos",
         target_os = "freebsd",
@@ -180,90 +167,61 @@ pub(crate) mod bsd {
         target_os = "netbsd"
     ))]
     pub(crate) mod records;
-    #[cfg(any(target_os = "freebsd", target_os = "dragonfly", target_os = "netbsd"))]
-    pub(crate) mod sysctl;
     #[cfg(any(target_os = "freebsd", target_os = "netbsd"))]
     pub(crate) mod wait6;
-}
-#[cfg(target_os = "macos")]
-pub(crate) use bsd::libproc as process_records;
-#[cfg(any(target_os = "freebsd", target_os = "dragonfly", target_os = "netbsd"))]
-pub(crate) use bsd::sysctl as process_records;
 
-#[cfg(any(
-    target_vendor = "apple",
-    target_os = "freebsd",
-    target_os = "netbsd",
-    target_os = "openbsd",
-    target_os = "dragonfly"
-))]
-impl Platform {
-    const BSD: Self = Self {
-        descriptor: Some(bsd::kqueue::open),
-        kernel_queue: Some(bsd::kqueue_watch::open),
-        exit_of: Some(bsd::kqueue::exit_of),
-        ..Self::POSIX
+    pub(crate) const WITHOUT_RECORDS: Platform = Platform {
+        descriptor: Some(kqueue::open),
+        kernel_queue: Some(kqueue_watch::open),
+        exit_of: Some(kqueue::exit_of),
+        ..Platform::POSIX
     };
 }
 
-#[cfg(target_vendor = "apple")]
-impl Platform {
-    const APPLE: Self = Self { system: Some(unix::system::System::Apple), ..Self::BSD };
-}
-
 #[cfg(all(target_vendor = "apple", not(target_os = "macos")))]
-pub(crate) const PLATFORM: Platform = Platform::APPLE;
+pub(crate) const PLATFORM: Platform =
+    Platform { system: Some(System::Apple), ..bsd::WITHOUT_RECORDS };
 
 #[cfg(target_os = "macos")]
 pub(crate) const PLATFORM: Platform = Platform {
-    identity: Some(bsd::records::identity_of),
-    process_table: Some(&bsd::records::Records),
+    system: Some(System::Apple),
     status_of_zombie: Some(bsd::libproc::status_of_zombie),
     usage_of_zombie: Some(bsd::libproc::usage_of),
-    ..Platform::APPLE
+    ..bsd::records::WITH_RECORDS
 };
 
 #[cfg(target_os = "freebsd")]
 pub(crate) const PLATFORM: Platform = Platform {
-    system: Some(unix::system::System::FreeBsd),
-    identity: Some(bsd::records::identity_of),
-    process_table: Some(&bsd::records::Records),
+    system: Some(System::FreeBsd),
     usage_of_zombie: Some(bsd::wait6::usage_of),
-    ..Platform::BSD
+    ..bsd::records::WITH_RECORDS
 };
 
 #[cfg(target_os = "netbsd")]
 pub(crate) const PLATFORM: Platform = Platform {
-    system: Some(unix::system::System::NetBsd),
-    identity: Some(bsd::records::identity_of),
-    process_table: Some(&bsd::records::Records),
+    system: Some(System::NetBsd),
     usage_of_zombie: Some(bsd::wait6::usage_of),
-    ..Platform::BSD
+    ..bsd::records::WITH_RECORDS
 };
 
 #[cfg(target_os = "dragonfly")]
-pub(crate) const PLATFORM: Platform = Platform {
-    system: Some(unix::system::System::DragonFly),
-    identity: Some(bsd::records::identity_of),
-    process_table: Some(&bsd::records::Records),
-    ..Platform::BSD
-};
+pub(crate) const PLATFORM: Platform =
+    Platform { system: Some(System::DragonFly), ..bsd::records::WITH_RECORDS };
 
 // No process table: OpenBSD's sysctl(2) would kill a program that has not pledged `ps`, which nothing else here
 // requires.
 #[cfg(target_os = "openbsd")]
 pub(crate) const PLATFORM: Platform =
-    Platform { system: Some(unix::system::System::OpenBsd), ..Platform::BSD };
+    Platform { system: Some(System::OpenBsd), ..bsd::WITHOUT_RECORDS };
 
 // Systems with POSIX alone.
 
 #[cfg(any(target_os = "illumos", target_os = "solaris"))]
 pub(crate) const PLATFORM: Platform =
-    Platform { system: Some(unix::system::System::Solarish), ..Platform::POSIX };
+    Platform { system: Some(System::Solarish), ..Platform::POSIX };
 
 #[cfg(target_os = "haiku")]
-pub(crate) const PLATFORM: Platform =
-    Platform { system: Some(unix::system::System::Haiku), ..Platform::POSIX };
+pub(crate) const PLATFORM: Platform = Platform { system: Some(System::Haiku), ..Platform::POSIX };
 
 #[cfg(all(
     unix,
@@ -295,10 +253,11 @@ pub(crate) mod windows {
 pub use windows::process::Backend;
 #[cfg(windows)]
 pub(crate) use {
-    windows::pipe::{Alarm, Pipe, Wait, pipe},
+    std::os::windows::io::OwnedHandle as OwnedDescriptor,
+    windows::pipe::{Alarm, Pipe, PipeEvent, Wait, pipe},
     windows::process::{
         ExitDescriptor, Notice, PLAIN_CHILD_TAKES_REQUESTS, Request, is_signalled,
-        reaped_elsewhere, spawn_helper, spawn_thread, wait_for_any,
+        ready_descriptor, reaped_elsewhere, wait_for_any,
     },
     windows::registered_wait::Registration,
 };
@@ -355,9 +314,9 @@ pub(crate) trait KernelQueue: Send + Sync {
     #[cfg(unix)]
     fn is_prompt(&self) -> bool;
 
-    /// Reports `key`, once, when the descriptor becomes readable. Fails if the descriptor is in the queue already.
+    /// Reports `key`, once, when the descriptor becomes readable, or writable. Fails if the descriptor is in the queue already.
     #[cfg(unix)]
-    fn add(&self, descriptor: BorrowedFd<'_>, key: u64) -> io::Result<()>;
+    fn add(&self, descriptor: BorrowedFd<'_>, key: u64, for_write: bool) -> io::Result<()>;
 
     /// Removes the descriptor. Must be called before it is closed.
     #[cfg(unix)]
@@ -488,6 +447,7 @@ pub(crate) enum Reaped {
     /// A child of this process has the ID and is not a zombie.
     NotYet,
     /// No child of this process has the ID.
+    #[cfg_attr(windows, expect(dead_code, reason = "Windows has no zombies"))]
     NoSuchChild,
 }
 
@@ -496,7 +456,8 @@ impl Reap for Child {
         match self.try_wait() {
             Ok(Some(status)) => Ok(Reaped::Status(status)),
             Ok(None) => Ok(Reaped::NotYet),
-            Err(error) if is_no_such_child(&error) => Ok(Reaped::NoSuchChild),
+            #[cfg(unix)]
+            Err(error) if error.raw_os_error() == Some(libc::ECHILD) => Ok(Reaped::NoSuchChild),
             Err(error) => Err(error),
         }
     }
@@ -504,14 +465,4 @@ impl Reap for Child {
     fn id(&self) -> u32 {
         Child::id(self)
     }
-}
-
-#[cfg(unix)]
-fn is_no_such_child(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::ECHILD)
-}
-
-#[cfg(windows)]
-fn is_no_such_child(_: &io::Error) -> bool {
-    false
 }

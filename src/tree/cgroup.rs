@@ -22,7 +22,6 @@ use crate::sync::Mutex;
 use crate::sys::spawn_helper;
 use crate::sys::unix::syscall::above_standard_streams;
 use crate::usage::Usage;
-use std::collections::HashSet;
 use std::ffi::{OsStr, OsString, c_int};
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -84,11 +83,8 @@ impl Cgroup for CgroupV2 {
             .map_err(|error| explain(error, "cannot open", &procs))?;
         let procs = above_standard_streams(procs.into())?;
         let orders = Orders { enter: Some(procs), ..Orders::default() };
-        let spawned = pre_exec::spawn(command, &orders).map_err(|error| match error {
-            pre_exec::Error::Orders(error) => {
-                explain(error, "the child cannot enter its cgroup", &self.directory)
-            }
-            pre_exec::Error::Spawn(error) => error,
+        let spawned = pre_exec::spawn(command, &orders, |error| {
+            explain(error, "the child cannot enter its cgroup", &self.directory)
         })?;
         // The child has executed its program, so its credentials are final.
         self.is_complete = !can_leave(spawned.0.id(), &self.directory);
@@ -108,16 +104,18 @@ impl Cgroup for CgroupV2 {
     /// the processes that are still listed one by one. The next turn finds processes that these have forked meanwhile.
     fn kill(&self) -> io::Result<()> {
         let file = self.directory.join("cgroup.kill");
-        let mut known = HashSet::new();
+        let mut known: Vec<i32> = Vec::new();
         for _ in 0..PASSES {
             fs::write(&file, "1")
                 .or_else(unless_removed)
                 .map_err(|error| explain(error, "cannot write to", &file))?;
             let mut new = self.ids()?;
-            new.retain(|id| known.insert(*id));
+            new.retain(|id| known.binary_search(id).is_err());
             if new.is_empty() {
                 return Ok(());
             }
+            known.extend_from_slice(&new);
+            known.sort_unstable();
             // An error does not matter: `cgroup.kill` requires no permission to signal.
             let _ = self.signal(&new, libc::SIGKILL);
         }

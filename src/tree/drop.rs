@@ -6,13 +6,14 @@
 //! cgroup must be removed. The thread ends when no tree is left. If the thread cannot be started, the drop itself kills
 //! the whole tree, and a later spawn tries again to watch a tree.
 
-use super::{Leader, Owner, Survivor, Tree};
+use super::operations::Survivor;
+use super::{Leader, Owner, Tree};
 use crate::deferred;
 use crate::event_queue::EventQueue;
 use crate::fork_guard::PerProcess;
 use crate::sync::{self, Mutex};
 use crate::sys::spawn_helper;
-use crate::watchlist::{Entry, Source, WAKE, Watchlist, next_token};
+use crate::watchlist::{Source, WAKE, Watchlist, next_token};
 use std::ops::Deref;
 use std::process;
 use std::sync::Arc;
@@ -61,9 +62,8 @@ impl Drop for Owned {
         if self.given_up || self.tree.is_done() || self.process != process::id() {
             return;
         }
-        let kill =
-            *self.kill_on_drop.get_mut() && self.tree.container.kill_at_once(self.tree.leader());
-        if kill || self.tree.container.outlives_the_handle() {
+        let kill = *self.kill_on_drop.get_mut() && self.tree.operations.kill_at_once(&self.tree);
+        if kill || self.tree.outlives_the_handle() {
             // Close the pipes, so that a child that reads its input to the end, or blocks in a write, notices the drop.
             let pipes = self
                 .tree
@@ -97,7 +97,7 @@ fn leave(dropped: Dropped) {
         // No handle is left to return an error from.
         let _ = tree.kill();
     }
-    if tree.container.outlives_the_handle() && !has_ended(&tree) {
+    if tree.outlives_the_handle() && !has_ended(&tree) {
         // A tree that dies with this process still does: the leader is not reaped before the guardian is notified.
         deferred::push(move || {
             hand_over(Dropped { tree: Arc::clone(&tree), kill: false }).is_ok() || has_ended(&tree)
@@ -140,34 +140,31 @@ struct Watch {
     queue: sync::Arc<EventQueue>,
     /// Each tree is registered by its leader, or, after the leader's exit, by a member that lives and without whose exit
     /// the tree cannot be empty; or it is polled.
-    trees: Watchlist<Watched>,
-    witnesses: usize,
+    trees: Watchlist<Arc<Tree>>,
     pause: Duration,
-}
-
-struct Watched {
-    tree: Arc<Tree>,
-    /// A member other than the leader is registered.
-    by_witness: bool,
 }
 
 impl Watch {
     fn new(queue: sync::Arc<EventQueue>) -> Self {
-        Self { queue, trees: Watchlist::new(), witnesses: 0, pause: SOONEST }
+        Self { queue, trees: Watchlist::new(), pause: SOONEST }
     }
 
     fn run(mut self) {
         let mut due = Vec::new();
         while let Some(arrived) = self.take_arrived(due.is_empty()) {
-            let (kill, watch): (Vec<_>, Vec<_>) =
-                arrived.into_iter().partition(|dropped| dropped.kill);
-            if !kill.is_empty() {
-                let trees: Vec<&Tree> = kill.iter().map(|dropped| &*dropped.tree).collect();
-                // No handle is left to return an error from.
-                drop(Tree::kill_each(&trees));
+            let mut kill = Vec::new();
+            for dropped in &arrived {
+                if dropped.kill {
+                    kill.push(&*dropped.tree);
+                }
             }
-            let left = kill.into_iter().chain(watch).map(|dropped| dropped.tree);
-            due.extend(left.filter(|tree| tree.container.outlives_the_handle()));
+            // No handle is left to return an error from.
+            drop(Tree::kill_each(&kill));
+            for dropped in arrived {
+                if dropped.tree.outlives_the_handle() {
+                    due.push(dropped.tree);
+                }
+            }
             self.watch(std::mem::take(&mut due));
             due = self.wait();
         }
@@ -191,7 +188,7 @@ impl Watch {
             if matches!(tree.leader.try_wait(), Ok(None)) {
                 let token = next_token();
                 let source = Source::new(tree.leader.notice(), &self.queue, token);
-                self.trees.insert(token, Watched { tree, by_witness: false }, source);
+                self.trees.insert(token, tree, source);
                 continue;
             }
             tree.leader_has_ended();
@@ -205,19 +202,17 @@ impl Watch {
             // Otherwise the tree is empty, or nothing more can be learned about it.
             if let Ok(Some(survivor)) = survivor {
                 let token = next_token();
-                let source = self.register_witness(&survivor, token);
-                let by_witness = !source.is_polled();
-                self.witnesses += usize::from(by_witness);
-                self.trees.insert(token, Watched { tree, by_witness }, source);
+                let source = self.register(&survivor, token);
+                self.trees.insert(token, tree, source);
             }
         }
     }
 
+    /// Registers a member, unless the list is so long that its descriptors would be missing elsewhere.
     #[cfg(unix)]
-    fn register_witness(&self, survivor: &Survivor, token: u64) -> Source {
-        /// The number of descriptors that the thread keeps open for members of trees whose leaders have exited.
-        const WITNESSES: usize = 64;
-        let descriptor = if self.witnesses < WITNESSES { survivor.exit_descriptor() } else { None };
+    fn register(&self, survivor: &Survivor, token: u64) -> Source {
+        const FEW: usize = 64;
+        let descriptor = if self.trees.len() < FEW { survivor.exit_descriptor() } else { None };
         Source::registered(descriptor.and_then(|descriptor| {
             crate::sys::Registration::of_descriptor(descriptor, self.queue.kernel(), token).ok()
         }))
@@ -225,7 +220,7 @@ impl Watch {
 
     /// Returns `Polled`: on Windows the members of a job are polled.
     #[cfg(windows)]
-    fn register_witness(&self, _: &Survivor, _: u64) -> Source {
+    fn register(&self, _: &Survivor, _: u64) -> Source {
         Source::Polled
     }
 
@@ -250,10 +245,12 @@ impl Watch {
         }
         self.pause = if due.is_empty() { (self.pause * 2).min(LATEST) } else { SOONEST };
         due.extend_from_slice(self.trees.polled());
-        let due = due.into_iter().filter_map(|token| self.trees.remove(token));
-        let due = due.map(Entry::end);
-        due.inspect(|watched| self.witnesses -= usize::from(watched.by_witness))
-            .map(|watched| watched.tree)
-            .collect()
+        let mut trees = Vec::new();
+        for token in due {
+            if let Some(entry) = self.trees.remove(token) {
+                trees.push(entry.end());
+            }
+        }
+        trees
     }
 }

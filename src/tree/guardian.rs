@@ -260,18 +260,20 @@ impl Process {
             tick_ms: TICK_MS.load(Ordering::Relaxed),
         };
         let started = Instant::now();
-        let id = {
-            let _blocked = Blocked::all();
-            // SAFETY: the child only calls `run`, which is async-signal-safe and never returns.
-            unsafe {
-                let id = fork();
-                if id == 0 {
-                    after_fork::run(&orders)
-                }
-                id
+        // SAFETY: the sets are initialised before they are used, and the mask is this thread's own. The child never
+        // unblocks signals. It only calls `run`, which is async-signal-safe and never returns.
+        let (id, error) = unsafe {
+            let (mut all, mut before) = (std::mem::zeroed(), std::mem::zeroed());
+            libc::sigfillset(&raw mut all);
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
+            let id = fork();
+            if id == 0 {
+                after_fork::run(&orders)
             }
+            let error = io::Error::last_os_error();
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut());
+            (id, error)
         };
-        let error = io::Error::last_os_error();
         orders.scratch.unmap();
         if id < 0 { Err(error) } else { Ok(Self { id, socket: Socket::new(ours), started }) }
     }
@@ -414,93 +416,46 @@ fn check_namespace() -> io::Result<()> {
     }
 }
 
-/// Blocks all signals in this thread until it is dropped. The child never unblocks them.
-struct Blocked(libc::sigset_t);
-
-impl Blocked {
-    fn all() -> Self {
-        // SAFETY: the sets are initialised before they are used, and the mask is this thread's own.
-        unsafe {
-            let mut all = std::mem::zeroed();
-            let mut before = std::mem::zeroed();
-            libc::sigfillset(&raw mut all);
-            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
-            Self(before)
-        }
-    }
-}
-
-impl Drop for Blocked {
-    fn drop(&mut self) {
-        // SAFETY: the set is the previous mask.
-        unsafe {
-            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, std::ptr::null_mut());
-        }
-    }
-}
-
 /// Forks without running the program's handlers (pthread_atfork(3)) and without waiting for the allocator's locks,
 /// because the child uses neither. The exit signal of the child is 0: only a wait with `__WALL` or `__WCLONE` reaps it.
 ///
 /// # Safety
 ///
 /// The child must make only system calls.
-#[cfg(all(
-    target_os = "linux",
-    any(
-        target_arch = "x86_64",
-        target_arch = "x86",
-        target_arch = "aarch64",
-        target_arch = "arm",
-        target_arch = "riscv64",
-        target_arch = "s390x",
-        target_arch = "powerpc",
-        target_arch = "powerpc64",
-        target_arch = "loongarch64"
-    )
-))]
 unsafe fn fork() -> libc::pid_t {
-    let none = std::ptr::null_mut::<c_int>();
-    // Without this, a debugger treats a fork with another exit signal as a thread.
-    let flags = libc::CLONE_UNTRACED as libc::c_long;
-    // SAFETY: the child has a copy of this stack.
-    let id = unsafe {
-        if cfg!(target_arch = "s390x") {
-            libc::syscall(libc::SYS_clone, none, flags, none, none, none)
-        } else {
-            libc::syscall(libc::SYS_clone, flags, none, none, none, none)
-        }
-    };
-    let refused = || {
-        let error = io::Error::last_os_error().raw_os_error();
-        matches!(error, Some(libc::EINVAL | libc::ENOSYS | libc::EPERM))
-    };
-    if id < 0 && refused() {
+    #[cfg(all(
+        target_os = "linux",
+        any(
+            target_arch = "x86_64",
+            target_arch = "x86",
+            target_arch = "aarch64",
+            target_arch = "arm",
+            target_arch = "riscv64",
+            target_arch = "s390x",
+            target_arch = "powerpc",
+            target_arch = "powerpc64",
+            target_arch = "loongarch64"
+        )
+    ))]
+    {
+        let none = std::ptr::null_mut::<c_int>();
+        // Without this, a debugger treats a fork with another exit signal as a thread.
+        let flags = libc::CLONE_UNTRACED as libc::c_long;
+        // SAFETY: the child has a copy of this stack.
+        let id = unsafe {
+            if cfg!(target_arch = "s390x") {
+                libc::syscall(libc::SYS_clone, none, flags, none, none, none)
+            } else {
+                libc::syscall(libc::SYS_clone, flags, none, none, none, none)
+            }
+        };
+        let error = if id < 0 { io::Error::last_os_error().raw_os_error() } else { None };
         // An emulator or a sandbox may know only the usual fork.
-        // SAFETY: that of this function.
-        return unsafe { libc::fork() };
+        if !matches!(error, Some(libc::EINVAL | libc::ENOSYS | libc::EPERM)) {
+            return id as libc::pid_t;
+        }
     }
-    id as libc::pid_t
-}
-
-/// # Safety
-///
-/// The child must make only system calls.
-#[cfg(not(all(
-    target_os = "linux",
-    any(
-        target_arch = "x86_64",
-        target_arch = "x86",
-        target_arch = "aarch64",
-        target_arch = "arm",
-        target_arch = "riscv64",
-        target_arch = "s390x",
-        target_arch = "powerpc",
-        target_arch = "powerpc64",
-        target_arch = "loongarch64"
-    )
-)))]
-unsafe fn fork() -> libc::pid_t {
+    // Android, other systems, and architectures whose `clone` may have other arguments.
     // SAFETY: that of this function.
     unsafe { libc::fork() }
 }

@@ -15,11 +15,11 @@
 //! Sources: Job Objects, Nested Jobs, JOBOBJECT_BASIC_LIMIT_INFORMATION, Process Creation Flags and Taking a
 //! Snapshot of the Win32 documentation.
 
-use super::{Container, Containment, Leader, Mechanism, One, Spawned, Wanted};
+use super::operations::{Operations, Survivor};
+use super::{Containment, Leader, Mechanism, Spawned, Tree, Wanted};
 use crate::backoff::Backoff;
 use crate::sys::{KillWithParent, Request, is_signalled, wait_for_any};
 use crate::usage::Usage;
-use std::any::Any;
 use std::ffi::c_void;
 use std::io;
 use std::mem::offset_of;
@@ -55,9 +55,6 @@ pub(crate) struct System {
     pub(crate) creation_flags: u32,
 }
 
-/// A living member of a job. Which member it is does not matter.
-pub(crate) struct Survivor;
-
 /// Spawns a tree, or a single child that needs more than [`Command::spawn`].
 pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawned> {
     let is_tree = wanted.tree;
@@ -80,7 +77,7 @@ pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawne
     let (child, process) = start(spawned?, &job, own_flags & CREATE_SUSPENDED == 0)?;
     let can_be_requested = Request::reaches(flags);
     if is_tree {
-        let spawned = Spawned::single((child, None)).leading(Box::new(job));
+        let spawned = Spawned::single((child, None)).leading(job, &Jobs);
         return Ok(Spawned { can_be_requested, ..spawned });
     }
     let kill_with_parent = KillWithParent::by(job);
@@ -98,13 +95,16 @@ pub(crate) fn request(leader: &Leader, request: Request) -> io::Result<bool> {
 
 /// Resumes a suspended child as a member of the job. On failure, kills and reaps the child. Returns another handle of it.
 fn start(mut child: Child, job: &Job, to_be_resumed: bool) -> io::Result<(Child, OwnedHandle)> {
-    let started = job
-        .admit(&child)
-        .and_then(|()| child.as_handle().try_clone_to_owned())
-        .and_then(
-            |process| if to_be_resumed { resume(&child).map(|()| process) } else { Ok(process) },
-        )
-        .and_then(|process| job.has_begun().map(|()| process));
+    let start = || {
+        job.admit(&child)?;
+        let process = child.as_handle().try_clone_to_owned()?;
+        if to_be_resumed {
+            resume(&child)?;
+        }
+        job.has_begun()?;
+        Ok(process)
+    };
+    let started: io::Result<OwnedHandle> = start();
     if started.is_err() {
         let _ = job.kill();
         // The child might be outside the job, so kill the child itself. A wait for a child that cannot be killed might
@@ -116,70 +116,54 @@ fn start(mut child: Child, job: &Job, to_be_resumed: bool) -> io::Result<(Child,
     started.map(|process| (child, process))
 }
 
-/// Returns the jobs of a batch. All containers of this system have this type.
-fn jobs<'a>(trees: &[One<'a>]) -> impl Iterator<Item = &'a Job> {
-    let job = |(container, _): &One<'a>| -> Option<&'a Job> { container.as_any().downcast_ref() };
-    trees.iter().map(move |tree| job(tree).expect("the containers of a batch have one type"))
-}
+struct Jobs;
 
-impl Container for Job {
-    fn as_any(&self) -> &dyn Any {
-        self
+impl Operations for Jobs {
+    fn kill_each(&self, trees: &[&Tree]) -> Vec<io::Result<()>> {
+        trees.iter().map(|tree| tree.container.kill()).collect()
     }
 
-    fn pins_the_leader(&self) -> bool {
-        false
+    fn kill_at_once(&self, tree: &Tree) -> bool {
+        tree.container.kill().is_err()
     }
 
-    fn kill_each(&self, trees: &[One<'_>]) -> Vec<io::Result<()>> {
-        jobs(trees).map(Self::kill).collect()
+    fn request_each(&self, trees: &[&Tree], request: Request) -> Vec<io::Result<bool>> {
+        trees.iter().map(|tree| self::request(&tree.leader, request)).collect()
     }
 
-    fn kill_at_once(&self, _: &Leader) -> bool {
-        self.kill().is_err()
+    fn wait_each_empty(&self, trees: &[&Tree], deadline: Option<Instant>) -> Vec<io::Result<bool>> {
+        trees.iter().map(|tree| tree.container.wait_empty(deadline)).collect()
     }
 
-    fn request_each(&self, trees: &[One<'_>], request: Request) -> Vec<io::Result<bool>> {
-        trees.iter().map(|(_, leader)| self::request(leader, request)).collect()
+    fn survivors(&self, trees: &[&Tree]) -> Vec<io::Result<Option<Survivor>>> {
+        let is_populated = |tree: &Tree| tree.container.active().unwrap_or(0) > 0;
+        trees.iter().map(|tree| Ok(is_populated(tree).then_some(Survivor))).collect()
     }
 
-    fn wait_each_empty(
-        &self,
-        trees: &[One<'_>],
-        deadline: Option<Instant>,
-    ) -> Vec<io::Result<bool>> {
-        jobs(trees).map(|job| job.wait_empty(deadline)).collect()
+    fn processes(&self, tree: &Tree) -> io::Result<Vec<u32>> {
+        tree.container.ids()
     }
 
-    fn survivors(&self, trees: &[One<'_>]) -> Vec<io::Result<Option<Survivor>>> {
-        let survivor = |job: &Self| Ok(Some(Survivor).filter(|_| job.active().unwrap_or(0) > 0));
-        jobs(trees).map(survivor).collect()
-    }
-
-    fn processes(&self, _: &Leader) -> io::Result<Vec<u32>> {
-        self.ids()
-    }
-
-    fn containment(&self) -> Containment {
+    fn containment(&self, _: &Tree) -> Containment {
         Containment::Complete { by: Mechanism::JobObject }
     }
 
     /// Returns `None`: a job counts committed memory and a process resident memory, so the job's counters are not used.
-    fn usage(&self) -> Option<Usage> {
+    fn usage(&self, _: &Tree) -> Option<Usage> {
         None
     }
 
-    fn outlives_the_handle(&self) -> bool {
-        self.kills_on_close()
+    fn outlives_the_handle(&self, tree: &Tree) -> bool {
+        tree.container.kills_on_close()
     }
 
-    fn leader_is_reaped(&self) {}
+    fn leader_is_reaped(&self, _: &Tree) {}
 
-    fn done(&self) {}
+    fn done(&self, _: &Tree) {}
 }
 
 /// A job without a name, whose handle no child inherits. Dropping it kills no process.
-struct Job {
+pub(crate) struct Job {
     handle: OwnedHandle,
     limits: JOB_OBJECT_LIMIT,
 }
@@ -207,13 +191,9 @@ impl Job {
     }
 
     fn create(wanted: &Wanted) -> io::Result<Self> {
-        // SAFETY: without attributes, and without a name.
-        let handle = unsafe { CreateJobObjectW(std::ptr::null(), std::ptr::null()) };
-        if handle.is_null() {
-            return Err(last_error("cannot create a job object"));
-        }
-        // SAFETY: it was just opened, and nothing else owns it.
-        let handle = unsafe { OwnedHandle::from_raw_handle(handle) };
+        // SAFETY: without attributes, and without a name; the handle is new.
+        let handle = unsafe { opened(CreateJobObjectW(std::ptr::null(), std::ptr::null())) }
+            .map_err(|error| explain(error, "cannot create a job object"))?;
         let mut limits = 0;
         if wanted.kill_with_parent {
             limits |= JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE;
@@ -340,13 +320,8 @@ impl Job {
     /// Opens the process with this ID, if it is a member and this process has permission.
     fn member(&self, id: u32) -> Option<OwnedHandle> {
         const ACCESS: u32 = PROCESS_SYNCHRONIZE | PROCESS_QUERY_LIMITED_INFORMATION;
-        // SAFETY: integers only; the handle is not inherited.
-        let process = unsafe { OpenProcess(ACCESS, 0, id) };
-        if process.is_null() {
-            return None;
-        }
-        // SAFETY: it was just opened, and nothing else owns it.
-        let process = unsafe { OwnedHandle::from_raw_handle(process) };
+        // SAFETY: integers only; the handle is new, and not inherited.
+        let process = unsafe { opened(OpenProcess(ACCESS, 0, id)) }.ok()?;
         let mut is_member = 0;
         // SAFETY: both handles are open for as long as they are borrowed, and the answer outlives the call.
         let answered =
@@ -388,13 +363,9 @@ fn resume(child: &Child) -> io::Result<()> {
 
 /// Returns the IDs of a process's threads. Another program may have added threads to the first one.
 fn threads_of(process: u32) -> io::Result<Vec<u32>> {
-    // SAFETY: integers only.
-    let snapshot = unsafe { CreateToolhelp32Snapshot(TH32CS_SNAPTHREAD, 0) };
-    if snapshot == INVALID_HANDLE_VALUE {
-        return Err(last_error("cannot resume the child: no snapshot of the threads"));
-    }
-    // SAFETY: it was just opened, and nothing else owns it.
-    let snapshot = unsafe { OwnedHandle::from_raw_handle(snapshot) };
+    // SAFETY: integers only; the handle is new.
+    let snapshot = unsafe { opened(CreateToolhelp32Snapshot(TH32CS_SNAPTHREAD, 0)) }
+        .map_err(|error| explain(error, "cannot resume the child: no snapshot of the threads"))?;
     let mut entry = THREADENTRY32::default();
     let mut threads = Vec::new();
     let mut next: unsafe extern "system" fn(HANDLE, *mut THREADENTRY32) -> _ = Thread32First;
@@ -419,17 +390,16 @@ fn threads_of(process: u32) -> io::Result<Vec<u32>> {
 /// may have its ID.
 fn resume_thread(id: u32, process: u32) -> io::Result<bool> {
     const ACCESS: u32 = THREAD_SUSPEND_RESUME | THREAD_QUERY_LIMITED_INFORMATION;
-    // SAFETY: integers only; the handle is not inherited.
-    let thread = unsafe { OpenThread(ACCESS, 0, id) };
-    if thread.is_null() {
-        let error = io::Error::last_os_error();
-        return match error.raw_os_error() {
-            Some(code) if code == ERROR_INVALID_PARAMETER as i32 => Ok(false),
-            _ => Err(explain(error, "cannot resume the child: its thread cannot be opened")),
-        };
-    }
-    // SAFETY: it was just opened, and nothing else owns it.
-    let thread = unsafe { OwnedHandle::from_raw_handle(thread) };
+    // SAFETY: integers only; the handle is new, and not inherited.
+    let thread = match unsafe { opened(OpenThread(ACCESS, 0, id)) } {
+        Ok(thread) => thread,
+        Err(error) if error.raw_os_error() == Some(ERROR_INVALID_PARAMETER as i32) => {
+            return Ok(false);
+        }
+        Err(error) => {
+            return Err(explain(error, "cannot resume the child: its thread cannot be opened"));
+        }
+    };
     // The open handles keep the IDs of the process and of the thread taken.
     // SAFETY: the handle is open.
     if unsafe { GetProcessIdOfThread(thread.as_raw_handle()) } != process {
@@ -441,6 +411,19 @@ fn resume_thread(id: u32, process: u32) -> io::Result<bool> {
         return Err(last_error("cannot resume the child"));
     }
     Ok(true)
+}
+
+/// Returns the handle that a call has opened, or the error of the call.
+///
+/// # Safety
+///
+/// Nothing else owns the handle.
+unsafe fn opened(handle: HANDLE) -> io::Result<OwnedHandle> {
+    if handle.is_null() || handle == INVALID_HANDLE_VALUE {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, and the caller guarantees the rest.
+    Ok(unsafe { OwnedHandle::from_raw_handle(handle) })
 }
 
 fn last_error(what: &str) -> io::Error {

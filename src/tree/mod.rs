@@ -1,12 +1,15 @@
 //! A child and its descendants as one unit, one file per mechanism.
 //!
-//! [`Tree`] is the public type and names no operating system. A [`Container`] holds the members of a tree together.
-//! Only the options that require a container construct it, so a program without trees does not contain that code.
+//! [`Tree`] is the public type and names no operating system. A container holds the members of a tree together: a process
+//! group or a job object. Only the options that require a container construct it, so a program without trees does not
+//! contain that code.
 //!
 //! A tree's *leader* is the child itself. On Unix the leader is pinned: it is not reaped, even after its status was
 //! returned, until the tree is known to be empty or its handle is dropped. So no other process group gets its ID.
 
+mod containment;
 mod drop;
+mod operations;
 
 #[cfg(unix)]
 mod environment_marker;
@@ -19,7 +22,9 @@ pub(crate) use crate::sys::unix::process_table as processes;
 #[cfg(unix)]
 mod scan;
 #[cfg(unix)]
-pub(crate) use process_group::{Survivor, System, request, spawn};
+use process_group::ProcessGroup as Container;
+#[cfg(unix)]
+pub(crate) use process_group::{System, request, spawn};
 
 #[cfg(target_os = "linux")]
 pub(crate) mod cgroup;
@@ -33,14 +38,18 @@ pub(crate) mod pre_exec;
 #[cfg(windows)]
 mod job_object;
 #[cfg(windows)]
-pub(crate) use job_object::{Survivor, System, request, spawn};
+use job_object::Job as Container;
+#[cfg(windows)]
+pub(crate) use job_object::{System, request, spawn};
+
+pub use containment::{Containment, Mechanism};
 
 use drop::Owned;
+use operations::{Operations, Survivor, for_some};
 
 use crate::lifecycle::Lifecycle;
 use crate::sys::{self, FromChild, KillWithParent, Notice, Request};
 use crate::usage::Usage;
-use std::any::Any;
 use std::fmt;
 use std::io;
 use std::ops::Deref;
@@ -85,9 +94,9 @@ impl Spawned {
     }
 
     /// Makes the child the leader of a tree.
-    fn leading(self, container: Box<dyn Container>) -> Self {
+    fn leading(self, container: Container, operations: &'static dyn Operations) -> Self {
         let own = move |leader, kill_on_drop| -> Box<dyn Owner> {
-            Box::new(Owned::new(Tree::new(leader, container), kill_on_drop))
+            Box::new(Owned::new(Tree::new(leader, container, operations), kill_on_drop))
         };
         Self { own: Some(Box::new(own)), ..self }
     }
@@ -102,64 +111,6 @@ pub(crate) trait Owner:
 
     /// Returns the leader, and ends all options that the tree was spawned with.
     fn into_leader(self: Box<Self>) -> Leader;
-}
-
-/// One tree of a batch: its container and its leader.
-pub(crate) type One<'a> = (&'a dyn Container, &'a Leader);
-
-/// Holds the members of a tree together.
-///
-/// An operation that uses the leader's process ID runs under the lifecycle's lock while the leader is unreaped: see
-/// [`Lifecycle::signal`].
-///
-/// An operation that reads the process table serves a batch of trees in one pass. It is called on the first container of
-/// the batch, and returns one result per tree. All containers of a system have the same type.
-pub(crate) trait Container: Send + Sync + UnwindSafe + RefUnwindSafe + 'static {
-    fn as_any(&self) -> &dyn Any;
-
-    /// Returns whether the leader's process ID must stay taken until the tree is empty.
-    fn pins_the_leader(&self) -> bool;
-
-    /// Kills all members, and the processes that they start meanwhile. Does not wait for the members to end.
-    fn kill_each(&self, trees: &[One<'_>]) -> Vec<io::Result<()>>;
-
-    /// Does the part of [`kill_each`](Self::kill_each) that requires a few system calls. Returns whether a rest of it
-    /// remains to be done.
-    fn kill_at_once(&self, leader: &Leader) -> bool;
-
-    /// Requests all members to terminate. Returns whether a member can have received the request.
-    fn request_each(&self, trees: &[One<'_>], request: Request) -> Vec<io::Result<bool>>;
-
-    #[cfg(unix)]
-    fn signal(&self, leader: &Leader, signal: std::ffi::c_int) -> io::Result<()>;
-
-    /// Blocks until no member is left (`true`), or until the deadline. Checks every tree at least once.
-    fn wait_each_empty(
-        &self,
-        trees: &[One<'_>],
-        deadline: Option<Instant>,
-    ) -> Vec<io::Result<bool>>;
-
-    /// Returns a living member of each tree whose leader has exited, `None` if the tree is empty.
-    fn survivors(&self, trees: &[One<'_>]) -> Vec<io::Result<Option<Survivor>>>;
-
-    /// Returns the process IDs of the living members.
-    fn processes(&self, leader: &Leader) -> io::Result<Vec<u32>>;
-
-    fn containment(&self) -> Containment;
-
-    /// Returns the usage of all members, including ended members: up to now, or up to the end of the tree. `None` where
-    /// the container does not count it.
-    fn usage(&self) -> Option<Usage>;
-
-    /// Returns whether the tree must be watched to its end. Called after the handle was dropped.
-    fn outlives_the_handle(&self) -> bool;
-
-    /// Notifies the container that the leader's ID may have a new owner from now on. Members may be left.
-    fn leader_is_reaped(&self);
-
-    /// Notifies the container that the tree is empty. Called before the leader is reaped.
-    fn done(&self);
 }
 
 /// A child and all processes that descend from it, as one unit.
@@ -248,18 +199,18 @@ pub(crate) trait Container: Send + Sync + UnwindSafe + RefUnwindSafe + 'static {
 pub struct Tree {
     /// This field precedes the leader, and so is dropped first: the guardian must forget the group before the leader's
     /// ID can get a new owner.
-    container: Box<dyn Container>,
+    container: Container,
     leader: Leader,
+    operations: &'static dyn Operations,
     /// No member is left, so no member can start another.
     done: AtomicBool,
 }
 
 impl Tree {
-    pub(crate) fn new(leader: Leader, container: Box<dyn Container>) -> Self {
-        if container.pins_the_leader() {
-            leader.pin();
-        }
-        let tree = Self { leader, container, done: AtomicBool::new(false) };
+    fn new(leader: Leader, container: Container, operations: &'static dyn Operations) -> Self {
+        // On Windows, where a process handle keeps the ID taken, a pin has no effect.
+        leader.pin();
+        let tree = Self { container, leader, operations, done: AtomicBool::new(false) };
         tree.leader_has_ended();
         tree
     }
@@ -305,17 +256,19 @@ impl Tree {
 
     /// Does the same for a batch of trees.
     pub(crate) fn kill_each(trees: &[&Self]) -> Vec<io::Result<()>> {
-        Self::each_unless_done(trees, || (), |batch| batch[0].0.kill_each(batch))
+        Self::each_unless_done(trees, (), |operations, trees| operations.kill_each(trees))
     }
 
     /// Requests every process of each tree to terminate. Returns whether a process can have received the request.
     pub(crate) fn request_each(trees: &[&Self], request: Request) -> Vec<io::Result<bool>> {
-        Self::each_unless_done(trees, || false, |batch| batch[0].0.request_each(batch, request))
+        Self::each_unless_done(trees, false, |operations, trees| {
+            operations.request_each(trees, request)
+        })
     }
 
     #[cfg(unix)]
     pub(crate) fn signal(&self, signal: std::ffi::c_int) -> io::Result<()> {
-        self.unless_done((), || self.container.signal(&self.leader, signal))
+        self.unless_done((), || self.operations.signal(self, signal))
     }
 
     /// Returns whether no process of the tree is left. Zombies do not count, nor do processes that
@@ -385,8 +338,9 @@ impl Tree {
         trees: &[&Self],
         deadline: Option<Instant>,
     ) -> Vec<io::Result<bool>> {
-        let wait = |batch: &[One<'_>]| batch[0].0.wait_each_empty(batch, deadline);
-        let empty = Self::each_unless_done(trees, || true, wait);
+        let empty = Self::each_unless_done(trees, true, |operations, trees| {
+            operations.wait_each_empty(trees, deadline)
+        });
         for (tree, empty) in trees.iter().zip(&empty) {
             if matches!(empty, Ok(true)) {
                 tree.finish();
@@ -397,7 +351,8 @@ impl Tree {
 
     /// Returns a living member of each tree whose leader has exited, `None` if the tree is empty.
     fn survivors(trees: &[&Self]) -> Vec<io::Result<Option<Survivor>>> {
-        let survivors = Self::each_unless_done(trees, || None, |batch| batch[0].0.survivors(batch));
+        let survivors =
+            Self::each_unless_done(trees, None, |operations, trees| operations.survivors(trees));
         for (tree, survivor) in trees.iter().zip(&survivors) {
             if matches!(survivor, Ok(None)) {
                 tree.finish();
@@ -427,7 +382,7 @@ impl Tree {
     /// # }
     /// ```
     pub fn processes(&self) -> io::Result<Vec<u32>> {
-        self.unless_done(Vec::new(), || self.container.processes(&self.leader))
+        self.unless_done(Vec::new(), || self.operations.processes(self))
     }
 
     /// Returns whether a process can leave the tree, and what holds the tree together.
@@ -445,11 +400,11 @@ impl Tree {
     /// ```
     #[must_use]
     pub fn containment(&self) -> Containment {
-        self.container.containment()
+        self.operations.containment(self)
     }
 
     pub(crate) fn usage(&self) -> Option<Usage> {
-        self.container.usage()
+        self.operations.usage(self)
     }
 
     /// Runs this unless the tree is known to be empty. Drops an error if the tree has become empty meanwhile.
@@ -463,28 +418,23 @@ impl Tree {
         }
     }
 
-    /// Runs this for the trees of a batch that are not known to be empty: at least one.
-    fn each_unless_done<T>(
+    /// Does the same for several trees, by one call for the trees that are not known to be empty.
+    fn each_unless_done<T: Clone>(
         trees: &[&Self],
-        done: impl Fn() -> T,
-        run: impl FnOnce(&[One<'_>]) -> Vec<io::Result<T>>,
+        done: T,
+        run: impl FnOnce(&dyn Operations, &[&Self]) -> Vec<io::Result<T>>,
     ) -> Vec<io::Result<T>> {
-        let left: Vec<_> = trees.iter().filter(|tree| !tree.is_done()).collect();
-        let batch: Vec<One<'_>> =
-            left.iter().map(|tree| (&*tree.container, &tree.leader)).collect();
-        let mut answers = if batch.is_empty() { Vec::new() } else { run(&batch) }.into_iter();
-        let mut left = left.into_iter().peekable();
-        let answer = |tree: &&Self| {
-            if left.next_if(|next| std::ptr::eq(**next, *tree)).is_none() {
-                return Ok(done());
-            }
-            match answers.next() {
-                Some(Err(_)) if tree.is_done() => Ok(done()),
-                Some(answer) => answer,
-                None => Ok(done()),
-            }
-        };
-        trees.iter().map(answer).collect()
+        let is_left = |tree: &Self| !tree.is_done();
+        let results = for_some(trees, is_left, |trees| run(trees[0].operations, trees));
+        let mut all = Vec::new();
+        for (tree, result) in trees.iter().zip(results) {
+            all.push(match result {
+                Some(Err(error)) if !tree.is_done() => Err(error),
+                Some(Ok(result)) => Ok(result),
+                _ => Ok(done.clone()),
+            });
+        }
+        all
     }
 
     /// Returns whether the tree is known to be empty.
@@ -495,14 +445,18 @@ impl Tree {
     /// Called once the status of the leader was returned or is lost.
     pub(crate) fn leader_has_ended(&self) {
         if self.leader.notice().is_none() {
-            self.container.leader_is_reaped();
+            self.operations.leader_is_reaped(self);
         }
+    }
+
+    fn outlives_the_handle(&self) -> bool {
+        self.operations.outlives_the_handle(self)
     }
 
     /// Marks the tree as empty. The container must be notified before the leader is unpinned, and so reaped.
     fn finish(&self) {
         if !self.done.swap(true, Ordering::AcqRel) {
-            self.container.done();
+            self.operations.done(self);
             self.leader.unpin();
         }
     }
@@ -511,93 +465,9 @@ impl Tree {
 impl fmt::Debug for Tree {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("Tree");
-        debug.field("containment", &self.container.containment()).field("empty", &self.is_done());
+        debug
+            .field("containment", &self.operations.containment(self))
+            .field("empty", &self.is_done());
         debug.finish_non_exhaustive()
-    }
-}
-
-/// Whether a process can leave a [`Tree`].
-///
-/// # Examples
-///
-/// ```
-/// use shared_child::{Containment, Tree};
-///
-/// fn warn(tree: &Tree) {
-///     if let Containment::BestEffort { by } = tree.containment() {
-///         eprintln!("a determined process can escape from a {by}");
-///     }
-/// }
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Containment {
-    /// No process can leave the tree with the credentials that the child has. [`Tree`](Tree#which-processes-escape)
-    /// lists what that does not cover: services that start processes at a member's request, and on Linux programs with
-    /// set-user-ID or file capabilities.
-    Complete {
-        /// The mechanism that guarantees it.
-        by: Mechanism,
-    },
-    /// A process can leave the tree. [`Tree`](Tree#which-processes-escape) lists how.
-    BestEffort {
-        /// The mechanism that holds the tree together.
-        by: Mechanism,
-    },
-}
-
-impl Containment {
-    /// Returns whether this is [`Containment::Complete`].
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use shared_child::{Containment, Mechanism};
-    ///
-    /// assert!(Containment::Complete { by: Mechanism::JobObject }.is_complete());
-    /// assert!(!Containment::BestEffort { by: Mechanism::ProcessGroup }.is_complete());
-    /// ```
-    #[must_use]
-    pub const fn is_complete(self) -> bool {
-        matches!(self, Self::Complete { .. })
-    }
-}
-
-impl fmt::Display for Containment {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Complete { by } => write!(f, "complete, by a {by}"),
-            Self::BestEffort { by } => write!(f, "best effort, by a {by}"),
-        }
-    }
-}
-
-/// The mechanism that holds a [`Tree`] together.
-///
-/// # Examples
-///
-/// ```
-/// assert_eq!(shared_child::Mechanism::ProcessGroup.to_string(), "process group");
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Mechanism {
-    /// A Linux cgroup v2 of its own.
-    Cgroup,
-    /// A Windows job object.
-    JobObject,
-    /// A process group, and a scan of the process table for members that have left it.
-    ProcessGroupAndScan,
-    /// A process group.
-    ProcessGroup,
-}
-
-impl fmt::Display for Mechanism {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Cgroup => "cgroup",
-            Self::JobObject => "job object",
-            Self::ProcessGroupAndScan => "process group and a scan",
-            Self::ProcessGroup => "process group",
-        })
     }
 }

@@ -10,11 +10,11 @@
 //! [`PATIENCE`]. So there are at most as many threads as spawns that were ever in progress at the same time, and
 //! usually one.
 //!
-//! A spawn cannot end its thread: a panic of std is an error (`command.rs`).
+//! No thread ends: a panic of std in a spawn is an error (`command.rs`).
 
 use super::pre_exec::{self, Orders, Parent};
 use crate::fork_guard::PerProcess;
-use crate::sync::{Mutex, MutexGuard, imp::Condvar};
+use crate::sync::{Mutex, imp::Condvar};
 use crate::sys::spawn_thread;
 use std::collections::VecDeque;
 use std::io;
@@ -43,7 +43,7 @@ struct Threads {
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Job>,
-    threads: usize,
+    has_threads: bool,
     /// The number of threads that wait for a job, or are about to.
     idle: usize,
     /// The number of jobs begun so far.
@@ -52,15 +52,13 @@ struct Queue {
 
 type Spawned = io::Result<(Child, Option<OwnedFd>)>;
 
-/// A command that is lent to a thread. Dropping the job returns it to the caller, on every path.
+/// A command that is lent to a thread, which returns it with the result.
 struct Job {
     command: Command,
     orders: Orders,
-    spawned: Spawned,
     answer: Arc<Answer>,
 }
 
-/// The result that a thread returns to the caller.
 #[derive(Default)]
 struct Answer {
     slot: sync::Mutex<Option<(Command, Spawned)>>,
@@ -73,101 +71,58 @@ impl Answer {
         let waited = self.filled.wait_timeout_while(slot, timeout, |slot| slot.is_none());
         waited.unwrap_or_else(PoisonError::into_inner).0.take()
     }
-}
 
-impl Job {
-    fn finish(mut self, spawned: Spawned) {
-        self.spawned = spawned;
+    fn fill(&self, command: Command, spawned: Spawned) {
+        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some((command, spawned));
+        self.filled.notify_one();
     }
-}
-
-impl Drop for Job {
-    fn drop(&mut self) {
-        let command = mem::replace(&mut self.command, Command::new(""));
-        let spawned = mem::replace(&mut self.spawned, Err(unfinished()));
-        let mut slot = self.answer.slot.lock().unwrap_or_else(PoisonError::into_inner);
-        *slot = Some((command, spawned));
-        self.answer.filled.notify_one();
-    }
-}
-
-fn unfinished() -> io::Error {
-    io::Error::other(
-        "cannot spawn the child: the thread that spawns children which die with this process has ended; \
-         spawn again, which starts another thread",
-    )
 }
 
 pub(super) fn spawn(command: &mut Command) -> Spawned {
     let threads = THREADS.get();
     let parent = Parent { id: process::id(), blocked: pre_exec::blocked_signals() };
     let answer = Arc::new(Answer::default());
-    let job = Job {
-        command: mem::replace(command, Command::new("")),
-        orders: Orders { die_with: Some(parent), ..Orders::default() },
-        spawned: Err(unfinished()),
-        answer: Arc::clone(&answer),
+    let mut begun = {
+        let mut queue = threads.queue.lock();
+        if !queue.has_threads {
+            threads.start(&mut queue).map_err(|error| cannot_start(&error))?;
+        }
+        queue.waiting.push_back(Job {
+            command: mem::replace(command, Command::new("")),
+            orders: Orders { die_with: Some(parent), ..Orders::default() },
+            answer: Arc::clone(&answer),
+        });
+        threads.added.notify_one();
+        queue.begun
     };
-    let mut begun = threads.add(job);
     loop {
         if let Some((returned, spawned)) = answer.wait(PATIENCE) {
             *command = returned;
             return spawned;
         }
-        begun = threads.support(threads.queue.lock(), Some(begun));
+        let mut queue = threads.queue.lock();
+        let is_stuck = queue.idle == 0 && queue.begun == begun;
+        if is_stuck && !queue.waiting.is_empty() {
+            // After an error, the busy threads take the jobs later.
+            let _ = threads.start(&mut queue);
+        }
+        begun = queue.begun;
     }
 }
 
 impl Threads {
-    /// Queues a job. Returns the number of jobs that were begun so far.
-    fn add(&'static self, job: Job) -> u64 {
-        let mut queue = self.queue.lock();
-        queue.waiting.push_back(job);
-        self.added.notify_one();
-        self.support(queue, None)
-    }
-
-    /// Starts a thread if there is none, or if all are busy and none has begun a job since the count was `begun`.
-    fn support(&'static self, mut queue: MutexGuard<'_, Queue>, begun: Option<u64>) -> u64 {
-        let is_stuck = queue.idle == 0 && begun == Some(queue.begun);
-        if (queue.threads == 0 || is_stuck) && !queue.waiting.is_empty() {
-            match self.start() {
-                Ok(()) => {
-                    queue.threads += 1;
-                    queue.idle += 1;
-                }
-                // The other threads take the jobs later.
-                Err(_) if queue.threads > 0 => {}
-                Err(error) => {
-                    let failed = mem::take(&mut queue.waiting);
-                    drop(queue);
-                    for job in failed {
-                        job.finish(Err(cannot_start(&error)));
-                    }
-                    return 0;
-                }
-            }
-        }
-        queue.begun
-    }
-
-    fn start(&'static self) -> io::Result<()> {
+    fn start(&'static self, queue: &mut Queue) -> io::Result<()> {
         spawn_thread("child-parent", STACK, move || {
-            /// The next spawn replaces a thread that has ended.
-            struct Alive(&'static Threads);
-            impl Drop for Alive {
-                fn drop(&mut self) {
-                    self.0.queue.lock().threads -= 1;
-                }
-            }
-            let alive = Alive(self);
             loop {
-                let mut job = alive.0.next();
+                let mut job = self.next();
                 let spawned = run(&mut job);
-                job.finish(spawned);
-                alive.0.queue.lock().idle += 1;
+                self.queue.lock().idle += 1;
+                job.answer.fill(job.command, spawned);
             }
-        })
+        })?;
+        queue.has_threads = true;
+        queue.idle += 1;
+        Ok(())
     }
 
     fn next(&self) -> Job {
@@ -184,12 +139,10 @@ impl Threads {
 }
 
 fn run(job: &mut Job) -> Spawned {
-    pre_exec::spawn(&mut job.command, &job.orders).map_err(|error| match error {
-        pre_exec::Error::Orders(error) => explain(
-            &error,
-            "cannot have the kernel kill the child when this process dies (PR_SET_PDEATHSIG)",
-        ),
-        pre_exec::Error::Spawn(error) => error,
+    pre_exec::spawn(&mut job.command, &job.orders, |error| {
+        let what =
+            "cannot have the kernel kill the child when this process dies (PR_SET_PDEATHSIG)";
+        explain(&error, what)
     })
 }
 

@@ -3,8 +3,8 @@
 //! A hook of the command does this work ([`CommandExt::pre_exec`]). std cannot remove a hook, so the hook stays on the
 //! command and runs in the child of every later spawn too. Therefore:
 //!
-//! - The orders belong to one spawn. They are in a variable of the spawning thread, which the fork copies, and which a guard
-//!   clears when the spawn returns or unwinds.
+//! - The orders belong to one spawn. They are in a variable of the spawning thread, which the fork copies, and which is
+//!   cleared when the spawn returns.
 //! - Every spawn adds a hook with a number of its own, and only the hook with the spawn's number works. It is the last
 //!   hook, so it runs after all hooks that the caller has added, even at a second spawn of the command. Otherwise a
 //!   caller's hook that changes the user ID would clear the parent-death signal.
@@ -42,27 +42,13 @@ pub(super) struct Parent {
     pub(super) blocked: libc::sigset_t,
 }
 
-pub(super) enum Error {
-    /// The child could not carry out its orders.
-    Orders(io::Error),
-    /// The spawn failed in another way.
-    Spawn(io::Error),
-}
-
-impl From<Error> for io::Error {
-    fn from(error: Error) -> Self {
-        match error {
-            Error::Orders(error) | Error::Spawn(error) => error,
-        }
-    }
-}
-
 /// Spawns a child that sends its own pidfd.
 pub(crate) fn spawn_with_pidfd(command: &mut Command) -> io::Result<(Child, Option<OwnedFd>)> {
-    Ok(spawn(command, &Orders::default())?)
+    spawn(command, &Orders::default(), |error| error)
 }
 
-/// Spawns the command. Returns the child, and the child's own pidfd if the child has sent one.
+/// Spawns the command. Returns the child, and the child's own pidfd if the child has sent one. `explain` completes the
+/// error of a child that could not carry out its orders.
 ///
 /// A pidfd that the parent opens by the child's ID may come too late: a thread in `waitpid(-1)` may have reaped the child,
 /// and its ID may have a new owner. The child's own pidfd has no such gap. If the child cannot open it (descriptors,
@@ -70,7 +56,8 @@ pub(crate) fn spawn_with_pidfd(command: &mut Command) -> io::Result<(Child, Opti
 pub(super) fn spawn(
     command: &mut Command,
     orders: &Orders,
-) -> Result<(Child, Option<OwnedFd>), Error> {
+    explain: impl Fn(io::Error) -> io::Error,
+) -> io::Result<(Child, Option<OwnedFd>)> {
     // A number may repeat after 2^32 hooks.
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -78,17 +65,19 @@ pub(super) fn spawn(
     // initialisation: it neither allocates nor takes a lock.
     unsafe { command.pre_exec(move || run_hook(number)) };
     let channel = Channel::open().ok();
-    let (spawned, received) = attempt(command, number, orders, channel.as_ref());
-    let (spawned, received) = match spawned {
+    let (mut spawned, mut received) = attempt(command, number, orders, channel.as_ref());
+    let is_full =
+        |error: &io::Error| matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
+    if channel.is_some() && received.pid == 0 && spawned.as_ref().is_err_and(is_full) {
         // The channel may have used the last two descriptors, so spawn without it. No child has run the hook, so
         // nothing happens twice.
-        Err(Error::Spawn(error)) if channel.is_some() && is_full(&error) && received.pid == 0 => {
-            drop(channel);
-            attempt(command, number, orders, None)
-        }
-        spawned => (spawned, received),
-    };
-    let child = spawned?;
+        drop(channel);
+        (spawned, received) = attempt(command, number, orders, None);
+    }
+    let child = spawned.map_err(|error| match received.errno {
+        0 => error,
+        errno => explain(io::Error::from_raw_os_error(errno)),
+    })?;
     // The IDs differ if a caller's hook has forked and the child of that fork has continued. (They also differ if the
     // child is in another PID namespace. The caller opens a pidfd by the ID of this namespace then.)
     let pidfd = received.pidfd.filter(|_| received.pid == child.id());
@@ -100,33 +89,17 @@ fn attempt(
     number: usize,
     orders: &Orders,
     channel: Option<&Channel>,
-) -> (Result<Child, Error>, Received) {
-    /// Clears the orders even if the spawn unwinds.
-    struct Reset;
-    impl Drop for Reset {
-        fn drop(&mut self) {
-            GIVEN.set(None);
-        }
-    }
+) -> (io::Result<Child>, Received) {
     let enter = match orders.enter.as_ref().map(Passed::new).transpose() {
         Ok(enter) => enter,
-        Err(error) => return (Err(Error::Orders(error)), Received::default()),
+        Err(error) => return (Err(error), Received::default()),
     };
     let report = channel.and_then(|channel| Passed::new(&channel.child).ok());
     GIVEN.set(Some(Given { number, report, enter, die_with: orders.die_with }));
-    let reset = Reset;
+    // This does not unwind: a panic of std is an error.
     let spawned = command::spawn(command);
-    drop(reset);
-    let received = channel.map_or_else(Received::default, Channel::receive);
-    let spawned = spawned.map_err(|error| match received.errno {
-        0 => Error::Spawn(error),
-        errno => Error::Orders(io::Error::from_raw_os_error(errno)),
-    });
-    (spawned, received)
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+    GIVEN.set(None);
+    (spawned, channel.map_or_else(Received::default, Channel::receive))
 }
 
 /// Returns the signal mask of this thread.

@@ -7,14 +7,14 @@
 
 use super::environment_marker::EnvironmentMarker;
 use super::guardian::{self, Bond};
+use super::operations::{Operations, Survivor, for_some};
 use super::processes::{self, Process, Time};
 use super::scan::{self, Membership, Target};
-use super::{Container, Containment, Leader, Mechanism, One, Spawned, Wanted};
+use super::{Containment, Leader, Mechanism, Spawned, Tree, Wanted};
 use crate::command;
 use crate::sync::Mutex;
 use crate::sys::{FromChild, KillWithParent, Request};
 use crate::usage::Usage;
-use std::any::Any;
 use std::ffi::c_int;
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -77,7 +77,7 @@ pub(crate) trait Cgroup: Send + Sync + UnwindSafe + RefUnwindSafe {
     fn remove(&self) -> bool;
 }
 
-struct ProcessGroup {
+pub(crate) struct ProcessGroup {
     membership: Membership,
     cgroup: Option<Box<dyn Cgroup>>,
     /// The charge with which the guardian kills the tree when this process dies.
@@ -128,7 +128,7 @@ pub(crate) fn spawn(wanted: &Wanted, command: &mut Command) -> io::Result<Spawne
         Some(bond) if !is_tree => Spawned { kill_with_parent: KillWithParent::by(bond), ..spawned },
         bond => {
             let bond = Mutex::new(bond);
-            spawned.leading(Box::new(ProcessGroup { membership, cgroup, bond }))
+            spawned.leading(ProcessGroup { membership, cgroup, bond }, &Groups)
         }
     })
 }
@@ -148,229 +148,210 @@ pub(crate) fn request(leader: &Leader, request: Request) -> io::Result<bool> {
     Ok(true)
 }
 
-/// A member of a tree that lived when a scan found it.
-pub(crate) type Survivor = Process;
-
-type OneGroup<'a> = (&'a ProcessGroup, &'a Leader);
-
-/// Returns the trees of a batch. All containers of this system have this type.
-fn groups<'a>(trees: &[One<'a>]) -> Vec<OneGroup<'a>> {
-    let group = |container: &'a dyn Container| container.as_any().downcast_ref();
-    let groups = trees.iter().map(|(container, leader)| Some((group(*container)?, *leader)));
-    groups.map(|group| group.expect("the containers of a batch have one type")).collect()
+/// Returns whether a scan has failed because there is no process table.
+fn is_unlisted(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Unsupported
 }
 
-/// Calls `otherwise` if the scan has failed because there is no process table.
-fn unless_unlisted<T>(
-    scanned: io::Result<T>,
-    otherwise: impl FnOnce() -> io::Result<T>,
-) -> io::Result<T> {
-    match scanned {
-        Err(error) if error.kind() == io::ErrorKind::Unsupported => otherwise(),
-        scanned => scanned,
-    }
-}
-
-/// Serves some trees of a batch by one scan, and each of the other trees by itself.
-fn scanned<T>(
-    trees: &[OneGroup<'_>],
-    is_scanned: impl Fn(&ProcessGroup) -> bool,
+/// Serves the chosen trees by one scan.
+fn scan_some<T>(
+    trees: &[&Tree],
+    is_chosen: impl Fn(&Tree) -> bool,
     scan: impl FnOnce(&[Target<'_>]) -> Vec<T>,
-    mut otherwise: impl FnMut(&OneGroup<'_>) -> T,
-) -> Vec<T> {
-    let targets: Vec<Target<'_>> = trees
-        .iter()
-        .filter(|(group, _)| is_scanned(group))
-        .map(|(group, leader)| group.target(leader))
-        .collect();
-    let mut by_scan = if targets.is_empty() { Vec::new() } else { scan(&targets) }.into_iter();
-    let mut answer = |tree: &OneGroup<'_>| match is_scanned(tree.0) {
-        true => by_scan.next().unwrap_or_else(|| otherwise(tree)),
-        false => otherwise(tree),
-    };
-    trees.iter().map(&mut answer).collect()
+) -> Vec<Option<T>> {
+    for_some(trees, is_chosen, |trees| {
+        let mut targets = Vec::new();
+        for tree in trees {
+            targets.push(tree.target());
+        }
+        scan(&targets)
+    })
 }
 
-impl ProcessGroup {
-    fn target<'a>(&'a self, leader: &'a Leader) -> Target<'a> {
-        Target { membership: &self.membership, leader }
+impl Tree {
+    fn cgroup(&self) -> Option<&dyn Cgroup> {
+        self.container.cgroup.as_deref()
+    }
+
+    fn target(&self) -> Target<'_> {
+        Target { membership: &self.container.membership, leader: &self.leader }
     }
 
     /// Returns whether a member can be outside the cgroup.
     fn is_scanned(&self) -> bool {
-        self.cgroup.as_ref().is_none_or(|cgroup| !cgroup.is_complete())
+        self.cgroup().is_none_or(|cgroup| !cgroup.is_complete())
     }
 
-    fn signal_each(trees: &[OneGroup<'_>], signals: &[c_int]) -> Vec<io::Result<()>> {
-        scanned(
-            trees,
-            |group| group.cgroup.is_none(),
-            |targets| scan::signal(targets, signals),
-            |(group, leader)| match &group.cgroup {
-                Some(cgroup) => group.signal_with_cgroup(&**cgroup, leader, signals),
-                None => Ok(()),
-            },
-        )
+    fn signal_leader(&self, signals: &[c_int]) -> io::Result<()> {
+        let mut result = Ok(());
+        for signal in signals {
+            result = self.leader.signal(|notice| notice.signal(*signal)).and(result);
+        }
+        result
     }
 
     /// Sends each signal once to each process: first to the processes that the cgroup lists, then to the others.
-    fn signal_with_cgroup(
-        &self,
-        cgroup: &dyn Cgroup,
-        leader: &Leader,
-        signals: &[c_int],
-    ) -> io::Result<()> {
-        let to_each = |send: &dyn Fn(c_int) -> io::Result<()>| {
-            let mut result = Ok(());
-            for signal in signals {
-                result = send(*signal).and(result);
-            }
-            result
-        };
-        let to_leader = || to_each(&|signal| leader.signal(|notice| notice.signal(signal)));
+    fn signal_with_cgroup(&self, cgroup: &dyn Cgroup, signals: &[c_int]) -> io::Result<()> {
         let mut listed = match cgroup.ids() {
             Ok(listed) => listed,
             // No descriptor is spare to read the list. The leader at least receives the signals.
-            Err(error) => return to_leader().and(Err(error)),
+            Err(error) => return self.signal_leader(signals).and(Err(error)),
         };
-        let sent = to_each(&|signal| cgroup.signal(&listed, signal));
+        let mut result = Ok(());
+        for signal in signals {
+            result = cgroup.signal(&listed, *signal).and(result);
+        }
         if !self.is_scanned() {
-            return sent;
+            return result;
         }
         listed.sort_unstable();
-        let unlisted = scan::signal_unlisted(self.target(leader), &listed, signals);
-        sent.and(unless_unlisted(unlisted, || {
-            // The leader may have left the cgroup.
-            if listed.contains(&self.membership.group()) { Ok(()) } else { to_leader() }
-        }))
+        result.and(match scan::signal_unlisted(self.target(), &listed, signals) {
+            Err(error) if is_unlisted(&error) => {
+                // The leader may have left the cgroup.
+                let is_listed = listed.contains(&self.container.membership.group());
+                if is_listed { Ok(()) } else { self.signal_leader(signals) }
+            }
+            sent => sent,
+        })
     }
 
-    /// Blocks until the cgroup is empty (`true`), or until the deadline.
-    fn wait_cgroup_empty(&self, deadline: Option<Instant>) -> io::Result<bool> {
-        self.cgroup.as_ref().map_or(Ok(true), |cgroup| cgroup.wait_empty(deadline))
+    fn wait_empty_with_cgroup(
+        &self,
+        cgroup: &dyn Cgroup,
+        deadline: Option<Instant>,
+    ) -> io::Result<bool> {
+        loop {
+            if !cgroup.wait_empty(deadline)? {
+                return Ok(false);
+            }
+            if !self.is_scanned() {
+                // The leader was in the cgroup, so it is a zombie, or about to be one.
+                return Ok(!matches!(self.leader.wait(deadline), Ok(None)));
+            }
+            let is_empty = match scan::wait_empty(&[self.target()], deadline).pop() {
+                Some(Err(error)) if !is_unlisted(&error) => return Err(error),
+                Some(Ok(is_empty)) => is_empty,
+                _ => true,
+            };
+            // A process outside the cgroup may have returned to it.
+            if !is_empty || cgroup.wait_empty(Some(Instant::now()))? {
+                return Ok(is_empty);
+            }
+        }
+    }
+
+    /// Returns a member that is in the cgroup or has left it.
+    fn survivor_of_cgroup(&self, cgroup: &dyn Cgroup) -> io::Result<Option<Survivor>> {
+        let survivor = cgroup.survivor()?;
+        if survivor.is_some() || !self.is_scanned() {
+            return Ok(survivor);
+        }
+        match scan::survivors(&[self.target()]).pop() {
+            Some(Err(error)) if !is_unlisted(&error) => Err(error),
+            Some(Ok(survivor)) => Ok(survivor),
+            _ => Ok(None),
+        }
     }
 }
 
-impl Container for ProcessGroup {
-    fn as_any(&self) -> &dyn Any {
-        self
+struct Groups;
+
+impl Groups {
+    /// Serves the trees without a cgroup by one scan, and each tree with a cgroup by itself.
+    fn each<T>(
+        trees: &[&Tree],
+        scan: impl FnOnce(&[Target<'_>]) -> Vec<io::Result<T>>,
+        with_cgroup: impl Fn(&Tree, &dyn Cgroup) -> io::Result<T>,
+    ) -> Vec<io::Result<T>> {
+        let scanned = scan_some(trees, |tree| tree.cgroup().is_none(), scan);
+        let mut results = Vec::new();
+        for (tree, scanned) in trees.iter().zip(scanned) {
+            results.push(match (scanned, tree.cgroup()) {
+                (None, Some(cgroup)) => with_cgroup(tree, cgroup),
+                (scanned, _) => scanned.expect("a tree without a cgroup was scanned"),
+            });
+        }
+        results
     }
 
-    fn pins_the_leader(&self) -> bool {
-        true
+    fn signal_each(trees: &[&Tree], signals: &[c_int]) -> Vec<io::Result<()>> {
+        Self::each(
+            trees,
+            |targets| scan::signal(targets, signals),
+            |tree, cgroup| tree.signal_with_cgroup(cgroup, signals),
+        )
+    }
+}
+
+impl Operations for Groups {
+    fn kill_each(&self, trees: &[&Tree]) -> Vec<io::Result<()>> {
+        // The cgroups come first, each as one, then the members that have left them.
+        let mut results = Vec::new();
+        for tree in trees {
+            results.push(tree.cgroup().map_or(Ok(()), |cgroup| cgroup.kill()));
+        }
+        let scanned = scan_some(trees, Tree::is_scanned, scan::kill);
+        for ((tree, result), scanned) in trees.iter().zip(&mut results).zip(scanned) {
+            let rest = scanned.unwrap_or_else(|| tree.signal_leader(&[libc::SIGKILL]));
+            if result.is_ok() {
+                *result = rest;
+            }
+        }
+        results
     }
 
-    fn kill_each(&self, trees: &[One<'_>]) -> Vec<io::Result<()>> {
-        let trees = groups(trees);
-        // This kills first the cgroups, each as one, then the members that have left them.
-        let cgroups: Vec<io::Result<()>> = trees
-            .iter()
-            .map(|(group, _)| group.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.kill()))
-            .collect();
-        let rest = scanned(&trees, Self::is_scanned, scan::kill, |(_, leader)| {
-            leader.signal(|notice| notice.signal(libc::SIGKILL))
-        });
-        cgroups.into_iter().zip(rest).map(|(cgroup, rest)| cgroup.and(rest)).collect()
-    }
-
-    fn kill_at_once(&self, leader: &Leader) -> bool {
-        if let Some(cgroup) = &self.cgroup {
+    fn kill_at_once(&self, tree: &Tree) -> bool {
+        if let Some(cgroup) = tree.cgroup() {
             cgroup.kill_once();
         }
         let scans = processes::usable();
         // Without a marker, a scan finds members outside the group by their parents, so the group must not die first.
-        if self.membership.is_marked() || !scans {
+        if tree.container.membership.is_marked() || !scans {
             // The full kill meets an error again.
-            let _ = self.target(leader).signal_group(libc::SIGKILL);
+            let _ = tree.target().signal_group(libc::SIGKILL);
         }
-        scans || self.cgroup.is_some()
+        scans || tree.cgroup().is_some()
     }
 
-    fn request_each(&self, trees: &[One<'_>], request: Request) -> Vec<io::Result<bool>> {
-        let sent = Self::signal_each(&groups(trees), &request.signals());
-        sent.into_iter().map(|sent| sent.map(|()| true)).collect()
-    }
-
-    fn signal(&self, leader: &Leader, signal: c_int) -> io::Result<()> {
-        Self::signal_each(&[(self, leader)], &[signal]).pop().unwrap_or(Ok(()))
-    }
-
-    fn wait_each_empty(
-        &self,
-        trees: &[One<'_>],
-        deadline: Option<Instant>,
-    ) -> Vec<io::Result<bool>> {
-        let trees = groups(trees);
-        let mut results: Vec<Option<io::Result<bool>>> = trees.iter().map(|_| None).collect();
-        loop {
-            let pending: Vec<usize> = (0..trees.len()).filter(|i| results[*i].is_none()).collect();
-            if pending.is_empty() {
-                break;
-            }
-            let mut empty = Vec::new();
-            for i in pending {
-                let (group, leader) = trees[i];
-                match group.wait_cgroup_empty(deadline) {
-                    Ok(true) if group.is_scanned() => empty.push(i),
-                    // The leader was in the cgroup, so it is a zombie, or about to be one.
-                    Ok(true) => results[i] = Some(Ok(!matches!(leader.wait(deadline), Ok(None)))),
-                    answer => results[i] = Some(answer),
-                }
-            }
-            let targets: Vec<Target<'_>> =
-                empty.iter().map(|i| trees[*i].0.target(trees[*i].1)).collect();
-            for (i, scanned) in empty.into_iter().zip(scan::wait_empty(&targets, deadline)) {
-                let group = trees[i].0;
-                results[i] = match (scanned, &group.cgroup) {
-                    (scanned, None) => Some(scanned),
-                    (Ok(true), Some(cgroup)) if !matches!(cgroup.ids().as_deref(), Ok([])) => {
-                        // A process outside the cgroup may have returned to it.
-                        match cgroup.wait_empty(Some(Instant::now())) {
-                            Ok(false) => None,
-                            answer => Some(answer),
-                        }
-                    }
-                    // The cgroup was empty.
-                    (scanned, Some(_)) => Some(unless_unlisted(scanned, || Ok(true))),
-                };
-            }
+    fn request_each(&self, trees: &[&Tree], request: Request) -> Vec<io::Result<bool>> {
+        let mut results = Vec::new();
+        for sent in Self::signal_each(trees, &request.signals()) {
+            results.push(sent.map(|()| true));
         }
-        results.into_iter().map(|result| result.unwrap_or(Ok(true))).collect()
+        results
     }
 
-    fn survivors(&self, trees: &[One<'_>]) -> Vec<io::Result<Option<Survivor>>> {
-        scanned(
-            &groups(trees),
-            |group| group.cgroup.is_none(),
-            scan::survivors,
-            |(group, leader)| {
-                let survivor =
-                    group.cgroup.as_ref().map_or(Ok(None), |cgroup| cgroup.survivor())?;
-                if survivor.is_some() || !group.is_scanned() {
-                    return Ok(survivor);
-                }
-                let scanned = scan::survivors(&[group.target(leader)]).pop().unwrap_or(Ok(None));
-                unless_unlisted(scanned, || Ok(None))
-            },
+    fn signal(&self, tree: &Tree, signal: c_int) -> io::Result<()> {
+        Self::signal_each(&[tree], &[signal]).pop().unwrap_or(Ok(()))
+    }
+
+    fn wait_each_empty(&self, trees: &[&Tree], deadline: Option<Instant>) -> Vec<io::Result<bool>> {
+        Self::each(
+            trees,
+            |targets| scan::wait_empty(targets, deadline),
+            |tree, cgroup| tree.wait_empty_with_cgroup(cgroup, deadline),
         )
     }
 
-    fn processes(&self, leader: &Leader) -> io::Result<Vec<u32>> {
-        let mut all = self.cgroup.as_ref().map_or(Ok(Vec::new()), |cgroup| cgroup.ids())?;
-        if self.is_scanned() {
-            let scanned = scan::processes(self.target(leader));
-            all.extend(match &self.cgroup {
-                Some(_) => unless_unlisted(scanned, || Ok(Vec::new()))?,
-                None => scanned?,
-            });
+    fn survivors(&self, trees: &[&Tree]) -> Vec<io::Result<Option<Survivor>>> {
+        Self::each(trees, scan::survivors, Tree::survivor_of_cgroup)
+    }
+
+    fn processes(&self, tree: &Tree) -> io::Result<Vec<u32>> {
+        let mut all = tree.cgroup().map_or(Ok(Vec::new()), |cgroup| cgroup.ids())?;
+        if tree.is_scanned() {
+            match scan::processes(tree.target()) {
+                Err(error) if is_unlisted(&error) && tree.cgroup().is_some() => {}
+                scanned => all.extend(scanned?),
+            }
         }
         all.sort_unstable();
         all.dedup();
         Ok(all.into_iter().map(i32::unsigned_abs).collect())
     }
 
-    fn containment(&self) -> Containment {
-        match &self.cgroup {
+    fn containment(&self, tree: &Tree) -> Containment {
+        match tree.cgroup() {
             Some(cgroup) if cgroup.is_complete() => Containment::Complete { by: Mechanism::Cgroup },
             Some(_) => Containment::BestEffort { by: Mechanism::Cgroup },
             None if processes::usable() => {
@@ -380,23 +361,23 @@ impl Container for ProcessGroup {
         }
     }
 
-    fn usage(&self) -> Option<Usage> {
-        self.cgroup.as_ref()?.usage()
+    fn usage(&self, tree: &Tree) -> Option<Usage> {
+        tree.cgroup()?.usage()
     }
 
-    fn outlives_the_handle(&self) -> bool {
-        self.bond.lock().is_some() || self.cgroup.as_ref().is_some_and(|cgroup| !cgroup.remove())
+    fn outlives_the_handle(&self, tree: &Tree) -> bool {
+        tree.container.bond.lock().is_some() || tree.cgroup().is_some_and(|cgroup| !cgroup.remove())
     }
 
-    fn leader_is_reaped(&self) {
-        if let Some(bond) = &mut *self.bond.lock() {
+    fn leader_is_reaped(&self, tree: &Tree) {
+        if let Some(bond) = &mut *tree.container.bond.lock() {
             bond.set_group(None);
         }
     }
 
-    fn done(&self) {
-        drop(self.bond.lock().take());
-        if let Some(cgroup) = &self.cgroup {
+    fn done(&self, tree: &Tree) {
+        drop(tree.container.bond.lock().take());
+        if let Some(cgroup) = tree.cgroup() {
             cgroup.remove();
         }
     }

@@ -102,7 +102,7 @@ fn read_ends_exactly_at_its_condition() {
 }
 
 #[test]
-fn streams_are_told_apart_and_kept_in_order() {
+fn streams_are_separate_and_kept_in_order() {
     watchdog!();
     on_every_backend(|backend| {
         let parts = ["say", "a", "hear", "complain", "b", "hear", "say", "c", "hear"];
@@ -119,7 +119,7 @@ fn streams_are_told_apart_and_kept_in_order() {
 
         let capture = begin(backend, &["say", "a", "hear", "complain", "b", "hear", "say", "c"]);
         let reader = |until| capture.read(soon(until));
-        // What is not returned before the end comes in the order of its arrival.
+        // Output comes in the order of its arrival.
         assert_eq!(reader(Until::pattern("a")).stdout.text(), "a");
         capture.write(b"\n").unwrap();
         let error = reader(Until::pattern("b"));
@@ -182,6 +182,7 @@ fn child_that_never_pauses_is_never_quiet() {
     on_every_backend(|backend| {
         for part in ["drip", "flood"] {
             let capture = begin_with(backend, &[part], bounded().limit(Limit::tail(1000)));
+            assert_eq!(capture.read(soon(Until::bytes(1))).reached, Reached::Bytes);
             let start = Instant::now();
             let quiet = Until::quiet(LONG).or(Until::silent(LONG)).or(Until::line());
             let chunk = capture.read(quiet.or(Until::timeout(4 * SHORT)));

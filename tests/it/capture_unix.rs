@@ -6,7 +6,7 @@
 use crate::common::captures::{Failing, bounded, piped_with as piped, run};
 #[cfg(target_os = "linux")]
 use crate::common::linux::{Deny, deny};
-use crate::common::stage::{Cast, daemon, lists, parts, start};
+use crate::common::stage::{Helpers, daemon, lists, parts, start};
 use crate::common::unix::{DescriptorLimit, cpu_time};
 use crate::common::*;
 #[cfg(target_os = "linux")]
@@ -338,12 +338,12 @@ fn descendant_lives_on_without_kill_on_drop() {
             let captured = backend.capture(&options, &mut command, &mut capture).unwrap();
             let text = captured.stdout.text().into_owned();
             let id = text.lines().find_map(|line| line.strip_prefix("child ")).unwrap();
-            let cast = Cast(vec![id.parse().unwrap()]);
+            let helpers = Helpers(vec![id.parse().unwrap()]);
             if kill {
-                until("it is dead", || cast.alive().is_empty());
+                until("it is dead", || helpers.alive().is_empty());
             } else {
                 // A killed process would not stop any more.
-                let id = cast.0[0];
+                let id = helpers.0[0];
                 // SAFETY: plain integers. The process was a child of ours a moment ago.
                 assert_eq!(unsafe { libc::kill(unix::pid_t(id), libc::SIGSTOP) }, 0);
                 until("it has stopped", || unix::is_stopped(id));

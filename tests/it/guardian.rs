@@ -4,7 +4,7 @@
 #![cfg(target_os = "linux")]
 
 use crate::common::linux::{guardian_of, guardians_of, is_guardian, status};
-use crate::common::stage::{Cast, Stage, daemon, given, parts, tied_kinds};
+use crate::common::stage::{Helpers, Stage, daemon, given, parts, tied_kinds};
 use crate::common::*;
 use shared_child::{SharedChild, SpawnOptions};
 use std::fs;
@@ -266,7 +266,7 @@ fn output_to_a_closed_stream_reaches_no_guardian() {
             }
             report(0);
         });
-        let tree = Cast(vec![reported(&mut reports), reported(&mut reports)]);
+        let tree = Helpers(vec![reported(&mut reports), reported(&mut reports)]);
         assert_eq!(reported(&mut reports), 0);
         for stream in closed {
             let file = fs::read_link(format!("/proc/{owner}/fd/{stream}")).unwrap_or_default();
@@ -357,7 +357,7 @@ fn fork_that_outlives_the_parent_does_not_delay_the_kill() {
         let (copy, _) = fork(|_| {});
         report(copy);
     });
-    let tree = Cast(vec![reported(&mut reports)]);
+    let tree = Helpers(vec![reported(&mut reports)]);
     let copy = reported(&mut reports);
     let guardian = guardian_of(owner);
     signal(owner, libc::SIGKILL);

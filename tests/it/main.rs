@@ -7,6 +7,7 @@
 mod common;
 
 mod capture;
+mod capture_async;
 mod capture_fallback;
 mod capture_memory;
 mod capture_read;

@@ -4,16 +4,15 @@
 //! to its end. So a command that ends sooner was stopped, and all commands end with the test.
 #![cfg(unix)]
 
-use crate::common::stage::{Cast, findable_daemon, lists, parts};
-use crate::common::{HELPER, LONG, example, unix, until, wait};
+use crate::common::stage::{Helpers, findable_daemon, lists, parts};
+use crate::common::{HELPER, LONG, Scratch, example, unix, until, wait};
 use shared_child::{CaptureOptions, Captured, SharedChild, SpawnOptions, unix::SharedChildExt};
 use std::ffi::{OsStr, c_int};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -56,52 +55,26 @@ fn says(captured: &Captured, what: &str) {
     assert!(said.contains(what), "not {what:?}: {said}");
 }
 
-/// A directory for one test.
-struct Desk(PathBuf);
-
-impl Desk {
-    fn new() -> Self {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let name =
-            format!("parallel-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        fs::create_dir(&directory).expect("a directory");
-        Self(directory)
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.join(name).into_os_string().into_string().expect("a path in UTF-8")
-    }
-
-    /// A FIFO, which stays open as long as this file does.
-    fn fifo(&self, name: &str) -> File {
-        unix::fifo(&self.0.join(name))
-    }
-}
-
-impl Drop for Desk {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 /// A running `parallel`, on commands that do not end by themselves.
 struct Running {
     child: std::sync::Arc<SharedChild>,
     captured: Option<JoinHandle<Captured>>,
     heard: BufReader<File>,
-    cast: Cast,
+    helpers: Helpers,
     input: Option<File>,
-    desk: Desk,
+    scratch: Scratch,
 }
 
 impl Running {
     /// Returns when this many commands have written their process IDs.
     fn on(options: &str, commands: &[Vec<String>], members: usize) -> Self {
         unix::default_terminal_signals();
-        let desk = Desk::new();
-        let (heard, input) = (BufReader::new(desk.fifo("says")), desk.fifo("input"));
-        let streams = format!("<'{}' >'{}'", desk.path("input"), desk.path("says"));
+        let scratch = Scratch::new("parallel");
+        let (heard, input) = (
+            BufReader::new(unix::fifo(&scratch.0.join("says"))),
+            unix::fifo(&scratch.0.join("input")),
+        );
+        let streams = format!("<'{}' >'{}'", scratch.path("input"), scratch.path("says"));
         let mut command = Command::new(ours());
         command.args(parts(options));
         // This shell does not exec the command.
@@ -115,12 +88,12 @@ impl Running {
             let mut capture = CaptureOptions::new();
             captures.capture(capture.timeout(LONG)).expect("to capture")
         });
-        let cast = Cast::default();
+        let helpers = Helpers::default();
         let mut running =
-            Self { child, captured: Some(captured), heard, cast, input: Some(input), desk };
+            Self { child, captured: Some(captured), heard, helpers, input: Some(input), scratch };
         for _ in 0..members {
             let pid = running.hear("pid ").parse().expect("a process ID");
-            running.cast.0.push(pid);
+            running.helpers.0.push(pid);
         }
         running
     }
@@ -142,9 +115,9 @@ impl Running {
 
     /// Returns the commands that have written their process IDs, when no more will.
     fn hear_the_rest(&mut self) {
-        fs::write(self.desk.path("says"), "pid over\n").expect("to say");
+        fs::write(self.scratch.path("says"), "pid over\n").expect("to say");
         while let Ok(pid) = self.hear("pid ").parse() {
-            self.cast.0.push(pid);
+            self.helpers.0.push(pid);
         }
     }
 
@@ -152,7 +125,7 @@ impl Running {
     #[track_caller]
     fn ends(&mut self, expected: i32) -> Captured {
         assert_eq!(wait(&self.child).code(), Some(expected));
-        until("no process is left", || self.cast.alive().is_empty());
+        until("no process is left", || self.helpers.alive().is_empty());
         let captured = self.captured.take().expect("it ends once").join().expect("no panic");
         eprintln!("{}", captured.stderr.text());
         captured
@@ -215,11 +188,11 @@ fn lines_of_standard_input_are_run() {
 #[test]
 fn no_more_commands_run_at_a_time_than_jobs() {
     watchdog!();
-    let desk = Desk::new();
+    let scratch = Scratch::new("parallel");
     let commands = (0..8).map(|n| {
         let (mine, other) =
-            (desk.path(&format!("here-{n}")), desk.path(&format!("here-{}", n ^ 1)));
-        let (one, two) = (desk.path("place-1"), desk.path("place-2"));
+            (scratch.path(&format!("here-{n}")), scratch.path(&format!("here-{}", n ^ 1)));
+        let (one, two) = (scratch.path("place-1"), scratch.path("place-2"));
         let meet = play(&format!("await {other}"));
         format!(
             "for place in '{one}' '{two}' none; do mkdir \"$place\" 2>/dev/null && break; done; \
@@ -250,12 +223,12 @@ fn failure_is_reported_and_the_other_commands_run() {
 #[test]
 fn fail_fast_stops_the_other_commands_and_starts_none() {
     watchdog!();
-    let desk = Desk::new();
+    let scratch = Scratch::new("parallel");
     let with_a_daemon = [findable_daemon("pid read"), parts("pid read")].concat();
-    let failing = parts(&format!("pid await {} exit 5", desk.path("go")));
+    let failing = parts(&format!("pid await {} exit 5", scratch.path("go")));
     let commands = [with_a_daemon, parts("pid read"), failing, parts("say late")];
     let mut running = Running::on("-f -j3 -g 1000", &commands, 4);
-    fs::write(desk.path("go"), "").expect("a file");
+    fs::write(scratch.path("go"), "").expect("a file");
     let captured = running.ends(1);
     says(&captured, "0 succeeded, 1 failed, 2 stopped, 1 not started");
     says(&captured, "exit status: 5\n");
@@ -281,13 +254,13 @@ fn timeout_stops_the_whole_tree() {
 #[test]
 fn processes_that_a_command_leaves_running_are_killed() {
     watchdog!();
-    let desk = Desk::new();
+    let scratch = Scratch::new("parallel");
     let leaves = |then: &str| {
-        [findable_daemon(STUBBORN), parts(&format!("await {} {then}", desk.path("go")))].concat()
+        [findable_daemon(STUBBORN), parts(&format!("await {} {then}", scratch.path("go")))].concat()
     };
     // The grace applies to stopped commands only.
     let mut running = Running::on("-j2 -g 1000h", &[leaves("exit 0"), leaves("exit 3")], 2);
-    fs::write(desk.path("go"), "").expect("a file");
+    fs::write(scratch.path("go"), "").expect("a file");
     says(&running.ends(1), "1 succeeded, 1 failed");
     // A process that holds the pipes is stopped too.
     let captured =
@@ -322,7 +295,7 @@ fn signal_is_sent_to_all_commands_at_the_same_time() {
     for _ in 0..3 {
         running.hear("signal TERM");
     }
-    assert_eq!(running.cast.alive().len(), 3);
+    assert_eq!(running.helpers.alive().len(), 3);
     // Longer than a capture waits by itself for the remaining processes.
     thread::sleep(Duration::from_millis(400));
     running.input = None;
@@ -363,9 +336,9 @@ fn no_process_survives_a_killed_parallel() {
     let mut running = Running::on("-j2", &[with_a_daemon, parts("pid read")], 3);
     running.child.kill().expect("to kill");
     wait(&running.child);
-    until("no process is left", || running.cast.alive().is_empty());
+    until("no process is left", || running.helpers.alive().is_empty());
     running.captured.take().expect("a capture").join().expect("no panic");
-    assert!(running.desk.0.exists());
+    assert!(running.scratch.0.exists());
 }
 
 #[test]

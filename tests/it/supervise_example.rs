@@ -4,15 +4,14 @@
 //! sooner was stopped, and all commands end with the test.
 #![cfg(unix)]
 
-use crate::common::stage::{Cast, LISTS, findable_daemon, lists, parts};
-use crate::common::{HELPER, example, unix, until, wait};
+use crate::common::stage::{Helpers, LISTS, findable_daemon, lists, parts};
+use crate::common::{HELPER, Scratch, example, unix, until, wait};
 use shared_child::{SharedChild, SpawnOptions, unix::SharedChildExt};
 use std::ffi::c_int;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 const STUBBORN: &str = "ignore TERM pid read";
 
@@ -20,29 +19,12 @@ fn ours() -> PathBuf {
     example("supervise")
 }
 
-/// A directory with the file of commands and the FIFO.
-struct Desk(PathBuf);
-
-impl Desk {
-    fn new(text: &str) -> Self {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let name =
-            format!("supervise-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        fs::create_dir(&directory).expect("a directory");
-        fs::write(directory.join("commands"), text).expect("a file");
-        Self(directory)
-    }
-
-    fn commands(&self) -> String {
-        self.0.join("commands").into_os_string().into_string().expect("a path in UTF-8")
-    }
-}
-
-impl Drop for Desk {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+/// A directory with a file of commands, and the path of that file.
+fn file_of_commands(text: &str) -> (Scratch, String) {
+    let scratch = Scratch::new("supervise");
+    let path = scratch.path("commands");
+    fs::write(&path, text).expect("a file");
+    (scratch, path)
 }
 
 /// A running supervisor.
@@ -50,9 +32,9 @@ struct Running {
     child: SharedChild,
     out: BufReader<ChildStdout>,
     err: BufReader<ChildStderr>,
-    cast: Cast,
+    helpers: Helpers,
     input: Option<File>,
-    _desk: Desk,
+    _scratch: Scratch,
 }
 
 impl Running {
@@ -62,24 +44,25 @@ impl Running {
     }
 
     fn wrapped(wrapper: &[&str], options: &str, commands: &[Vec<String>]) -> Self {
-        let desk = Desk::new("");
-        let fifo = desk.0.join("input");
+        let scratch = Scratch::new("supervise");
+        let fifo = scratch.0.join("input");
         let input = unix::fifo(&fifo);
         let mut text = "# what to run\n\n".to_owned();
         for parts in commands {
             text += &format!("  '{HELPER}' '{}' <'{}'\n", parts.join("' '"), fifo.display());
         }
-        fs::write(desk.commands(), text).expect("the commands");
-        let child = spawn(wrapper, &[&*parts(options), &[desk.commands()]].concat());
+        let commands = scratch.path("commands");
+        fs::write(&commands, text).expect("the commands");
+        let child = spawn(wrapper, &[&*parts(options), &[commands]].concat());
         let out = BufReader::new(child.take_stdout().expect("a pipe"));
         let err = BufReader::new(child.take_stderr().expect("a pipe"));
-        Self { child, out, err, cast: Cast::default(), input: Some(input), _desk: desk }
+        Self { child, out, err, helpers: Helpers::default(), input: Some(input), _scratch: scratch }
     }
 
     /// Returns the next process ID that a command prints.
     fn pid(&mut self) -> u32 {
         let pid = after(&mut self.out, "pid ").parse().expect("a process ID");
-        self.cast.0.push(pid);
+        self.helpers.0.push(pid);
         pid
     }
 
@@ -103,7 +86,7 @@ impl Running {
     fn until_all_have_ended(&self) {
         // Their input stays open, so they do not end by themselves.
         assert!(self.input.is_some());
-        until("all have ended", || self.cast.alive().is_empty());
+        until("all have ended", || self.helpers.alive().is_empty());
     }
 }
 
@@ -186,7 +169,7 @@ fn processes_that_a_command_leaves_are_stopped_before_its_restart() {
     running.pid();
     running.logged("restarting in ");
     if LISTS {
-        assert_eq!(running.cast.alive(), [] as [u32; 0]);
+        assert_eq!(running.helpers.alive(), [] as [u32; 0]);
     }
     running.until_all_have_ended();
     // The stop does not wait for the end of the pause.
@@ -225,7 +208,7 @@ fn signal_is_sent_to_all_commands_at_the_same_time() {
     for _ in 0..3 {
         after(&mut running.out, "signal TERM");
     }
-    assert_eq!(running.cast.alive().len(), 3);
+    assert_eq!(running.helpers.alive().len(), 3);
     running.input = None;
     assert_eq!(wait(&running.child).code(), Some(0));
 }
@@ -284,8 +267,8 @@ fn ignored_signal_stops_no_command() {
 #[test]
 fn commands_are_run_by_the_shell() {
     watchdog!();
-    let desk = Desk::new("two='a  b'; echo \"$two\" # and more\n");
-    let child = spawn(&[], &[desk.commands()]);
+    let (_scratch, commands) = file_of_commands("two='a  b'; echo \"$two\" # and more\n");
+    let child = spawn(&[], &[commands]);
     assert_eq!(after(&mut BufReader::new(child.take_stdout().expect("a pipe")), "a  "), "b");
     child.send_signal(libc::SIGTERM).expect("to signal");
     assert_eq!(wait(&child).code(), Some(0));
@@ -298,8 +281,7 @@ fn invalid_arguments_are_reported() {
     assert_eq!((status.code(), &*err), (Some(0), ""));
     assert!(out.starts_with("Usage: supervise "));
 
-    let desk = Desk::new("# nothing\n\n   \n  # at all\n");
-    let empty = desk.commands();
+    let (_scratch, empty) = file_of_commands("# nothing\n\n   \n  # at all\n");
     let cases: [(&[&str], &str); 9] = [
         (&[], "FILE is missing"),
         (&["/no/such/file"], "/no/such/file: No such file or directory"),

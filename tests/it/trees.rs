@@ -84,9 +84,9 @@ fn kill_leaves_no_survivor() {
     play(function_name!(), cases, |stage| {
         assert!(!stage.tree().is_empty().unwrap());
         // Members that exit need not be zombies yet.
-        let cast: BTreeSet<u32> = stage.pids.0.iter().copied().collect();
+        let members: BTreeSet<u32> = stage.pids.0.iter().copied().collect();
         until("exactly the members are listed", || {
-            stage.tree().processes().unwrap().into_iter().collect::<BTreeSet<u32>>() == cast
+            stage.tree().processes().unwrap().into_iter().collect::<BTreeSet<u32>>() == members
         });
         stage.tree().kill().unwrap();
         stage.is_empty();
@@ -192,8 +192,8 @@ fn kill_ends_members_that_leave_the_group_and_return() {
             // In every other round one member has an empty environment.
             let bare = [parts("spawn 3 bare pid hop-groups"), hoppers.clone()].concat();
             let members = if round % 2 == 0 { 2 } else { 3 };
-            let cast = if round % 2 == 0 { hoppers } else { bare };
-            let mut stage = Stage::set(kind, &[cast, parts("read")].concat(), members);
+            let hoppers = if round % 2 == 0 { hoppers } else { bare };
+            let mut stage = Stage::set(kind, &[hoppers, parts("read")].concat(), members);
             if round % 4 == 0 {
                 stage.stdin = None;
                 wait(&stage.child);

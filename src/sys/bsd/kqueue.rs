@@ -29,8 +29,7 @@ use crate::fork_guard::ForkGuard;
 use crate::sys::Observed;
 use crate::sys::unix::by_pid::{self, ChildById, Pid};
 use crate::sys::unix::notice::ProcessDescriptor;
-use crate::sys::unix::poll::poll_readable;
-use crate::sys::unix::syscall::{check, owned, set_close_on_exec, timespec};
+use crate::sys::unix::syscall::{check, owned, poll_readable, set_close_on_exec, timespec};
 use crate::sys::unix::system::System;
 use crate::usage::Usage;
 use std::ffi::c_int;
@@ -172,10 +171,7 @@ impl Queue {
     }
 
     fn add_exit(&self, pid: Pid, events: u32) -> io::Result<()> {
-        let mut exit = NO_EVENT;
-        exit.ident = pid.get() as usize;
-        exit.filter = libc::EVFILT_PROC;
-        exit.flags = libc::EV_ADD | libc::EV_ONESHOT;
+        let mut exit = event(libc::EVFILT_PROC as _, ADD_ONCE, pid.get(), 0);
         exit.fflags = events;
         self.change(&exit)
     }
@@ -184,10 +180,7 @@ impl Queue {
     /// has user events.) All systems use milliseconds where no unit is named, and NetBSD ignores a unit before version
     /// 10.
     fn fire_soon(&self) -> io::Result<()> {
-        let mut timer = NO_EVENT;
-        timer.ident = 1;
-        timer.filter = libc::EVFILT_TIMER;
-        timer.flags = libc::EV_ADD | libc::EV_ONESHOT;
+        let mut timer = event(libc::EVFILT_TIMER as _, ADD_ONCE, 1, 0);
         timer.data = 1;
         self.change(&timer)
     }
@@ -217,6 +210,18 @@ impl Queue {
 
 // SAFETY: integers and a pointer, for which zeroes are valid.
 pub(super) const NO_EVENT: libc::kevent = unsafe { zeroed() };
+
+pub(super) const ADD_ONCE: u32 = (libc::EV_ADD | libc::EV_ONESHOT) as _;
+
+/// Returns an event for a process, a descriptor or a number. (The types of the fields differ between systems.)
+pub(super) fn event(filter: i32, flags: u32, of: i32, key: usize) -> libc::kevent {
+    let mut event = NO_EVENT;
+    event.ident = of as usize;
+    event.filter = filter as _;
+    event.flags = flags as _;
+    event.udata = key as _;
+    event
+}
 
 impl AsFd for Queue {
     fn as_fd(&self) -> BorrowedFd<'_> {

@@ -3,7 +3,7 @@
 //!
 //! Sources: kqueue(2) of macOS, FreeBSD, NetBSD, OpenBSD and DragonFly.
 
-use super::kqueue::{NO_EVENT, Queue};
+use super::kqueue::{ADD_ONCE, NO_EVENT, Queue, event};
 use crate::sync::Mutex;
 use crate::sys::KernelQueue;
 use std::collections::HashSet;
@@ -32,7 +32,7 @@ impl KernelQueue for QueueOfMany {
         false
     }
 
-    fn add(&self, fd: BorrowedFd<'_>, key: u64) -> io::Result<()> {
+    fn add(&self, fd: BorrowedFd<'_>, key: u64, for_write: bool) -> io::Result<()> {
         // On a 32-bit system a key can be too large. A child that is not added is polled.
         let key = usize::try_from(key).ok().filter(|key| *key != WAKE);
         let key = key.ok_or(io::ErrorKind::Unsupported)?;
@@ -41,9 +41,8 @@ impl KernelQueue for QueueOfMany {
         if !watched.insert(fd) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        let mut event = readable(fd, key);
-        event.flags = libc::EV_ADD | libc::EV_ONESHOT;
-        let added = self.queue.change(&event);
+        let filter = if for_write { libc::EVFILT_WRITE } else { libc::EVFILT_READ };
+        let added = self.queue.change(&event(filter as _, ADD_ONCE, fd, key));
         if added.is_err() {
             watched.remove(&fd);
         }
@@ -57,10 +56,10 @@ impl KernelQueue for QueueOfMany {
         // another thread that adds the same descriptor.
         let mut watched = self.watched.lock();
         watched.remove(&fd);
-        // It fails if the event was reported, because then the kernel has deleted it.
-        let mut event = readable(fd, 0);
-        event.flags = libc::EV_DELETE;
-        let _ = self.queue.change(&event);
+        // One of the two is there, unless it was reported: then the kernel has deleted it.
+        for filter in [libc::EVFILT_READ, libc::EVFILT_WRITE] {
+            let _ = self.queue.change(&event(filter as _, libc::EV_DELETE as _, fd, 0));
+        }
     }
 
     fn wake(&self) {
@@ -94,16 +93,6 @@ impl KernelQueue for QueueOfMany {
     }
 }
 
-/// Returns an event for the descriptor, which lacks its flags.
-fn readable(fd: RawFd, key: usize) -> libc::kevent {
-    let mut event = NO_EVENT;
-    event.ident = fd as usize;
-    event.filter = libc::EVFILT_READ;
-    // A pointer, or an integer on NetBSD.
-    event.udata = key as _;
-    event
-}
-
 /// The key of the wake-up event. The other keys count from 1.
 const WAKE: usize = usize::MAX;
 
@@ -114,7 +103,7 @@ const EVENTS: usize = 64;
 /// inherit.
 #[cfg(any(target_vendor = "apple", target_os = "freebsd", target_os = "dragonfly"))]
 mod wake_event {
-    use super::{NO_EVENT, Queue, WAKE};
+    use super::{Queue, WAKE, event};
     use std::io;
 
     pub(super) struct WakeEvent;
@@ -138,11 +127,8 @@ mod wake_event {
 
     /// Changes the user event. It lacks `EV_CLEAR`, so the event stays for the next waiter.
     fn change(queue: &Queue, flags: u16, user_flags: u32) -> io::Result<()> {
-        let mut event = NO_EVENT;
-        event.filter = libc::EVFILT_USER;
-        event.flags = flags;
+        let mut event = event(libc::EVFILT_USER as _, flags.into(), 0, WAKE);
         event.fflags = user_flags;
-        event.udata = std::ptr::without_provenance_mut(WAKE);
         queue.change(&event)
     }
 }
@@ -151,7 +137,7 @@ mod wake_event {
 /// close-on-exec from the start, so no child that another thread spawns at the same time can inherit it.
 #[cfg(any(target_os = "netbsd", target_os = "openbsd"))]
 mod wake_event {
-    use super::{Queue, WAKE, readable};
+    use super::{Queue, WAKE, event};
     use std::io::{self, Read, Write};
     use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream;
@@ -166,9 +152,8 @@ mod wake_event {
             let (read, write) = UnixStream::pair()?;
             read.set_nonblocking(true)?;
             write.set_nonblocking(true)?;
-            let mut event = readable(read.as_raw_fd(), WAKE);
-            event.flags = libc::EV_ADD;
-            queue.change(&event)?;
+            let fd = read.as_raw_fd();
+            queue.change(&event(libc::EVFILT_READ as _, libc::EV_ADD as _, fd, WAKE))?;
             Ok(Self { read, write })
         }
 

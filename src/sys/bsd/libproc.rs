@@ -6,9 +6,9 @@
 //! request without a buffer returns the length of the list plus 20, a list that is too long for the buffer (or for the
 //! kernel's own, which has 20 to spare as well) is cut off silently, and libproc returns 0 for an error.
 
-use super::clock::{ATTEMPTS, micros};
 use crate::sys::unix::by_pid::Pid;
 use crate::sys::unix::process_table::{Record, Time};
+use crate::sys::unix::syscall::micros;
 use crate::usage::Usage;
 use std::ffi::c_int;
 use std::io;
@@ -17,6 +17,9 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::ptr::null_mut;
 use std::time::Duration;
+
+/// Attempts to read a list that forks can spoil.
+const ATTEMPTS: usize = 10;
 
 // From `sys/proc_info.h`. libc lacks them, or older versions of it do.
 const PROC_ALL_PIDS: u32 = 1;

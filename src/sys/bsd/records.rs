@@ -1,22 +1,36 @@
 //! macOS, FreeBSD, DragonFly and NetBSD: the process table as a list of records, by libproc or by sysctl.
 
-use super::clock::clock;
+use super::source::{all, one, usable};
+use super::{Platform, WITHOUT_RECORDS};
 use crate::sys::PLATFORM;
-use crate::sys::process_records::{all, one, usable};
 use crate::sys::unix::by_pid::{Identity, Pid};
 use crate::sys::unix::process_table::{Groups, Listing, ProcessTable, Record, Time};
-use crate::sys::unix::system::Same;
+use crate::sys::unix::syscall;
+use crate::sys::unix::system::{Same, System};
 use std::io;
 
-pub(crate) struct Records;
+pub(crate) const WITH_RECORDS: Platform =
+    Platform { identity: Some(identity_of), process_table: Some(&Records), ..WITHOUT_RECORDS };
+
+/// Returns the present time on the clock of the records, in microseconds. On FreeBSD `fork` records the start by
+/// CLOCK_MONOTONIC, the time since the boot (`microuptime`); the other systems record the time of day.
+fn clock() -> i64 {
+    let clock = match PLATFORM.system {
+        Some(System::FreeBsd) => libc::CLOCK_MONOTONIC,
+        _ => libc::CLOCK_REALTIME,
+    };
+    syscall::clock(clock).as_micros() as i64
+}
+
+struct Records;
 
 impl ProcessTable for Records {
     fn check(&self) -> Result<(), &'static str> {
         if usable() { Ok(()) } else { Err("the system hides processes from this program") }
     }
 
-    /// Returns microseconds on the clock of the records: the time since the boot on FreeBSD, Unix time on the other
-    /// systems, where a clock that is set back makes a later process start earlier.
+    /// Returns a time on the clock of the records. Where that is the time of day, a clock that is set back makes a later
+    /// process start earlier.
     fn now(&self) -> Time {
         // NetBSD records the time of the last tick, so leave a margin.
         const ROOM: i64 = 1_000_000;
@@ -53,7 +67,7 @@ struct StartTime {
 
 /// Returns the identity of the process with this ID. `None` if the process is reaped, if this program lacks permission,
 /// or if the system does not report the start, as for a zombie on NetBSD and DragonFly.
-pub(crate) fn identity_of(pid: Pid) -> Option<Box<dyn Identity>> {
+fn identity_of(pid: Pid) -> Option<Box<dyn Identity>> {
     let (started, _) = started(pid)?;
     Some(Box::new(StartTime { pid, started }))
 }

@@ -3,8 +3,8 @@
 //! Sources: sysctl(3) of FreeBSD and DragonFly, sysctl(7) of NetBSD; `sys/user.h`, `sys/kinfo.h` and
 //! `sys/sysctl.h` for the records, and the `kern_proc.c` of each for what is in them.
 
-use super::clock::{ATTEMPTS, micros};
 use crate::sys::unix::process_table::{Record, Time};
+use crate::sys::unix::syscall::micros;
 use std::ffi::{c_int, c_uint, c_void};
 use std::io;
 use std::mem::MaybeUninit;
@@ -14,6 +14,9 @@ use std::ptr::{null, null_mut};
 type Info = libc::kinfo_proc;
 #[cfg(target_os = "netbsd")]
 type Info = libc::kinfo_proc2;
+
+/// Attempts at reads that other processes can spoil, by a fork or by setting the clock.
+const ATTEMPTS: usize = 10;
 
 /// Processes, not their threads.
 #[cfg(target_os = "freebsd")]

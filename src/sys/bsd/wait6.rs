@@ -21,7 +21,7 @@
 //! Sources: wait6(2) of both, and the `kern_exit.c` and `kern_resource.c` of each.
 
 use crate::sys::unix::by_pid::Pid;
-use crate::sys::unix::rusage::{kibibytes, time};
+use crate::sys::unix::syscall::{rusage_peak, rusage_time};
 use crate::usage::Usage;
 use std::ffi::c_int;
 use std::mem::MaybeUninit;
@@ -68,8 +68,8 @@ pub(crate) fn usage_of(pid: Pid) -> Option<Usage> {
     // SAFETY: it was zeroed, and any bytes are valid integers.
     let Both { own, .. } = unsafe { usage.assume_init() };
     Some(Usage {
-        user: time(own.ru_utime.tv_sec, own.ru_utime.tv_usec),
-        system: time(own.ru_stime.tv_sec, own.ru_stime.tv_usec),
-        peak_memory: kibibytes(own.ru_maxrss),
+        user: rusage_time(own.ru_utime.tv_sec, own.ru_utime.tv_usec),
+        system: rusage_time(own.ru_stime.tv_sec, own.ru_stime.tv_usec),
+        peak_memory: rusage_peak(own.ru_maxrss),
     })
 }

@@ -49,8 +49,9 @@ impl KernelQueue for Epoll {
         true
     }
 
-    fn add(&self, fd: BorrowedFd<'_>, key: u64) -> io::Result<()> {
-        self.change(libc::EPOLL_CTL_ADD, fd, libc::EPOLLIN | libc::EPOLLONESHOT, key)
+    fn add(&self, fd: BorrowedFd<'_>, key: u64, for_write: bool) -> io::Result<()> {
+        let event = if for_write { libc::EPOLLOUT } else { libc::EPOLLIN };
+        self.change(libc::EPOLL_CTL_ADD, fd, event | libc::EPOLLONESHOT, key)
     }
 
     /// Removes the descriptor. Must precede closing it: if a fork has copied the descriptor, closing it would leave it

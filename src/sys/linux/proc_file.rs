@@ -188,10 +188,10 @@ impl<const SIZE: usize> Text<SIZE> {
         self.bytes.get(..self.length).unwrap_or(&[])
     }
 
-    /// Returns the path, or an empty one if it did not fit.
+    /// Returns the path, or an empty one if it did not fit, or has a zero.
     pub(crate) fn path(&self) -> &CStr {
-        let fits = self.length < SIZE;
-        CStr::from_bytes_until_nul(&self.bytes).ok().filter(|_| fits).unwrap_or(c"")
+        let path = CStr::from_bytes_until_nul(&self.bytes).unwrap_or(c"");
+        if path.count_bytes() == self.length { path } else { c"" }
     }
 }
 

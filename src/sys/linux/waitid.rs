@@ -8,11 +8,10 @@
 
 use crate::sys::Observed;
 use crate::sys::unix::by_pid::{self, Pid};
-use crate::sys::unix::rusage;
+use crate::sys::unix::syscall::{rusage_peak, rusage_time};
 use crate::usage::Usage;
 use std::ffi::c_int;
 use std::io;
-use std::mem::MaybeUninit;
 
 /// The kernel's `long`. The struct of the C library may have another type.
 #[cfg(not(all(target_arch = "x86_64", target_pointer_width = "32")))]
@@ -40,17 +39,7 @@ struct Rusage {
     system: Time,
     /// In KiB.
     peak: Long,
-    _rest: Rest,
-}
-
-/// Fields that are not read.
-#[repr(transparent)]
-struct Rest(MaybeUninit<[Long; 13]>);
-
-impl Default for Rest {
-    fn default() -> Self {
-        Self(MaybeUninit::uninit())
-    }
+    _rest: [Long; 13],
 }
 
 const _: () = assert!(size_of::<Rusage>() == 18 * size_of::<Long>());
@@ -74,9 +63,9 @@ pub(crate) fn poll(kind: libc::idtype_t, id: u32) -> io::Result<(Observed, Optio
     // The kernel fills the buffer for a zombie only.
     let Observed::Exited(_) = observed else { return Ok((observed, None)) };
     let usage = Usage {
-        user: rusage::time(usage.user.seconds, usage.user.micros),
-        system: rusage::time(usage.system.seconds, usage.system.micros),
-        peak_memory: rusage::kibibytes(usage.peak),
+        user: rusage_time(usage.user.seconds, usage.user.micros),
+        system: rusage_time(usage.system.seconds, usage.system.micros),
+        peak_memory: rusage_peak(usage.peak),
     };
     Ok((observed, Some(usage)))
 }

@@ -14,7 +14,6 @@ use crate::usage::Usage;
 use std::ffi::c_int;
 use std::fmt::Debug;
 use std::io;
-use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
 /// A process ID: positive, so it never means a group or every process.
@@ -194,10 +193,7 @@ pub(crate) fn observe_by(
             _ => return Err(error),
         }
     }
-    Ok(match room.report() {
-        siginfo::Report::NoExit => Observed::Running,
-        siginfo::Report::Exit(status) => Observed::Exited(status.map(ExitStatus::from_raw)),
-    })
+    Ok(room.observed())
 }
 
 #[cfg(all(test, not(loom)))]

@@ -62,6 +62,18 @@ impl Pipe {
     }
 }
 
+/// The event that a pipe can be read, or written.
+pub(crate) struct PipeEvent {
+    pub(super) fd: Arc<OwnedFd>,
+    pub(super) for_write: bool,
+}
+
+impl Pipe {
+    pub(crate) fn event(&self, for_write: bool) -> PipeEvent {
+        PipeEvent { fd: Arc::clone(&self.fd), for_write }
+    }
+}
+
 impl Drop for Pipe {
     fn drop(&mut self) {
         if let Some(flags) = self.flags {

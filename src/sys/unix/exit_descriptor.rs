@@ -7,7 +7,9 @@ use super::notice::{Notice, Subscription};
 use super::pipe::pipe;
 use super::syscall;
 use crate::sync::Arc;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 
 /// A descriptor that becomes readable when the child may have exited, and stays readable. It never reaps.
 pub(crate) struct ExitDescriptor {
@@ -44,4 +46,12 @@ impl AsFd for ExitDescriptor {
             None => self.notice.descriptor().expect("`new` has made a pipe otherwise"),
         }
     }
+}
+
+/// Returns a descriptor that is readable, and stays readable, for a child that has exited.
+pub(crate) fn ready_descriptor() -> io::Result<OwnedFd> {
+    let (ours, mut other) = UnixStream::pair()?;
+    // A byte is readable for every reactor. The end of the stream is not.
+    other.write_all(&[0])?;
+    Ok(ours.into())
 }

@@ -2,7 +2,7 @@
 //! it cannot be mistaken for the next owner of its ID.
 
 use super::by_pid::{self, Pid};
-use super::poll::{poll_readable, try_poll};
+use super::syscall::{poll_readable, try_poll_readable};
 use crate::backoff::Backoff;
 use crate::sys::PLATFORM;
 use std::ffi::c_int;
@@ -241,6 +241,9 @@ pub(crate) fn refuses(id: i32) -> bool {
 /// Without a pidfd the ID and the start identify the process. Then a gap is left between `lives` and `kill`: the
 /// process may end, and another may get its ID. That requires that all other IDs are handed out within microseconds,
 /// or, where IDs are handed out at random, this very one.
+///
+/// The guardian opens and signals processes in the child of a fork (`tree/guardian/after_fork.rs`): [`open`](Self::open),
+/// [`signal`](Self::signal) and [`Process::hold`] neither allocate nor lock on Linux.
 #[derive(Debug)]
 pub(crate) struct Held {
     id: Pid,
@@ -253,18 +256,16 @@ impl Held {
     /// Opens a process. `None` if there is no such process.
     pub(crate) fn open(id: i32) -> io::Result<Option<Self>> {
         let Some(pid) = Pid::new(id) else { return Ok(None) };
-        match PLATFORM.pidfds.as_ref().map(|pidfds| (pidfds.open)(pid)) {
-            Some(Ok(fd)) => return Ok(Some(Self { id: pid, pidfd: Some(fd), started: None })),
-            // EINVAL and ENOENT: the ID is a thread's.
-            Some(Err(error))
-                if matches!(
-                    error.raw_os_error(),
-                    Some(libc::ESRCH | libc::EINVAL | libc::ENOENT)
-                ) =>
-            {
-                return Ok(None);
+        if let Some(pidfds) = &PLATFORM.pidfds {
+            match (pidfds.open)(pid) {
+                Ok(fd) => return Ok(Some(Self { id: pid, pidfd: Some(fd), started: None })),
+                Err(error) => {
+                    // EINVAL and ENOENT: the ID is a thread's.
+                    if let Some(libc::ESRCH | libc::EINVAL | libc::ENOENT) = error.raw_os_error() {
+                        return Ok(None);
+                    }
+                }
             }
-            Some(Err(_)) | None => {}
         }
         Ok(record(id)?.map(|record| Self { id: pid, pidfd: None, started: record.started }))
     }
@@ -304,7 +305,7 @@ impl Held {
     fn is_known_to_live(&self) -> io::Result<bool> {
         let is_listed = || Ok(self.record()?.is_some_and(|record| record.lives));
         let Some(fd) = &self.pidfd else { return is_listed() };
-        match try_poll(fd.as_fd(), libc::POLLIN, Some(Instant::now())) {
+        match try_poll_readable(fd.as_fd(), Some(Instant::now())) {
             Ok(ended) => Ok(!ended),
             // The system refuses `poll`. The record is this process's if the pidfd can be signalled after that.
             Err(_) => Ok(is_listed()? && is_unreaped(fd)),

@@ -1,5 +1,6 @@
 //! Unix: the registration of one process in a queue of many exits.
 
+use super::child_pipe::PipeEvent;
 use super::exit_descriptor::ExitDescriptor;
 use super::notice::{Notice, Subscription};
 use super::waitid_thread::Listener;
@@ -7,7 +8,7 @@ use crate::fork_guard::ForkGuard;
 use crate::sync;
 use crate::sys::KernelQueue;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process;
 use std::sync::Arc;
 
@@ -38,11 +39,32 @@ impl Registration {
             return Subscription::new(notice, report).map(Self::Subscription);
         };
         let own = Box::new(ExitDescriptor::new(sync::Arc::clone(notice))?);
-        match Self::of_descriptor(own, kernel, token) {
+        Self::own_or_copy(own, descriptor, false, kernel, token)
+    }
+
+    /// Reports `token`, once, when the pipe is ready. `None` if there is no kernel queue, or no descriptor is spare.
+    pub(crate) fn of_pipe(
+        pipe: &PipeEvent,
+        kernel: Option<&Arc<dyn KernelQueue>>,
+        token: u64,
+        _report: Listener,
+    ) -> Option<Self> {
+        let own = Box::new(Arc::clone(&pipe.fd));
+        Self::own_or_copy(own, pipe.fd.as_fd(), pipe.for_write, kernel, token)
+    }
+
+    /// A kernel queue accepts each descriptor once. Then it gets a copy.
+    fn own_or_copy(
+        own: Box<dyn AsFd + Send>,
+        descriptor: BorrowedFd<'_>,
+        for_write: bool,
+        kernel: Option<&Arc<dyn KernelQueue>>,
+        token: u64,
+    ) -> Option<Self> {
+        match Self::of_events(own, for_write, kernel, token) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                // A kernel queue accepts each descriptor once.
                 let copy = ForkGuard::new(descriptor.try_clone_to_owned().ok()?);
-                Self::of_descriptor(Box::new(copy), kernel, token).ok()
+                Self::of_events(Box::new(copy), for_write, kernel, token).ok()
             }
             registered => registered.ok(),
         }
@@ -54,8 +76,17 @@ impl Registration {
         kernel: Option<&Arc<dyn KernelQueue>>,
         token: u64,
     ) -> io::Result<Self> {
+        Self::of_events(descriptor, false, kernel, token)
+    }
+
+    fn of_events(
+        descriptor: Box<dyn AsFd + Send>,
+        for_write: bool,
+        kernel: Option<&Arc<dyn KernelQueue>>,
+        token: u64,
+    ) -> io::Result<Self> {
         let kernel = Arc::clone(kernel.ok_or(io::ErrorKind::Unsupported)?);
-        kernel.add(descriptor.as_fd(), token)?;
+        kernel.add(descriptor.as_fd(), token, for_write)?;
         Ok(Self::Descriptor(Registered { descriptor, kernel, process: process::id() }))
     }
 
@@ -71,5 +102,11 @@ impl Drop for Registered {
         if self.process == process::id() {
             self.kernel.remove(self.descriptor.as_fd());
         }
+    }
+}
+
+impl AsFd for ForkGuard<OwnedFd> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        (**self).as_fd()
     }
 }

@@ -13,9 +13,11 @@
 //! and illumos, `posix/signal.h` of Haiku; `sys/wait.h` of each for the `wait` status.
 
 use super::system::System;
-use crate::sys::PLATFORM;
+use crate::sys::{Observed, PLATFORM};
 use std::ffi::c_int;
 use std::mem::offset_of;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 
 /// The offsets of the fields in a `siginfo_t`, and its size, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,74 +64,6 @@ impl System {
             }
         }
     }
-
-    const fn numbers(self) -> Numbers {
-        match self {
-            Self::Haiku => Numbers {
-                child_signal: 5,
-                exited: 60,
-                killed: 61,
-                dumped: 62,
-                code_shift: 0,
-                signal_shift: 8,
-                core: 0x1_0000,
-            },
-            Self::Solarish => Numbers { child_signal: 18, ..Numbers::USUAL },
-            Self::Apple | Self::FreeBsd | Self::DragonFly | Self::NetBsd | Self::OpenBsd => {
-                Numbers { child_signal: 20, ..Numbers::USUAL }
-            }
-        }
-    }
-}
-
-/// The values of the fields, and the encoding of a `wait` status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Numbers {
-    /// SIGCHLD.
-    child_signal: c_int,
-    /// CLD_EXITED, CLD_KILLED, CLD_DUMPED.
-    exited: c_int,
-    killed: c_int,
-    dumped: c_int,
-    /// The number of bits by which an exit code is shifted, and a signal.
-    code_shift: u32,
-    signal_shift: u32,
-    /// WCOREFLAG.
-    core: c_int,
-}
-
-impl Numbers {
-    /// The values of all systems except Haiku, apart from SIGCHLD.
-    const USUAL: Self = Self {
-        child_signal: 0,
-        exited: 1,
-        killed: 2,
-        dumped: 3,
-        code_shift: 8,
-        signal_shift: 0,
-        core: 0x80,
-    };
-
-    fn report(self, fields: Fields) -> Report {
-        let Fields { signal, code, status } = fields;
-        // POSIX leaves `si_signo` zero if there is no child to report. Check `si_code` as well: macOS was observed to
-        // report stopped children to a caller that wanted exits alone.
-        if signal != self.child_signal {
-            return Report::NoExit;
-        }
-        if code == self.exited {
-            return Report::Exit(Some((status & 0xff) << self.code_shift));
-        }
-        if code != self.killed && code != self.dumped {
-            return Report::NoExit;
-        }
-        // macOS 10.12 to 10.15 write an exit code here, which is 0 after a death by signal.
-        if status == 0 {
-            return Report::Exit(None);
-        }
-        let core = if code == self.dumped { self.core } else { 0 };
-        Report::Exit(Some((status & 0x7f) << self.signal_shift | core))
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,6 +71,30 @@ struct Fields {
     signal: c_int,
     code: c_int,
     status: c_int,
+}
+
+impl Fields {
+    /// Returns the state of a child. An exit lacks its status if the fields do not show the signal that ended the child.
+    fn observed(self, system: Option<System>) -> Observed {
+        // POSIX leaves `si_signo` zero if there is no child to report. Check `si_code` as well: macOS was observed to
+        // report stopped children to a caller that wanted exits alone.
+        if self.signal != libc::SIGCHLD {
+            return Observed::Running;
+        }
+        // The bits by which a `wait` status shifts an exit code, and a signal, and the bit of a core dump.
+        let (code_shift, signal_shift, core) =
+            if system == Some(System::Haiku) { (0, 8, 0x1_0000) } else { (8, 0, 0x80) };
+        let signal = (self.status & 0x7f) << signal_shift;
+        let status = match self.code {
+            libc::CLD_EXITED => Some((self.status & 0xff) << code_shift),
+            // macOS 10.12 to 10.15 write an exit code here, which is 0 after a death by signal.
+            libc::CLD_KILLED | libc::CLD_DUMPED if self.status == 0 => None,
+            libc::CLD_KILLED => Some(signal),
+            libc::CLD_DUMPED => Some(signal | core),
+            _ => return Observed::Running,
+        };
+        Observed::Exited(status.map(ExitStatus::from_raw))
+    }
 }
 
 impl Layout {
@@ -148,15 +106,6 @@ impl Layout {
         };
         Fields { signal: int(0), code: int(self.code), status: int(self.status) }
     }
-}
-
-/// The report of `waitid`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Report {
-    /// There is no child to report.
-    NoExit,
-    /// The `wait` status of a child that has exited. `None` if the fields do not show the signal that ended the child.
-    Exit(Option<c_int>),
 }
 
 /// Room for one `siginfo_t`: larger than that of any system, because `libc` has some of them too small.
@@ -175,27 +124,17 @@ impl Room {
         self.0.as_mut_ptr().cast()
     }
 
-    pub(crate) fn report(&self) -> Report {
-        NUMBERS.report(self.fields())
+    /// Returns the state of the child that `waitid` has reported.
+    pub(crate) fn observed(&self) -> Observed {
+        self.fields().observed(SYSTEM)
     }
 }
 
 /// `None` on Linux, Android, and systems on which this library is not checked: there the `libc` crate decides.
 const SYSTEM: Option<System> = PLATFORM.system;
 
-const NUMBERS: Numbers = match SYSTEM {
-    Some(system) => system.numbers(),
-    None => Numbers {
-        child_signal: libc::SIGCHLD,
-        exited: libc::CLD_EXITED,
-        killed: libc::CLD_KILLED,
-        dumped: libc::CLD_DUMPED,
-        ..Numbers::USUAL
-    },
-};
-
-// `libc` agrees in its constants, in the offset of `si_code`, and in the size. (On 32-bit systems it aligns every union to 4
-// bytes, which is wrong where 64-bit integers are aligned to 8.)
+// `libc` agrees in the offset of `si_code` and in the size. (On 32-bit systems it aligns every union to 4 bytes, which is
+// wrong where 64-bit integers are aligned to 8.)
 const _: () = if let Some(system) = SYSTEM {
     let layout = system.layout(size_of::<usize>(), align_of::<u64>());
     assert!(layout.size <= size_of::<Room>());
@@ -203,10 +142,6 @@ const _: () = if let Some(system) = SYSTEM {
     assert!(size_of::<usize>() < 8 || layout.size == size_of::<libc::siginfo_t>());
     assert!(offset_of!(libc::siginfo_t, si_signo) == 0);
     assert!(offset_of!(libc::siginfo_t, si_code) == layout.code);
-    assert!(NUMBERS.child_signal == libc::SIGCHLD);
-    assert!(NUMBERS.exited == libc::CLD_EXITED);
-    assert!(NUMBERS.killed == libc::CLD_KILLED);
-    assert!(NUMBERS.dumped == libc::CLD_DUMPED);
 };
 
 impl Room {
@@ -228,10 +163,14 @@ impl Room {
 /// kernel does. The transcriptions have the C layout of the machine that runs the tests: 64-bit pointers and `long`s.
 #[cfg(all(test, not(loom), target_pointer_width = "64"))]
 mod tests {
-    use super::{Layout, Numbers, Report};
+    use super::Layout;
+    use crate::sys::Observed;
     use crate::sys::unix::system::System;
+    use libc::{CLD_DUMPED, CLD_EXITED, CLD_KILLED, SIGCHLD};
     use std::ffi::{c_int, c_long, c_void};
     use std::mem::{MaybeUninit, offset_of};
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
 
     /// XNU's `sys/signal.h`, and FreeBSD's and DragonFly's, whose tails differ.
     #[repr(C)]
@@ -447,36 +386,38 @@ mod tests {
         System::Haiku,
     ];
 
-    fn report(system: System, signal: c_int, code: c_int, status: c_int) -> Report {
+    fn report(system: System, signal: c_int, code: c_int, status: c_int) -> Observed {
         let bytes = written(system, signal, code, status);
         let layout = system.layout(8, 8);
         assert_eq!(layout.size, bytes.len(), "{system:?}");
-        system.numbers().report(layout.fields(&bytes))
+        layout.fields(&bytes).observed(Some(system))
+    }
+
+    fn exited(status: c_int) -> Observed {
+        Observed::Exited(Some(ExitStatus::from_raw(status)))
     }
 
     #[test]
     fn the_status_of_every_system_is_read_where_its_header_has_it() {
         for system in ALL {
-            let Numbers { child_signal, exited, killed, dumped, .. } = system.numbers();
-            let read = |code, status| report(system, child_signal, code, status);
+            let read = |code, status| report(system, SIGCHLD, code, status);
             let is_haiku = system == System::Haiku;
             let (code, signal, core) =
                 if is_haiku { (7, 15 << 8, 6 << 8 | 0x1_0000) } else { (7 << 8, 15, 6 | 0x80) };
-            assert_eq!(read(exited, 0), Report::Exit(Some(0)), "{system:?}");
-            assert_eq!(read(exited, 7), Report::Exit(Some(code)), "{system:?}");
-            assert_eq!(read(killed, 15), Report::Exit(Some(signal)), "{system:?}");
-            assert_eq!(read(dumped, 6), Report::Exit(Some(core)), "{system:?}");
+            assert_eq!(read(CLD_EXITED, 0), exited(0), "{system:?}");
+            assert_eq!(read(CLD_EXITED, 7), exited(code), "{system:?}");
+            assert_eq!(read(CLD_KILLED, 15), exited(signal), "{system:?}");
+            assert_eq!(read(CLD_DUMPED, 6), exited(core), "{system:?}");
         }
     }
 
     #[test]
     fn a_report_without_a_child_or_of_a_stop_is_no_exit() {
         for system in ALL {
-            let Numbers { child_signal, dumped, .. } = system.numbers();
-            assert_eq!(report(system, 0, 0, 0), Report::NoExit, "{system:?}");
+            assert_eq!(report(system, 0, 0, 0), Observed::Running, "{system:?}");
             // CLD_TRAPPED, CLD_STOPPED and CLD_CONTINUED follow CLD_DUMPED everywhere.
-            for code in dumped + 1..=dumped + 3 {
-                assert_eq!(report(system, child_signal, code, 17), Report::NoExit, "{system:?}");
+            for code in CLD_DUMPED + 1..=CLD_DUMPED + 3 {
+                assert_eq!(report(system, SIGCHLD, code, 17), Observed::Running, "{system:?}");
             }
         }
     }
@@ -484,9 +425,8 @@ mod tests {
     /// macOS 10.12 to 10.15.
     #[test]
     fn a_death_by_signal_without_its_number_has_no_status() {
-        let Numbers { child_signal, killed, dumped, .. } = System::Apple.numbers();
-        for code in [killed, dumped] {
-            assert_eq!(report(System::Apple, child_signal, code, 0), Report::Exit(None));
+        for code in [CLD_KILLED, CLD_DUMPED] {
+            assert_eq!(report(System::Apple, SIGCHLD, code, 0), Observed::Exited(None));
         }
     }
 

@@ -11,11 +11,12 @@
 
 #![cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "each system has other callers"))]
 
+use crate::backoff::{DAY, left};
 use std::ffi::{c_int, c_short};
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Converts the result of a call that returns -1 if it fails.
 pub(crate) fn check(result: c_int) -> io::Result<c_int> {
@@ -35,7 +36,7 @@ pub(crate) unsafe fn owned(result: c_int) -> io::Result<OwnedFd> {
 
 /// Converts a timeout, of at most a day: systems differ in their longest one, and callers come back.
 pub(crate) fn timespec(timeout: Duration) -> libc::timespec {
-    let timeout = timeout.min(crate::backoff::DAY);
+    let timeout = timeout.min(DAY);
     let mut spec = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     spec.tv_sec = timeout.as_secs() as _;
     spec.tv_nsec = timeout.subsec_nanos() as _;
@@ -45,7 +46,7 @@ pub(crate) fn timespec(timeout: Duration) -> libc::timespec {
 /// Converts a timeout for a call that counts milliseconds: rounded up, at most a day, and -1 for none.
 pub(crate) fn milliseconds(timeout: Option<Duration>) -> c_int {
     let Some(timeout) = timeout else { return -1 };
-    timeout.min(crate::backoff::DAY).as_nanos().div_ceil(1_000_000) as c_int
+    timeout.min(DAY).as_nanos().div_ceil(1_000_000) as c_int
 }
 
 /// A descriptor and the events for which [`poll`] waits.
@@ -89,6 +90,30 @@ pub(crate) fn poll(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> io::Res
     // SAFETY: a `PollFd` has the layout of a `pollfd`, and there are `count` of them.
     let result = unsafe { libc::poll(first, count, milliseconds(timeout)) };
     check(result)
+}
+
+/// Blocks until the descriptor is readable (`true`), or until the deadline. Polls at least once.
+///
+/// Returns `true` if the system refuses `poll` (EINVAL where RLIMIT_NOFILE is 0, as some sandboxes set it; ENOMEM): the
+/// caller inspects the process, and pauses. The same holds for errors of the descriptor itself.
+pub(crate) fn poll_readable(fd: BorrowedFd<'_>, deadline: Option<Instant>) -> bool {
+    try_poll_readable(fd, deadline).unwrap_or(true)
+}
+
+/// Does the same. Returns the error if the system refuses `poll`.
+pub(crate) fn try_poll_readable(fd: BorrowedFd<'_>, deadline: Option<Instant>) -> io::Result<bool> {
+    let mut fds = [PollFd::new(fd, libc::POLLIN)];
+    loop {
+        match poll(&mut fds, deadline.map(left)) {
+            // One timeout is at most a day, so it may end before the deadline.
+            Ok(0) if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
+                return Ok(false);
+            }
+            Ok(0) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            ready => return ready.map(|_| true),
+        }
+    }
 }
 
 /// Returns the descriptor, or a copy of it that is not 0, 1 or 2: a program that has closed one of these may open it
@@ -161,4 +186,19 @@ pub(crate) fn clock_ticks_per_second() -> u64 {
     let hertz = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
     // It never fails on Linux, where the value is 100 on all architectures in use.
     u64::try_from(hertz).unwrap_or(100)
+}
+
+/// Converts a `struct timeval` to microseconds.
+pub(crate) fn micros(seconds: impl Into<i64>, rest: impl Into<i64>) -> i64 {
+    seconds.into() * 1_000_000 + rest.into()
+}
+
+/// Converts a time of a `struct rusage`. No kernel reports a negative one.
+pub(crate) fn rusage_time(seconds: impl Into<i64>, micros: impl Into<i64>) -> Duration {
+    Duration::from_micros(self::micros(seconds, micros).try_into().unwrap_or(0))
+}
+
+/// Converts the peak of a `struct rusage`, in KiB, to bytes. Zero means that the kernel does not count it.
+pub(crate) fn rusage_peak(peak: impl Into<i64>) -> Option<u64> {
+    u64::try_from(peak.into()).ok().filter(|peak| *peak > 0)?.checked_mul(1024)
 }

@@ -28,25 +28,18 @@ impl System {
         matches!(self, Self::Apple | Self::NetBsd | Self::OpenBsd)
     }
 
-    /// Returns whether the process table names the real parent of a process that is traced.
-    ///
-    /// FreeBSD does. The others name the debugger, or a former parent. XNU removes the mark that a process is traced from a
-    /// zombie, so the mark does not help there.
-    pub(crate) const fn reports_real_parent(self) -> bool {
-        matches!(self, Self::FreeBsd)
-    }
-
     /// Compares a child with the process that has its ID now: `None` if there is none, or if the system does not report
     /// it. Each process is given as its start and its parent. `me` is this process.
     ///
     /// FreeBSD reparents a zombie whose parent ignores SIGCHLD, and the process table shows it until its new parent
-    /// reaps it. From then on `waitid` does not find the zombie, which counts as a foreign reap. Where the table names
-    /// a debugger as the parent, a parent other than this process proves nothing: the debugger returns the child when
-    /// it detaches.
+    /// reaps it. From then on `waitid` does not find the zombie, which counts as a foreign reap. Only FreeBSD's table
+    /// names the real parent of a process that is traced. The others name the debugger, which returns the child when it
+    /// detaches, or a former parent, so a parent other than this process proves nothing there. (XNU removes the mark that
+    /// a process is traced from a zombie, so the mark does not help.)
     pub(crate) fn compare<T: PartialEq>(self, me: i32, then: &T, now: Option<(T, i32)>) -> Same {
         match now {
             Some((start, _)) if start != *then => Same::No,
-            Some((_, parent)) if parent != me && self.reports_real_parent() => Same::Reparented,
+            Some((_, parent)) if parent != me && self == Self::FreeBsd => Same::Reparented,
             Some(_) => Same::Yes,
             None => Same::Unknown,
         }

@@ -23,10 +23,9 @@
 //! The process is a parameter, so that `model.rs` can check every interleaving.
 
 use super::by_pid::{self, ChildById, Pid};
-use super::helper_thread::spawn_helper;
 use crate::backoff::left;
 use crate::sync::{Arc, Mutex, imp::Condvar};
-use crate::sys::Observed;
+use crate::sys::{Observed, spawn_helper};
 use crate::usage::Usage;
 use std::ffi::c_int;
 use std::fmt;

@@ -258,6 +258,15 @@ impl Pipe {
     }
 }
 
+/// The event that the operation of a pipe is over.
+pub(crate) struct PipeEvent(pub(super) Arc<OwnedHandle>);
+
+impl Pipe {
+    pub(crate) fn event(&self, _for_write: bool) -> PipeEvent {
+        PipeEvent(Arc::clone(&self.event))
+    }
+}
+
 impl Drop for Pipe {
     fn drop(&mut self) {
         // `Synchronous` cancels its operation itself.

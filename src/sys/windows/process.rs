@@ -12,8 +12,9 @@ use crate::sync::Arc;
 use crate::sys::{Exit, FromChild, KillWithParent, Observed, Opened};
 use crate::usage::Usage;
 use std::io;
-use std::os::windows::io::{AsHandle, AsRawHandle, BorrowedHandle};
+use std::os::windows::io::{AsHandle, AsRawHandle, BorrowedHandle, FromRawHandle, OwnedHandle};
 use std::process::{Child, ExitStatus};
+use std::ptr::null;
 use std::time::{Duration, Instant};
 use windows_sys::Win32::Foundation::{
     ERROR_ACCESS_DENIED, FILETIME, HANDLE, WAIT_FAILED, WAIT_TIMEOUT,
@@ -21,7 +22,7 @@ use windows_sys::Win32::Foundation::{
 use windows_sys::Win32::System::Console::{CTRL_BREAK_EVENT, GenerateConsoleCtrlEvent};
 use windows_sys::Win32::System::ProcessStatus::{K32GetProcessMemoryInfo, PROCESS_MEMORY_COUNTERS};
 use windows_sys::Win32::System::Threading::{
-    CREATE_NEW_CONSOLE, CREATE_NEW_PROCESS_GROUP, CREATE_NO_WINDOW, DETACHED_PROCESS,
+    CREATE_NEW_CONSOLE, CREATE_NEW_PROCESS_GROUP, CREATE_NO_WINDOW, CreateEventW, DETACHED_PROCESS,
     GetProcessTimes, INFINITE, TerminateProcess, WaitForMultipleObjects,
 };
 
@@ -136,12 +137,23 @@ impl AsHandle for ExitDescriptor {
     }
 }
 
+/// Returns an event that stays signalled, for a child that has exited.
+pub(crate) fn ready_descriptor() -> io::Result<OwnedHandle> {
+    // SAFETY: the pointers are null: no security attributes and no name.
+    let event = unsafe { CreateEventW(null(), 1, 1, null()) };
+    if event.is_null() {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the handle is new, and has no other owner.
+    Ok(unsafe { OwnedHandle::from_raw_handle(event) })
+}
+
 /// Blocks until one of these handles is signalled (`true`), or until the deadline. Polls at least once.
 pub(crate) fn wait_for_any(
     handles: &[BorrowedHandle<'_>],
     deadline: Option<Instant>,
 ) -> io::Result<bool> {
-    wait_until(deadline, LONGEST_WAIT, |millis| is_signalled_within(handles, millis))
+    wait_until(handles, deadline, LONGEST_WAIT)
 }
 
 /// Returns whether the handle is signalled now.
@@ -151,16 +163,16 @@ pub(crate) fn is_signalled(handle: BorrowedHandle<'_>) -> io::Result<bool> {
 
 /// Composes a wait of any length of waits that the system can make.
 fn wait_until(
+    handles: &[BorrowedHandle<'_>],
     deadline: Option<Instant>,
     longest_wait: u32,
-    within: impl Fn(u32) -> io::Result<bool>,
 ) -> io::Result<bool> {
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         // This rounds up, because a wait of 0 would spin through the last millisecond.
         let millis = left.map_or(u128::MAX, |left| left.as_nanos().div_ceil(1_000_000));
         let millis = u32::try_from(millis).unwrap_or(u32::MAX).min(longest_wait);
-        if within(millis)? {
+        if is_signalled_within(handles, millis)? {
             return Ok(true);
         }
         if left.is_some_and(|left| left.is_zero()) {
@@ -183,8 +195,7 @@ fn is_signalled_within(handles: &[BorrowedHandle<'_>], millis: u32) -> io::Resul
 
 impl Exit for Notice {
     fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
-        let process = [self.process()];
-        wait_until(deadline, self.longest_wait, |millis| is_signalled_within(&process, millis))
+        wait_until(&[self.process()], deadline, self.longest_wait)
     }
 
     fn observe(&self) -> io::Result<(Observed, Option<Usage>)> {
@@ -222,23 +233,6 @@ impl Exit for Notice {
 /// Returns an error that does not occur: no other part of the program can take the exit code.
 pub(crate) fn reaped_elsewhere(id: u32) -> io::Error {
     io::Error::other(format!("the exit status of child process {id} was taken"))
-}
-
-/// Starts a thread of this library with a small stack.
-pub(crate) fn spawn_helper(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    spawn_thread(name, 128 * 1024, run)
-}
-
-/// Starts a thread of this library.
-pub(crate) fn spawn_thread(
-    name: &str,
-    stack: usize,
-    run: impl FnOnce() + Send + 'static,
-) -> io::Result<()> {
-    let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(stack);
-    // Boxed, so that std's code for a new thread is compiled once, not for every caller.
-    thread.spawn(Box::new(run) as Box<dyn FnOnce() + Send>)?;
-    Ok(())
 }
 
 /// Returns the usage, which the handle keeps after the exit.

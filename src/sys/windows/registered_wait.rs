@@ -1,7 +1,8 @@
-//! Windows: a registered wait for the exit of one child. One thread of the system serves up to 63 such waits.
+//! Windows: a registered wait for the exit of one child, or for one pipe. One thread of the system serves up to 63 such waits.
 //!
 //! Sources: RegisterWaitForSingleObject and UnregisterWaitEx of the Win32 documentation.
 
+use super::pipe::PipeEvent;
 use super::process::Notice;
 use crate::sync::Arc;
 use crate::sys::KernelQueue;
@@ -14,12 +15,12 @@ use windows_sys::Win32::System::Threading::{
     WT_EXECUTEONLYONCE,
 };
 
-/// Calls a function once when a child has exited, unless it is dropped first.
+/// Calls a function once when a handle is signalled, unless it is dropped first.
 pub(crate) struct Registration {
     wait: HANDLE,
     report: *mut Report,
-    /// Keeps the handle open during the wait, even if the child is dropped.
-    _process: OwnedHandle,
+    /// Keeps the handle open during the wait, even if the child or the pipe is dropped.
+    _handle: OwnedHandle,
 }
 
 /// A function that a thread of the system calls. It does not block.
@@ -36,7 +37,20 @@ impl Registration {
         _token: u64,
         report: Report,
     ) -> Option<Self> {
-        let process = notice.descriptor()?.try_clone_to_owned().ok()?;
+        Self::on(notice.descriptor()?.try_clone_to_owned().ok()?, report)
+    }
+
+    /// Calls `report` when the operation of the pipe is over: at once, if it is already.
+    pub(crate) fn of_pipe(
+        pipe: &PipeEvent,
+        _kernel: Option<&std::sync::Arc<dyn KernelQueue>>,
+        _token: u64,
+        report: Report,
+    ) -> Option<Self> {
+        Self::on(pipe.0.try_clone().ok()?, report)
+    }
+
+    fn on(handle: OwnedHandle, report: Report) -> Option<Self> {
         let report = Box::into_raw(Box::new(report));
         let mut wait = null_mut();
         // The thread that waits may call the function, because it takes no time.
@@ -45,7 +59,7 @@ impl Registration {
         let registered = unsafe {
             RegisterWaitForSingleObject(
                 &raw mut wait,
-                process.as_raw_handle(),
+                handle.as_raw_handle(),
                 Some(call),
                 report.cast(),
                 INFINITE,
@@ -57,7 +71,7 @@ impl Registration {
             drop(unsafe { Box::from_raw(report) });
             return None;
         }
-        Some(Self { wait, report, _process: process })
+        Some(Self { wait, report, _handle: handle })
     }
 
     /// Returns `false`: a thread of the system reports the exit, perhaps after other waiters have observed it.

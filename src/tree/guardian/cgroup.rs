@@ -2,7 +2,7 @@
 
 use super::calls::{now, pause};
 use super::table::Shared;
-use crate::sys::linux::proc_file::{each_line, each_name, is_on, open, process_id};
+use crate::sys::linux::proc_file::{Text, each_line, each_name, is_on, open, process_id};
 use crate::tree::processes::Held;
 use std::ffi::{CStr, c_int};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -17,17 +17,10 @@ const DEPTH: u32 = 12;
 /// Calls the function with the path of each charged cgroup.
 pub(super) fn each(shared: Shared, buffer: &mut [u8], call: &mut dyn FnMut(&CStr)) {
     for (number, slot) in shared.charges() {
-        let Some(charge) = shared.read(number, slot, buffer) else { continue };
-        let (marker, length) = (charge.marker.len(), charge.cgroup.len());
-        let end = marker.wrapping_add(length);
-        if let Some(end) = buffer.get_mut(end).filter(|_| length > 0) {
-            *end = 0;
-        } else {
-            continue;
-        }
-        let path = buffer.get(marker..).and_then(|path| CStr::from_bytes_until_nul(path).ok());
-        if let Some(path) = path.filter(|path| path.count_bytes() == length) {
-            call(path);
+        if let Some(charge) = shared.read(number, slot, buffer) {
+            if !charge.cgroup.is_empty() {
+                call(Text::<{ Shared::LONGEST + 1 }>::of(charge.cgroup).path());
+            }
         }
     }
 }

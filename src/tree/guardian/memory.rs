@@ -6,6 +6,7 @@
 //! mapping right behind each, which holds variables too; its stack; and the thread's own variables, where `errno` is.
 
 use super::calls::{Orders, unmap};
+use super::table::hash;
 use crate::sys::linux::proc_file::{Text, each_line, in_base, number, open, read_once, words};
 use crate::sys::linux::procfs::fields;
 use std::ffi::CStr;
@@ -38,6 +39,8 @@ struct Mapping {
     is_writable: bool,
     is_shared: bool,
     is_anonymous: bool,
+    /// The hash of the device and the number of the file.
+    file: (u32, u64),
 }
 
 impl Mapping {
@@ -47,8 +50,8 @@ impl Mapping {
         let dash = range.iter().position(|byte| *byte == b'-')?;
         let end = in_base(16, range.get(dash.wrapping_add(1)..)?)?;
         let access = words.next()?;
-        // This skips the offset and the device.
-        let file = number(words.nth(2)?)?;
+        // This skips the offset.
+        let file = (hash(words.nth(1)?), number(words.next()?)?);
         let name = words.next().unwrap_or(b"");
         let is_of_none = name.is_empty() || name == b"[heap]" || name.starts_with(b"[anon:");
         Some(Self {
@@ -57,7 +60,8 @@ impl Mapping {
             is_readable: access.contains(&b'r'),
             is_writable: access.contains(&b'w'),
             is_shared: access.contains(&b's'),
-            is_anonymous: file == 0 && is_of_none,
+            is_anonymous: file.1 == 0 && is_of_none,
+            file,
         })
     }
 
@@ -74,11 +78,9 @@ impl Mapping {
     }
 }
 
-fn each_mapping(path: &CStr, scratch: &mut [u8], call: &mut dyn FnMut(Mapping, &[u8]) -> bool) {
+fn each_mapping(path: &CStr, scratch: &mut [u8], call: &mut dyn FnMut(Mapping) -> bool) {
     let Ok(file) = open(None, path, 0) else { return };
-    each_line(&file, scratch, &mut |line| {
-        Mapping::parse(line).is_none_or(|mapping| call(mapping, line))
-    });
+    each_line(&file, scratch, &mut |line| Mapping::parse(line).is_none_or(&mut *call));
 }
 
 fn drop_memory(orders: &Orders, scratch: &mut [u8]) {
@@ -102,7 +104,7 @@ fn drop_memory(orders: &Orders, scratch: &mut [u8]) {
     // code may touch any part of that. The stack is near the end of the address space, so its address shows the size.
     let giant = here / 32;
     let mut is_instrumented = false;
-    each_mapping(c"/proc/self/maps", scratch, &mut |mapping, _| {
+    each_mapping(c"/proc/self/maps", scratch, &mut |mapping| {
         is_instrumented |= mapping.is_heap() && mapping.size() >= giant;
         true
     });
@@ -111,7 +113,7 @@ fn drop_memory(orders: &Orders, scratch: &mut [u8]) {
     }
     // The end of the last mapping that is no heap: an object file's. Its variables may follow it.
     let mut object_end = 0;
-    each_mapping(c"/proc/self/maps", scratch, &mut |mapping, _| {
+    each_mapping(c"/proc/self/maps", scratch, &mut |mapping| {
         let is_variables = mapping.start == object_end;
         if mapping.is_shared || (mapping.is_heap() && !is_variables) {
             if mapping.size() >= SMALL {
@@ -152,7 +154,7 @@ fn rename(parent: i32, scratch: &mut [u8]) {
     let runs_on = arguments.1 == environment.0;
     let whole = (arguments.0, if runs_on { environment.1 } else { arguments.1 });
     let mut is_ours = [false; 2];
-    each_mapping(c"/proc/self/maps", scratch, &mut |mapping, _| {
+    each_mapping(c"/proc/self/maps", scratch, &mut |mapping| {
         is_ours = [
             is_ours[0] || (mapping.is_writable && mapping.has(whole.0, whole.1)),
             is_ours[1] || (mapping.is_writable && mapping.has(environment.0, environment.1)),
@@ -178,36 +180,19 @@ fn rename(parent: i32, scratch: &mut [u8]) {
 
 /// Returns whether another process has the same shared memory at the same address.
 pub(super) fn is_mapped_in(id: i32, (start, _): (usize, usize), scratch: &mut [u8]) -> bool {
-    let Some((own, buffer)) = scratch.split_at_mut_checked(256) else { return false };
-    let mut length = 0;
-    // The range, the access, the offset, the device and the number of the file, but not its name.
-    let identity = |line: &[u8]| {
-        let mut words = 0_u32;
-        let is_end = |byte: &u8| {
-            words = words.wrapping_add(u32::from(*byte == b' '));
-            words == 5
-        };
-        line.iter().position(is_end).unwrap_or(line.len())
+    let mut file_in = |path: &CStr| {
+        let mut file = None;
+        each_mapping(path, scratch, &mut |mapping| {
+            if mapping.start == start && mapping.is_shared {
+                file = Some((mapping.file, mapping.end));
+            }
+            mapping.start < start
+        });
+        file
     };
-    each_mapping(c"/proc/self/maps", buffer, &mut |mapping, line| {
-        if mapping.start != start {
-            return true;
-        }
-        for (to, from) in own.iter_mut().zip(line.iter().take(identity(line))) {
-            *to = *from;
-            length = usize::wrapping_add(length, 1);
-        }
-        false
-    });
-    let own = own.get(..length).unwrap_or(&[]);
-    let mut found = false;
+    let own = file_in(c"/proc/self/maps");
     let path = Text::<32>::of(b"/proc/").number(id).push(b"/maps");
-    each_mapping(path.path(), buffer, &mut |mapping, line| {
-        found =
-            mapping.start == start && !own.is_empty() && line.get(..identity(line)) == Some(own);
-        mapping.start < start
-    });
-    found
+    own.is_some() && own == file_in(path.path())
 }
 
 #[cfg(test)]

@@ -195,27 +195,12 @@ impl Shared {
     pub(super) const LONGEST: usize = 4096;
 
     fn map() -> io::Result<Self> {
-        #[cfg(any(
-            target_os = "linux",
-            target_os = "android",
-            target_os = "illumos",
-            target_os = "solaris",
-            target_os = "haiku"
-        ))]
-        const FLAGS: std::ffi::c_int = libc::MAP_SHARED | libc::MAP_ANON | libc::MAP_NORESERVE;
-        #[cfg(not(any(
-            target_os = "linux",
-            target_os = "android",
-            target_os = "illumos",
-            target_os = "solaris",
-            target_os = "haiku"
-        )))]
-        const FLAGS: std::ffi::c_int = libc::MAP_SHARED | libc::MAP_ANON;
+        let flags = libc::MAP_SHARED | libc::MAP_ANON;
         let mut size = SIZE;
         loop {
             let access = libc::PROT_READ | libc::PROT_WRITE;
             // SAFETY: new memory, in a place that the system chooses.
-            let start = unsafe { libc::mmap(ptr::null_mut(), size, access, FLAGS, -1, 0) };
+            let start = unsafe { libc::mmap(ptr::null_mut(), size, access, flags, -1, 0) };
             if start == libc::MAP_FAILED {
                 let error = io::Error::last_os_error();
                 size /= 2;

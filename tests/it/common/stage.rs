@@ -102,7 +102,7 @@ pub(crate) struct Stage {
     /// All members read their input to the end.
     pub(crate) stdin: Option<ChildStdin>,
     pub(crate) said: BufReader<ChildStdout>,
-    pub(crate) pids: Cast,
+    pub(crate) pids: Helpers,
     unheard: Vec<String>,
 }
 
@@ -135,7 +135,7 @@ impl Stage {
         let child = spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
         let stdin = child.take_stdin();
         let said = BufReader::new(child.take_stdout().expect("a pipe"));
-        let mut stage = Self { child, stdin, said, pids: Cast::default(), unheard: Vec::new() };
+        let mut stage = Self { child, stdin, said, pids: Helpers::default(), unheard: Vec::new() };
         for _ in 0..members {
             let pid = stage.hear("pid ");
             stage.pids.0.push(pid.parse().expect("a process ID"));
@@ -190,7 +190,7 @@ impl Stage {
         let cgroup = self.pids.0.first().and_then(|pid| super::linux::tree_cgroup_of(*pid));
         #[cfg(not(target_os = "linux"))]
         let cgroup = None;
-        (self.child, Rest { cast: self.pids, stdin: self.stdin, cgroup, _said: self.said })
+        (self.child, Rest { helpers: self.pids, stdin: self.stdin, cgroup, _said: self.said })
     }
 
     #[track_caller]
@@ -201,15 +201,15 @@ impl Stage {
 
 /// Processes of the helper program. A drop kills the living ones.
 #[derive(Debug, Default)]
-pub(crate) struct Cast(pub(crate) Vec<u32>);
+pub(crate) struct Helpers(pub(crate) Vec<u32>);
 
-impl Cast {
+impl Helpers {
     pub(crate) fn alive(&self) -> Vec<u32> {
         self.0.iter().copied().filter(|pid| unix::is_alive(*pid)).collect()
     }
 }
 
-impl Drop for Cast {
+impl Drop for Helpers {
     fn drop(&mut self) {
         self.alive().into_iter().for_each(kill_a_helper);
     }
@@ -225,7 +225,7 @@ pub(crate) fn kill_a_helper(pid: u32) {
 
 /// The rest of a stage after its handle is taken.
 pub(crate) struct Rest {
-    cast: Cast,
+    helpers: Helpers,
     stdin: Option<ChildStdin>,
     /// This process removes the cgroup in the background, so it must live until then.
     cgroup: Option<PathBuf>,
@@ -235,7 +235,7 @@ pub(crate) struct Rest {
 
 impl Rest {
     pub(crate) fn survivors(&self) -> usize {
-        self.cast.alive().len()
+        self.helpers.alive().len()
     }
 
     #[track_caller]

@@ -1,0 +1,278 @@
+//! Promise: a capture in a task does what a capture on a thread does, on any executor, and a dropped future loses no byte.
+
+use crate::common::captures::{bounded, piped};
+use crate::common::executor::{WakeCounter, block_on, poll, run_all};
+use crate::common::*;
+use shared_child::seam::Backend;
+use shared_child::{
+    Capture, CaptureOptions, ChildState, Reached, SpawnOptions, StoppedBy, StreamEnd, Until,
+};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::thread;
+use std::time::{Duration, Instant};
+
+const MIB: usize = 1 << 20;
+const SHORT: Duration = Duration::from_millis(50);
+
+#[track_caller]
+fn begin_with<'a>(
+    backend: Backend,
+    parts: &[&str],
+    capture: &mut CaptureOptions<'a>,
+) -> Capture<'a> {
+    let mut options = SpawnOptions::new();
+    options.kill_on_drop(true);
+    backend.begin_capture(&options, &mut helper(parts), capture).expect("to begin")
+}
+
+#[track_caller]
+fn begin(backend: Backend, parts: &[&str]) -> Capture<'static> {
+    begin_with(backend, parts, bounded().stdin_open())
+}
+
+fn soon(until: Until) -> Until {
+    until.or(Until::timeout(LONG))
+}
+
+fn is_send<T: Send>(future: T) -> T {
+    future
+}
+
+#[test]
+fn conversation_in_a_task_returns_each_answer() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let capture = begin(backend, &["echo"]);
+        block_on(is_send(async {
+            for number in 0..rounds(50).max(3) {
+                let line = format!("line {number}\n");
+                capture.write_async(line.as_bytes()).await.unwrap();
+                let chunk = capture.read_async(soon(Until::line())).await;
+                assert_eq!((&*chunk.stdout.text(), chunk.reached), (&*line, Reached::Line));
+                assert_eq!(chunk.state, ChildState::Running);
+            }
+            let captured = capture.finish_async().await;
+            assert!(captured.success() && captured.stdout.end == StreamEnd::Closed, "{captured:?}");
+        }));
+    });
+}
+
+#[test]
+fn captures_of_many_children_end_on_one_thread() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let count = rounds(50).max(5);
+        let children: Vec<_> = (0..count)
+            .map(|_| piped(backend, &["write", "70000", "write-err", "70000", "exit", "7"]))
+            .collect();
+        let futures = children.iter().map(|child| {
+            is_send(async {
+                let captured = child.capture_async(&mut bounded()).await.unwrap();
+                assert_eq!((captured.stdout.total, captured.stderr.total), (70_000, 70_000));
+                captured.status.unwrap().code()
+            })
+        });
+        let codes = run_all(futures, || {});
+        assert!(codes.iter().all(|(_, code)| *code == Some(7)));
+    });
+}
+
+#[test]
+fn dropped_read_loses_no_byte() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let lines = rounds(1000).max(20);
+        let capture = begin(backend, &["echo"]);
+        let mut all = Vec::new();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for number in 0..lines {
+                    capture.write(format!("line {number}\n").as_bytes()).unwrap();
+                }
+                capture.close_stdin();
+            });
+            let counter = Arc::new(WakeCounter::default());
+            for turn in 0.. {
+                let until = if turn % 2 == 0 { Until::line() } else { Until::bytes(5) };
+                let mut read = pin!(capture.read_async(soon(until)));
+                match poll(&mut read.as_mut(), &counter) {
+                    // The future is dropped.
+                    Poll::Pending => thread::sleep(Duration::from_micros(100)),
+                    Poll::Ready(chunk) => {
+                        all.extend_from_slice(&chunk.stdout.bytes);
+                        if chunk.reached == Reached::End {
+                            break;
+                        }
+                    }
+                }
+            }
+            assert_eq!(counter.wakers(), 0, "no registration is left");
+        });
+        let expected: String = (0..lines).map(|number| format!("line {number}\n")).collect();
+        assert_eq!(String::from_utf8(all).unwrap(), expected);
+    });
+}
+
+#[test]
+fn deadlines_in_a_task_are_kept() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let capture = begin(backend, &["sleep"]);
+        block_on(async {
+            let start = Instant::now();
+            let chunk = capture.read_async(Until::line().or(Until::timeout(SHORT))).await;
+            assert_eq!((chunk.reached, chunk.state), (Reached::Deadline, ChildState::Running));
+            assert!(start.elapsed() >= SHORT);
+            let chunk = capture.read_async(soon(Until::silent(SHORT))).await;
+            assert_eq!(chunk.reached, Reached::Quiet);
+            let input = vec![0; 64 * MIB];
+            let start = Instant::now();
+            let count = capture.write_deadline_async(&input, start + 4 * SHORT).await.unwrap();
+            assert!(count < input.len());
+            assert!(start.elapsed() >= 4 * SHORT && start.elapsed() < LONG / 2);
+        });
+        let mut options = CaptureOptions::new();
+        let child = piped(backend, &["sleep"]);
+        let captured = block_on(child.capture_async(options.timeout(SHORT))).unwrap();
+        assert_eq!(captured.stopped_by, Some(StoppedBy::Deadline));
+    });
+}
+
+#[test]
+fn write_in_a_task_to_a_child_that_writes_does_not_deadlock() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let input: Vec<u8> = (0..=255).cycle().take(rounds(4).clamp(1, 4) * MIB).collect();
+        let capture = begin(backend, &["echo-both"]);
+        block_on(async {
+            capture.write_async(&input).await.unwrap();
+            capture.close_stdin();
+            let chunk = capture.read_async(soon(Until::end())).await;
+            assert!(chunk.stdout.bytes == input && chunk.stderr.bytes == input);
+        });
+    });
+}
+
+#[test]
+fn task_and_thread_share_a_capture() {
+    watchdog!();
+    on_every_backend(|backend| {
+        for _ in 0..rounds(10).max(1) {
+            for task_reads in [false, true] {
+                let capture = begin(backend, &["echo"]);
+                let input = vec![b'x'; MIB];
+                let until = || soon(Until::bytes(input.len()));
+                thread::scope(|scope| {
+                    let thread = scope.spawn(|| match task_reads {
+                        true => {
+                            capture.write(&input).unwrap();
+                            None
+                        }
+                        false => Some(capture.read(until())),
+                    });
+                    let chunk = block_on(async {
+                        match task_reads {
+                            true => Some(capture.read_async(until()).await),
+                            false => {
+                                capture.write_async(&input).await.unwrap();
+                                None
+                            }
+                        }
+                    });
+                    let chunk = thread.join().unwrap().or(chunk).unwrap();
+                    assert_eq!(chunk.reached, Reached::Bytes);
+                    assert!(chunk.stdout.bytes == input);
+                });
+            }
+        }
+    });
+}
+
+#[test]
+fn tasks_that_read_and_write_share_a_capture() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let capture = begin(backend, &["echo"]);
+        let input: String =
+            (0..rounds(20_000).max(100)).map(|number| format!("{number}\n")).collect();
+        let read = || async {
+            let mut lines = Vec::new();
+            loop {
+                let chunk = capture.read_async(soon(Until::line())).await;
+                match chunk.reached {
+                    Reached::Line => lines.push(chunk.stdout.text().into_owned()),
+                    other => break assert_eq!(other, Reached::End),
+                }
+            }
+            lines
+        };
+        type Task<'t> = std::pin::Pin<Box<dyn Future<Output = Vec<String>> + 't>>;
+        let write = async {
+            capture.write_async(input.as_bytes()).await.unwrap();
+            capture.close_stdin();
+            Vec::new()
+        };
+        let tasks: [Task<'_>; 3] = [Box::pin(read()), Box::pin(read()), Box::pin(write)];
+        let lines = run_all(tasks, || {}).into_iter();
+        let mut lines: Vec<String> = lines.flat_map(|(_, lines)| lines).collect();
+        lines.sort();
+        let mut expected: Vec<String> = input.lines().map(|line| format!("{line}\n")).collect();
+        expected.sort();
+        assert!(lines == expected);
+    });
+}
+
+#[cfg(unix)]
+#[test]
+fn dropped_capture_of_a_command_kills_its_child() {
+    watchdog!();
+    let mut command = helper(&["pid", "sleep"]);
+    let (shown, is_shown) = std::sync::mpsc::channel();
+    let mut options = bounded();
+    options.on_line(move |_, line| {
+        shown.send(line.to_string()).unwrap();
+        std::ops::ControlFlow::Continue(())
+    });
+    let spawn = SpawnOptions::new();
+    let mut capture = Box::pin(is_send(spawn.capture_async(&mut command, &mut options)));
+    let counter = Arc::new(WakeCounter::default());
+    let line = loop {
+        let seen = counter.count();
+        assert!(poll(&mut capture, &counter).is_pending());
+        match is_shown.try_recv() {
+            Ok(line) => break line,
+            Err(_) => counter.wait_beyond(seen),
+        }
+    };
+    let id: u32 = line.strip_prefix("pid ").unwrap().parse().unwrap();
+    assert!(unix::children().contains(&id));
+    drop(capture);
+    until("the child is reaped", || !unix::children().contains(&id));
+}
+
+#[cfg(unix)]
+#[test]
+fn waiting_in_a_task_uses_no_processor_time() {
+    alone!();
+    watchdog!();
+    const WHILE: Duration = Duration::from_secs(1);
+    on_every_backend(|backend| {
+        for line in
+            [&["sleep"][..], &["close-stdout", "sleep"], &["close-stdout", "close-stderr", "sleep"]]
+        {
+            let capture = begin(backend, line);
+            let before = unix::cpu_time();
+            block_on(async {
+                let input = vec![0; MIB];
+                let deadline = Instant::now() + WHILE;
+                assert!(capture.write_deadline_async(&input, deadline).await.unwrap() < MIB);
+                let until = Until::line().or(Until::timeout(WHILE));
+                assert_eq!(capture.read_async(until).await.reached, Reached::Deadline);
+            });
+            let used = unix::cpu_time() - before;
+            assert!(used < WHILE / 2, "{used:?} for {line:?}");
+        }
+    });
+}
