@@ -204,14 +204,19 @@ impl<'a> Engine<'a> {
     /// Returns what to wait for.
     pub(super) fn wait(&mut self, alarm: Option<&Arc<Alarm>>) -> io::Result<Wait> {
         let has_input = self.has_input();
-        let is_paused = Stream::BOTH.map(|stream| self.output.is_full(stream));
+        let is_paused = self.paused();
         self.pipes.wait(has_input, is_paused, self.exit_descriptor.as_ref(), alarm)
+    }
+
+    /// Returns the outputs that are not read now, because their files are written more slowly.
+    fn paused(&self) -> [bool; 2] {
+        Stream::BOTH.map(|stream| self.output.is_full(stream))
     }
 
     /// Returns what to register for a task: the exit, unless it is known or must be polled, and the pipes.
     pub(super) fn events(&self) -> (Option<crate::sync::Arc<Notice>>, Vec<PipeEvent>) {
         let notice = if self.exit_descriptor.is_some() { self.child.notice() } else { None };
-        (notice, self.pipes.events(self.has_input()))
+        (notice, self.pipes.events(self.has_input(), self.paused()))
     }
 
     fn is_running(&self) -> bool {

@@ -69,10 +69,12 @@ impl Pipes {
         wait
     }
 
-    /// Returns the events of the open pipes. Standard input counts only if `has_input`.
-    pub(super) fn events(&self, has_input: bool) -> Vec<PipeEvent> {
+    /// Returns the events of the open pipes, like [`wait`](Self::wait).
+    pub(super) fn events(&self, has_input: bool, is_paused: [bool; 2]) -> Vec<PipeEvent> {
         let mut events = Vec::with_capacity(3);
-        events.extend(self.outputs.iter().flatten().map(|pipe| pipe.event(false)));
+        for (pipe, is_paused) in self.outputs.iter().zip(is_paused) {
+            events.extend(pipe.iter().filter(|_| !is_paused).map(|pipe| pipe.event(false)));
+        }
         events.extend(self.stdin.iter().filter(|_| has_input).map(|pipe| pipe.event(true)));
         events
     }

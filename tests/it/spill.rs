@@ -230,6 +230,7 @@ fn reads_of_a_capture_that_goes_on_leave_no_gap_in_the_file() {
 #[cfg(unix)]
 mod unix_only {
     use super::*;
+    use crate::common::executor::block_on;
     use crate::common::unix::fifo;
     use shared_child::StoppedBy;
     use std::io::Read;
@@ -275,22 +276,30 @@ mod unix_only {
     #[test]
     fn slow_file_receives_every_byte() {
         watchdog!();
-        let directory = Directory::new(function_name!());
-        let mut file = stuck(&directory);
-        let mut capture = limited(Limit::head_and_tail(300_000, 300_000));
-        capture.spill_to(Stream::Stdout, file.try_clone().unwrap(), ALL);
-        let reader = std::thread::spawn(move || {
-            let mut all = vec![0; 3 * MIB];
-            for part in all.chunks_mut(100_000) {
-                std::thread::sleep(Duration::from_millis(2));
-                file.read_exact(part).unwrap();
-            }
-            all
-        });
-        let captured = run(Backend::Best, &["write", &(3 * MIB).to_string()], &mut capture);
-        assert_eq!(spilled(&captured).bytes, 3 * MIB as u64, "{captured:?}");
-        assert_eq!((error_kind(&captured), captured.stdout.bytes.len()), (None, 600_000));
-        assert!(reader.join().unwrap() == written(3 * MIB));
+        for in_task in [false, true] {
+            let directory = Directory::new(function_name!());
+            let mut file = stuck(&directory);
+            let mut capture = limited(Limit::head_and_tail(300_000, 300_000));
+            capture.spill_to(Stream::Stdout, file.try_clone().unwrap(), ALL);
+            let reader = std::thread::spawn(move || {
+                let mut all = vec![0; 3 * MIB];
+                for part in all.chunks_mut(100_000) {
+                    std::thread::sleep(Duration::from_millis(2));
+                    file.read_exact(part).unwrap();
+                }
+                all
+            });
+            let mut command = helper(&["write", &(3 * MIB).to_string()]);
+            let options = SpawnOptions::new();
+            let captured = match in_task {
+                true => block_on(options.capture_async(&mut command, &mut capture)),
+                false => options.capture(&mut command, &mut capture),
+            };
+            let captured = captured.unwrap();
+            assert_eq!(spilled(&captured).bytes, 3 * MIB as u64, "{captured:?}");
+            assert_eq!((error_kind(&captured), captured.stdout.bytes.len()), (None, 600_000));
+            assert!(reader.join().unwrap() == written(3 * MIB));
+        }
     }
 
     #[test]
