@@ -10,8 +10,8 @@ use common::{duration, outcome, size};
 use lexopt::{Arg, Parser, ValueExt};
 use serde_json::{Value, json};
 use shared_child::{
-    CaptureOptions, Captured, CapturedStream, Limit, SharedChild, SpawnOptions, StoppedBy, Stream,
-    StreamEnd, Usage,
+    CaptureOptions, Captured, CapturedStream, Limit, SharedChild, SpawnOptions, Spilled, StoppedBy,
+    Stream, StreamEnd, Usage,
 };
 use std::ffi::OsString;
 use std::fmt;
@@ -20,6 +20,9 @@ use std::io::{self, ErrorKind, Write};
 use std::ops::ControlFlow;
 use std::process::{self, Command, ExitStatus};
 use std::time::{Duration, Instant};
+
+/// The longest file.
+const SPILL_CAP: u64 = 1 << 30;
 
 const STOPPED: i32 = 124;
 const FAILED: i32 = 125;
@@ -40,6 +43,8 @@ Run COMMAND within bounds, and report how it ended.
   --limit SIZE         keep SIZE bytes of each stream, half from the beginning
                        and half from the end (default 64k)
   --stop-at-limit      stop COMMAND when it has written more than the limit
+  --spill PREFIX       write a stream that exceeds the limit to the new file
+                       PREFIX.stdout or PREFIX.stderr, at most 1g
   --stdin FILE         use FILE as the standard input (default: none)
   --merge              merge standard error into standard output
   --json               report one JSON object, with the output, on standard
@@ -77,6 +82,7 @@ struct Options {
     drain: Option<Duration>,
     limit: usize,
     stop_at_limit: bool,
+    spill: Option<OsString>,
     stdin: Option<OsString>,
     merge: bool,
     json: bool,
@@ -88,7 +94,7 @@ fn parse(mut parser: Parser) -> Result<Option<Options>, lexopt::Error> {
     let (mut timeout, mut idle) = (None, None);
     let (mut grace, mut drain) = (Duration::from_secs(1), None);
     let (mut limit, mut stop_at_limit, mut stdin) = (64 << 10, false, None);
-    let (mut merge, mut json) = (false, false);
+    let (mut merge, mut json, mut spill) = (false, false, None);
     // The arguments after the command belong to the command.
     let command = loop {
         match parser.next()?.ok_or("COMMAND is missing")? {
@@ -98,6 +104,7 @@ fn parse(mut parser: Parser) -> Result<Option<Options>, lexopt::Error> {
             Arg::Long("drain") => drain = Some(parser.value()?.parse_with(duration)?),
             Arg::Long("limit") => limit = parser.value()?.parse_with(size)?,
             Arg::Long("stop-at-limit") => stop_at_limit = true,
+            Arg::Long("spill") => spill = Some(parser.value()?),
             Arg::Long("stdin") => stdin = Some(parser.value()?),
             Arg::Long("merge") => merge = true,
             Arg::Long("json") => json = true,
@@ -114,6 +121,7 @@ fn parse(mut parser: Parser) -> Result<Option<Options>, lexopt::Error> {
         drain,
         limit,
         stop_at_limit,
+        spill,
         stdin,
         merge,
         json,
@@ -149,6 +157,13 @@ fn run(options: &Options) -> Result<i32, Error> {
     }
     if let Some(drain) = options.drain {
         capture.drain(drain);
+    }
+    if let Some(prefix) = &options.spill {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let mut path = prefix.clone();
+            path.push(format!(".{stream}"));
+            capture.spill(stream, path, SPILL_CAP);
+        }
     }
     if let Some(path) = &options.stdin {
         let file = File::open(path).map_err(failed(path.to_string_lossy()))?;
@@ -233,7 +248,7 @@ fn report(captured: &Captured, survivors: &[Survivor]) {
         say(format_args!("CPU {user:.3} s and {system:.3} s in the kernel{memory}"));
     }
     for stream in [Stream::Stdout, Stream::Stderr] {
-        let CapturedStream { total, omitted, end, .. } = captured.stream(stream);
+        let CapturedStream { total, omitted, end, spilled, .. } = captured.stream(stream);
         if *end != StreamEnd::NotCaptured {
             let omitted =
                 if *omitted > 0 { format!(", {omitted} not kept") } else { String::new() };
@@ -241,12 +256,22 @@ fn report(captured: &Captured, survivors: &[Survivor]) {
                 StreamEnd::HeldOpen => ", held open by another process",
                 _ => "",
             };
-            say(format_args!("{stream}: {total} bytes{omitted}{held}"));
+            let spilled = spilled.as_ref().map_or_else(String::new, describe_file);
+            say(format_args!("{stream}: {total} bytes{omitted}{spilled}{held}"));
         }
     }
     if !survivors.is_empty() {
         let all: Vec<String> = survivors.iter().map(Survivor::to_string).collect();
         say(format_args!("left running, and killed: {}", all.join(", ")));
+    }
+}
+
+fn describe_file(spilled: &Spilled) -> String {
+    let bytes = spilled.bytes;
+    match (&spilled.error, &spilled.path) {
+        (Some(error), _) => format!(", {bytes} written to a file ({error})"),
+        (None, Some(path)) => format!(", {bytes} written to {}", path.display()),
+        (None, None) => String::new(),
     }
 }
 
@@ -258,7 +283,17 @@ fn report_json(captured: &Captured, survivors: &[Survivor]) -> Value {
             StreamEnd::NotCaptured => return Value::Null,
             _ => "failed",
         };
-        json!({ "text": stream.text(), "bytes": stream.total, "omitted": stream.omitted, "end": end })
+        let mut report = json!({
+            "text": stream.text(), "bytes": stream.total, "omitted": stream.omitted, "end": end,
+        });
+        if let Some(spilled) = &stream.spilled {
+            report["spilled"] = json!({
+                "path": spilled.path.as_ref().map(|path| path.to_string_lossy()),
+                "bytes": spilled.bytes,
+                "error": spilled.error.as_ref().map(ToString::to_string),
+            });
+        }
+        report
     };
     let stopped_by = captured.stopped_by.map(|why| match why {
         StoppedBy::Deadline => "timeout",

@@ -1,6 +1,7 @@
 //! `SharedChild`, the public face of a [`Lifecycle`].
 
 use crate::backoff::earlier;
+use crate::command_line;
 use crate::lifecycle::Lifecycle;
 use crate::reaper;
 use crate::sync::{Arc, Mutex};
@@ -12,7 +13,7 @@ use crate::usage::Usage;
 use std::fmt;
 use std::io;
 use std::ops::Deref;
-use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, ExitStatus};
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,8 @@ pub struct SharedChild {
     is_captured: AtomicBool,
     body: Body,
     stopping: Mutex<Stopping>,
+    /// The text of the command, for messages. `None` if the child was spawned without a pipe.
+    command_line: Option<Box<str>>,
 }
 
 /// The state that all stops of one child share.
@@ -125,7 +128,21 @@ impl SharedChild {
 
     fn with(id: u32, can_be_requested: bool, body: Body) -> Self {
         let is_captured = AtomicBool::new(false);
-        Self { id, can_be_requested, is_captured, body, stopping: Mutex::default() }
+        let stopping = Mutex::default();
+        Self { id, can_be_requested, is_captured, body, stopping, command_line: None }
+    }
+
+    /// Keeps the text of the command that this child executes.
+    pub(crate) fn remember(&mut self, command: &Command) {
+        self.command_line = Some(command_line::of(command));
+    }
+
+    /// Returns the command in backquotes, or the process ID.
+    pub(crate) fn description(&self) -> String {
+        match &self.command_line {
+            Some(line) => format!("`{line}`"),
+            None => format!("process {}", self.id),
+        }
     }
 
     pub(crate) fn leader(&self) -> &Leader {

@@ -99,6 +99,8 @@
 //! | request the child to terminate, and kill it after a grace | [`SharedChild::stop`] | [stop](guide::cookbook#a-graceful-stop) |
 //! | leave no survivors | [`SpawnOptions::kill_on_drop`], [`kill_with_parent`](SpawnOptions::kill_with_parent) | [outliving](guide::cookbook#children-that-must-not-outlive-this-process) |
 //! | capture output within bounds, or as it arrives | [`CaptureOptions`], [`Captured`] | [bounds](guide::cookbook#all-output-within-bounds), [live](guide::cookbook#live-output-line-by-line) |
+//! | write long output to a file | [`CaptureOptions::spill`] | [file](guide::cookbook#the-whole-output-in-a-file-if-it-is-long) |
+//! | an error that names the command | [`Captured::check`] | [check](guide::cookbook#an-error-if-the-command-fails) |
 //! | wait for the next exit among many children | [`ChildSet`] | [many](guide::cookbook#many-commands-a-few-at-a-time) |
 //! | wait in a task, on any executor | [`wait_async`], [`stop_async`] | [tasks](guide::cookbook#wait-in-a-task-and-kill) |
 //! | wait in an event loop of your own | [`ExitNotice`] | [loops](guide::cookbook#your-own-event-loop) |
@@ -133,6 +135,7 @@ mod backoff;
 mod capture;
 mod child;
 mod command;
+mod command_line;
 mod deferred;
 mod event_queue;
 mod exit_notice;
@@ -167,8 +170,8 @@ pub mod unix;
 pub mod windows;
 
 pub use capture::{
-    Capture, CaptureOptions, Captured, CapturedStream, ChildState, Chunk, Limit, Line, Reached,
-    StoppedBy, Stream, StreamEnd, Until,
+    Capture, CaptureOptions, Captured, CapturedStream, ChildState, Chunk, CommandFailed, Limit,
+    Line, Reached, Spilled, StoppedBy, Stream, StreamEnd, Until,
 };
 pub use child::SharedChild;
 pub use exit_notice::ExitNotice;

@@ -6,7 +6,7 @@ use crate::deferred;
 use crate::sys::Backend;
 use crate::tree::{self, Spawned, Wanted};
 use std::io;
-use std::process::Command;
+use std::process::{Child, Command};
 
 /// Options of a spawn, in the manner of [`std::fs::OpenOptions`].
 ///
@@ -225,7 +225,14 @@ impl SpawnOptions {
             Some(spawn) => spawn(&self.wanted, command)?,
             None => Spawned::single((command::spawn(command)?, None)),
         };
-        Ok(SharedChild::spawned(spawned, backend, self.kill_on_drop))
+        let Child { stdin, stdout, stderr, .. } = &spawned.child;
+        let has_pipe = stdin.is_some() || stdout.is_some() || stderr.is_some();
+        let mut child = SharedChild::spawned(spawned, backend, self.kill_on_drop);
+        // Only a capture shows the command, and it requires a pipe.
+        if has_pipe {
+            child.remember(command);
+        }
+        Ok(child)
     }
 }
 

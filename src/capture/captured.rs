@@ -2,6 +2,7 @@
 
 use super::Stream;
 use super::lines::unfinished_character;
+use super::spill::Spilled;
 use crate::Usage;
 use std::borrow::Cow;
 use std::fmt;
@@ -45,6 +46,8 @@ pub struct Captured {
     /// (`unix::ReapedElsewhere`); the child was killed and has not ended ([`TimedOut`](io::ErrorKind::TimedOut)); a
     /// process could not be killed, or the tree could not be scanned; a read or a write failed.
     pub error: Option<io::Error>,
+    /// The command in backquotes, or the process ID, for messages.
+    pub(super) command: String,
 }
 
 impl Captured {
@@ -154,7 +157,7 @@ impl fmt::Display for StoppedBy {
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct CapturedStream {
     /// The bytes that were kept.
@@ -167,6 +170,9 @@ pub struct CapturedStream {
     pub total: u64,
     /// How the stream ended.
     pub end: StreamEnd,
+    /// The file to which the stream was written because it exceeded its limit:
+    /// [`CaptureOptions::spill`](super::CaptureOptions::spill).
+    pub spilled: Option<Spilled>,
 }
 
 impl CapturedStream {
@@ -187,20 +193,46 @@ impl CapturedStream {
     /// ```
     #[must_use]
     pub fn text(&self) -> Cow<'_, str> {
-        if self.omitted == 0 {
-            return String::from_utf8_lossy(&self.bytes);
-        }
-        let (head, tail) = self.bytes.split_at(self.omitted_at.min(self.bytes.len()));
-        // A character that the gap cuts is omitted as a whole.
-        let head = &head[..head.len() - unfinished_character(head)];
-        let is_rest = |byte: &u8| *byte & 0b1100_0000 == 0b1000_0000;
-        let rest = tail.iter().take(3).take_while(|byte| is_rest(byte)).count();
-        let tail = &tail[rest..];
-        let omitted = self.total - (head.len() + tail.len()) as u64;
-        let (head, tail) = (String::from_utf8_lossy(head), String::from_utf8_lossy(tail));
-        let new_line = if head.is_empty() || head.ends_with('\n') { "" } else { "\n" };
-        Cow::Owned(format!("{head}{new_line}[… {omitted} bytes omitted …]\n{tail}"))
+        text(&self.bytes, self.omitted_at, self.omitted)
     }
+
+    /// Returns the last lines: at most ten, and at most 2 KiB. A mark shows where a line was cut.
+    pub(super) fn ending(&self) -> String {
+        const BYTES: usize = 2 << 10;
+        const LINES: usize = 10;
+        let mut start = self.bytes.len().saturating_sub(BYTES);
+        if start > 0 {
+            start += continued_character(&self.bytes[start..]);
+        }
+        let omitted = if self.omitted_at < start { 0 } else { self.omitted };
+        let text = text(&self.bytes[start..], self.omitted_at.saturating_sub(start), omitted);
+        let text = text.trim_end();
+        match text.rmatch_indices('\n').nth(LINES - 1) {
+            Some((newline, _)) => text[newline + 1..].to_owned(),
+            None if start > 0 => format!("…{text}"),
+            None => text.to_owned(),
+        }
+    }
+}
+
+/// Returns bytes as text, with a mark where bytes were omitted.
+fn text(bytes: &[u8], omitted_at: usize, omitted: u64) -> Cow<'_, str> {
+    if omitted == 0 {
+        return String::from_utf8_lossy(bytes);
+    }
+    let (head, tail) = bytes.split_at(omitted_at.min(bytes.len()));
+    // A character that the gap cuts is omitted as a whole.
+    let head = &head[..head.len() - unfinished_character(head)];
+    let tail = &tail[continued_character(tail)..];
+    let omitted = omitted + (bytes.len() - head.len() - tail.len()) as u64;
+    let (head, tail) = (String::from_utf8_lossy(head), String::from_utf8_lossy(tail));
+    let new_line = if head.is_empty() || head.ends_with('\n') { "" } else { "\n" };
+    Cow::Owned(format!("{head}{new_line}[… {omitted} bytes omitted …]\n{tail}"))
+}
+
+/// Returns how many of the first bytes continue a UTF-8 character whose beginning is missing.
+fn continued_character(bytes: &[u8]) -> usize {
+    bytes.iter().take(3).take_while(|byte| **byte & 0b1100_0000 == 0b1000_0000).count()
 }
 
 /// Returns the bytes that were kept.
@@ -216,6 +248,9 @@ impl fmt::Debug for CapturedStream {
         debug.field("text", &Abridged(&self.text())).field("total", &self.total);
         if self.omitted > 0 {
             debug.field("omitted", &self.omitted);
+        }
+        if let Some(spilled) = &self.spilled {
+            debug.field("spilled", spilled);
         }
         debug.field("end", &self.end).finish()
     }
@@ -272,7 +307,8 @@ mod tests {
 
     fn stream(bytes: &[u8], omitted_at: usize, omitted: u64) -> CapturedStream {
         let total = bytes.len() as u64 + omitted;
-        CapturedStream { bytes: bytes.to_vec(), omitted, omitted_at, total, end: StreamEnd::Closed }
+        let end = StreamEnd::Closed;
+        CapturedStream { bytes: bytes.to_vec(), omitted, omitted_at, total, end, spilled: None }
     }
 
     #[test]
@@ -283,6 +319,28 @@ mod tests {
         assert_eq!(stream(b"tail", 0, 9).text(), "[… 9 bytes omitted …]\ntail");
         // Two characters are cut: one byte of two is kept, and two of three.
         assert_eq!(stream(b"h\xc3\x82\xact", 2, 9).text(), "h\n[… 12 bytes omitted …]\nt");
+    }
+
+    #[test]
+    fn ending_is_bounded_and_marks_what_is_missing() {
+        assert_eq!(stream(b"", 0, 0).ending(), "");
+        assert_eq!(stream(b"one\ntwo\r\n\n", 0, 0).ending(), "one\ntwo");
+        let lines: String = (0..100).map(|number| format!("{number}\n")).collect();
+        let last: Vec<String> = (90..100).map(|number| number.to_string()).collect();
+        assert_eq!(stream(lines.as_bytes(), 0, 0).ending(), last.join("\n"));
+        // A line that is cut, at any byte of a character.
+        for before in ["", "a", "ab"] {
+            let text = format!("{before}{}", "\u{20ac}".repeat(10_000));
+            let ending = stream(text.as_bytes(), 0, 0).ending();
+            assert!(ending.starts_with("…\u{20ac}") && ending.len() <= 2051, "{ending}");
+            assert!(!ending.contains('\u{fffd}'), "{ending}");
+        }
+        // Omitted bytes are marked wherever they are among the last lines.
+        let kept = [&[b'x'; 5000][..], b"\nlast"].concat();
+        let ending = stream(&kept, kept.len(), 9).ending();
+        assert!(ending.ends_with("x\nlast\n[… 9 bytes omitted …]"), "{ending}");
+        assert!(stream(&kept, 5000, 9).ending().contains("x\n[… 9 bytes omitted …]\n\nlast"));
+        assert!(!stream(&kept, 0, 9).ending().contains("omitted"));
     }
 
     #[test]

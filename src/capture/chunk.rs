@@ -201,7 +201,14 @@ mod tests {
 
     fn stream(bytes: &[u8], omitted_at: usize, omitted: u64) -> CapturedStream {
         let total = bytes.len() as u64 + omitted;
-        CapturedStream { bytes: bytes.to_vec(), omitted, omitted_at, total, end: StreamEnd::Open }
+        CapturedStream {
+            bytes: bytes.to_vec(),
+            omitted,
+            omitted_at,
+            total,
+            end: StreamEnd::Open,
+            spilled: None,
+        }
     }
 
     #[test]

@@ -177,7 +177,7 @@ impl<'a> Engine<'a> {
             is_in_background: false,
             callbacks: Callbacks::new(on_output, on_line),
             ends,
-            output: Output::new(bounds.limits),
+            output: Output::new(bounds.limits, bounds.spills.clone()),
             last_output: began,
             idle,
             reading: None,
@@ -217,13 +217,19 @@ impl<'a> Engine<'a> {
     /// Returns what to wait for.
     pub(super) fn wait(&mut self, alarm: Option<&Arc<Alarm>>) -> io::Result<Wait> {
         let has_input = self.has_input();
-        self.pipes.wait(has_input, self.exit_descriptor.as_ref(), alarm)
+        let is_paused = self.paused();
+        self.pipes.wait(has_input, is_paused, self.exit_descriptor.as_ref(), alarm)
+    }
+
+    /// Returns the outputs that are not read now, because their files are written more slowly.
+    fn paused(&self) -> [bool; 2] {
+        Stream::BOTH.map(|stream| self.output.is_full(stream))
     }
 
     /// Returns what to register for a task: the exit, unless it is known or must be polled, and the pipes.
     pub(super) fn events(&self) -> (Option<crate::sync::Arc<Notice>>, Vec<PipeEvent>) {
         let notice = if self.exit_descriptor.is_some() { self.child.notice() } else { None };
-        (notice, self.pipes.events(self.has_input()))
+        (notice, self.pipes.events(self.has_input(), self.paused()))
     }
 
     fn is_running(&self) -> bool {
@@ -236,6 +242,16 @@ impl<'a> Engine<'a> {
 
     /// Does what is due now. Returns the instant of what is due next.
     fn next(&mut self) -> Next {
+        let next = self.next_but_spills();
+        let is_over = matches!(next, Next::Finish);
+        match (next, self.output.poll_spills(is_over, self.deadline)) {
+            (Next::Finish, None) => Next::Finish,
+            (Next::Finish, spill) => Next::Wait(spill),
+            (Next::Wait(until), spill) => Next::Wait(earlier(until, spill)),
+        }
+    }
+
+    fn next_but_spills(&mut self) -> Next {
         if !self.has_polled {
             return Next::Wait(Some(self.began));
         }
@@ -377,7 +393,10 @@ impl<'a> Engine<'a> {
             // A read that finds nothing costs less than one more wait. But a child that writes without end must not keep
             // the engine here.
             for _ in 0..READS_PER_TURN {
-                if !self.pipes.is_open(stream) || self.has_reached() || self.read(stream).is_none()
+                if !self.pipes.is_open(stream)
+                    || self.has_reached()
+                    || self.output.is_full(stream)
+                    || self.read(stream).is_none()
                 {
                     break;
                 }
@@ -594,7 +613,8 @@ impl<'a> Engine<'a> {
 
     /// Returns a chunk without output, for a read that has had no turn.
     pub(super) fn chunk_of_nothing(&self, reached: Reached) -> Chunk {
-        let ([stdout, stderr], order) = Output::new([None; 2]).take([StreamEnd::Open; 2]);
+        let ([stdout, stderr], order) =
+            Output::new([None; 2], [None, None]).take([StreamEnd::Open; 2]);
         Chunk { stdout, stderr, reached, state: self.child_state(), order }
     }
 
@@ -710,6 +730,7 @@ impl<'a> Engine<'a> {
             usage: self.child.usage().unwrap_or(None),
             elapsed: self.began.elapsed(),
             error: self.error.take(),
+            command: self.child.description(),
         })
     }
 }

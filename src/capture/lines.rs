@@ -76,7 +76,26 @@ impl fmt::Debug for Line<'_> {
     }
 }
 
-/// The unfinished line of a stream.
+/// Returns the first line, and its length with its end: a whole line, or the first piece of one that is longer than
+/// 64 KiB. Returns `None` if the line's end has not arrived. The first `searched` bytes are known to have no newline.
+pub(super) fn first_line(bytes: &[u8], searched: usize) -> Option<(Line<'_>, usize)> {
+    let window = &bytes[..bytes.len().min(LONGEST + 1)];
+    let searched = searched.min(window.len());
+    if let Some(end) = window[searched..].iter().position(|byte| *byte == b'\n') {
+        let end = searched + end;
+        return Some((Line { bytes: without_return(&window[..end]), goes_on: false }, end + 1));
+    }
+    if bytes.len() <= LONGEST {
+        return None;
+    }
+    // The piece ends neither within a character nor within `\r\n`, so it is at most three bytes shorter.
+    let piece = &bytes[..LONGEST];
+    let kept = usize::from(piece.ends_with(b"\r")).max(unfinished_character(piece));
+    let length = LONGEST - kept;
+    Some((Line { bytes: &piece[..length], goes_on: true }, length))
+}
+
+/// The unfinished line of a stream: at most 64 KiB, without a newline.
 #[derive(Debug, Default)]
 pub(super) struct Lines(Vec<u8>);
 
@@ -86,19 +105,26 @@ impl Lines {
         mut new: &[u8],
         show: &mut impl FnMut(Line<'_>) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
-        while let Some(end) = new.iter().position(|byte| *byte == b'\n') {
-            let (line, rest) = (&new[..end], &new[end + 1..]);
+        while !self.0.is_empty() {
+            let searched = self.0.len();
+            let missing = &new[..new.len().min(LONGEST + 1 - searched)];
+            let end = missing.iter().position(|byte| *byte == b'\n');
+            let (missing, rest) = new.split_at(end.map_or(missing.len(), |end| end + 1));
+            self.0.extend_from_slice(missing);
             new = rest;
-            // Most lines arrive in one piece, and need no copy.
-            if self.0.is_empty() && line.len() <= LONGEST {
-                show(Line { bytes: without_return(line), goes_on: false })?;
-                continue;
-            }
-            self.hold(line, show)?;
-            let whole = std::mem::take(&mut self.0);
-            show(Line { bytes: without_return(&whole), goes_on: false })?;
+            let Some((line, length)) = first_line(&self.0, searched) else {
+                return ControlFlow::Continue(());
+            };
+            show(line)?;
+            self.0.drain(..length);
         }
-        self.hold(new, show)
+        // Most lines arrive in one piece, and need no copy.
+        while let Some((line, length)) = first_line(new, 0) {
+            show(line)?;
+            new = &new[length..];
+        }
+        self.0.extend_from_slice(new);
+        ControlFlow::Continue(())
     }
 
     /// Shows the last line of a stream that ends without a newline.
@@ -110,27 +136,6 @@ impl Lines {
             rest if rest.is_empty() => ControlFlow::Continue(()),
             rest => show(Line { bytes: &rest, goes_on: false }),
         }
-    }
-
-    /// Adds to the unfinished line. Shows the beginning of a line that is too long.
-    fn hold(
-        &mut self,
-        mut new: &[u8],
-        show: &mut impl FnMut(Line<'_>) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
-        while self.0.len() + new.len() > LONGEST {
-            let (first, rest) = new.split_at(LONGEST - self.0.len());
-            self.0.extend_from_slice(first);
-            new = rest;
-            // The piece ends neither within a character nor within `\r\n`, so at most three bytes stay.
-            let kept = usize::from(self.0.ends_with(b"\r")).max(unfinished_character(&self.0));
-            let shown = self.0.len() - kept;
-            let piece = std::mem::take(&mut self.0);
-            self.0.extend_from_slice(&piece[shown..]);
-            show(Line { bytes: &piece[..shown], goes_on: true })?;
-        }
-        self.0.extend_from_slice(new);
-        ControlFlow::Continue(())
     }
 }
 
@@ -217,6 +222,25 @@ mod tests {
         let expected: Vec<u8> = bytes.iter().copied().filter(|byte| *byte != b'\n').collect();
         assert_eq!(joined, expected);
         assert_eq!(Line { bytes: b"a\xffb", goes_on: false }.to_string(), "a\u{fffd}b");
+    }
+
+    #[test]
+    fn first_line_returns_the_line_and_its_length_with_its_end() {
+        fn first(bytes: &[u8], searched: usize) -> Option<(&[u8], usize)> {
+            first_line(bytes, searched).map(|(line, length)| (line.bytes, length))
+        }
+        assert_eq!(first(b"", 0), None);
+        assert_eq!(first(b"unfinished\r", 0), None);
+        assert_eq!(first(b"one\r\ntwo\n", 0), Some((&b"one"[..], 5)));
+        assert_eq!(first(b"one\ntwo\n", 3), Some((&b"one"[..], 4)));
+        assert_eq!(first(b"\n", 0), Some((&b""[..], 1)));
+        let mut longest = vec![b'x'; LONGEST];
+        assert_eq!(first(&longest, LONGEST), None);
+        longest.push(b'\n');
+        assert_eq!(first(&longest, LONGEST), Some((&longest[..LONGEST], LONGEST + 1)));
+        longest[LONGEST] = b'x';
+        let (line, length) = first_line(&longest, LONGEST + 1).expect("a piece");
+        assert!(line.goes_on && length == LONGEST && line.bytes == &longest[..LONGEST]);
     }
 
     #[test]

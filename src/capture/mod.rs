@@ -8,6 +8,7 @@ mod blocking;
 mod callbacks;
 mod captured;
 mod chunk;
+mod command_failed;
 mod engine;
 mod handle;
 mod idle;
@@ -17,15 +18,18 @@ mod options;
 mod output;
 mod pipes;
 mod retention;
+mod spill;
 mod task;
 mod until;
 
 pub use captured::{Captured, CapturedStream, StoppedBy, StreamEnd};
 pub use chunk::{ChildState, Chunk, Reached};
+pub use command_failed::CommandFailed;
 pub use handle::Capture;
 pub use lines::Line;
 pub use options::CaptureOptions;
 pub use retention::Limit;
+pub use spill::Spilled;
 pub use until::Until;
 
 use crate::child::ChildRef;
@@ -370,8 +374,9 @@ impl SpawnOptions {
         let spawned = self.spawn_on(backend, command);
         // The command drops its copies: a pipe that has a writer does not end.
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let child = spawned?;
+        let mut child = spawned?;
         child.put_stdout(ChildStdout::from(ours));
+        child.remember(command);
         Ok(child)
     }
 }

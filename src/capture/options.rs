@@ -1,11 +1,15 @@
 //! The options of a capture.
 
 use super::callbacks::{OnLine, OnOutput};
+use super::spill::{SpillOptions, Target};
 use super::{Limit, Line, Stream};
+use crate::sync::Arc;
 use std::borrow::Cow;
 use std::fmt;
+use std::fs::File;
 use std::io::Read;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// The default drain time.
@@ -28,7 +32,8 @@ pub(super) const DRAIN: Duration = Duration::from_millis(200);
 ///   as a daemon. It reads the bytes that are in the pipe by then;
 /// - the capture waits at most one second for a child that was killed.
 ///
-/// So a capture takes at most the sum of the timeout, the grace, the drain time and one second. Not covered:
+/// So a capture takes at most the sum of the timeout, the grace, the drain time and one second, and of two seconds more
+/// with a [`spill`](Self::spill). Not covered:
 ///
 /// - without a timeout or a deadline, a capture takes as long as the child;
 /// - a callback ([`on_output`](Self::on_output), [`on_line`](Self::on_line)) or a reader
@@ -43,7 +48,7 @@ pub(super) const DRAIN: Duration = Duration::from_millis(200);
 ///
 /// A capture runs on the calling thread, without signals. On Unix, a child without an exit descriptor (no pidfds, or no
 /// free descriptor) has a helper thread, as in every wait. On Windows, a synchronous pipe, such as [`std::io::pipe`]
-/// creates, has a thread until the capture ends. Other threads may wait, poll, signal, stop and kill at the same time.
+/// creates, has a thread until the capture ends. A thread writes each [`spill`](Self::spill) that has begun. Other threads may wait, poll, signal, stop and kill at the same time.
 ///
 /// The options can be used any number of times. A [reader](Self::stdin_from) continues where the last capture left it.
 ///
@@ -84,12 +89,16 @@ pub(super) struct Bounds {
     pub(super) grace: Duration,
     pub(super) drain: Option<Duration>,
     pub(super) limits: Limits,
+    pub(super) spills: Spills,
     pub(super) stop_at_limit: bool,
     pub(super) merge_stderr: bool,
 }
 
 /// How much of each stream to keep: all if `None`.
 pub(super) type Limits = [Option<Limit>; 2];
+
+/// Where to write each stream once its limit is exceeded.
+pub(super) type Spills = [Option<SpillOptions>; 2];
 
 /// The source of the child's standard input.
 #[derive(Default)]
@@ -360,6 +369,62 @@ impl<'a> CaptureOptions<'a> {
         self
     }
 
+    /// Writes a stream to a new file once it exceeds its [limit](Self::limit): from the first byte, up to `cap` bytes. The
+    /// limit still says how much stays in memory. [`CapturedStream::spilled`](super::CapturedStream::spilled) says how much
+    /// was written.
+    ///
+    /// The file is created when the limit is exceeded, and not before: never without a limit. A path that exists is refused, even a symbolic link
+    /// or a FIFO: no file is overwritten. For both streams in one file use [`merge_stderr`](Self::merge_stderr).
+    ///
+    /// **A failure is no failure of the command.** If the file cannot be created, or the disk is full,
+    /// [`Spilled::error`](super::Spilled::error) says so, and the capture goes on.
+    ///
+    /// **A slow file system delays no deadline.** A thread writes the file. While more than 128 KiB wait for it, the stream
+    /// is not read, so the child waits as if it wrote to the file itself. The file is given up if a write takes more than
+    /// two seconds. At the end, the capture waits for the file: as long as there is progress, but at most two seconds
+    /// after its deadline. The thread of a file that was given up ends when its system call returns.
+    ///
+    /// The capture uses, besides the limit, some 500 KiB, and as much again as the limit while it begins the file.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::{CaptureOptions, SpawnOptions, Stream}, std::process::Command};
+    /// # fn main() -> std::io::Result<()> {
+    /// # let path = std::env::temp_dir().join(format!("shared_child-spill-{}.log", std::process::id()));
+    /// let mut capture = CaptureOptions::new();
+    /// capture.limit(5).spill(Stream::Stdout, &path, 1 << 30);
+    /// let captured = SpawnOptions::new().capture(Command::new("rustc").arg("--version"), &mut capture)?;
+    /// assert_eq!(captured.stdout.bytes, b"rustc");
+    /// let spilled = captured.stdout.spilled.expect("the limit was exceeded");
+    /// assert_eq!(spilled.bytes, captured.stdout.total);
+    /// assert!(std::fs::read_to_string(&path)?.starts_with("rustc 1."));
+    /// # std::fs::remove_file(&path)
+    /// # }
+    /// ```
+    pub fn spill(&mut self, stream: Stream, path: impl Into<PathBuf>, cap: u64) -> &mut Self {
+        let target = Target::Path(path.into());
+        self.bounds.spills[stream as usize] = Some(SpillOptions { target, cap });
+        self
+    }
+
+    /// Writes a stream to this file once it exceeds its limit, otherwise like [`spill`](Self::spill). The file is used as
+    /// it is: it is written from its current position, is not truncated, and may be a device or a FIFO.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::{CaptureOptions, Stream}, std::fs::File};
+    /// fn log_stderr(capture: &mut CaptureOptions<'_>, log: File) {
+    ///     capture.limit_of(Stream::Stderr, 64 << 10).spill_to(Stream::Stderr, log, 1 << 30);
+    /// }
+    /// ```
+    pub fn spill_to(&mut self, stream: Stream, file: File, cap: u64) -> &mut Self {
+        let target = Target::File(Arc::new(file));
+        self.bounds.spills[stream as usize] = Some(SpillOptions { target, cap });
+        self
+    }
+
     /// Stops the child when it has written more to a stream than is kept.
     ///
     /// # Examples
@@ -504,6 +569,7 @@ impl fmt::Debug for CaptureOptions<'_> {
             .field("drain", &self.bounds.drain.unwrap_or(DRAIN));
         debug
             .field("limits", &self.bounds.limits)
+            .field("spills", &self.bounds.spills)
             .field("stop_at_limit", &self.bounds.stop_at_limit);
         debug.field("merge_stderr", &self.bounds.merge_stderr);
         debug.finish_non_exhaustive()

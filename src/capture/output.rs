@@ -2,10 +2,12 @@
 
 use super::captured::CapturedStream;
 use super::chunk::Order;
-use super::options::Limits;
+use super::options::{Limits, Spills};
 use super::retention::Retention;
+use super::spill::Spill;
 use super::{Stream, StreamEnd};
 use std::collections::VecDeque;
+use std::time::Instant;
 
 /// The output that the program has not received.
 ///
@@ -14,6 +16,7 @@ use std::collections::VecDeque;
 pub(super) struct Output {
     limits: Limits,
     kept: [Retention; 2],
+    spills: [Option<Spill>; 2],
     order: Order,
     /// What arrived after the bytes that are kept.
     pieces: VecDeque<Piece>,
@@ -27,9 +30,10 @@ struct Piece {
 }
 
 impl Output {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: Limits, spills: Spills) -> Self {
         let kept = limits.map(Retention::new);
-        Self { limits, kept, order: Order::default(), pieces: VecDeque::new() }
+        let spills = spills.map(|spill| spill.map(Spill::new));
+        Self { limits, kept, spills, order: Order::default(), pieces: VecDeque::new() }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -58,7 +62,7 @@ impl Output {
     /// Accepts bytes, of which only the first `accepted` belong to this chunk.
     pub(super) fn push(&mut self, stream: Stream, bytes: &[u8], accepted: usize) {
         let (first, rest) = bytes.split_at(accepted);
-        self.kept[stream as usize].push(first);
+        self.keep(stream, first);
         self.order.push(stream, accepted);
         if !rest.is_empty() {
             self.pieces.push_back(Piece { stream, bytes: rest.to_vec(), start: 0 });
@@ -75,7 +79,7 @@ impl Output {
         while let Some(mut piece) = self.pieces.pop_front() {
             let bytes = &piece.bytes[piece.start..];
             let (accepted, ends) = find(piece.stream, bytes);
-            self.kept[piece.stream as usize].push(&bytes[..accepted]);
+            self.keep(piece.stream, &bytes[..accepted]);
             self.order.push(piece.stream, accepted);
             piece.start += accepted;
             if piece.start < piece.bytes.len() {
@@ -89,7 +93,7 @@ impl Output {
 
     /// Makes pieces of what is kept, so that a read can end within it. Requires that nothing was omitted.
     pub(super) fn split(&mut self) {
-        let (streams, order) = self.take([StreamEnd::Open; 2]);
+        let (streams, order) = self.take_kept([StreamEnd::Open; 2]);
         let mut parts = VecDeque::new();
         for (stream, bytes) in order.parts(streams.each_ref()) {
             parts.push_back(Piece { stream, bytes: bytes.to_vec(), start: 0 });
@@ -99,7 +103,37 @@ impl Output {
     }
 
     /// Returns what is kept, and starts a new chunk.
-    pub(super) fn take(&mut self, mut ends: [StreamEnd; 2]) -> ([CapturedStream; 2], Order) {
+    pub(super) fn take(&mut self, ends: [StreamEnd; 2]) -> ([CapturedStream; 2], Order) {
+        let (mut streams, order) = self.take_kept(ends);
+        for (stream, spill) in streams.iter_mut().zip(&mut self.spills) {
+            if let Some(spill) = spill {
+                spill.passed(stream.total);
+                stream.spilled = spill.result();
+            }
+        }
+        (streams, order)
+    }
+
+    /// Returns whether a stream must not be read, because its file is written more slowly.
+    pub(super) fn is_full(&self, stream: Stream) -> bool {
+        self.spills[stream as usize].as_ref().is_some_and(Spill::is_full)
+    }
+
+    /// Returns when to call this again, if a file is to be waited for. `is_over`: no bytes follow.
+    pub(super) fn poll_spills(
+        &mut self,
+        is_over: bool,
+        deadline: Option<Instant>,
+    ) -> Option<Instant> {
+        let spills = self.spills.iter_mut().flatten();
+        spills.filter_map(|spill| spill.poll(is_over, deadline)).min()
+    }
+
+    fn keep(&mut self, stream: Stream, bytes: &[u8]) {
+        self.kept[stream as usize].push(bytes, self.spills[stream as usize].as_mut());
+    }
+
+    fn take_kept(&mut self, mut ends: [StreamEnd; 2]) -> ([CapturedStream; 2], Order) {
         for piece in &self.pieces {
             ends[piece.stream as usize] = StreamEnd::Open;
         }

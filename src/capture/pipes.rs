@@ -45,20 +45,36 @@ impl Pipes {
         *self = Self { stdin: None, outputs: [None, None] };
     }
 
-    /// Returns what to wait for. Standard input counts only if `has_input`.
+    /// Returns what to wait for. Standard input counts only if `has_input`, and an output unless it `is_paused`.
     pub(super) fn wait(
         &mut self,
         has_input: bool,
+        is_paused: [bool; 2],
         exit: Option<&Arc<ExitDescriptor>>,
         alarm: Option<&Arc<Alarm>>,
     ) -> io::Result<Wait> {
-        Wait::new(self.stdin.as_ref().filter(|_| has_input), &mut self.outputs, exit, alarm)
+        let mut paused = [None, None];
+        for index in 0..2 {
+            if is_paused[index] {
+                paused[index] = self.outputs[index].take();
+            }
+        }
+        let stdin = self.stdin.as_ref().filter(|_| has_input);
+        let wait = Wait::new(stdin, &mut self.outputs, exit, alarm);
+        for index in 0..2 {
+            if is_paused[index] {
+                self.outputs[index] = paused[index].take();
+            }
+        }
+        wait
     }
 
-    /// Returns the events of the open pipes. Standard input counts only if `has_input`.
-    pub(super) fn events(&self, has_input: bool) -> Vec<PipeEvent> {
+    /// Returns the events of the open pipes, like [`wait`](Self::wait).
+    pub(super) fn events(&self, has_input: bool, is_paused: [bool; 2]) -> Vec<PipeEvent> {
         let mut events = Vec::with_capacity(3);
-        events.extend(self.outputs.iter().flatten().map(|pipe| pipe.event(false)));
+        for (pipe, is_paused) in self.outputs.iter().zip(is_paused) {
+            events.extend(pipe.iter().filter(|_| !is_paused).map(|pipe| pipe.event(false)));
+        }
         events.extend(self.stdin.iter().filter(|_| has_input).map(|pipe| pipe.event(true)));
         events
     }

@@ -1,5 +1,6 @@
 //! What a capture retains of a stream.
 
+use super::spill::Spill;
 use super::{CapturedStream, StreamEnd};
 
 /// How much of a stream a capture keeps: its beginning, its end, or both.
@@ -94,11 +95,19 @@ impl Retention {
         self.limit.is_none().then_some(&mut self.bytes)
     }
 
-    pub(super) fn push(&mut self, new: &[u8]) {
+    /// Keeps what the limit allows. A spill begins with the first byte that is omitted, and receives what came before it
+    /// as well.
+    pub(super) fn push(&mut self, new: &[u8], spill: Option<&mut Spill>) {
         let Some(limit) = self.limit else { return self.bytes.extend_from_slice(new) };
         let (first, rest) = new.split_at(new.len().min(limit.both() - self.bytes.len()));
         self.grow(first.len(), limit.both());
         self.bytes.extend_from_slice(first);
+        match spill {
+            Some(spill) if spill.has_begun() => spill.push(&[], new),
+            // Nothing was omitted yet, so the bytes are still in their order.
+            Some(spill) if !rest.is_empty() => spill.push(&self.bytes, rest),
+            _ => {}
+        }
         self.omitted += rest.len() as u64;
         // If there is a rest, the tail is full, and only the end of the rest can stay.
         let tail = self.bytes.get_mut(limit.head..).unwrap_or_default();
@@ -137,7 +146,7 @@ impl Retention {
         }
         let (bytes, omitted) = (self.bytes, self.omitted);
         let total = bytes.len() as u64 + omitted;
-        CapturedStream { bytes, omitted, omitted_at, total, end }
+        CapturedStream { bytes, omitted, omitted_at, total, end, spilled: None }
     }
 }
 
@@ -163,7 +172,7 @@ mod tests {
                 for length in 0..=all.len() {
                     for piece in 1..=length.max(1) {
                         let mut retention = Retention::new(Some(limit));
-                        all[..length].chunks(piece).for_each(|new| retention.push(new));
+                        all[..length].chunks(piece).for_each(|new| retention.push(new, None));
                         assert!(retention.bytes.capacity() <= limit.both());
                         let kept = retention.finish(StreamEnd::Closed);
                         let context = format!("{limit:?}, {length} in pieces of {piece}");
@@ -182,7 +191,7 @@ mod tests {
     #[test]
     fn an_unlimited_limit_reserves_no_memory() {
         let mut retention = Retention::new(Some(Limit::head_and_tail(usize::MAX, usize::MAX)));
-        retention.push(b"few");
+        retention.push(b"few", None);
         assert!(retention.bytes.capacity() < 100_000);
         assert_eq!(retention.finish(StreamEnd::Closed).bytes, b"few");
     }

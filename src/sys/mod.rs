@@ -22,6 +22,9 @@ use {
 mod helper_thread;
 pub(crate) use helper_thread::{spawn_helper, spawn_thread};
 
+/// Whether the system's shells follow POSIX.
+pub(crate) const HAS_POSIX_SHELLS: bool = cfg!(unix);
+
 // Every Unix.
 
 #[cfg(unix)]

@@ -2,7 +2,7 @@
 
 use crate::common::*;
 use shared_child::seam::Backend;
-use shared_child::{CaptureOptions, Limit, SpawnOptions};
+use shared_child::{CaptureOptions, Limit, SpawnOptions, Stream};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -72,5 +72,30 @@ fn memory_is_bounded_by_the_limit() {
                 assert!(peak <= most, "{peak} bytes with a limit of {head} and {tail}");
             }
         }
+    }
+}
+
+/// The bytes that are in memory when the file begins are copied once.
+#[test]
+fn memory_of_a_spill_is_bounded_by_the_limit() {
+    alone!();
+    const MIB: usize = 1 << 20;
+    watchdog!();
+    let name = format!("memory-of-a-spill-{}", std::process::id());
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    for (head, tail) in [(0, 0), (MIB, 0), (MIB, 2 * MIB)] {
+        let mut capture = CaptureOptions::new();
+        capture.timeout(LONG).limit(Limit::head_and_tail(head, tail));
+        capture.spill(Stream::Stdout, &path, u64::MAX);
+        PEAK.store(NOW.load(Ordering::Relaxed), Ordering::Relaxed);
+        let before = NOW.load(Ordering::Relaxed);
+        let captured =
+            SpawnOptions::new().capture(&mut helper(&["write", "33554432"]), &mut capture).unwrap();
+        let peak = PEAK.load(Ordering::Relaxed) - before;
+        let spilled = captured.stdout.spilled.expect("the limit was exceeded");
+        assert_eq!((spilled.bytes, spilled.error.is_none()), (32 * MIB as u64, true));
+        std::fs::remove_file(&path).unwrap();
+        let most = 2 * (head + tail) + (768 << 10);
+        assert!(peak <= most, "{peak} bytes with a limit of {head} and {tail}");
     }
 }

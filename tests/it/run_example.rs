@@ -106,6 +106,30 @@ fn limit_omits_output_or_stops_the_command() {
 }
 
 #[test]
+fn spill_writes_a_long_stream_to_a_file() {
+    let directory = concat!(env!("CARGO_TARGET_TMPDIR"), "/run_example_spill");
+    let _ = std::fs::remove_dir_all(directory);
+    std::fs::create_dir(directory).expect("a new directory");
+    let prefix = format!("{directory}/output");
+    let options = ["--json", "--limit", "1k", "--spill", &prefix];
+    let parts = ["write", "5000", "complain", "err"];
+    let report = report_of(&run(&options, &parts));
+    let path = format!("{prefix}.stdout");
+    let spilled = json!({ "path": path, "bytes": 5000, "error": null });
+    assert_eq!(
+        (&report["stdout"]["spilled"], &report["stderr"]["spilled"]),
+        (&spilled, &Value::Null)
+    );
+    assert_eq!(std::fs::metadata(&path).expect("a file").len(), 5000);
+    // The file exists now, so it is not written again, and the command succeeds.
+    let captured = run(&options[1..], &parts);
+    assert_eq!(code(&captured), Some(0));
+    let report = captured.stderr.text();
+    assert!(report.contains("3976 not kept, 0 written to a file (cannot write"), "{report}");
+    std::fs::remove_dir_all(directory).expect("to remove it");
+}
+
+#[test]
 fn merged_streams_keep_their_order() {
     let parts = ["say", "1", "complain", "2", "say", "3"];
     assert_eq!(run(&["--merge"], &parts).stdout.text(), "1\n2\n3\n");
