@@ -277,6 +277,7 @@ impl<'a> Engine<'a> {
 
     fn due(&mut self) -> Next {
         if self.is_running() && self.exit.is_none() {
+            self.count_idle_time();
             let idle_at = self.idle_at();
             let is_late = has_passed(self.deadline);
             if !is_late && !self.is_idle() {
@@ -321,10 +322,14 @@ impl<'a> Engine<'a> {
         self.idle.as_ref().is_some_and(|idle| idle.is_over(!self.has_output()))
     }
 
-    /// Notes whether a call of the capture is in progress. Other time is not idle time.
+    /// Notes whether a call of the capture is in progress. Other time is not idle time, nor is the time in which the child
+    /// may wait for a file.
     fn count_idle_time(&mut self) {
-        let counts = self.reading.is_some() || self.is_writing || self.is_finishing;
-        let counts = counts || self.is_in_background;
+        if self.idle.is_none() {
+            return;
+        }
+        let is_called = self.reading.is_some() || self.is_writing || self.is_finishing;
+        let counts = (is_called || self.is_in_background) && !self.paused().contains(&true);
         self.idle.iter_mut().for_each(|idle| idle.set_counting(counts));
     }
 

@@ -89,8 +89,12 @@ impl Idle {
         self.ends_at().is_some_and(|end| end <= polled)
     }
 
+    /// Returns `None` while the time does not count.
     fn ends_at(&self) -> Option<Instant> {
-        self.since.checked_add(self.timeout)
+        match self.paused {
+            None => self.since.checked_add(self.timeout),
+            Some(_) => None,
+        }
     }
 
     fn read_after(&mut self, now: Instant) {

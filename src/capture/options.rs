@@ -252,6 +252,7 @@ impl<'a> CaptureOptions<'a> {
     /// ([`StoppedBy::Idle`](super::StoppedBy::Idle)).
     ///
     /// Independent of the [timeout](Self::timeout). For a [`Capture`](super::Capture), time between its calls does not count.
+    /// Nor does time in which output is not read because the file of a [spill](Self::spill) is written more slowly.
     ///
     /// # Examples
     ///

@@ -259,6 +259,19 @@ mod unix_only {
     }
 
     #[test]
+    fn child_that_waits_for_the_file_is_not_idle() {
+        watchdog!();
+        let directory = Directory::new(function_name!());
+        let mut capture = limited(Limit::head(10));
+        // Shorter than the time after which the file is given up.
+        capture.idle_timeout(Duration::from_secs(1));
+        capture.spill_to(Stream::Stdout, stuck(&directory), ALL);
+        let captured = run(Backend::Best, &["write", "4000000"], &mut capture);
+        assert!(captured.success() && captured.stopped_by.is_none(), "{captured:?}");
+        assert_eq!(error_kind(&captured), Some(ErrorKind::TimedOut), "{captured:?}");
+    }
+
+    #[test]
     fn deadline_is_kept_while_the_file_accepts_nothing() {
         watchdog!();
         let directory = Directory::new(function_name!());
