@@ -6,7 +6,7 @@ use shared_child::seam::Backend;
 use shared_child::{Capture, CaptureOptions, Limit, Reached, SpawnOptions, StoppedBy, Until};
 use std::io::{self, ErrorKind};
 use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const MIB: usize = 1 << 20;
 const SHORT: Duration = Duration::from_millis(50);
@@ -130,7 +130,7 @@ fn one_thread_reads_many_captures_and_ends() {
     let captures: Vec<_> =
         (0..50).map(|_| begin(Backend::Best, &["flood"], bounded().limit(1000))).collect();
     for capture in &captures {
-        let began = Instant::now();
+        let began = std::time::Instant::now();
         while capture.read(Until::timeout(Duration::ZERO)).stdout.total < MIB as u64 {
             assert!(began.elapsed() < LONG, "it is not read");
         }
