@@ -244,14 +244,19 @@ fn many_trees_are_ended_in_a_few_passes() {
         drop(set);
         passes
     };
-    // It was at least two passes per tree.
-    let most = 20;
+    // It was at least two passes per tree. Processes that other tests start meanwhile can cause more passes, so one of
+    // several attempts counts.
+    let few = |kind, end: fn(&shared_child::ChildSet<usize>)| {
+        let mut counts = Vec::new();
+        while counts.last().is_none_or(|count| *count >= 20) {
+            assert!(counts.len() < 5, "{kind:?}: {counts:?}");
+            counts.push(passes(kind, 40, end));
+        }
+    };
     for kind in [Some(GROUP), has_cgroups(function_name!()).then_some(Kind::Cgroup)] {
         let Some(kind) = kind else { continue };
-        let killed = passes(kind, 40, |set| set.kill_all().unwrap());
-        assert!(killed < most, "{kind:?}: {killed}");
-        let stopped = passes(kind, 40, |set| set.stop_all(LONG).unwrap());
-        assert!(stopped < most, "{kind:?}: {stopped}");
+        few(kind, |set| set.kill_all().unwrap());
+        few(kind, |set| set.stop_all(LONG).unwrap());
     }
 }
 

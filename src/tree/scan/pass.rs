@@ -41,7 +41,7 @@ pub(super) struct Pass {
     pub(super) trees: Vec<Found>,
     /// The newest process ID before the pass. `None` where IDs are not handed out in turn.
     pub(super) newest: Option<i32>,
-    /// A process had ended when the pass read it, and may have had children.
+    /// A process had ended, or was exiting, when the pass read it, and may have had children.
     pub(super) missed: bool,
     /// Processes whose environments could not be read, and which are not known to be members.
     pub(super) unread: Vec<(Record, Environment)>,
@@ -202,7 +202,11 @@ impl<'a> Batch<'a> {
                     }
                     Verdict::NoMember => {}
                     Verdict::Ended => pass.missed = true,
-                    Verdict::Unread(why) => candidate.unread = Some(why),
+                    Verdict::Unread(why) => {
+                        // Its child may have an ID that was handed out after the list began.
+                        pass.missed |= why == Environment::Exiting;
+                        candidate.unread = Some(why);
+                    }
                 }
             }
         }
