@@ -49,8 +49,8 @@ struct Child {
     notice: Arc<Notice>,
     /// The handle was dropped: the thread reaps the child.
     is_orphan: bool,
-    /// The IDs of the registrations to wake at the exit, sorted. Tasks usually end in the order in which they came, or in
-    /// the reverse order. At both ends a removal moves no other ID.
+    /// The IDs of the registrations to wake at the exit, sorted. Tasks usually end in the order in which they came, or
+    /// in the reverse order. At both ends a removal moves no other ID.
     registrations: VecDeque<u64>,
 }
 
@@ -116,8 +116,8 @@ pub(crate) struct Wake {
     pipes: Vec<(u64, PipeEvent)>,
 }
 
-/// Wakes the task once: when there is a reason to poll the child, when one of these pipes is ready, or at this time. `None`
-/// if the exit or a pipe cannot be reported, or if the thread cannot be started.
+/// Wakes the task once: when there is a reason to poll the child, when one of these pipes is ready, or at this time.
+/// `None` if the exit or a pipe cannot be reported, or if the thread cannot be started.
 pub(crate) fn register(
     notice: Option<&Arc<Notice>>,
     pipes: Vec<PipeEvent>,
@@ -155,8 +155,8 @@ pub(crate) fn register(
 }
 
 impl Wake {
-    /// Registers the task anew for the same events, at the cost of one system call per event that was reported. Returns `false`
-    /// if that is not possible: the events are others, or the system has ended the registration.
+    /// Registers the task anew for the same events, at the cost of one system call per event that was reported. Returns
+    /// `false` if that is not possible: the events are others, or the system has ended the registration.
     pub(crate) fn rearm(
         &mut self,
         notice: Option<&Arc<Notice>>,
@@ -236,8 +236,8 @@ impl Drop for Wake {
     }
 }
 
-/// Returns the state of the thread. Starts the thread if it does not run. It ends when nothing is left to do, so the caller
-/// must register something before it releases the lock.
+/// Returns the state of the thread. Starts the thread if it does not run. It ends when nothing is left to do, so the
+/// caller must register something before it releases the lock.
 fn running(state: &mut Option<Reaper>) -> io::Result<&mut Reaper> {
     if state.is_none() {
         let queue = Arc::new(EventQueue::new());
@@ -381,8 +381,8 @@ impl Reaper {
         }
     }
 
-    /// Ends all registrations because the queue has failed: other code has closed its descriptor. Tasks register anew, and
-    /// orphans are deferred.
+    /// Ends all registrations because the queue has failed: other code has closed its descriptor. Tasks register anew,
+    /// and orphans are deferred.
     fn give_up(&mut self, due: &mut Due) {
         for id in self.wakers.tokens() {
             self.wake(id, due);

@@ -1,7 +1,7 @@
 //! The driver on a thread of this library, for captures that are to be read while the program makes no call.
 //!
-//! One thread runs the futures of all such captures of the process. It starts for the first capture, and ends a second after
-//! the last. A future takes its turn like that of any task (`task.rs`).
+//! One thread runs the futures of all such captures of the process. It starts for the first capture, and ends a second
+//! after the last. A future takes its turn like that of any task (`task.rs`).
 
 use super::blocking::Driven;
 use super::engine::Engine;

@@ -1,9 +1,9 @@
 //! The driver on the threads that call a capture's operations.
 //!
-//! One thread *drives*: it waits for the pipes and the exit in one system call, without the mutex, and then lets the engine
-//! advance, for all operations in progress. The other threads follow: they wait for the driver, each until its own
-//! deadline. When the driver's operation is over, a follower drives. A follower that needs standard input, for which the
-//! driver does not wait, sets off an alarm.
+//! One thread *drives*: it waits for the pipes and the exit in one system call, without the mutex, and then lets the
+//! engine advance, for all operations in progress. The other threads follow: they wait for the driver, each until its
+//! own deadline. When the driver's operation is over, a follower drives. A follower that needs standard input, for
+//! which the driver does not wait, sets off an alarm.
 
 use super::engine::{Engine, Step};
 use crate::backoff::{Backoff, LONGEST, earlier, left};

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 /// What a child wrote, and how it ended.
 ///
-/// A conversion into an [`Output`] fails only if there is no status. [`Debug`] is fit for a log: it abridges long output.
+/// A conversion into an [`Output`] fails only if there is no status. [`Debug`] is fit for a log: it abridges long
+/// output.
 ///
 /// # Examples
 ///
@@ -36,7 +37,8 @@ pub struct Captured {
     pub stdout: CapturedStream,
     /// What the child wrote to standard error.
     pub stderr: CapturedStream,
-    /// Why the capture stopped the child, if it did. The status shows whether the child ended by itself at the same moment.
+    /// Why the capture stopped the child, if it did. The status shows whether the child ended by itself at the same
+    /// moment.
     pub stopped_by: Option<StoppedBy>,
     /// What [`SharedChild::usage`](crate::SharedChild::usage) returns at the end of the capture.
     pub usage: Option<Usage>,
@@ -176,8 +178,8 @@ pub struct CapturedStream {
 }
 
 impl CapturedStream {
-    /// Returns the bytes that were kept as text. U+FFFD replaces what is not UTF-8, and a line marks the place of omitted
-    /// bytes.
+    /// Returns the bytes that were kept as text. U+FFFD replaces what is not UTF-8, and a line marks the place of
+    /// omitted bytes.
     ///
     /// # Examples
     ///

@@ -107,8 +107,8 @@ pub enum Reached {
     Quiet,
     /// The deadline has passed.
     Deadline,
-    /// Before this read began, bytes had been omitted because of a [limit](super::CaptureOptions::limit). So where a line, a
-    /// pattern or a number of bytes ends is not known, and the chunk has all that was kept.
+    /// Before this read began, bytes had been omitted because of a [limit](super::CaptureOptions::limit). So where a
+    /// line, a pattern or a number of bytes ends is not known, and the chunk has all that was kept.
     Omitted,
 }
 

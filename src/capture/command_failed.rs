@@ -8,8 +8,9 @@ use std::process::ExitStatus;
 
 /// The error of [`Captured::check`]: a command that failed or was stopped, or whose capture failed.
 ///
-/// [`Display`](fmt::Display) shows the command, how it ended, why it was stopped, [`Captured::error`], and up to ten of the
-/// last lines of standard error, or of standard output if standard error is empty. It shows control characters as escapes.
+/// [`Display`](fmt::Display) shows the command, how it ended, why it was stopped, [`Captured::error`], and up to ten of
+/// the last lines of standard error, or of standard output if standard error is empty. It shows control characters as
+/// escapes.
 ///
 /// - The command is quoted as a shell requires, and cut after 1 KiB. The text has the process ID instead if the child was
 ///   not spawned by this library, or was spawned without a pipe for its output.

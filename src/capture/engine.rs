@@ -1,15 +1,15 @@
 //! The engine of a capture: a state machine that owns the pipes and never waits.
 //!
-//! An [`Engine`] is everything that a capture knows: the pipes, the input, the output that no read has returned yet, the
-//! exit, the stop. It is `Send` and belongs to a mutex, so that threads and tasks take turns with it. It waits for nothing:
-//! [`Engine::next`] does what is due and returns the next instant, and [`Engine::advance`] reads and writes what is ready.
-//! Both have effects: they read, write, signal and kill. A *step* of an operation (a read, a write, a finish) calls
-//! `next`, and returns its result or until when to wait.
+//! An [`Engine`] is everything that a capture knows: the pipes, the input, the output that no read has returned yet,
+//! the exit, the stop. It is `Send` and belongs to a mutex, so that threads and tasks take turns with it. It waits for
+//! nothing: [`Engine::next`] does what is due and returns the next instant, and [`Engine::advance`] reads and writes
+//! what is ready. Both have effects: they read, write, signal and kill. A *step* of an operation (a read, a write, a
+//! finish) calls `next`, and returns its result or until when to wait.
 //!
-//! A driver alternates steps and waits. `blocking.rs` drives on the threads that call the operations: one of them waits for
-//! the pipes and the exit, without the mutex, and the others wait for that one. Every driver serves all operations in
-//! progress: a thread that writes reads what the child writes meanwhile. `task.rs` drives in the polls of futures, and
-//! registers their tasks with the background thread.
+//! A driver alternates steps and waits. `blocking.rs` drives on the threads that call the operations: one of them waits
+//! for the pipes and the exit, without the mutex, and the others wait for that one. Every driver serves all operations
+//! in progress: a thread that writes reads what the child writes meanwhile. `task.rs` drives in the polls of futures,
+//! and registers their tasks with the background thread.
 //!
 //! | phase | ends when |
 //! |---|---|
@@ -322,8 +322,8 @@ impl<'a> Engine<'a> {
         self.idle.as_ref().is_some_and(|idle| idle.is_over(!self.has_output()))
     }
 
-    /// Notes whether a call of the capture is in progress. Other time is not idle time, nor is the time in which the child
-    /// may wait for a file.
+    /// Notes whether a call of the capture is in progress. Other time is not idle time, nor is the time in which the
+    /// child may wait for a file.
     fn count_idle_time(&mut self) {
         if self.idle.is_none() {
             return;
@@ -395,8 +395,8 @@ impl<'a> Engine<'a> {
         }
         let mut moved = false;
         for stream in Stream::BOTH.into_iter().filter(|stream| ready.outputs[*stream as usize]) {
-            // A read that finds nothing costs less than one more wait. But a child that writes without end must not keep
-            // the engine here.
+            // A read that finds nothing costs less than one more wait. But a child that writes without end must not
+            // keep the engine here.
             for _ in 0..READS_PER_TURN {
                 if !self.pipes.is_open(stream)
                     || self.has_reached()
@@ -528,7 +528,8 @@ impl<'a> Engine<'a> {
                 self.feed = None;
                 self.pipes.close_stdin();
             }
-            // The pipe stays open until the child has ended: the child must not take the failure for the end of its input.
+            // The pipe stays open until the child has ended: the child must not take the failure for the end of its
+            // input.
             Err(error) => {
                 self.feed = None;
                 self.failed(error);

@@ -19,8 +19,9 @@ use std::time::Instant;
 
 /// A capture that goes on: a child's output so far, and its input, while the child runs.
 ///
-/// [`SpawnOptions::begin_capture`](crate::SpawnOptions::begin_capture) and [`SharedChild::begin_capture`] begin one. Everything
-/// goes through `&self`: any number of threads may read, write, and meanwhile wait for, stop and kill the child.
+/// [`SpawnOptions::begin_capture`](crate::SpawnOptions::begin_capture) and [`SharedChild::begin_capture`] begin one.
+/// Everything goes through `&self`: any number of threads may read, write, and meanwhile wait for, stop and kill the
+/// child.
 ///
 /// # Reads
 ///
@@ -28,14 +29,16 @@ use std::time::Instant;
 /// ([`Until`]). Reads of several threads take turns, and each keeps its own deadline. Each byte is returned once.
 /// [`finish`](Self::finish) waits for the end, and returns what no read has returned.
 ///
-/// Between these calls nothing is read, except after [`read_in_background`](Self::read_in_background): the child can write until
-/// the pipe is full (64 KiB on Linux), and then waits. No memory is used, and no deadline is kept. During a [`write`](Self::write), output is read into memory, so that the child
-/// does not wait for this process while this process waits for it.
+/// Between these calls nothing is read, except after [`read_in_background`](Self::read_in_background): the child can
+/// write until the pipe is full (64 KiB on Linux), and then waits. No memory is used, and no deadline is kept. During a
+/// [`write`](Self::write), output is read into memory, so that the child does not wait for this process while this
+/// process waits for it.
 ///
 /// # Bounds
 ///
-/// The [`CaptureOptions`] apply: the timeout and the deadline stop the child, if a call of the capture is in progress then, or
-/// at the next call. A limit applies to each [`Chunk`], so no read uses more memory, whatever the child writes.
+/// The [`CaptureOptions`] apply: the timeout and the deadline stop the child, if a call of the capture is in progress
+/// then, or at the next call. A limit applies to each [`Chunk`], so no read uses more memory, whatever the child
+/// writes.
 ///
 /// A callback or a reader runs on a thread that calls the capture. While it blocks, the calls of other threads block as
 /// well. It cannot use its own capture: that call would never return.
@@ -76,16 +79,16 @@ pub struct Capture<'a> {
 impl Capture<'static> {
     /// Reads on while the program makes no call: the child need not wait, and the timeouts are kept.
     ///
-    /// Output is kept within the [limits](CaptureOptions::limit) until a [`read`](Self::read) returns it; without a limit, all
-    /// of it. One thread serves all such captures of the process. Where the system does not report that a pipe is ready
-    /// (illumos, Solaris, Android, Haiku), it polls with pauses of up to 20 ms.
+    /// Output is kept within the [limits](CaptureOptions::limit) until a [`read`](Self::read) returns it; without a
+    /// limit, all of it. One thread serves all such captures of the process. Where the system does not report that a
+    /// pipe is ready (illumos, Solaris, Android, Haiku), it polls with pauses of up to 20 ms.
     ///
     /// Dropping the capture ends this. A second call does nothing.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if the options have a callback or a reader, which would block that thread.
-    /// Otherwise only if the thread cannot be started.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if the options have a callback or a reader, which would block that
+    /// thread. Otherwise only if the thread cannot be started.
     ///
     /// # Examples
     ///
@@ -170,7 +173,8 @@ impl<'a> Capture<'a> {
 
     /// Blocks until one of the conditions is met, and returns what the child has written since the last read.
     ///
-    /// A deadline of [`Until`] stops nothing: the next read continues. A deadline of the [`CaptureOptions`] stops the child.
+    /// A deadline of [`Until`] stops nothing: the next read continues. A deadline of the [`CaptureOptions`] stops the
+    /// child.
     ///
     /// # Examples
     ///
@@ -198,9 +202,9 @@ impl<'a> Capture<'a> {
 
     /// Does what [`read`](Self::read) does without blocking a thread, on any executor.
     ///
-    /// A future that is dropped loses no byte and stops nothing: the next read returns what this one would have returned.
-    /// The background thread that serves [`wait_async`](SharedChild::wait_async) wakes the task for output, the exit and
-    /// deadlines. Callbacks run on the thread that polls.
+    /// A future that is dropped loses no byte and stops nothing: the next read returns what this one would have
+    /// returned. The background thread that serves [`wait_async`](SharedChild::wait_async) wakes the task for output,
+    /// the exit and deadlines. Callbacks run on the thread that polls.
     ///
     /// # Examples
     ///
@@ -243,8 +247,8 @@ impl<'a> Capture<'a> {
         self.write_by(bytes, None).map(drop)
     }
 
-    /// Like [`write`](Self::write), but until `deadline` at the latest: returns how many of the bytes were written. Tries
-    /// once, even if the deadline has passed.
+    /// Like [`write`](Self::write), but until `deadline` at the latest: returns how many of the bytes were written.
+    /// Tries once, even if the deadline has passed.
     ///
     /// On Windows the number may be too small if the child reads at the moment of the deadline.
     ///
@@ -328,8 +332,8 @@ impl<'a> Capture<'a> {
         poll_fn(|cx| task.poll(cx, |engine| write.step(engine))).await
     }
 
-    /// Closes the child's standard input: the child reads an end. Does nothing if the input is closed already, or if the
-    /// [options](CaptureOptions::stdin) have input for it.
+    /// Closes the child's standard input: the child reads an end. Does nothing if the input is closed already, or if
+    /// the [options](CaptureOptions::stdin) have input for it.
     ///
     /// A write in progress fails.
     ///
@@ -373,8 +377,8 @@ impl<'a> Capture<'a> {
         self.driven.run(finish)
     }
 
-    /// Does what [`finish`](Self::finish) does without blocking a thread, on any executor. A future that is dropped loses no
-    /// byte and stops nothing, but standard input is closed after the first poll.
+    /// Does what [`finish`](Self::finish) does without blocking a thread, on any executor. A future that is dropped
+    /// loses no byte and stops nothing, but standard input is closed after the first poll.
     ///
     /// The kill of a [tree](crate::Tree::kill) blocks for a moment.
     ///

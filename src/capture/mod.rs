@@ -1,7 +1,7 @@
 //! Captures: a child's output and input, with bounds on time and memory.
 //!
-//! `engine` decides and never waits; `blocking` drives it on the calling threads, `task` in the polls of futures, and `background`
-//! on a thread of this library. `handle` has the operations.
+//! `engine` decides and never waits; `blocking` drives it on the calling threads, `task` in the polls of futures, and
+//! `background` on a thread of this library. `handle` has the operations.
 
 mod background;
 mod blocking;
@@ -74,15 +74,15 @@ impl SharedChild {
     /// Captures what the child writes, from now until its exit, within the bounds of the [`CaptureOptions`]:
     /// [how long a capture takes](CaptureOptions#how-long-a-capture-takes).
     ///
-    /// The capture takes the pipes that have not been [taken](Self::take_stdout). Spawn the child with [`Stdio::piped`] or
-    /// [`SpawnOptions::spawn_piped`]. If the capture has no input, it closes the child's standard input.
+    /// The capture takes the pipes that have not been [taken](Self::take_stdout). Spawn the child with [`Stdio::piped`]
+    /// or [`SpawnOptions::spawn_piped`]. If the capture has no input, it closes the child's standard input.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if there is input for the child, but no pipe; or if standard error is
-    /// to be merged, but has a pipe of its own. Otherwise only if the system cannot prepare the pipes, or, on
-    /// Windows, if no thread can be started for a synchronous pipe, such as [`std::io::pipe`] creates. The child still runs
-    /// after an error.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if there is input for the child, but no pipe; or if standard error
+    /// is to be merged, but has a pipe of its own. Otherwise only if the system cannot prepare the pipes, or, on
+    /// Windows, if no thread can be started for a synchronous pipe, such as [`std::io::pipe`] creates. The child still
+    /// runs after an error.
     ///
     /// Later failures are in the returned value: [`Captured::error`].
     ///
@@ -109,8 +109,8 @@ impl SharedChild {
 
     /// Does what [`capture`](Self::capture) does without blocking a thread, on any executor.
     ///
-    /// A future that is dropped closes the pipes, and does not stop the child. Callbacks and readers run on the thread that
-    /// polls. No timer of an executor is needed.
+    /// A future that is dropped closes the pipes, and does not stop the child. Callbacks and readers run on the thread
+    /// that polls. No timer of an executor is needed.
     ///
     /// # Errors
     ///
@@ -141,8 +141,8 @@ impl SharedChild {
     ///
     /// # Errors
     ///
-    /// Those of [`capture`](Self::capture), and [`InvalidInput`](io::ErrorKind::InvalidInput) if another capture has taken
-    /// the child's pipes.
+    /// Those of [`capture`](Self::capture), and [`InvalidInput`](io::ErrorKind::InvalidInput) if another capture has
+    /// taken the child's pipes.
     ///
     /// # Examples
     ///
@@ -176,8 +176,8 @@ impl SpawnOptions {
     ///
     /// # Errors
     ///
-    /// Those of [`spawn`](Self::spawn) and [`SharedChild::capture`]. After an error, or a panic of a callback or a reader,
-    /// the child is killed, with its whole tree if it leads one.
+    /// Those of [`spawn`](Self::spawn) and [`SharedChild::capture`]. After an error, or a panic of a callback or a
+    /// reader, the child is killed, with its whole tree if it leads one.
     ///
     /// # Examples
     ///
@@ -204,7 +204,8 @@ impl SpawnOptions {
 
     /// Does what [`capture`](Self::capture) does without blocking a thread, on any executor.
     ///
-    /// The first poll spawns the command. If the future is dropped, the child is killed, with its whole tree if it leads one.
+    /// The first poll spawns the command. If the future is dropped, the child is killed, with its whole tree if it
+    /// leads one.
     ///
     /// # Errors
     ///
@@ -239,16 +240,16 @@ impl SpawnOptions {
         Ok(captured)
     }
 
-    /// Spawns the command with pipes, and begins a capture, which owns the child: [`spawn_piped`](Self::spawn_piped) and
-    /// [`SharedChild::begin_capture`] in one step. The timeout counts from before the spawn.
+    /// Spawns the command with pipes, and begins a capture, which owns the child: [`spawn_piped`](Self::spawn_piped)
+    /// and [`SharedChild::begin_capture`] in one step. The timeout counts from before the spawn.
     ///
     /// [`Capture::child`] returns the child. It is dropped with the capture: what that means is set as for any
     /// [`SharedChild`], for example by [`kill_on_drop`](Self::kill_on_drop).
     ///
     /// # Errors
     ///
-    /// Those of [`spawn`](Self::spawn) and [`SharedChild::begin_capture`]. After an error of the latter the child is killed,
-    /// with its whole tree if it leads one.
+    /// Those of [`spawn`](Self::spawn) and [`SharedChild::begin_capture`]. After an error of the latter the child is
+    /// killed, with its whole tree if it leads one.
     ///
     /// # Examples
     ///

@@ -48,7 +48,8 @@ pub(super) const DRAIN: Duration = Duration::from_millis(200);
 ///
 /// A capture runs on the calling thread, without signals. On Unix, a child without an exit descriptor (no pidfds, or no
 /// free descriptor) has a helper thread, as in every wait. On Windows, a synchronous pipe, such as [`std::io::pipe`]
-/// creates, has a thread until the capture ends. A thread writes each [`spill`](Self::spill) that has begun. Other threads may wait, poll, signal, stop and kill at the same time.
+/// creates, has a thread until the capture ends. A thread writes each [`spill`](Self::spill) that has begun. Other
+/// threads may wait, poll, signal, stop and kill at the same time.
 ///
 /// The options can be used any number of times. A [reader](Self::stdin_from) continues where the last capture left it.
 ///
@@ -112,8 +113,8 @@ pub(super) enum Input<'a> {
 }
 
 impl<'a> CaptureOptions<'a> {
-    /// Returns the default options: all output is kept, without a timeout and without input. Such a capture takes as long
-    /// as the child runs.
+    /// Returns the default options: all output is kept, without a timeout and without input. Such a capture takes as
+    /// long as the child runs.
     ///
     /// # Examples
     ///
@@ -131,8 +132,8 @@ impl<'a> CaptureOptions<'a> {
         Self::default()
     }
 
-    /// Writes these bytes to the child's standard input, and then closes it. It is no error if the child closes its input
-    /// before it has read them all.
+    /// Writes these bytes to the child's standard input, and then closes it. It is no error if the child closes its
+    /// input before it has read them all.
     ///
     /// # Examples
     ///
@@ -176,10 +177,10 @@ impl<'a> CaptureOptions<'a> {
 
     /// Writes the bytes of this reader to the child's standard input, and closes it at the reader's end.
     ///
-    /// The reader is read on the calling thread, when the pipe has room. While it blocks, no output is read and no deadline
-    /// is kept, so use a reader that does not block for long, such as a file. If it fails, the child is stopped
-    /// ([`StoppedBy::Input`](super::StoppedBy::Input)). Its input stays open until then, so that the child does not take
-    /// the failure for the end.
+    /// The reader is read on the calling thread, when the pipe has room. While it blocks, no output is read and no
+    /// deadline is kept, so use a reader that does not block for long, such as a file. If it fails, the child is
+    /// stopped ([`StoppedBy::Input`](super::StoppedBy::Input)). Its input stays open until then, so that the child does
+    /// not take the failure for the end.
     ///
     /// # Examples
     ///
@@ -251,8 +252,9 @@ impl<'a> CaptureOptions<'a> {
     /// Stops the child when it has neither written output nor read input for this long
     /// ([`StoppedBy::Idle`](super::StoppedBy::Idle)).
     ///
-    /// Independent of the [timeout](Self::timeout). For a [`Capture`](super::Capture), time between its calls does not count.
-    /// Nor does time in which output is not read because the file of a [spill](Self::spill) is written more slowly.
+    /// Independent of the [timeout](Self::timeout). For a [`Capture`](super::Capture), time between its calls does not
+    /// count. Nor does time in which output is not read because the file of a [spill](Self::spill) is written more
+    /// slowly.
     ///
     /// # Examples
     ///
@@ -274,16 +276,16 @@ impl<'a> CaptureOptions<'a> {
         self
     }
 
-    /// With `true`, a child that has used CPU time is not [idle](Self::idle_timeout), even if it is silent. If it leads a
-    /// [tree](crate::SpawnOptions::tree), the CPU time of every member counts.
+    /// With `true`, a child that has used CPU time is not [idle](Self::idle_timeout), even if it is silent. If it leads
+    /// a [tree](crate::SpawnOptions::tree), the CPU time of every member counts.
     ///
-    /// The capture reads the CPU time eight times per idle timeout, so the child is stopped up to an eighth of the timeout
-    /// later. The time comes from the cgroup or the job object of the tree. Otherwise each read costs a search for the
-    /// members: a few milliseconds on a machine with many processes. On Linux, less than 10 ms of CPU time may then remain
-    /// unnoticed. The end of a member counts as use.
+    /// The capture reads the CPU time eight times per idle timeout, so the child is stopped up to an eighth of the
+    /// timeout later. The time comes from the cgroup or the job object of the tree. Otherwise each read costs a search
+    /// for the members: a few milliseconds on a machine with many processes. On Linux, less than 10 ms of CPU time may
+    /// then remain unnoticed. The end of a member counts as use.
     ///
-    /// A capture with both options is [`Unsupported`](std::io::ErrorKind::Unsupported) where the system does not report the CPU
-    /// times of running processes: OpenBSD, DragonFly, illumos, Solaris, Haiku, and Linux without `/proc`.
+    /// A capture with both options is [`Unsupported`](std::io::ErrorKind::Unsupported) where the system does not report
+    /// the CPU times of running processes: OpenBSD, DragonFly, illumos, Solaris, Haiku, and Linux without `/proc`.
     ///
     /// # Examples
     ///
@@ -297,9 +299,9 @@ impl<'a> CaptureOptions<'a> {
         self
     }
 
-    /// Sets how long the child has to end when the capture stops it, for any reason: the capture requests it to terminate,
-    /// like [`SharedChild::stop`](crate::SharedChild::stop), and kills it when the grace is over. Without a grace it kills
-    /// at once.
+    /// Sets how long the child has to end when the capture stops it, for any reason: the capture requests it to
+    /// terminate, like [`SharedChild::stop`](crate::SharedChild::stop), and kills it when the grace is over. Without a
+    /// grace it kills at once.
     ///
     /// # Examples
     ///
@@ -370,20 +372,21 @@ impl<'a> CaptureOptions<'a> {
         self
     }
 
-    /// Writes a stream to a new file once it exceeds its [limit](Self::limit): from the first byte, up to `cap` bytes. The
-    /// limit still says how much stays in memory. [`CapturedStream::spilled`](super::CapturedStream::spilled) says how much
-    /// was written.
+    /// Writes a stream to a new file once it exceeds its [limit](Self::limit): from the first byte, up to `cap` bytes.
+    /// The limit still says how much stays in memory. [`CapturedStream::spilled`](super::CapturedStream::spilled) says
+    /// how much was written.
     ///
-    /// The file is created when the limit is exceeded, and not before: never without a limit. A path that exists is refused, even a symbolic link
-    /// or a FIFO: no file is overwritten. For both streams in one file use [`merge_stderr`](Self::merge_stderr).
+    /// The file is created when the limit is exceeded, and not before: never without a limit. A path that exists is
+    /// refused, even a symbolic link or a FIFO: no file is overwritten. For both streams in one file use
+    /// [`merge_stderr`](Self::merge_stderr).
     ///
     /// **A failure is no failure of the command.** If the file cannot be created, or the disk is full,
     /// [`Spilled::error`](super::Spilled::error) says so, and the capture goes on.
     ///
-    /// **A slow file system delays no deadline.** A thread writes the file. While more than 128 KiB wait for it, the stream
-    /// is not read, so the child waits as if it wrote to the file itself. The file is given up if a write takes more than
-    /// two seconds. At the end, the capture waits for the file: as long as there is progress, but at most two seconds
-    /// after its deadline. The thread of a file that was given up ends when its system call returns.
+    /// **A slow file system delays no deadline.** A thread writes the file. While more than 128 KiB wait for it, the
+    /// stream is not read, so the child waits as if it wrote to the file itself. The file is given up if a write takes
+    /// more than two seconds. At the end, the capture waits for the file: as long as there is progress, but at most two
+    /// seconds after its deadline. The thread of a file that was given up ends when its system call returns.
     ///
     /// The capture uses, besides the limit, some 500 KiB, and as much again as the limit while it begins the file.
     ///
@@ -409,8 +412,8 @@ impl<'a> CaptureOptions<'a> {
         self
     }
 
-    /// Writes a stream to this file once it exceeds its limit, otherwise like [`spill`](Self::spill). The file is used as
-    /// it is: it is written from its current position, is not truncated, and may be a device or a FIFO.
+    /// Writes a stream to this file once it exceeds its limit, otherwise like [`spill`](Self::spill). The file is used
+    /// as it is: it is written from its current position, is not truncated, and may be a device or a FIFO.
     ///
     /// # Examples
     ///
@@ -472,8 +475,9 @@ impl<'a> CaptureOptions<'a> {
     /// Calls `show` with output as it arrives, in pieces of any size, regardless of the [limits](Self::limit). If it
     /// returns [`ControlFlow::Break`], the child is stopped, and no callback is called again.
     ///
-    /// The callback runs on the calling thread: while it blocks, no output is read and no deadline is kept. If it panics,
-    /// the pipes are closed, and a child that [`SpawnOptions::capture`](crate::SpawnOptions::capture) spawned is killed.
+    /// The callback runs on the calling thread: while it blocks, no output is read and no deadline is kept. If it
+    /// panics, the pipes are closed, and a child that [`SpawnOptions::capture`](crate::SpawnOptions::capture) spawned
+    /// is killed.
     ///
     /// # Examples
     ///

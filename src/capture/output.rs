@@ -11,8 +11,8 @@ use std::time::Instant;
 
 /// The output that the program has not received.
 ///
-/// A read that ends within the bytes of a system call leaves the rest as *pieces*. What follows is read from the pipe, so
-/// the limits apply to each chunk anew, and memory is used for one system call.
+/// A read that ends within the bytes of a system call leaves the rest as *pieces*. What follows is read from the pipe,
+/// so the limits apply to each chunk anew, and memory is used for one system call.
 pub(super) struct Output {
     limits: Limits,
     kept: [Retention; 2],

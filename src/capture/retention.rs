@@ -74,7 +74,8 @@ impl From<usize> for Limit {
     }
 }
 
-/// The bytes of a stream that are retained so far. Up to 16 MiB, this uses no more memory than the limit, even in `finish`.
+/// The bytes of a stream that are retained so far. Up to 16 MiB, this uses no more memory than the limit, even in
+/// `finish`.
 #[derive(Debug)]
 pub(super) struct Retention {
     limit: Option<Limit>,
@@ -95,8 +96,8 @@ impl Retention {
         self.limit.is_none().then_some(&mut self.bytes)
     }
 
-    /// Keeps what the limit allows. A spill begins with the first byte that is omitted, and receives what came before it
-    /// as well.
+    /// Keeps what the limit allows. A spill begins with the first byte that is omitted, and receives what came before
+    /// it as well.
     pub(super) fn push(&mut self, new: &[u8], spill: Option<&mut Spill>) {
         let Some(limit) = self.limit else { return self.bytes.extend_from_slice(new) };
         let (first, rest) = new.split_at(new.len().min(limit.both() - self.bytes.len()));

@@ -1,9 +1,9 @@
 //! Files that receive a stream whose limit in memory is exceeded.
 //!
 //! A thread of its own writes each file, because a write to a file may block for any time. The engine hands bytes over
-//! through a queue, and does not read the stream while the queue is full: the child then waits for the file system, as if
-//! it wrote to the file itself. If the file system makes no progress for [`PATIENCE`], the engine gives the file up and
-//! reads on.
+//! through a queue, and does not read the stream while the queue is full: the child then waits for the file system, as
+//! if it wrote to the file itself. If the file system makes no progress for [`PATIENCE`], the engine gives the file up
+//! and reads on.
 //!
 //! The thread blocks all signals: SIGPIPE and SIGXFSZ become errors of the write.
 
@@ -59,7 +59,8 @@ pub(super) enum Target {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Spilled {
-    /// The path that [`CaptureOptions::spill`](super::CaptureOptions::spill) was given. `None` for a file that was open.
+    /// The path that [`CaptureOptions::spill`](super::CaptureOptions::spill) was given. `None` for a file that was
+    /// open.
     pub path: Option<PathBuf>,
     /// The position in the stream of the first byte that was written: 0, unless reads of a
     /// [`Capture`](super::Capture) had returned bytes before a limit was exceeded.

@@ -1,8 +1,8 @@
 //! The driver in the polls of futures, for any executor.
 //!
-//! A poll advances the engine without a wait, unless a thread drives. If its operation is not done, it registers the task
-//! with the background thread (`reaper.rs`), for the pipes, the exit and the time, and with the engine, for what the polls
-//! of other tasks and the threads do. A wake-up is only a reason to poll again.
+//! A poll advances the engine without a wait, unless a thread drives. If its operation is not done, it registers the
+//! task with the background thread (`reaper.rs`), for the pipes, the exit and the time, and with the engine, for what
+//! the polls of other tasks and the threads do. A wake-up is only a reason to poll again.
 
 use super::blocking::{Driven, Driver, State, Woken};
 use super::engine::{Engine, Step, has_passed};

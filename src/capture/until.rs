@@ -34,7 +34,8 @@ pub struct Until {
 }
 
 impl Until {
-    /// Returns a condition that is met when the capture is over: the child has ended, and its output was read to the end.
+    /// Returns a condition that is met when the capture is over: the child has ended, and its output was read to the
+    /// end.
     ///
     /// # Examples
     ///
@@ -117,7 +118,8 @@ impl Until {
         Self { quiet: Some(time), ..Self::default() }
     }
 
-    /// Returns a condition that is met when there is no output for this time, counted from the beginning of the read too.
+    /// Returns a condition that is met when there is no output for this time, counted from the beginning of the read
+    /// too.
     ///
     /// # Examples
     ///
@@ -196,8 +198,8 @@ impl Until {
         self
     }
 
-    /// Seeks lines, patterns and the number of bytes in one stream alone. The chunk has the bytes of both. Other conditions
-    /// concern both streams.
+    /// Seeks lines, patterns and the number of bytes in one stream alone. The chunk has the bytes of both. Other
+    /// conditions concern both streams.
     ///
     /// # Examples
     ///
