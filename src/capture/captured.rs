@@ -179,7 +179,9 @@ pub struct CapturedStream {
 
 impl CapturedStream {
     /// Returns the bytes that were kept as text. U+FFFD replaces what is not UTF-8, and a line marks the place of
-    /// omitted bytes.
+    /// omitted bytes. A character that a limit cuts is omitted as a whole.
+    ///
+    /// A [`Chunk`](super::Chunk) that ends at a time or after a number of bytes may end within a character.
     ///
     /// # Examples
     ///

@@ -99,6 +99,8 @@ pub enum Reached {
     End,
     /// The chunk ends with a line.
     Line,
+    /// The chunk ends with a piece of a line that is longer than 64 KiB. The next read returns more of the line.
+    LinePiece,
     /// The chunk ends with a pattern.
     Pattern,
     /// The chunk has the number of bytes.

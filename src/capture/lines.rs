@@ -76,28 +76,66 @@ impl fmt::Debug for Line<'_> {
     }
 }
 
-/// Returns the first line, and its length with its end: a whole line, or the first piece of one that is longer than
-/// 64 KiB. Returns `None` if the line's end has not arrived. The first `searched` bytes are known to have no newline.
-pub(super) fn first_line(bytes: &[u8], searched: usize) -> Option<(Line<'_>, usize)> {
-    let window = &bytes[..bytes.len().min(LONGEST + 1)];
-    let searched = searched.min(window.len());
-    if let Some(end) = window[searched..].iter().position(|byte| *byte == b'\n') {
-        let end = searched + end;
-        return Some((Line { bytes: without_return(&window[..end]), goes_on: false }, end + 1));
-    }
-    if bytes.len() <= LONGEST {
-        return None;
-    }
-    // The piece ends neither within a character nor within `\r\n`, so it is at most three bytes shorter.
-    let piece = &bytes[..LONGEST];
-    let kept = usize::from(piece.ends_with(b"\r")).max(unfinished_character(piece));
-    let length = LONGEST - kept;
-    Some((Line { bytes: &piece[..length], goes_on: true }, length))
+/// Where a line, or a piece of one, ends within bytes that continue it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LineEnd {
+    /// How many of the bytes belong to it, with the newline.
+    pub(super) length: usize,
+    /// It is a piece of a line that is longer than 64 KiB.
+    pub(super) goes_on: bool,
 }
 
-/// The unfinished line of a stream: at most 64 KiB, without a newline.
+/// Finds the ends of the lines of one stream, whose bytes arrive in parts of any size.
+///
+/// The ends do not depend on the sizes of the parts. A piece of a long line ends neither within a character nor within
+/// `\r\n`, so it is at most three bytes shorter than 64 KiB.
 #[derive(Debug, Default)]
-pub(super) struct Lines(Vec<u8>);
+pub(super) struct LineSplitter {
+    /// How many bytes of the unfinished line have arrived.
+    arrived: usize,
+}
+
+impl LineSplitter {
+    /// Returns the first end within the bytes that follow. Without an end, all of them belong to the unfinished line.
+    pub(super) fn next(&mut self, new: &[u8]) -> Option<LineEnd> {
+        let room = LONGEST - self.arrived;
+        let window = &new[..new.len().min(room + 1)];
+        let newline = window.iter().position(|byte| *byte == b'\n');
+        let before_newline = &window[..newline.unwrap_or(window.len())];
+        // A character that would exceed the length begins the next piece. Its first byte has its length.
+        let last_characters = before_newline.iter().enumerate().skip(room.saturating_sub(3));
+        for (index, byte) in last_characters {
+            if index + character_length(*byte) > room {
+                self.arrived = 0;
+                return Some(LineEnd { length: index, goes_on: true });
+            }
+        }
+        if let Some(newline) = newline {
+            self.arrived = 0;
+            return Some(LineEnd { length: newline + 1, goes_on: false });
+        }
+        self.arrived += new.len();
+        None
+    }
+}
+
+/// Returns the length of the UTF-8 character that begins with this byte: 1 if none does.
+const fn character_length(first: u8) -> usize {
+    match first {
+        0xc2..=0xdf => 2,
+        0xe0..=0xef => 3,
+        0xf0..=0xf4 => 4,
+        _ => 1,
+    }
+}
+
+/// Shows the lines of a stream.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    splitter: LineSplitter,
+    /// At most 64 KiB, without a newline.
+    unfinished: Vec<u8>,
+}
 
 impl Lines {
     pub(super) fn push(
@@ -105,25 +143,19 @@ impl Lines {
         mut new: &[u8],
         show: &mut impl FnMut(Line<'_>) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
-        while !self.0.is_empty() {
-            let searched = self.0.len();
-            let missing = &new[..new.len().min(LONGEST + 1 - searched)];
-            let end = missing.iter().position(|byte| *byte == b'\n');
-            let (missing, rest) = new.split_at(end.map_or(missing.len(), |end| end + 1));
-            self.0.extend_from_slice(missing);
+        while let Some(LineEnd { length, goes_on }) = self.splitter.next(new) {
+            let (last, rest) = new.split_at(length);
             new = rest;
-            let Some((line, length)) = first_line(&self.0, searched) else {
-                return ControlFlow::Continue(());
-            };
-            show(line)?;
-            self.0.drain(..length);
+            // Most lines arrive in one part, and need no copy.
+            if self.unfinished.is_empty() {
+                show(Line { bytes: without_end(last), goes_on })?;
+            } else {
+                self.unfinished.extend_from_slice(last);
+                show(Line { bytes: without_end(&self.unfinished), goes_on })?;
+                self.unfinished.clear();
+            }
         }
-        // Most lines arrive in one piece, and need no copy.
-        while let Some((line, length)) = first_line(new, 0) {
-            show(line)?;
-            new = &new[length..];
-        }
-        self.0.extend_from_slice(new);
+        self.unfinished.extend_from_slice(new);
         ControlFlow::Continue(())
     }
 
@@ -132,15 +164,20 @@ impl Lines {
         &mut self,
         show: &mut impl FnMut(Line<'_>) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
-        match std::mem::take(&mut self.0) {
-            rest if rest.is_empty() => ControlFlow::Continue(()),
-            rest => show(Line { bytes: &rest, goes_on: false }),
+        let last = std::mem::take(self).unfinished;
+        if last.is_empty() {
+            return ControlFlow::Continue(());
         }
+        show(Line { bytes: &last, goes_on: false })
     }
 }
 
-fn without_return(line: &[u8]) -> &[u8] {
-    line.strip_suffix(b"\r").unwrap_or(line)
+/// Removes `\n` or `\r\n`.
+fn without_end(line: &[u8]) -> &[u8] {
+    match line.strip_suffix(b"\n") {
+        Some(line) => line.strip_suffix(b"\r").unwrap_or(line),
+        None => line,
+    }
 }
 
 /// Returns how many of the last bytes begin a UTF-8 character whose rest is missing.
@@ -169,7 +206,7 @@ mod tests {
         let mut lines = Lines::default();
         for piece in pieces {
             assert!(lines.push(piece, &mut show).is_continue());
-            assert!(lines.0.len() <= LONGEST);
+            assert!(lines.unfinished.len() <= LONGEST);
         }
         assert!(lines.finish(&mut show).is_continue());
         all
@@ -225,22 +262,46 @@ mod tests {
     }
 
     #[test]
-    fn first_line_returns_the_line_and_its_length_with_its_end() {
-        fn first(bytes: &[u8], searched: usize) -> Option<(&[u8], usize)> {
-            first_line(bytes, searched).map(|(line, length)| (line.bytes, length))
+    fn line_ends_after_its_newline_and_a_long_one_after_64_kib() {
+        fn first(bytes: &[u8]) -> Option<LineEnd> {
+            LineSplitter::default().next(bytes)
         }
-        assert_eq!(first(b"", 0), None);
-        assert_eq!(first(b"unfinished\r", 0), None);
-        assert_eq!(first(b"one\r\ntwo\n", 0), Some((&b"one"[..], 5)));
-        assert_eq!(first(b"one\ntwo\n", 3), Some((&b"one"[..], 4)));
-        assert_eq!(first(b"\n", 0), Some((&b""[..], 1)));
+        let end = |length, goes_on| Some(LineEnd { length, goes_on });
+        assert_eq!(first(b""), None);
+        assert_eq!(first(b"unfinished\r"), None);
+        assert_eq!(first(b"one\r\ntwo\n"), end(5, false));
+        assert_eq!(first(b"\n"), end(1, false));
         let mut longest = vec![b'x'; LONGEST];
-        assert_eq!(first(&longest, LONGEST), None);
+        assert_eq!(first(&longest), None);
         longest.push(b'\n');
-        assert_eq!(first(&longest, LONGEST), Some((&longest[..LONGEST], LONGEST + 1)));
+        assert_eq!(first(&longest), end(LONGEST + 1, false));
         longest[LONGEST] = b'x';
-        let (line, length) = first_line(&longest, LONGEST + 1).expect("a piece");
-        assert!(line.goes_on && length == LONGEST && line.bytes == &longest[..LONGEST]);
+        assert_eq!(first(&longest), end(LONGEST, true));
+        // `\r\n` is not divided.
+        longest[LONGEST - 1] = b'\r';
+        longest[LONGEST] = b'\n';
+        assert_eq!(first(&longest), end(LONGEST + 1, false));
+        longest.insert(0, b'x');
+        assert_eq!(first(&longest), end(LONGEST, true));
+    }
+
+    #[test]
+    fn long_lines_end_at_the_same_bytes_for_parts_of_any_size() {
+        let texts = [
+            [&[b'x'; LONGEST - 2][..], "\u{20ac}\r\n".as_bytes(), &[b'y'; LONGEST]].concat(),
+            [&[b'x'; LONGEST - 1][..], b"\r\n", &[b'y'; LONGEST + 1], b"\n"].concat(),
+            // Bytes that begin a character which does not follow, around the longest line.
+            [&[b'x'; LONGEST - 4][..], &[0xf0; 4], b"\n", &[b'y'; LONGEST - 1], &[0xe2, b'\n']]
+                .concat(),
+        ];
+        for text in &texts {
+            let expected = shown(&[text]);
+            assert!(expected.iter().any(|(_, goes_on)| *goes_on), "none is too long");
+            for size in [1, 2, 3, 5, 4096, LONGEST - 1, LONGEST, LONGEST + 1] {
+                let pieces: Vec<&[u8]> = text.chunks(size).collect();
+                assert!(shown(&pieces) == expected, "in parts of {size}");
+            }
+        }
     }
 
     #[test]

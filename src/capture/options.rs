@@ -506,7 +506,8 @@ impl<'a> CaptureOptions<'a> {
 
     /// Calls `show` with each line of output, otherwise like [`on_output`](Self::on_output). Both may be set.
     ///
-    /// A line of more than 64 KiB arrives in pieces, which do not split a UTF-8 character: see [`Line`].
+    /// A line of more than 64 KiB arrives in pieces, which do not split a UTF-8 character: see [`Line`]. The last line
+    /// of a stream need not end with a newline.
     ///
     /// # Examples
     ///

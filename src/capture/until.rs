@@ -2,6 +2,7 @@
 
 use super::Stream;
 use super::chunk::Reached;
+use super::lines::{LineEnd, LineSplitter};
 use std::time::{Duration, Instant};
 
 /// When a [read](super::Capture::read) of a capture returns: at the first of some conditions. The end of the capture is
@@ -52,6 +53,10 @@ impl Until {
     }
 
     /// Returns a condition that is met at the end of a line. The chunk ends with the newline.
+    ///
+    /// Lines end where those of [`CaptureOptions::on_line`](super::CaptureOptions::on_line) do. If a line is longer
+    /// than 64 KiB, the chunk ends with a piece of it, not within a character: [`Reached::LinePiece`]. A last line
+    /// without a newline is returned at the end of the capture: [`Reached::End`]. A line begins where the read begins.
     ///
     /// # Examples
     ///
@@ -221,7 +226,8 @@ fn smaller<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
 /// Finds where a read ends, in bytes that arrive in pieces.
 pub(super) struct Finder {
     stream: Option<Stream>,
-    line: bool,
+    /// Those of the two streams, if a line is sought.
+    lines: Option<[LineSplitter; 2]>,
     patterns: Vec<Pattern>,
     /// How many bytes are left until the number.
     bytes: Option<usize>,
@@ -232,7 +238,7 @@ impl Finder {
         let patterns = std::mem::take(&mut until.patterns);
         Self {
             stream: until.stream,
-            line: until.line,
+            lines: until.line.then(Default::default),
             patterns: patterns.into_iter().map(Pattern::new).collect(),
             bytes: until.bytes,
         }
@@ -240,7 +246,7 @@ impl Finder {
 
     /// Returns whether the read can end within the output.
     pub(super) fn seeks(&self) -> bool {
-        self.line || !self.patterns.is_empty() || self.bytes.is_some()
+        self.lines.is_some() || !self.patterns.is_empty() || self.bytes.is_some()
     }
 
     /// Returns how many of these bytes belong to the read, and what ends it, if it ends within them.
@@ -249,9 +255,9 @@ impl Finder {
         if self.stream.is_some_and(|sought| sought != stream) {
             return found;
         }
-        if self.line {
-            if let Some(index) = bytes.iter().position(|byte| *byte == b'\n') {
-                found = (index + 1, Some(Reached::Line));
+        if let Some(lines) = &mut self.lines {
+            if let Some(LineEnd { length, goes_on }) = lines[stream as usize].next(bytes) {
+                found = (length, Some(if goes_on { Reached::LinePiece } else { Reached::Line }));
             }
         }
         for pattern in &mut self.patterns {
@@ -370,6 +376,36 @@ mod tests {
                 assert_eq!(end(&all, text.as_bytes(), size), expected, "{text:?} by {size}");
             }
         }
+    }
+
+    #[test]
+    fn lines_end_where_those_of_a_callback_do() {
+        use crate::capture::lines::Lines;
+        use std::ops::ControlFlow::Continue;
+
+        let long = "\u{20ac}".repeat(50_000);
+        let text = format!("one\r\n\n{long}\ntwo\n{long}{long}\r\nthree\nno newline");
+        let text = text.as_bytes();
+        let mut expected = Vec::new();
+        let mut lines = Lines::default();
+        let mut show = |line: crate::Line<'_>| {
+            let reached = if line.goes_on() { Reached::LinePiece } else { Reached::Line };
+            expected.push((line.as_bytes().to_vec(), reached));
+            Continue(())
+        };
+        assert!(lines.push(text, &mut show).is_continue());
+        for size in [1, 7, 4096, 65_536, text.len()] {
+            let (mut found, mut start) = (Vec::new(), 0);
+            while let Some((length, reached)) = end(&Until::line(), &text[start..], size) {
+                let line = std::str::from_utf8(&text[start..start + length]).expect("characters");
+                let line = if reached == Reached::Line { line.lines().next() } else { Some(line) };
+                found.push((line.unwrap_or_default().as_bytes().to_vec(), reached));
+                start += length;
+            }
+            assert!(found == expected, "by {size}");
+            assert_eq!(&text[start..], b"no newline");
+        }
+        assert!(expected.iter().filter(|(_, reached)| *reached == Reached::LinePiece).count() >= 6);
     }
 
     #[test]

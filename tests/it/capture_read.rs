@@ -101,6 +101,63 @@ fn read_ends_exactly_at_its_condition() {
     });
 }
 
+/// A callback and reads split the same output, with a line that is longer than 64 KiB.
+#[test]
+fn reads_by_line_return_the_lines_of_the_callback() {
+    watchdog!();
+    let long = "\u{20ac}".repeat(50_000);
+    let text = format!("one\r\n\n{long}\r\ntwo\nno newline");
+    on_every_backend(|backend| {
+        let mut shown = Vec::new();
+        let mut options = bounded();
+        options.stdin(text.as_bytes()).on_line(|_, line| {
+            shown.push((line.to_string(), line.goes_on()));
+            ControlFlow::Continue(())
+        });
+        let capture = begin_with(backend, &["echo"], &mut options);
+        let mut read = Vec::new();
+        loop {
+            let chunk = capture.read(soon(Until::line()));
+            let line = chunk.stdout.text().into_owned();
+            match chunk.reached {
+                Reached::Line => read.push((line.lines().next().unwrap().to_owned(), false)),
+                Reached::LinePiece => read.push((line, true)),
+                other => {
+                    assert_eq!(other, Reached::End);
+                    read.push((line, false));
+                    break;
+                }
+            }
+        }
+        drop(capture);
+        drop(options);
+        assert!(read == shown, "{} lines and pieces, not {}", read.len(), shown.len());
+        assert!(shown.iter().all(|(line, _)| !line.contains(char::REPLACEMENT_CHARACTER)));
+        let joined: String = shown[2..5].iter().map(|(line, _)| line.as_str()).collect();
+        assert!(joined == long && shown[2].1 && shown[3].1 && !shown[4].1);
+        assert_eq!(shown[5..], [("two".to_owned(), false), ("no newline".to_owned(), false)]);
+    });
+}
+
+#[test]
+fn text_splits_no_character_at_the_limit() {
+    watchdog!();
+    on_every_backend(|backend| {
+        for limit in 0..8 {
+            for limit in
+                [Limit::head(limit), Limit::tail(limit), Limit::head_and_tail(limit, limit)]
+            {
+                let mut options = bounded();
+                options.limit(limit).stdin("a\u{e9}\u{20ac}\u{1f600}".repeat(9));
+                let captured = begin_with(backend, &["echo"], &mut options).finish();
+                let text = captured.stdout.text();
+                assert!(captured.success() && captured.stdout.omitted > 0);
+                assert!(!text.contains(char::REPLACEMENT_CHARACTER), "{limit:?}: {text}");
+            }
+        }
+    });
+}
+
 #[test]
 fn streams_are_separate_and_kept_in_order() {
     watchdog!();
@@ -184,7 +241,7 @@ fn child_that_never_pauses_is_never_quiet() {
             let capture = begin_with(backend, &[part], bounded().limit(Limit::tail(1000)));
             assert_eq!(capture.read(soon(Until::bytes(1))).reached, Reached::Bytes);
             let start = Instant::now();
-            let quiet = Until::quiet(LONG).or(Until::silent(LONG)).or(Until::line());
+            let quiet = Until::quiet(LONG).or(Until::silent(LONG)).or(Until::pattern("\n"));
             let chunk = capture.read(quiet.or(Until::timeout(4 * SHORT)));
             assert_eq!(chunk.reached, Reached::Deadline, "{part}");
             assert!(start.elapsed() < LONG / 2);
