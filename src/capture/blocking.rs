@@ -10,6 +10,7 @@ use crate::backoff::{Backoff, LONGEST, earlier, left};
 use crate::sync::{Mutex, MutexGuard, imp::Condvar};
 use crate::sys::{Alarm, Ready};
 use std::io;
+use std::process;
 use std::sync::{Arc, PoisonError};
 use std::task::Waker;
 use std::time::Instant;
@@ -19,6 +20,8 @@ pub(super) struct Driven<'a> {
     state: Mutex<State<'a>>,
     /// Notified when the driver has advanced the engine, and when a follower is to drive.
     changed: Condvar,
+    /// The process that began the capture.
+    process: u32,
 }
 
 pub(super) struct State<'a> {
@@ -55,7 +58,12 @@ impl<'a> Driven<'a> {
             is_writable,
             pause: Backoff::new(),
         };
-        Self { state: Mutex::new(state), changed: Condvar::new() }
+        Self { state: Mutex::new(state), changed: Condvar::new(), process: process::id() }
+    }
+
+    /// Returns whether this process is the child of a fork: the mutex may stay locked, and the pipes are the parent's.
+    pub(super) fn is_copied(&self) -> bool {
+        self.process != process::id()
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State<'a>> {
@@ -82,8 +90,11 @@ impl<'a> Driven<'a> {
         }
     }
 
-    /// Changes the engine without a wait.
+    /// Changes the engine without a wait. Does nothing in the child of a fork.
     pub(super) fn change(&self, change: impl FnOnce(&mut Engine<'a>)) {
+        if self.is_copied() {
+            return;
+        }
         let mut woken = Woken::default();
         let mut state = self.state.lock();
         change(&mut state.engine);

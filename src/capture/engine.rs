@@ -113,6 +113,12 @@ pub(super) enum Step<T> {
     Done(T),
 }
 
+/// Returns a chunk without output or state.
+pub(super) fn chunk_of_nothing(reached: Reached, end: StreamEnd) -> Chunk {
+    let ([stdout, stderr], order) = Output::new([None; 2], [None, None]).take([end; 2]);
+    Chunk { stdout, stderr, reached, state: ChildState::Ended(None), order }
+}
+
 pub(super) fn has_passed(deadline: Option<Instant>) -> bool {
     deadline.is_some_and(|deadline| deadline <= Instant::now())
 }
@@ -619,9 +625,7 @@ impl<'a> Engine<'a> {
 
     /// Returns a chunk without output, for a read that has had no turn.
     pub(super) fn chunk_of_nothing(&self, reached: Reached) -> Chunk {
-        let ([stdout, stderr], order) =
-            Output::new([None; 2], [None, None]).take([StreamEnd::Open; 2]);
-        Chunk { stdout, stderr, reached, state: self.child_state(), order }
+        Chunk { state: self.child_state(), ..chunk_of_nothing(reached, StreamEnd::Open) }
     }
 
     fn child_state(&self) -> ChildState {

@@ -1,13 +1,13 @@
 //! `Capture`, the handle of a capture that goes on.
 
-use super::Captured;
 use super::background::Background;
 use super::blocking::Driven;
 use super::chunk::{Chunk, Reached};
-use super::engine::{Engine, Step, has_passed};
+use super::engine::{Engine, Step, chunk_of_nothing, has_passed};
 use super::options::{CaptureOptions, Input};
 use super::task::Task;
 use super::until::Until;
+use super::{Captured, StreamEnd};
 use crate::SharedChild;
 use crate::backoff::earlier;
 use crate::child::ChildRef;
@@ -15,7 +15,8 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 /// A capture that goes on: a child's output so far, and its input, while the child runs.
 ///
@@ -44,6 +45,9 @@ use std::time::Instant;
 /// well. It cannot use its own capture: that call would never return.
 ///
 /// Dropping the capture closes the pipes, and does not stop the child.
+///
+/// The child of a fork can drop its copy of a capture, and must not use it: reads return [`Reached::End`] without output
+/// there, and the other calls an error. Nothing that it does affects the capture of its parent.
 ///
 /// # Examples
 ///
@@ -107,6 +111,9 @@ impl Capture<'static> {
     /// # }
     /// ```
     pub fn read_in_background(&self) -> io::Result<()> {
+        if self.driven.is_copied() {
+            return Err(self.error_of_a_copy());
+        }
         // Two threads at once may both start, and the second job ends at once.
         if self.background.get().is_none() {
             self.driven.lock().engine.check_background()?;
@@ -197,7 +204,7 @@ impl<'a> Capture<'a> {
     /// ```
     pub fn read(&self, until: Until) -> Chunk {
         let mut read = Read::new(&self.driven, until);
-        self.driven.run(|engine| read.step(engine))
+        self.run(Self::read_of_a_copy, |engine| read.step(engine))
     }
 
     /// Does what [`read`](Self::read) does without blocking a thread, on any executor.
@@ -226,8 +233,7 @@ impl<'a> Capture<'a> {
     /// ```
     pub async fn read_async(&self, until: Until) -> Chunk {
         let mut read = Read::new(&self.driven, until);
-        let mut task = Task::new(&self.driven);
-        poll_fn(|cx| task.poll(cx, |engine| read.step(engine))).await
+        self.run_async(Self::read_of_a_copy, |engine| read.step(engine)).await
     }
 
     /// Writes these bytes to the child's standard input. Blocks until the system has taken all of them.
@@ -277,7 +283,7 @@ impl<'a> Capture<'a> {
 
     fn write_by(&self, bytes: &[u8], deadline: Option<Instant>) -> io::Result<usize> {
         let mut write = Write::new(&self.driven, bytes, deadline);
-        self.driven.run(|engine| write.step(engine))
+        self.run(Self::write_of_a_copy, |engine| write.step(engine))
     }
 
     /// Does what [`write`](Self::write) does without blocking a thread, on any executor.
@@ -328,8 +334,7 @@ impl<'a> Capture<'a> {
 
     async fn write_by_async(&self, bytes: &[u8], deadline: Option<Instant>) -> io::Result<usize> {
         let mut write = Write::new(&self.driven, bytes, deadline);
-        let mut task = Task::new(&self.driven);
-        poll_fn(|cx| task.poll(cx, |engine| write.step(engine))).await
+        self.run_async(Self::write_of_a_copy, |engine| write.step(engine)).await
     }
 
     /// Closes the child's standard input: the child reads an end. Does nothing if the input is closed already, or if
@@ -374,7 +379,7 @@ impl<'a> Capture<'a> {
     /// ```
     pub fn finish(&self) -> Captured {
         self.close_stdin();
-        self.driven.run(finish)
+        self.run(Self::finish_of_a_copy, finish)
     }
 
     /// Does what [`finish`](Self::finish) does without blocking a thread, on any executor. A future that is dropped
@@ -398,8 +403,56 @@ impl<'a> Capture<'a> {
     /// ```
     pub async fn finish_async(&self) -> Captured {
         self.close_stdin();
+        self.run_async(Self::finish_of_a_copy, finish).await
+    }
+
+    /// Takes the steps of an operation on this thread. `of_a_copy` returns the result in the child of a fork.
+    fn run<T>(&self, of_a_copy: fn(&Self) -> T, step: impl FnMut(&mut Engine<'a>) -> Step<T>) -> T {
+        if self.driven.is_copied() { of_a_copy(self) } else { self.driven.run(step) }
+    }
+
+    /// Takes the steps of an operation in a task, which may go on in the child of a fork.
+    async fn run_async<T>(
+        &self,
+        of_a_copy: fn(&Self) -> T,
+        mut step: impl FnMut(&mut Engine<'a>) -> Step<T>,
+    ) -> T {
         let mut task = Task::new(&self.driven);
-        poll_fn(|cx| task.poll(cx, finish)).await
+        let poll = |cx: &mut Context<'_>| match self.driven.is_copied() {
+            true => Poll::Ready(of_a_copy(self)),
+            false => task.poll(cx, &mut step),
+        };
+        poll_fn(poll).await
+    }
+
+    fn read_of_a_copy(&self) -> Chunk {
+        chunk_of_nothing(Reached::End, StreamEnd::NotCaptured)
+    }
+
+    fn write_of_a_copy(&self) -> io::Result<usize> {
+        Err(self.error_of_a_copy())
+    }
+
+    fn finish_of_a_copy(&self) -> Captured {
+        let Chunk { stdout, stderr, .. } = self.read_of_a_copy();
+        Captured {
+            status: None,
+            stdout,
+            stderr,
+            stopped_by: None,
+            usage: None,
+            elapsed: Duration::ZERO,
+            error: Some(self.error_of_a_copy()),
+            command: self.child.description(),
+        }
+    }
+
+    fn error_of_a_copy(&self) -> io::Error {
+        let message = format!(
+            "cannot use the capture of process {} in the child of a fork: its parent captures; use it there",
+            self.child.id()
+        );
+        io::Error::new(io::ErrorKind::InvalidInput, message)
     }
 }
 

@@ -8,6 +8,7 @@
 //! The thread blocks all signals: SIGPIPE and SIGXFSZ become errors of the write.
 
 use crate::backoff::Backoff;
+use crate::fork_guard::ForkGuard;
 use crate::sync::{Arc, Mutex, imp::Condvar};
 use crate::sys;
 use std::fs::File;
@@ -89,7 +90,7 @@ enum State {
 
 /// The engine's side of a thread.
 struct Writer {
-    shared: Arc<Shared>,
+    shared: ForkGuard<Arc<Shared>>,
     /// Set while the engine waits for the thread.
     waiting: Option<Waiting>,
     /// When the last byte was handed over.
@@ -233,8 +234,11 @@ impl Spill {
 /// The thread of a capture that is dropped writes the bytes that it was handed.
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.shared.queue.lock().is_closed = true;
-        self.shared.changed.notify_one();
+        // In the child of a fork, the lock may stay locked.
+        if !self.shared.is_copied() {
+            self.shared.queue.lock().is_closed = true;
+            self.shared.changed.notify_one();
+        }
     }
 }
 
@@ -287,7 +291,10 @@ fn begin(target: &Target) -> State {
         queue.result = Some(result);
     };
     match sys::spawn_helper("child-spill", run) {
-        Ok(()) => State::Writing(Writer { shared, waiting: None, over_since: None }),
+        Ok(()) => {
+            let shared = ForkGuard::new(shared);
+            State::Writing(Writer { shared, waiting: None, over_since: None })
+        }
         Err(error) => {
             let message =
                 format!("cannot write the output to {name}: cannot start a thread for it: {error}");

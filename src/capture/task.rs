@@ -123,6 +123,9 @@ impl<'d, 'a> Task<'d, 'a> {
 
 impl Drop for Task<'_, '_> {
     fn drop(&mut self) {
+        if self.driven.is_copied() {
+            return;
+        }
         let mut removed = None;
         let mut state = self.driven.lock();
         if let Some(index) = state.tasks.iter().position(|(id, _)| *id == self.id) {

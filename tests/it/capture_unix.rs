@@ -4,28 +4,27 @@
 #![cfg(unix)]
 
 use crate::common::captures::{Failing, bounded, piped_with as piped, run};
+use crate::common::executor::{WakeCounter, block_on, poll};
 #[cfg(target_os = "linux")]
 use crate::common::linux::{Deny, deny};
 use crate::common::stage::{Helpers, daemon, lists, parts, start};
 use crate::common::unix::{DescriptorLimit, cpu_time};
 use crate::common::*;
-#[cfg(target_os = "linux")]
 use shared_child::seam::Backend;
 use shared_child::unix::ReapedElsewhere;
-use shared_child::{CaptureOptions, SpawnOptions, StoppedBy, StreamEnd};
+use shared_child::{
+    Capture, CaptureOptions, ChildState, Reached, SpawnOptions, StoppedBy, StreamEnd, Until,
+};
 #[cfg(target_os = "linux")]
 use std::ffi::c_int;
-#[cfg(target_os = "linux")]
-use std::io::ErrorKind;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
-#[cfg(target_os = "linux")]
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -167,6 +166,111 @@ fn mode_of_a_pipe_stays_as_it_was() {
     });
 }
 
+/// Begins a capture that ends with the test.
+fn begin(backend: Backend, parts: &[&str]) -> Capture<'static> {
+    let mut options = SpawnOptions::new();
+    options.kill_on_drop(true);
+    backend.begin_capture(&options, &mut helper(parts), bounded().stdin_open()).expect("to begin")
+}
+
+/// Both processes have the pipes, whose mode they share.
+#[test]
+fn fork_that_drops_its_copy_of_a_capture_blocks_no_call_of_the_parent() {
+    alone!();
+    watchdog!();
+    on_every_backend(|backend| {
+        for in_background in [false, true] {
+            let capture = begin(backend, &["say", "x", "sleep"]);
+            if in_background {
+                capture.read_in_background().unwrap();
+            }
+            let counter = Arc::new(WakeCounter::default());
+            let mut copy = Some(capture);
+            let dropped = || {
+                drop(copy.take());
+                1
+            };
+            assert_eq!(unix::in_a_fork(dropped), 1);
+            let capture = copy.expect("only the fork has dropped it");
+            let start = Instant::now();
+            let chunk = capture.read(Until::bytes(100).or(Until::timeout(4 * SHORT)));
+            assert_eq!((&*chunk.stdout.text(), chunk.reached), ("x\n", Reached::Deadline));
+            assert_eq!(chunk.state, ChildState::Running);
+            let input = vec![0; MIB];
+            assert!(capture.write_deadline(&input, Instant::now() + SHORT).unwrap() < MIB);
+            // A future that waits in the parent is dropped in the fork.
+            let mut copy = Some(Box::pin(capture.read_async(Until::line())));
+            assert!(poll(copy.as_mut().unwrap(), &counter).is_pending());
+            let dropped = || {
+                drop(copy.take());
+                1
+            };
+            assert_eq!(unix::in_a_fork(dropped), 1);
+            assert_eq!((counter.count(), counter.wakers() > 0), (0, true));
+            drop(copy);
+            assert!(capture.write_deadline(&input, Instant::now()).unwrap() < MIB);
+            assert!(start.elapsed() < LONG / 2);
+        }
+    });
+}
+
+/// The mutex of the capture is locked while a callback runs, so it stays locked in a copy that another thread makes.
+#[test]
+fn capture_beside_forks_in_another_thread_loses_no_byte() {
+    alone!();
+    watchdog!();
+    on_every_backend(|backend| {
+        let input: Vec<u8> = (0..251).cycle().take(MIB).collect();
+        let (request, requested) = mpsc::channel();
+        let (answer, answered) = mpsc::channel();
+        let over = request.clone();
+        let mut options = bounded();
+        options.stdin_open().on_output(move |_, _| {
+            request.send(true).unwrap();
+            answered.recv_timeout(LONG).unwrap();
+            ControlFlow::Continue(())
+        });
+        let mut spawn = SpawnOptions::new();
+        spawn.kill_on_drop(true);
+        let mut command = helper(&["echo"]);
+        let capture = backend.begin_capture(&spawn, &mut command, &mut options).expect("to begin");
+        let use_the_copy = || {
+            let chunk = capture.read(Until::line());
+            assert_eq!((chunk.stdout.total, chunk.reached), (0, Reached::End));
+            let mut read = Box::pin(capture.read_async(Until::line()));
+            assert!(poll(&mut read, &Arc::default()).is_ready());
+            assert!(capture.write(b"lost").is_err() && capture.read_in_background().is_err());
+            let captured = capture.finish();
+            assert!(captured.status.is_none() && captured.error.is_some());
+            1
+        };
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                while requested.recv_timeout(LONG).unwrap() {
+                    assert_eq!(unix::in_a_fork(use_the_copy), 1);
+                    answer.send(()).unwrap();
+                }
+            });
+            scope.spawn(|| {
+                capture.write(&input).unwrap();
+                capture.close_stdin();
+            });
+            let mut all = Vec::new();
+            loop {
+                let chunk = capture.read(Until::bytes(100_000).or(Until::timeout(LONG)));
+                all.extend_from_slice(&chunk.stdout.bytes);
+                match chunk.reached {
+                    Reached::Bytes => {}
+                    other => break assert_eq!(other, Reached::End),
+                }
+            }
+            over.send(false).unwrap();
+            assert!(all == input, "{} bytes of {}", all.len(), input.len());
+        });
+        assert!(capture.finish().success());
+    });
+}
+
 /// A program may have SIGPIPE at its default, as programs in pipelines do.
 #[test]
 fn sigpipe_does_not_kill_this_process() {
@@ -187,6 +291,14 @@ fn sigpipe_does_not_kill_this_process() {
             let mut capture = bounded();
             let captured = run(backend, &["close-stdin"], capture.stdin(vec![0; MIB]));
             assert!(captured.success(), "{captured:?}");
+            for in_task in [false, true] {
+                let capture = begin(backend, &["close-stdin", "sleep"]);
+                let error = match in_task {
+                    true => block_on(capture.write_async(&vec![0; MIB])),
+                    false => capture.write(&vec![0; MIB]),
+                };
+                assert_eq!(error.unwrap_err().kind(), ErrorKind::BrokenPipe);
+            }
         });
     };
     write();

@@ -9,6 +9,7 @@ use super::pipe::pipe;
 use super::sigpipe;
 use super::syscall::{self, PollFd};
 use crate::backoff::left;
+use crate::fork_guard::ForkGuard;
 use crate::sys::{CHUNK, Ready};
 use std::ffi::c_int;
 use std::io;
@@ -20,8 +21,8 @@ use std::time::Instant;
 pub(crate) struct Pipe {
     /// Shared with the threads that wait.
     fd: Arc<OwnedFd>,
-    /// The flags to restore.
-    flags: Option<c_int>,
+    /// The flags to restore. The child of a fork shares them with its parent, which may still use the pipe.
+    flags: Option<ForkGuard<c_int>>,
 }
 
 impl Pipe {
@@ -31,7 +32,7 @@ impl Pipe {
             return Ok(Self { fd: Arc::new(fd), flags: None });
         }
         syscall::set_file_flags(&fd, flags | libc::O_NONBLOCK)?;
-        Ok(Self { fd: Arc::new(fd), flags: Some(flags) })
+        Ok(Self { fd: Arc::new(fd), flags: Some(ForkGuard::new(flags)) })
     }
 
     /// Appends what there is to read. Returns `None` if there is nothing now, 0 at the end.
@@ -82,8 +83,11 @@ impl Pipe {
 
 impl Drop for Pipe {
     fn drop(&mut self) {
-        if let Some(flags) = self.flags {
-            let _ = syscall::set_file_flags(&self.fd, flags);
+        match &self.flags {
+            Some(flags) if !flags.is_copied() => {
+                let _ = syscall::set_file_flags(&self.fd, **flags);
+            }
+            _ => {}
         }
     }
 }
