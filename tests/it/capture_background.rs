@@ -1,6 +1,6 @@
 //! Promise: a capture in the background reads on while the program makes no call, within its bounds, on one thread for all.
 
-use crate::common::captures::bounded;
+use crate::common::captures::{bounded, in_every_way};
 use crate::common::*;
 use shared_child::seam::Backend;
 use shared_child::{Capture, CaptureOptions, Limit, Reached, SpawnOptions, StoppedBy, Until};
@@ -28,11 +28,11 @@ fn begin(
 #[test]
 fn child_goes_on_between_calls() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         let parts = ["write", &(4 * MIB).to_string(), "exit", "7"];
         let capture = begin(backend, &parts, &mut bounded());
         assert_eq!(wait(capture.child()).code(), Some(7));
-        let captured = capture.finish();
+        let captured = way.finish(&capture);
         assert_eq!(captured.stdout.bytes.len(), 4 * MIB);
         assert_eq!(captured.status.unwrap().code(), Some(7));
     });
@@ -41,11 +41,11 @@ fn child_goes_on_between_calls() {
 #[test]
 fn limit_bounds_what_is_kept() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         let parts = ["write", &(4 * MIB).to_string()];
         let capture = begin(backend, &parts, bounded().limit(Limit::head_and_tail(10, 10)));
         wait(capture.child());
-        let chunk = capture.read(Until::end().or(Until::timeout(LONG)));
+        let chunk = way.read(&capture, Until::end().or(Until::timeout(LONG)));
         assert_eq!((chunk.reached, chunk.stdout.bytes.len()), (Reached::End, 20));
         assert_eq!(chunk.stdout.total, 4 * MIB as u64);
     });
@@ -54,7 +54,7 @@ fn limit_bounds_what_is_kept() {
 #[test]
 fn bounds_on_time_are_kept_between_calls() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         for (is_idle, expected) in [(false, StoppedBy::Deadline), (true, StoppedBy::Idle)] {
             let mut options = CaptureOptions::new();
             match is_idle {
@@ -63,7 +63,7 @@ fn bounds_on_time_are_kept_between_calls() {
             };
             let capture = begin(backend, &["sleep"], &mut options);
             assert!(!wait(capture.child()).success());
-            assert_eq!(capture.finish().stopped_by, Some(expected));
+            assert_eq!(way.finish(&capture).stopped_by, Some(expected));
         }
     });
 }
@@ -71,17 +71,17 @@ fn bounds_on_time_are_kept_between_calls() {
 #[test]
 fn conversation_beside_the_background_loses_no_byte() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         let capture = begin(backend, &["echo"], bounded().stdin_open());
         for number in 0..rounds(200).max(20) {
             let line = format!("line {number}\n");
-            capture.write(line.as_bytes()).unwrap();
-            let chunk = capture.read(Until::line().or(Until::timeout(LONG)));
+            way.write(&capture, line.as_bytes()).unwrap();
+            let chunk = way.read(&capture, Until::line().or(Until::timeout(LONG)));
             assert_eq!((chunk.stdout.text().into_owned(), chunk.reached), (line, Reached::Line));
         }
         capture.close_stdin();
         assert!(wait(capture.child()).success());
-        assert!(capture.finish().success());
+        assert!(way.finish(&capture).success());
     });
 }
 

@@ -1,7 +1,7 @@
-//! Promise: a capture that goes on returns each byte once, ends each read exactly at its condition, keeps every deadline, and
-//! never deadlocks with the child.
+//! Promise: a capture that goes on returns each byte once, ends each read exactly at its condition, keeps every deadline,
+//! and never deadlocks with the child, on threads and in tasks.
 
-use crate::common::captures::{bounded, piped};
+use crate::common::captures::{bounded, in_every_way, piped};
 use crate::common::*;
 use shared_child::seam::Backend;
 use shared_child::{
@@ -51,27 +51,27 @@ fn is_send_and_sync<T: Send + Sync + 'static>(_: &T) {}
 #[test]
 fn conversation_by_lines_returns_each_answer() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         let capture = begin(backend, &["echo"]);
         is_send_and_sync(&capture);
         for number in 0..rounds(100).max(3) {
             let line = format!("line {number}\n");
-            capture.write(line.as_bytes()).unwrap();
-            let chunk = capture.read(soon(Until::line()));
+            way.write(&capture, line.as_bytes()).unwrap();
+            let chunk = way.read(&capture, soon(Until::line()));
             assert_eq!((chunk.stdout.text().into_owned(), chunk.reached), (line, Reached::Line));
             assert_eq!((chunk.state, chunk.stdout.end), (ChildState::Running, StreamEnd::Open));
         }
-        capture.write(b"no newline").unwrap();
+        way.write(&capture, b"no newline").unwrap();
         capture.close_stdin();
-        let rest = capture.read(soon(Until::line()));
+        let rest = way.read(&capture, soon(Until::line()));
         assert_eq!(
             (rest.stdout.bytes.as_slice(), rest.reached),
             (&b"no newline"[..], Reached::End)
         );
         assert!(matches!(rest.state, ChildState::Ended(Some(status)) if status.success()));
         assert_eq!((rest.stdout.end, rest.stderr.end), (StreamEnd::Closed, StreamEnd::Closed));
-        assert_eq!(capture.read(Until::line()).reached, Reached::End);
-        let captured = capture.finish();
+        assert_eq!(way.read(&capture, Until::line()).reached, Reached::End);
+        let captured = way.finish(&capture);
         assert!(captured.success() && captured.stdout.bytes.is_empty(), "{captured:?}");
     });
 }
@@ -79,10 +79,10 @@ fn conversation_by_lines_returns_each_answer() {
 #[test]
 fn read_ends_exactly_at_its_condition() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         // One write, so all of it arrives at once.
         let capture = begin(backend, &["echo"]);
-        capture.write(b"one\ntwo three four\nfive\n").unwrap();
+        way.write(&capture, b"one\ntwo three four\nfive\n").unwrap();
         for (until, expected, reached) in [
             (Until::line(), "one\n", Reached::Line),
             (Until::bytes(3), "two", Reached::Bytes),
@@ -91,13 +91,13 @@ fn read_ends_exactly_at_its_condition() {
             (Until::pattern("five"), "five", Reached::Pattern),
             (Until::timeout(Duration::ZERO), "\n", Reached::Deadline),
         ] {
-            let chunk = capture.read(until.clone());
+            let chunk = way.read(&capture, until.clone());
             assert_eq!((&*chunk.stdout.text(), chunk.reached), (expected, reached), "{until:?}");
         }
-        capture.write(b"six\nseven\n").unwrap();
-        assert_eq!(capture.read(soon(Until::line())).stdout.bytes, b"six\n");
+        way.write(&capture, b"six\nseven\n").unwrap();
+        assert_eq!(way.read(&capture, soon(Until::line())).stdout.bytes, b"six\n");
         // The rest of a chunk that was read is returned as well.
-        assert_eq!(capture.finish().stdout.bytes, b"seven\n");
+        assert_eq!(way.finish(&capture).stdout.bytes, b"seven\n");
     });
 }
 
@@ -107,7 +107,7 @@ fn reads_by_line_return_the_lines_of_the_callback() {
     watchdog!();
     let long = "\u{20ac}".repeat(50_000);
     let text = format!("one\r\n\n{long}\r\ntwo\nno newline");
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         let mut shown = Vec::new();
         let mut options = bounded();
         options.stdin(text.as_bytes()).on_line(|_, line| {
@@ -117,7 +117,7 @@ fn reads_by_line_return_the_lines_of_the_callback() {
         let capture = begin_with(backend, &["echo"], &mut options);
         let mut read = Vec::new();
         loop {
-            let chunk = capture.read(soon(Until::line()));
+            let chunk = way.read(&capture, soon(Until::line()));
             let line = chunk.stdout.text().into_owned();
             match chunk.reached {
                 Reached::Line => read.push((line.lines().next().unwrap().to_owned(), false)),
@@ -161,24 +161,24 @@ fn text_splits_no_character_at_the_limit() {
 #[test]
 fn streams_are_separate_and_kept_in_order() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         let parts = ["say", "a", "hear", "complain", "b", "hear", "say", "c", "hear"];
         let capture = begin(backend, &parts);
-        assert_eq!(capture.read(soon(Until::line())).stdout.total, "a".len() as u64 + 1);
-        capture.write(b"\n").unwrap();
+        assert_eq!(way.read(&capture, soon(Until::line())).stdout.total, "a".len() as u64 + 1);
+        way.write(&capture, b"\n").unwrap();
         // A line of the other stream does not end this read.
         let both = Until::line().of(Stream::Stdout).or(Until::quiet(4 * SHORT));
-        let error = capture.read(soon(both));
+        let error = way.read(&capture, soon(both));
         assert_eq!(error.reached, Reached::Quiet);
         assert_eq!(error.stream(Stream::Stderr).text().trim_end(), "b");
-        capture.write(b"\n").unwrap();
-        assert_eq!(text(&capture.read(soon(Until::line()))), "c\n");
+        way.write(&capture, b"\n").unwrap();
+        assert_eq!(text(&way.read(&capture, soon(Until::line()))), "c\n");
 
         let capture = begin(backend, &["say", "a", "hear", "complain", "b", "hear", "say", "c"]);
-        let reader = |until| capture.read(soon(until));
+        let reader = |until| way.read(&capture, soon(until));
         // Output comes in the order of its arrival.
         assert_eq!(reader(Until::pattern("a")).stdout.text(), "a");
-        capture.write(b"\n").unwrap();
+        way.write(&capture, b"\n").unwrap();
         let error = reader(Until::pattern("b"));
         let parts: Vec<Stream> = error.parts().map(|(stream, _)| stream).collect();
         assert_eq!(parts, [Stream::Stdout, Stream::Stderr]);
@@ -188,17 +188,17 @@ fn streams_are_separate_and_kept_in_order() {
 #[test]
 fn deadline_of_a_read_stops_nothing() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         let capture = begin(backend, &["say", "early", "hear", "say", "late"]);
-        let chunk = capture.read(soon(Until::bytes(4)));
+        let chunk = way.read(&capture, soon(Until::bytes(4)));
         assert_eq!(chunk.stdout.bytes, b"earl");
         let start = Instant::now();
-        let chunk = capture.read(Until::bytes(1000).or(Until::timeout(SHORT)));
+        let chunk = way.read(&capture, Until::bytes(1000).or(Until::timeout(SHORT)));
         assert!(start.elapsed() >= SHORT);
         assert_eq!((text(&chunk), chunk.reached), ("y\n".to_owned(), Reached::Deadline));
         assert_eq!(chunk.state, ChildState::Running);
-        capture.write(b"\n").unwrap();
-        let captured = capture.finish();
+        way.write(&capture, b"\n").unwrap();
+        let captured = way.finish(&capture);
         assert_eq!((captured.stdout.text().trim_end(), captured.stopped_by), ("late", None));
     });
 }
@@ -206,11 +206,11 @@ fn deadline_of_a_read_stops_nothing() {
 #[test]
 fn deadline_that_has_passed_returns_what_is_there() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         let capture = begin(backend, &["say", "x", "sleep"]);
         let mut all = String::new();
         until("it has written", || {
-            all.push_str(&text(&capture.read(Until::deadline(Instant::now()))));
+            all.push_str(&text(&way.read(&capture, Until::deadline(Instant::now()))));
             all == "x\n"
         });
     });
@@ -219,16 +219,16 @@ fn deadline_that_has_passed_returns_what_is_there() {
 #[test]
 fn quiet_and_silent_reads_end_without_output() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         let capture = begin(backend, &["say", "x", "sleep"]);
         let start = Instant::now();
-        let chunk = capture.read(soon(Until::quiet(SHORT)));
+        let chunk = way.read(&capture, soon(Until::quiet(SHORT)));
         assert_eq!((text(&chunk), chunk.reached), ("x\n".to_owned(), Reached::Quiet));
         assert!(start.elapsed() >= SHORT);
         // There is no output any more, so this read is never quiet.
-        let chunk = capture.read(Until::quiet(SHORT).or(Until::timeout(3 * SHORT)));
+        let chunk = way.read(&capture, Until::quiet(SHORT).or(Until::timeout(3 * SHORT)));
         assert_eq!((chunk.stdout.total, chunk.reached), (0, Reached::Deadline));
-        let chunk = capture.read(soon(Until::silent(SHORT)));
+        let chunk = way.read(&capture, soon(Until::silent(SHORT)));
         assert_eq!((chunk.stdout.total, chunk.reached), (0, Reached::Quiet));
     });
 }
@@ -236,13 +236,13 @@ fn quiet_and_silent_reads_end_without_output() {
 #[test]
 fn child_that_never_pauses_is_never_quiet() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         for part in ["drip", "flood"] {
             let capture = begin_with(backend, &[part], bounded().limit(Limit::tail(1000)));
-            assert_eq!(capture.read(soon(Until::bytes(1))).reached, Reached::Bytes);
+            assert_eq!(way.read(&capture, soon(Until::bytes(1))).reached, Reached::Bytes);
             let start = Instant::now();
             let quiet = Until::quiet(LONG).or(Until::silent(LONG)).or(Until::pattern("\n"));
-            let chunk = capture.read(quiet.or(Until::timeout(4 * SHORT)));
+            let chunk = way.read(&capture, quiet.or(Until::timeout(4 * SHORT)));
             assert_eq!(chunk.reached, Reached::Deadline, "{part}");
             assert!(start.elapsed() < LONG / 2);
             assert!(chunk.stdout.total > 0 && chunk.stdout.bytes.len() <= 1000);
@@ -254,22 +254,22 @@ fn child_that_never_pauses_is_never_quiet() {
 #[test]
 fn limit_applies_to_each_chunk_anew() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         let mut options = bounded();
         let capture = begin_with(backend, &["echo"], options.limit(Limit::head(4)).stdin_open());
-        capture.write(b"long line\nshort\nx\n").unwrap();
+        way.write(&capture, b"long line\nshort\nx\n").unwrap();
         let kept = [(&b"long"[..], 6), (b"shor", 2), (b"x\n", 0)];
         for (bytes, omitted) in kept {
-            let chunk = capture.read(soon(Until::line()));
+            let chunk = way.read(&capture, soon(Until::line()));
             assert_eq!((chunk.stdout.bytes.as_slice(), chunk.stdout.omitted), (bytes, omitted));
         }
         // More than the limit is read while this process writes, and so does not wait for a read.
         let input = vec![b'\n'; 4 * MIB];
-        capture.write(&input).unwrap();
-        let chunk = capture.read(soon(Until::line()));
+        way.write(&capture, &input).unwrap();
+        let chunk = way.read(&capture, soon(Until::line()));
         assert_eq!(chunk.reached, Reached::Omitted);
         assert_eq!(chunk.stdout.bytes, b"\n\n\n\n");
-        let rest = capture.finish();
+        let rest = way.finish(&capture);
         assert_eq!(chunk.stdout.total + rest.stdout.total, input.len() as u64);
     });
 }
@@ -277,12 +277,12 @@ fn limit_applies_to_each_chunk_anew() {
 #[test]
 fn child_waits_between_reads() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         let count = 4 * MIB;
         let capture = begin(backend, &["write", &count.to_string(), "exit", "7"]);
-        assert_eq!(capture.read(soon(Until::bytes(1))).stdout.total, 1);
+        assert_eq!(way.read(&capture, soon(Until::bytes(1))).stdout.total, 1);
         assert_eq!(capture.child().wait_timeout(SHORT).unwrap(), None);
-        let captured = capture.finish();
+        let captured = way.finish(&capture);
         assert_eq!(captured.stdout.total, count as u64 - 1);
         assert_eq!(captured.status.unwrap().code(), Some(7));
     });
@@ -291,12 +291,12 @@ fn child_waits_between_reads() {
 #[test]
 fn write_to_a_child_that_writes_does_not_deadlock() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         let input: Vec<u8> = (0..=255).cycle().take(rounds(8).clamp(1, 8) * MIB).collect();
         let capture = begin(backend, &["echo-both"]);
-        capture.write(&input).unwrap();
+        way.write(&capture, &input).unwrap();
         capture.close_stdin();
-        let chunk = capture.read(soon(Until::end()));
+        let chunk = way.read(&capture, soon(Until::end()));
         assert_eq!(chunk.reached, Reached::End);
         assert!(chunk.stdout.bytes == input && chunk.stderr.bytes == input);
         let parts: usize = chunk.parts().map(|(_, bytes)| bytes.len()).sum();
@@ -307,52 +307,52 @@ fn write_to_a_child_that_writes_does_not_deadlock() {
 #[test]
 fn write_to_a_child_that_does_not_read_keeps_its_deadline() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         let capture = begin(backend, &["sleep"]);
         let input = vec![0; 64 * MIB];
         let start = Instant::now();
-        let count = capture.write_deadline(&input, start + 4 * SHORT).unwrap();
+        let count = way.write_deadline(&capture, &input, start + 4 * SHORT).unwrap();
         assert!(count < input.len());
         assert!(start.elapsed() >= 4 * SHORT && start.elapsed() < LONG / 2);
         // The pipe is full.
-        assert_eq!(capture.write_deadline(&input, Instant::now()).unwrap(), 0);
+        assert_eq!(way.write_deadline(&capture, &input, Instant::now()).unwrap(), 0);
     });
 }
 
 #[test]
 fn write_fails_if_the_child_cannot_read() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         let closed = begin_with(backend, &["sleep"], &mut bounded());
-        assert_eq!(closed.write(b"x").unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(way.write(&closed, b"x").unwrap_err().kind(), ErrorKind::InvalidInput);
         let capture = begin(backend, &["close-stdin", "say", "ready", "sleep"]);
-        capture.read(soon(Until::line()));
+        way.read(&capture, soon(Until::line()));
         // A child that another test spawns may have a copy of the read end until it executes its program.
         let mut error = None;
         until("all read ends are closed", || {
-            error = capture.write(b"x").err();
+            error = way.write(&capture, b"x").err();
             error.is_some()
         });
         assert_eq!(error.unwrap().kind(), ErrorKind::BrokenPipe);
         capture.close_stdin();
-        assert_eq!(capture.write(b"x").unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(way.write(&capture, b"x").unwrap_err().kind(), ErrorKind::InvalidInput);
         let ended = begin(backend, &["exit", "0"]);
-        assert_eq!(ended.read(soon(Until::end())).reached, Reached::End);
-        assert_eq!(ended.write(b"x").unwrap_err().kind(), ErrorKind::BrokenPipe);
-        assert_eq!(ended.write_deadline(b"", Instant::now()).unwrap(), 0);
+        assert_eq!(way.read(&ended, soon(Until::end())).reached, Reached::End);
+        assert_eq!(way.write(&ended, b"x").unwrap_err().kind(), ErrorKind::BrokenPipe);
+        assert_eq!(way.write_deadline(&ended, b"", Instant::now()).unwrap(), 0);
     });
 }
 
 #[test]
 fn two_threads_that_read_get_each_line_once() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         let capture = begin(backend, &["echo"]);
         let count = rounds(2000).max(100);
         let lines = |capture: &Capture<'_>| {
             let mut lines = Vec::new();
             loop {
-                let chunk = capture.read(soon(Until::line()));
+                let chunk = way.read(&capture, soon(Until::line()));
                 match chunk.reached {
                     Reached::Line => lines.push(chunk.stdout.text().into_owned()),
                     Reached::End => return lines,
@@ -363,7 +363,7 @@ fn two_threads_that_read_get_each_line_once() {
         let all = thread::scope(|scope| {
             let readers = [(); 2].map(|()| scope.spawn(|| lines(&capture)));
             for number in 0..count {
-                capture.write(format!("{number}\n").as_bytes()).unwrap();
+                way.write(&capture, format!("{number}\n").as_bytes()).unwrap();
             }
             capture.close_stdin();
             readers.map(|reader| reader.join().unwrap()).concat()
@@ -377,15 +377,15 @@ fn two_threads_that_read_get_each_line_once() {
 #[test]
 fn read_that_waits_for_its_turn_keeps_its_deadline() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         let capture = begin(backend, &["echo"]);
         thread::scope(|scope| {
-            let first = scope.spawn(|| capture.read(soon(Until::line())));
+            let first = scope.spawn(|| way.read(&capture, soon(Until::line())));
             let start = Instant::now();
-            let second = capture.read(Until::bytes(1000).or(Until::timeout(4 * SHORT)));
+            let second = way.read(&capture, Until::bytes(1000).or(Until::timeout(4 * SHORT)));
             assert_eq!((second.reached, second.stdout.total), (Reached::Deadline, 0));
             assert!(start.elapsed() >= 4 * SHORT && start.elapsed() < LONG / 2);
-            capture.write(b"x\n").unwrap();
+            way.write(&capture, b"x\n").unwrap();
             assert_eq!(first.join().unwrap().stdout.bytes, b"x\n");
         });
     });
@@ -395,19 +395,19 @@ fn read_that_waits_for_its_turn_keeps_its_deadline() {
 #[test]
 fn thread_that_writes_beside_one_that_reads_is_served() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         for _ in 0..rounds(20).max(2) {
             let capture = begin(backend, &["echo"]);
             let input = vec![b'x'; MIB];
             thread::scope(|scope| {
-                let read = scope.spawn(|| capture.read(soon(Until::bytes(input.len()))));
-                capture.write(&input).unwrap();
+                let read = scope.spawn(|| way.read(&capture, soon(Until::bytes(input.len()))));
+                way.write(&capture, &input).unwrap();
                 capture.close_stdin();
                 let chunk = read.join().unwrap();
                 assert_eq!(chunk.reached, Reached::Bytes);
                 assert!(chunk.stdout.bytes == input);
             });
-            assert!(capture.finish().success());
+            assert!(way.finish(&capture).success());
         }
     });
 }
@@ -415,14 +415,14 @@ fn thread_that_writes_beside_one_that_reads_is_served() {
 #[test]
 fn two_writes_do_not_mix() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         let capture = begin(backend, &["echo"]);
-        let write = |byte: u8| capture.write(&vec![byte; MIB]).unwrap();
+        let write = |byte: u8| way.write(&capture, &vec![byte; MIB]).unwrap();
         thread::scope(|scope| {
             scope.spawn(|| write(b'a'));
             write(b'b');
         });
-        let bytes = capture.finish().stdout.bytes;
+        let bytes = way.finish(&capture).stdout.bytes;
         let changes = bytes.windows(2).filter(|pair| pair[0] != pair[1]).count();
         assert_eq!((bytes.len(), changes), (2 * MIB, 1));
     });
@@ -431,13 +431,13 @@ fn two_writes_do_not_mix() {
 #[test]
 fn close_of_stdin_beside_a_read_ends_the_child() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         let capture = begin(backend, &["say", "ready", "read", "exit", "7"]);
         let (ready, is_ready) = mpsc::channel();
         thread::scope(|scope| {
             let reader = scope.spawn(|| {
-                ready.send(capture.read(soon(Until::line()))).unwrap();
-                capture.read(soon(Until::line()))
+                ready.send(way.read(&capture, soon(Until::line()))).unwrap();
+                way.read(&capture, soon(Until::line()))
             });
             assert_eq!(text(&is_ready.recv().unwrap()), "ready\n");
             capture.close_stdin();
@@ -451,11 +451,11 @@ fn close_of_stdin_beside_a_read_ends_the_child() {
 #[test]
 fn stop_beside_a_read_ends_it() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         let capture = begin(backend, &["say", "ready", "sleep"]);
-        capture.read(soon(Until::line()));
+        way.read(&capture, soon(Until::line()));
         thread::scope(|scope| {
-            let reader = scope.spawn(|| capture.read(soon(Until::end())));
+            let reader = scope.spawn(|| way.read(&capture, soon(Until::end())));
             let status = capture.child().stop(Duration::ZERO).unwrap();
             let chunk = reader.join().unwrap();
             assert_eq!(
@@ -464,31 +464,31 @@ fn stop_beside_a_read_ends_it() {
             );
         });
         // The capture did not stop it.
-        assert_eq!(capture.finish().stopped_by, None);
+        assert_eq!(way.finish(&capture).stopped_by, None);
     });
 }
 
 #[test]
 fn timeout_of_the_capture_ends_reads_and_writes() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         let mut options = CaptureOptions::new();
         let capture = begin_with(backend, &["sleep"], options.timeout(SHORT));
-        let chunk = capture.read(soon(Until::line()));
+        let chunk = way.read(&capture, soon(Until::line()));
         assert_eq!(chunk.reached, Reached::End);
         assert!(matches!(chunk.state, ChildState::Ended(Some(status)) if !status.success()));
-        assert_eq!(capture.finish().stopped_by, Some(StoppedBy::Deadline));
+        assert_eq!(way.finish(&capture).stopped_by, Some(StoppedBy::Deadline));
 
         let mut options = CaptureOptions::new();
         let capture = begin_with(backend, &["sleep"], options.timeout(SHORT).stdin_open());
-        let error = capture.write(&vec![0; 8 * MIB]).unwrap_err();
+        let error = way.write(&capture, &vec![0; 8 * MIB]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::BrokenPipe);
         // Two threads, of which one has a turn and one has not.
         let mut options = CaptureOptions::new();
         let capture = begin_with(backend, &["sleep"], options.timeout(SHORT));
         thread::scope(|scope| {
-            let reader = scope.spawn(|| capture.read(soon(Until::line())));
-            let captured = capture.finish();
+            let reader = scope.spawn(|| way.read(&capture, soon(Until::line())));
+            let captured = way.finish(&capture);
             assert_eq!(captured.stopped_by, Some(StoppedBy::Deadline));
             assert_eq!(reader.join().unwrap().reached, Reached::End);
         });
@@ -498,15 +498,15 @@ fn timeout_of_the_capture_ends_reads_and_writes() {
 #[test]
 fn child_that_closes_its_outputs_and_runs_on_is_running() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         let parts = ["say", "x", "close-stdout", "close-stderr", "hear", "exit", "7"];
         let capture = begin(backend, &parts);
-        assert_eq!(text(&capture.read(soon(Until::line()))), "x\n");
-        let chunk = capture.read(Until::line().or(Until::timeout(4 * SHORT)));
+        assert_eq!(text(&way.read(&capture, soon(Until::line()))), "x\n");
+        let chunk = way.read(&capture, Until::line().or(Until::timeout(4 * SHORT)));
         assert_eq!((chunk.reached, chunk.state), (Reached::Deadline, ChildState::Running));
         assert_eq!((chunk.stdout.end, chunk.stderr.end), (StreamEnd::Closed, StreamEnd::Closed));
-        capture.write(b"\n").unwrap();
-        let chunk = capture.read(soon(Until::end()));
+        way.write(&capture, b"\n").unwrap();
+        let chunk = way.read(&capture, soon(Until::end()));
         assert!(matches!(chunk.state, ChildState::Ended(Some(status)) if status.code() == Some(7)));
     });
 }
@@ -515,11 +515,11 @@ fn child_that_closes_its_outputs_and_runs_on_is_running() {
 #[test]
 fn pipe_that_a_descendant_floods_does_not_delay_the_end() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         let mut options = bounded();
         let parts = ["spawn", "1", "flood", "exit", "7"];
         let capture = begin_with(backend, &parts, options.limit(1000).drain(SHORT));
-        let chunk = capture.read(soon(Until::end()));
+        let chunk = way.read(&capture, soon(Until::end()));
         assert_eq!((chunk.reached, chunk.stdout.end), (Reached::End, StreamEnd::HeldOpen));
         assert!(matches!(chunk.state, ChildState::Ended(Some(status)) if status.code() == Some(7)));
     });
@@ -528,7 +528,7 @@ fn pipe_that_a_descendant_floods_does_not_delay_the_end() {
 #[test]
 fn callbacks_see_output_that_reads_return() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         let (sent, lines) = mpsc::channel();
         let mut options = bounded();
         options.stdin_open().on_line(|_, line| {
@@ -540,13 +540,13 @@ fn callbacks_see_output_that_reads_return() {
             }
         });
         let capture = begin_with(backend, &["echo"], &mut options);
-        capture.write(b"one\ntwo\n").unwrap();
+        way.write(&capture, b"one\ntwo\n").unwrap();
         for line in ["one\n", "two\n"] {
-            assert_eq!(capture.read(soon(Until::line())).stdout.text(), line);
+            assert_eq!(way.read(&capture, soon(Until::line())).stdout.text(), line);
         }
-        capture.write(b"stop\n").unwrap();
-        assert_eq!(capture.read(soon(Until::end())).stdout.text(), "stop\n");
-        assert_eq!(capture.finish().stopped_by, Some(StoppedBy::Callback));
+        way.write(&capture, b"stop\n").unwrap();
+        assert_eq!(way.read(&capture, soon(Until::end())).stdout.text(), "stop\n");
+        assert_eq!(way.finish(&capture).stopped_by, Some(StoppedBy::Callback));
         assert_eq!(lines.try_iter().collect::<Vec<_>>(), ["one", "two", "stop"]);
     });
 }
@@ -554,7 +554,7 @@ fn callbacks_see_output_that_reads_return() {
 #[test]
 fn panic_of_a_callback_leaves_the_capture_usable() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         let mut options = bounded();
         options.stdin_open().on_output(|_, bytes| {
             assert!(!bytes.starts_with(b"panic"), "as planned");
@@ -562,33 +562,33 @@ fn panic_of_a_callback_leaves_the_capture_usable() {
         });
         let capture = begin_with(backend, &["echo"], &mut options);
         let panics = || {
-            let read = || capture.read(soon(Until::pattern("end")));
+            let read = || way.read(&capture, soon(Until::pattern("end")));
             catch_unwind(AssertUnwindSafe(read)).is_err()
         };
         thread::scope(|scope| {
             let readers = [(); 2].map(|()| scope.spawn(panics));
-            capture.write(b"panic\n").unwrap();
-            capture.write(b"end").unwrap();
+            way.write(&capture, b"panic\n").unwrap();
+            way.write(&capture, b"end").unwrap();
             capture.close_stdin();
             // The thread that reads the bytes panics, and the other one continues.
             let panicked = readers.map(|reader| reader.join().unwrap());
             assert_ne!(panicked[0], panicked[1]);
         });
-        assert!(capture.finish().success());
+        assert!(way.finish(&capture).success());
     });
 }
 
 #[test]
 fn second_capture_of_a_child_is_refused() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         let child = piped(backend, &["say", "x"]);
         let first = child.begin_capture(&mut bounded()).unwrap();
         let error = child.begin_capture(&mut bounded()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         assert!(error.to_string().contains("another capture"), "{error}");
-        assert_eq!(first.finish().stdout.text().trim_end(), "x");
-        assert_eq!(first.finish().status, Some(wait(&child)));
+        assert_eq!(way.finish(&first).stdout.text().trim_end(), "x");
+        assert_eq!(way.finish(&first).status, Some(wait(&child)));
         let child = piped(backend, &["say", "x"]);
         child.capture(&mut bounded()).unwrap();
         assert!(child.begin_capture(&mut bounded()).is_err());
@@ -600,14 +600,14 @@ fn second_capture_of_a_child_is_refused() {
 #[test]
 fn capture_that_shares_its_child_can_be_kept() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         let child = Arc::new(piped(backend, &["say", "x", "hear", "exit", "7"]));
         let capture = Capture::new(Arc::clone(&child), bounded().stdin_open()).unwrap();
         is_send_and_sync(&capture);
         let reader = thread::spawn(move || {
-            assert_eq!(capture.read(soon(Until::line())).stdout.text().trim_end(), "x");
-            capture.write(b"\n").unwrap();
-            capture.finish()
+            assert_eq!(way.read(&capture, soon(Until::line())).stdout.text().trim_end(), "x");
+            way.write(&capture, b"\n").unwrap();
+            way.finish(&capture)
         });
         assert_eq!(wait(&child).code(), Some(7));
         assert!(reader.join().unwrap().error.is_none());

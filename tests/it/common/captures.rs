@@ -1,11 +1,13 @@
 //! Captures that end, whatever happens.
 
-use super::{LONG, helper};
+use super::executor::block_on;
+use super::{LONG, helper, on_every_backend};
 use shared_child::seam::Backend;
-use shared_child::{CaptureOptions, Captured, SharedChild, SpawnOptions};
+use shared_child::{Capture, CaptureOptions, Captured, Chunk, SharedChild, SpawnOptions, Until};
 use std::ffi::OsStr;
 use std::io::{self, Read};
 use std::process::Stdio;
+use std::time::Instant;
 
 pub(crate) fn bounded<'a>() -> CaptureOptions<'a> {
     let mut capture = CaptureOptions::new();
@@ -35,6 +37,71 @@ pub(crate) fn piped_with(
     let mut command = helper(parts);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     backend.spawn_with(options, &mut command).expect("to spawn")
+}
+
+/// How a test calls a capture that goes on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Way {
+    /// The calls block this thread.
+    Blocking,
+    /// A task on this thread makes them.
+    InTask,
+}
+
+/// Runs a test on every backend, by calls that block and in tasks.
+pub(crate) fn in_every_way(test: impl Fn(Backend, Way)) {
+    on_every_backend(|backend| {
+        for way in [Way::Blocking, Way::InTask] {
+            eprintln!("{way:?}");
+            test(backend, way);
+        }
+    });
+}
+
+impl Way {
+    pub(crate) fn read(self, capture: &Capture<'_>, until: Until) -> Chunk {
+        match self {
+            Self::Blocking => capture.read(until),
+            Self::InTask => block_on(capture.read_async(until)),
+        }
+    }
+
+    pub(crate) fn write(self, capture: &Capture<'_>, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Blocking => capture.write(bytes),
+            Self::InTask => block_on(capture.write_async(bytes)),
+        }
+    }
+
+    pub(crate) fn write_deadline(
+        self,
+        capture: &Capture<'_>,
+        bytes: &[u8],
+        deadline: Instant,
+    ) -> io::Result<usize> {
+        match self {
+            Self::Blocking => capture.write_deadline(bytes, deadline),
+            Self::InTask => block_on(capture.write_deadline_async(bytes, deadline)),
+        }
+    }
+
+    pub(crate) fn finish(self, capture: &Capture<'_>) -> Captured {
+        match self {
+            Self::Blocking => capture.finish(),
+            Self::InTask => block_on(capture.finish_async()),
+        }
+    }
+
+    pub(crate) fn capture(
+        self,
+        child: &SharedChild,
+        capture: &mut CaptureOptions<'_>,
+    ) -> io::Result<Captured> {
+        match self {
+            Self::Blocking => child.capture(capture),
+            Self::InTask => block_on(child.capture_async(capture)),
+        }
+    }
 }
 
 /// Input whose reads fail.
