@@ -352,7 +352,7 @@ fn two_threads_that_read_get_each_line_once() {
         let lines = |capture: &Capture<'_>| {
             let mut lines = Vec::new();
             loop {
-                let chunk = way.read(&capture, soon(Until::line()));
+                let chunk = way.read(capture, soon(Until::line()));
                 match chunk.reached {
                     Reached::Line => lines.push(chunk.stdout.text().into_owned()),
                     Reached::End => return lines,
