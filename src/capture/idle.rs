@@ -103,3 +103,66 @@ impl Idle {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::thread::sleep;
+
+    const TIMEOUT: Duration = Duration::from_secs(3600);
+    const SHORT: Duration = Duration::from_millis(2);
+
+    fn counting(reads_cpu_time: bool) -> (Idle, Instant) {
+        let mut idle = Idle::new(TIMEOUT, reads_cpu_time);
+        assert_eq!(idle.ends_at(), None);
+        idle.set_counting(true);
+        let end = idle.ends_at().expect("the time counts");
+        (idle, end)
+    }
+
+    #[test]
+    fn time_that_does_not_count_is_no_idle_time() {
+        let (mut idle, end) = counting(false);
+        idle.set_counting(false);
+        assert_eq!(idle.ends_at(), None);
+        sleep(SHORT);
+        idle.set_counting(true);
+        assert!(idle.ends_at() >= end.checked_add(SHORT));
+    }
+
+    #[test]
+    fn output_restarts_the_idle_time() {
+        let (mut idle, end) = counting(false);
+        sleep(SHORT);
+        idle.moved();
+        assert!(idle.ends_at() >= end.checked_add(SHORT));
+    }
+
+    /// The pipes may have output that arrived before the end of the time.
+    #[test]
+    fn idle_time_is_over_after_a_poll_of_the_pipes() {
+        let mut idle = Idle::new(SHORT, false);
+        idle.set_counting(true);
+        sleep(2 * SHORT);
+        assert!(!idle.is_over(false) && idle.is_over(true));
+        idle.polled();
+        assert!(idle.is_over(false));
+    }
+
+    #[test]
+    fn cpu_time_that_grows_restarts_the_idle_time() {
+        let (mut idle, _) = counting(true);
+        let mut end_after = |cpu_time| {
+            sleep(SHORT);
+            idle.next_read = Some(Instant::now());
+            idle.next(|| cpu_time);
+            idle.ends_at().expect("the time counts")
+        };
+        let first = end_after(Some(5));
+        assert_eq!(end_after(Some(5)), first);
+        let second = end_after(Some(6));
+        assert!(second > first);
+        // It cannot be read any more.
+        assert_eq!(end_after(None), second);
+    }
+}

@@ -1,12 +1,17 @@
 //! Promise: a capture in a task does what a capture on a thread does, on any executor, and a dropped future loses no byte.
 
 use crate::common::captures::{bounded, piped};
-use crate::common::executor::{WakeCounter, block_on, poll, run_all};
+use crate::common::executor::{WakeCounter, block_on, finish, poll, run_all};
+#[cfg(target_os = "linux")]
+use crate::common::linux::{Deny, NoDescriptors, When, deny};
 use crate::common::*;
 use shared_child::seam::Backend;
 use shared_child::{
-    Capture, CaptureOptions, ChildState, Reached, SpawnOptions, StoppedBy, StreamEnd, Until,
+    Capture, CaptureOptions, ChildState, Chunk, Reached, SpawnOptions, StoppedBy, StreamEnd, Until,
 };
+#[cfg(target_os = "linux")]
+use std::io::ErrorKind;
+use std::ops::ControlFlow;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -222,6 +227,193 @@ fn tasks_that_read_and_write_share_a_capture() {
         expected.sort();
         assert!(lines == expected);
     });
+}
+
+/// Each byte goes to one of the two.
+#[test]
+fn task_and_thread_that_read_get_each_line_once() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let capture = begin(backend, &["echo"]);
+        let input: String =
+            (0..rounds(2000).max(100)).map(|number| format!("{number}\n")).collect();
+        let is_line = |chunk: &Chunk| match chunk.reached {
+            Reached::Line => true,
+            reached => {
+                assert_eq!(reached, Reached::End);
+                false
+            }
+        };
+        let mut lines = Vec::new();
+        let more = thread::scope(|scope| {
+            scope.spawn(|| {
+                capture.write(input.as_bytes()).unwrap();
+                capture.close_stdin();
+            });
+            let thread = scope.spawn(|| {
+                let mut lines = Vec::new();
+                loop {
+                    let chunk = capture.read(soon(Until::line()));
+                    if !is_line(&chunk) {
+                        return lines;
+                    }
+                    lines.push(chunk.stdout.text().into_owned());
+                }
+            });
+            block_on(async {
+                loop {
+                    let chunk = capture.read_async(soon(Until::line())).await;
+                    if !is_line(&chunk) {
+                        break;
+                    }
+                    lines.push(chunk.stdout.text().into_owned());
+                }
+            });
+            thread.join().unwrap()
+        });
+        lines.extend(more);
+        lines.sort();
+        let mut expected: Vec<String> = input.lines().map(|line| format!("{line}\n")).collect();
+        expected.sort();
+        assert!(lines == expected, "{} lines of {}", lines.len(), expected.len());
+    });
+}
+
+#[test]
+fn callbacks_run_on_the_thread_that_polls() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let here = thread::current().id();
+        let mut lines = 0;
+        let mut options = bounded();
+        options.on_line(|_, _| {
+            lines += usize::from(thread::current().id() == here);
+            ControlFlow::Continue(())
+        });
+        let child = piped(backend, &["say", "one", "complain", "two", "say", "three"]);
+        let captured = block_on(child.capture_async(&mut options)).unwrap();
+        drop(options);
+        assert!(captured.success() && lines == 3, "{captured:?}");
+    });
+}
+
+/// The thread that reports exits and pipes serves all captures.
+#[cfg(target_os = "linux")]
+#[test]
+fn captures_of_many_children_need_one_thread() {
+    alone!();
+    watchdog!();
+    let before = linux::threads();
+    let captures: Vec<_> = (0..50).map(|_| begin(Backend::Best, &["echo"])).collect();
+    let futures = captures.iter().map(|capture| async {
+        let chunk = capture.read_async(soon(Until::line())).await;
+        assert_eq!(chunk.stdout.bytes, b"x\n");
+        capture.finish_async().await.success()
+    });
+    let all = run_all(futures, || {
+        assert_eq!(linux::threads(), before + 1);
+        captures.iter().for_each(|capture| capture.write(b"x\n").unwrap());
+    });
+    assert!(all.iter().all(|(_, is_success)| *is_success));
+    assert_eq!(linux::threads(), before + 1);
+}
+
+#[cfg(target_os = "linux")]
+fn converse(capture: &Capture<'_>) {
+    block_on(async {
+        let input = [&vec![b'x'; MIB][..], b"\n"].concat();
+        capture.write_async(&input).await.unwrap();
+        let chunk = capture.read_async(soon(Until::pattern("\n"))).await;
+        assert!(chunk.reached == Reached::Pattern && chunk.stdout.bytes == input);
+        let chunk = capture.read_async(Until::line().or(Until::timeout(SHORT))).await;
+        assert_eq!((chunk.reached, chunk.state), (Reached::Deadline, ChildState::Running));
+        let captured = capture.finish_async().await;
+        assert!(captured.success() && captured.stdout.end == StreamEnd::Closed, "{captured:?}");
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn capture_in_a_task_works_without_descriptors() {
+    alone!();
+    watchdog!();
+    on_every_backend(|backend| {
+        let [first, second] = [(); 2].map(|()| begin(backend, &["echo"]));
+        let full = NoDescriptors::left();
+        converse(&first);
+        second.read_in_background().unwrap();
+        converse(&second);
+        drop(full);
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn capture_in_a_task_works_without_threads() {
+    alone!();
+    watchdog!();
+    deny(&Deny::threads());
+    on_every_backend(|backend| {
+        let capture = begin(backend, &["echo"]);
+        let error = capture.read_in_background().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}");
+        converse(&capture);
+    });
+}
+
+/// A task that waits for the same events changes its registrations in the kernel queue and makes no new ones. If the
+/// queue refuses that, it makes new ones, and polls if the queue refuses these too.
+#[cfg(target_os = "linux")]
+#[test]
+fn registrations_of_a_waiting_task_are_rearmed_or_replaced() {
+    alone!();
+    watchdog!();
+    let (add, change) = (libc::EPOLL_CTL_ADD, libc::EPOLL_CTL_MOD);
+    for refused in [&[][..], &[add], &[change], &[add, change]] {
+        // A filter stays as long as its thread.
+        thread::scope(|scope| {
+            scope.spawn(|| wait_where_epoll_refuses(refused));
+        });
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn wait_where_epoll_refuses(changes: &[std::ffi::c_int]) {
+    use std::io::Write;
+
+    let child = Arc::new(piped(Backend::Best, &["echo"]));
+    let mut stdin = child.take_stdin().unwrap();
+    let capture = Capture::new(child, &mut bounded()).unwrap();
+    let counter = Arc::new(WakeCounter::default());
+    let mut read = pin!(capture.read_async(soon(Until::bytes(12))));
+    assert!(poll(&mut read, &counter).is_pending());
+    // This one waits until it can write, too.
+    let other = begin(Backend::Best, &["echo-both"]);
+    let input = vec![b'x'; 4 * MIB];
+    let mut write = pin!(other.write_async(&input));
+    assert!(poll(&mut write, &Arc::default()).is_pending());
+    let mut rules = Vec::new();
+    for change in changes {
+        let when = When::Is(1, *change as u32);
+        rules.push(Deny { call: libc::SYS_epoll_ctl, when, errno: libc::ENOSPC });
+    }
+    deny(&rules);
+    for _ in 0..5 {
+        let seen = counter.count();
+        stdin.write_all(b"x\n").unwrap();
+        counter.wait_beyond(seen);
+        assert!(poll(&mut read, &counter).is_pending());
+        if changes.len() < 2 {
+            let seen = counter.count();
+            thread::sleep(SHORT);
+            assert_eq!(counter.count(), seen, "it polls if the queue refuses {changes:?}");
+        }
+    }
+    stdin.write_all(b"x\n").unwrap();
+    assert_eq!(finish(&mut read).stdout.bytes, b"x\n".repeat(6));
+    finish(&mut write).unwrap();
+    let captured = block_on(other.finish_async());
+    assert!(captured.success() && captured.stdout.bytes == input && captured.stderr.bytes == input);
 }
 
 #[cfg(unix)]

@@ -1,7 +1,6 @@
 //! Promise: an idle timeout stops a child that does nothing, and no other.
 
-use crate::common::captures::{bounded, piped};
-use crate::common::executor::block_on;
+use crate::common::captures::{Way, bounded, in_every_way, piped};
 use crate::common::*;
 use shared_child::seam::Backend;
 use shared_child::{CaptureOptions, Reached, SharedChild, SpawnOptions, StoppedBy, Until};
@@ -24,17 +23,14 @@ fn with_idle<'a>(timeout: Duration) -> CaptureOptions<'a> {
 #[test]
 fn silent_child_is_stopped() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         for parts in
             [&["sleep"][..], &["say", "first", "sleep"], &["close-stdout", "close-stderr", "sleep"]]
         {
             let child = piped(backend, parts);
-            let captured = child.capture(&mut with_idle(SHORT)).unwrap();
+            let captured = way.capture(&child, &mut with_idle(SHORT)).unwrap();
             assert_eq!(captured.stopped_by, Some(StoppedBy::Idle), "{captured:?}");
             assert!(captured.status.is_some() && !captured.success(), "{captured:?}");
-            let child = piped(backend, parts);
-            let captured = block_on(child.capture_async(&mut with_idle(SHORT))).unwrap();
-            assert_eq!(captured.stopped_by, Some(StoppedBy::Idle), "{captured:?}");
         }
     });
 }
@@ -42,7 +38,7 @@ fn silent_child_is_stopped() {
 #[test]
 fn child_that_writes_is_not_idle() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         // It writes a byte every few milliseconds, for longer than the idle timeout.
         let began = Instant::now();
         let mut capture = with_idle(SAFE);
@@ -50,7 +46,7 @@ fn child_that_writes_is_not_idle() {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         });
-        let captured = piped(backend, &["drip"]).capture(&mut capture).unwrap();
+        let captured = way.capture(&piped(backend, &["drip"]), &mut capture).unwrap();
         assert_eq!(captured.stopped_by, Some(StoppedBy::Callback));
     });
 }
@@ -58,14 +54,14 @@ fn child_that_writes_is_not_idle() {
 #[test]
 fn total_timeout_is_independent() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         let mut capture = CaptureOptions::new();
         capture.timeout(SHORT).idle_timeout(LONG);
-        let captured = piped(backend, &["sleep"]).capture(&mut capture).unwrap();
+        let captured = way.capture(&piped(backend, &["sleep"]), &mut capture).unwrap();
         assert_eq!(captured.stopped_by, Some(StoppedBy::Deadline));
         let mut capture = CaptureOptions::new();
         capture.idle_timeout(Duration::MAX);
-        let captured = piped(backend, &["say", "quick"]).capture(&mut capture).unwrap();
+        let captured = way.capture(&piped(backend, &["say", "quick"]), &mut capture).unwrap();
         assert!(captured.success(), "{captured:?}");
     });
 }
@@ -73,7 +69,7 @@ fn total_timeout_is_independent() {
 #[test]
 fn time_between_calls_is_not_idle_time() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         let timeout = Duration::from_millis(500);
         let mut options = SpawnOptions::new();
         options.kill_on_drop(true);
@@ -83,8 +79,8 @@ fn time_between_calls_is_not_idle_time() {
             .expect("to begin");
         for _ in 0..2 {
             thread::sleep(timeout + SHORT);
-            capture.write(b"a line\n").unwrap();
-            let chunk = capture.read(Until::line().or(Until::timeout(LONG)));
+            way.write(&capture, b"a line\n").unwrap();
+            let chunk = way.read(&capture, Until::line().or(Until::timeout(LONG)));
             assert_eq!(
                 (chunk.reached, chunk.stdout.bytes.as_slice()),
                 (Reached::Line, &b"a line\n"[..])
@@ -92,11 +88,11 @@ fn time_between_calls_is_not_idle_time() {
         }
         // Reads that return early add up.
         let began = Instant::now();
-        while capture.read(Until::timeout(SHORT)).reached == Reached::Deadline {
+        while way.read(&capture, Until::timeout(SHORT)).reached == Reached::Deadline {
             assert!(began.elapsed() < LONG, "it is never idle");
         }
         assert!(began.elapsed() >= timeout);
-        assert_eq!(capture.finish().stopped_by, Some(StoppedBy::Idle));
+        assert_eq!(way.finish(&capture).stopped_by, Some(StoppedBy::Idle));
     });
 }
 
@@ -105,8 +101,12 @@ const BUSY: Duration = Duration::from_millis(500);
 
 /// Captures a child that says "done" after its work, until it is idle. Returns whether it has said so. `None` if the system
 /// does not report CPU times.
-fn has_done_its_work(child: &SharedChild, capture: &mut CaptureOptions<'_>) -> Option<bool> {
-    let captured = match child.capture(capture) {
+fn has_done_its_work(
+    way: Way,
+    child: &SharedChild,
+    capture: &mut CaptureOptions<'_>,
+) -> Option<bool> {
+    let captured = match way.capture(child, capture) {
         Err(error) if error.kind() == ErrorKind::Unsupported => {
             eprintln!("skipped: {error}");
             return None;
@@ -121,13 +121,13 @@ fn has_done_its_work(child: &SharedChild, capture: &mut CaptureOptions<'_>) -> O
 fn busy_child_is_not_idle() {
     watchdog!();
     let parts = ["burn", "1000", "say", "done", "sleep"];
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         let child = piped(backend, &parts);
-        let was_busy = has_done_its_work(&child, with_idle(BUSY).idle_unless_busy(true));
+        let was_busy = has_done_its_work(way, &child, with_idle(BUSY).idle_unless_busy(true));
         assert!(was_busy.unwrap_or(true), "it was stopped while it was busy");
     });
     let child = piped(Backend::Best, &parts);
-    assert_eq!(has_done_its_work(&child, &mut with_idle(BUSY)), Some(false));
+    assert_eq!(has_done_its_work(Way::Blocking, &child, &mut with_idle(BUSY)), Some(false));
 }
 
 #[cfg(unix)]
@@ -141,7 +141,8 @@ fn tree_with_a_busy_member_is_not_idle() {
         let mut command = helper(&["run", "2", "burn", "1000", "say", "done", "sleep"]);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = kind.spawn(SpawnOptions::new().kill_on_drop(true), &mut command);
-        let was_busy = has_done_its_work(&child, with_idle(BUSY).idle_unless_busy(true));
+        let was_busy =
+            has_done_its_work(Way::Blocking, &child, with_idle(BUSY).idle_unless_busy(true));
         assert!(was_busy.unwrap_or(true), "{kind:?} was stopped while a member was busy");
     }
 }

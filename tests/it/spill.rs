@@ -227,6 +227,25 @@ fn reads_of_a_capture_that_goes_on_leave_no_gap_in_the_file() {
     assert!(file[..100_000] == written(100_000) && file[100_000..].starts_with(b"last"));
 }
 
+#[test]
+fn stream_that_is_read_in_the_background_is_whole_in_the_file() {
+    watchdog!();
+    let directory = Directory::new(function_name!());
+    on_every_backend(|backend| {
+        let mut command = helper(&["write", &(4 * MIB).to_string()]);
+        let mut capture = limited(Limit::tail(10));
+        capture.spill(Stream::Stdout, directory.file(), ALL);
+        let capture =
+            backend.begin_capture(&SpawnOptions::new(), &mut command, &mut capture).unwrap();
+        capture.read_in_background().unwrap();
+        assert!(wait(capture.child()).success());
+        let captured = capture.finish();
+        assert_eq!((spilled(&captured).bytes, error_kind(&captured)), (4 * MIB as u64, None));
+        assert!(fs::read(directory.file()).unwrap() == written(4 * MIB));
+        fs::remove_file(directory.file()).unwrap();
+    });
+}
+
 #[cfg(unix)]
 mod unix_only {
     use super::*;
