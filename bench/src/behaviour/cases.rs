@@ -21,28 +21,29 @@ pub(super) type Case = (&'static str, &'static str, fn(Contender) -> Result<Stri
 /// The cases whose result depends on the share of CPU time, so they run alone.
 pub(super) const ALONE: [&str; 2] = ["greedy", "limit"];
 
-pub(super) const CASES: [Case; 21] = [
+pub(super) const TOPICS: [(&str, &[Case]); 4] =
+    [("Waiting", &WAITING), ("Killing", &KILLING), ("Output", &OUTPUT), ("Resources", &RESOURCES)];
+
+pub(super) fn cases() -> impl Iterator<Item = &'static Case> {
+    TOPICS.iter().flat_map(|topic| topic.1)
+}
+
+const WAITING: [Case; 5] = [
     ("greedy", "300 timed waits beside a `waitpid(-1)` in another thread", wait_beside_reaper),
     ("blocked", "a timed wait with SIGCHLD blocked", wait_with_sigchld_blocked),
     ("ignored", "a timed wait with SIGCHLD ignored", wait_with_sigchld_ignored),
     ("forever", "a timed wait for `Duration::MAX`", wait_forever),
-    ("idle", "the cost of 2 s in a timed wait", |it| cost(spawn(it, &["sleep", "60"])?)),
-    (
-        "kill_recycled",
-        "a kill after a foreign reap, when the process ID has a new owner",
-        kill_recycled,
-    ),
     (
         "wait_recycled",
-        "a timed wait after a foreign reap, when the new owner is a child as well",
+        "a timed wait after a foreign reap, when the ID belongs to another child",
         wait_recycled,
     ),
-    ("spawn_emfile", "a spawn when no descriptor is left", spawn_without_descriptors),
-    ("wait_emfile", "a timed wait when no descriptor is left", wait_without_descriptors),
-    ("idle_emfile", "the cost of 2 s in such a wait", cost_without_descriptors),
+];
+
+const KILLING: [Case; 6] = [
     ("apart", "a kill while another thread waits", kill_beside_wait),
+    ("kill_recycled", "a kill after a foreign reap, when the ID has a new owner", kill_recycled),
     ("time_out", "a child that ignores SIGTERM, with a timeout of 1 s", time_out),
-    ("dropped", "100 handles dropped while their children run", drop_handles),
     ("group", "a kill of a child and its descendants, one of which has left the session", |it| {
         kill_tree(it, Unit::Tree, SESSION)
     }),
@@ -52,17 +53,26 @@ pub(super) const CASES: [Case; 21] = [
     ("complete", "the same, in a container that no process can leave", |it| {
         kill_tree(it, Unit::Container, DAEMON)
     }),
-    (
-        "held",
-        "the output of a command that leaves a process behind, which holds the pipe for 5 s",
-        |it| timed_output(it, HOLDS, Demand::All),
-    ),
+];
+
+const OUTPUT: [Case; 5] = [
+    ("held", "a command that leaves a process behind, which holds the pipe for 5 s", |it| {
+        timed_output(it, HOLDS, Demand::All)
+    }),
     ("held_timeout", "the same, with a timeout of 1 s", |it| {
         timed_output(it, HOLDS, Demand::Until(SECOND))
     }),
-    ("endless", "the output of a command that does not end, with a timeout of 1 s", endless),
+    ("endless", "a command that does not end, with a timeout of 1 s", endless),
     ("flood", "64 MiB in, and 64 MiB out of both pipes meanwhile", flood),
     ("limit", "memory for the first MiB of 64 MiB of output", limit),
+];
+
+const RESOURCES: [Case; 5] = [
+    ("idle", "the cost of 2 s in a timed wait", |it| cost(spawn(it, &["sleep", "60"])?)),
+    ("spawn_emfile", "a spawn when no descriptor is left", spawn_without_descriptors),
+    ("wait_emfile", "a timed wait when no descriptor is left", wait_without_descriptors),
+    ("idle_emfile", "the cost of 2 s in such a wait", cost_without_descriptors),
+    ("dropped", "100 handles dropped while their children run", drop_handles),
 ];
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -86,7 +96,7 @@ fn wait_beside_reaper(contender: Contender) -> Result<String> {
     }
     Ok(match panicked {
         0 => format!("{failed} fail"),
-        _ => format!("{failed} fail, {panicked} of them by a panic"),
+        _ => format!("{failed} fail, {panicked} by a panic"),
     })
 }
 
@@ -98,7 +108,7 @@ fn wait_with_sigchld_blocked(contender: Contender) -> Result<String> {
 fn wait_with_sigchld_ignored(contender: Contender) -> Result<String> {
     ignore_sigchld();
     let waited = wait(&mut spawn_child(contender, 300, 3)?, 5 * SECOND, 3)?;
-    let handler = if is_sigchld_ignored()? { "" } else { ", by a handler of its own" };
+    let handler = if is_sigchld_ignored()? { "" } else { " by its handler" };
     Ok(waited.to_owned() + handler)
 }
 
@@ -133,7 +143,7 @@ fn kill_recycled(contender: Contender) -> Result<String> {
     let (mut handle, mut owner) = recycle(contender)?;
     let _ = handle.kill();
     let unharmed = owner.wait()?.code() == Some(7);
-    Ok(if unharmed { "does nothing" } else { "kills the new owner" }.into())
+    Ok(if unharmed { "does nothing" } else { "kills it" }.into())
 }
 
 fn wait_recycled(contender: Contender) -> Result<String> {
@@ -141,7 +151,7 @@ fn wait_recycled(contender: Contender) -> Result<String> {
     let waited = wait(&mut handle, 5 * SECOND, 3)?;
     // Without an error, the new owner was still a child.
     let kept = owner.try_wait().is_ok();
-    Ok(if kept { waited } else { "takes the status of the new owner" }.into())
+    Ok(if kept { waited } else { "takes its status" }.into())
 }
 
 /// Returns a handle whose child ended with status 3 and was reaped, and the next owner of the process ID: it leads a
@@ -176,7 +186,7 @@ fn spawn_without_descriptors(contender: Contender) -> Result<String> {
     };
     // Possibly the child has not executed its program yet.
     let runs = within(SECOND, || is_running("sleep 1001"));
-    Ok(failure.to_owned() + if runs { ", and leaves the child running" } else { "" })
+    Ok(failure.to_owned() + if runs { ", child runs on" } else { "" })
 }
 
 fn wait_without_descriptors(contender: Contender) -> Result<String> {
@@ -250,11 +260,11 @@ fn drop_handles(contender: Contender) -> Result<String> {
     sleep(4000);
     let found = zombies();
     if blocked {
-        return Ok(format!("{found} zombies, but the drops wait"));
+        return Ok(format!("{found} zombies, the drops wait"));
     }
     spawn(contender, &["true"])?.wait()?;
     Ok(match zombies() {
-        later if later < found => format!("{found} zombies, {later} after the next spawn"),
+        later if later < found => format!("{found} zombies until a spawn"),
         _ => format!("{found} zombies"),
     })
 }
@@ -274,9 +284,9 @@ fn kill_tree(contender: Contender, unit: Unit, script: &str) -> Result<String> {
     child.kill_tree()?;
     within(2 * SECOND, || !is_running(IN_GROUP) && !is_running(OUTSIDE));
     Ok(match (is_running(IN_GROUP), is_running(OUTSIDE)) {
-        (false, false) => "no process survives",
-        (false, true) => "the process outside the group survives",
-        (true, false) => "the process in the group survives",
+        (false, false) => "none survives",
+        (false, true) => "one survives",
+        (true, false) => "one survives",
         (true, true) => "all survive",
     }
     .into())
@@ -291,20 +301,20 @@ fn timed_output(contender: Contender, script: &str, demand: Demand) -> Result<St
     let start = Instant::now();
     let output = output(Program::new(["sh", "-c", script]), contender, demand);
     let took = start.elapsed();
-    let what = match output {
+    let lost = match output {
         Err(error) if is_not_offered(&error) => return Err(error.into()),
-        Ok(output) if output.stdout == b"output\n" => "there",
-        _ => "lost",
+        Ok(output) if output.stdout == b"output\n" => "",
+        _ => "lost ",
     };
     let after = took.as_secs_f64().round();
-    Ok(if took < SECOND { format!("{what} within 1 s") } else { format!("{what} after {after} s") })
+    Ok(if took < SECOND { format!("{lost}at once") } else { format!("{lost}after {after} s") })
 }
 
 fn endless(contender: Contender) -> Result<String> {
     let text = timed_output(contender, ENDLESS, Demand::Until(SECOND))?;
     // A child that the drop of a handle has killed needs time to exit.
     sleep(200);
-    Ok(text + if is_running("sleep 1001") { ", and the command runs on" } else { "" })
+    Ok(text + if is_running("sleep 1001") { ", child runs on" } else { "" })
 }
 
 fn flood(contender: Contender) -> Result<String> {

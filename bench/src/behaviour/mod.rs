@@ -11,7 +11,7 @@ use crate::cli::Result;
 use crate::machine::{Machine, versions};
 use crate::peers::{Contender, Contender::*, is_not_offered, use_worker_threads};
 use crate::report::table;
-use cases::{ALONE, CASES, Case};
+use cases::{ALONE, Case, TOPICS, cases};
 use indicatif::ProgressBar;
 use shared_child::{CaptureOptions, SpawnOptions};
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,21 +48,23 @@ pub fn run() -> Result<()> {
         }
         _ => {}
     }
-    if words.iter().any(|word| CASES.iter().all(|case| case.0 != *word)) {
-        CASES.iter().for_each(|case| println!("{:<14} {}", case.0, case.1));
+    if words.iter().any(|word| cases().all(|case| case.0 != *word)) {
+        cases().for_each(|case| println!("{:<14} {}", case.0, case.1));
         return Err("usage: behaviour [CASE…], of these cases".into());
     }
     let wanted = |case: &&Case| words.is_empty() || words.contains(&case.0);
-    let cases: Vec<&Case> = CASES.iter().filter(wanted).collect();
-    let observed = observe(&cases);
-    let rows = cases.iter().map(|case| {
-        // Runs that differ are all in the cell.
-        let runs = CONTENDERS.map(|it| observed[&(case.0, it.name())].iter().cloned());
-        let cells = runs.into_iter().map(|runs| runs.collect::<Vec<_>>().join(", or "));
-        iter::once(case.1.to_owned()).chain(cells).collect()
-    });
-    let columns: Vec<&str> = iter::once("case").chain(CONTENDERS.map(Contender::name)).collect();
-    println!("{}\n{:?}, {}", table(&columns, rows), versions(), Machine::detect().describe());
+    let observed = observe(&cases().filter(wanted).collect::<Vec<_>>());
+    let columns: Vec<&str> = iter::once("").chain(CONTENDERS.map(Contender::name)).collect();
+    for (topic, cases) in TOPICS {
+        let rows = cases.iter().filter(wanted).map(|case| {
+            // Runs that differ are all in the cell.
+            let runs = CONTENDERS.map(|it| observed[&(case.0, it.name())].iter().cloned());
+            let cells = runs.into_iter().map(|runs| runs.collect::<Vec<_>>().join(", or "));
+            iter::once(case.1.to_owned()).chain(cells).collect()
+        });
+        println!("# {topic}\n\n{}", table(&columns, rows));
+    }
+    println!("{:?}, {}", versions(), Machine::detect().describe());
     Ok(())
 }
 
@@ -110,7 +112,7 @@ fn apart(case: &str, contender: &str) -> Result<String> {
 
 /// Runs a case in this process.
 fn play(case: &str, contender: &str) -> Result<String> {
-    let case = CASES.iter().find(|it| it.0 == case).ok_or("no such case")?;
+    let case = cases().find(|it| it.0 == case).ok_or("no such case")?;
     let contender = Contender::named(contender).ok_or("no such contender")?;
     // In other cases these threads would receive signals.
     if matches!(contender, Tokio | WrappedOnTokio) {
@@ -118,7 +120,7 @@ fn play(case: &str, contender: &str) -> Result<String> {
     }
     match catch_unwind(|| case.2(contender)) {
         Ok(Err(error)) if error.downcast_ref::<io::Error>().is_some_and(is_not_offered) => {
-            Ok(error.to_string())
+            Ok("–".into())
         }
         Ok(observed) => observed,
         Err(_) => Ok("panics".into()),

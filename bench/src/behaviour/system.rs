@@ -29,8 +29,8 @@ pub(super) fn spawn_child(contender: Contender, milliseconds: u64, status: i32) 
     spawn(contender, &[program, CHILD, &milliseconds.to_string(), &status.to_string()])
 }
 
-pub(super) const STATUS: &str = "the status";
-pub(super) const TIMED_OUT: &str = "sleeps until the timeout";
+pub(super) const STATUS: &str = "works";
+pub(super) const TIMED_OUT: &str = "times out";
 pub(super) const PANICS: &str = "panics";
 
 /// Waits for a child that is to exit with this status, and returns what the wait does.
@@ -40,11 +40,11 @@ pub(super) fn wait(child: &mut Handle, timeout: Duration, status: i32) -> Result
     let is_late = start.elapsed() >= timeout;
     Ok(match result {
         Ok(Ok(Some(it))) if it.code() != Some(status) => "a wrong status",
-        Ok(Ok(Some(_))) if is_late => "the status, but at the timeout",
+        Ok(Ok(Some(_))) if is_late => "late",
         Ok(Ok(Some(_))) => STATUS,
         Ok(Ok(None)) => TIMED_OUT,
         Ok(Err(error)) if is_not_offered(&error) => return Err(error.into()),
-        Ok(Err(_)) if is_late => "an error, but at the timeout",
+        Ok(Err(_)) if is_late => "an error, late",
         Ok(Err(_)) => "an error",
         Err(_) => PANICS,
     })
