@@ -1,8 +1,10 @@
 //! Pages to read, beside the documentation of the items.
 //!
 //! - [`cookbook`]: recipes for common tasks.
-//! - [`migration`]: how to come from shared_child 1.1, `std::process::Child`, duct, wait-timeout, process-wrap or tokio.
+//! - [`migration`]: how to come from shared_child 1.1, `std::process::Child`, wait-timeout, duct, process-wrap,
+//!   command-group, subprocess or tokio.
 //! - [`traps`]: what goes wrong around child processes, why, and what remains for you to do.
+//! - [`comparison`]: how this crate and others behave in hostile cases.
 //! - [`costs`]: time and memory, compared with std and other crates.
 //! - [`guarantees`]: the mechanisms of each platform, and what they can and cannot promise.
 //!
@@ -79,6 +81,7 @@ macro_rules! page {
     };
 }
 
+page!(comparison, "../guide/comparison.md");
 page!(cookbook, "../guide/cookbook.md");
 page!(
     costs,

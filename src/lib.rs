@@ -106,8 +106,8 @@
 //! | wait in an event loop of your own | [`ExitNotice`] | [loops](guide::cookbook#your-own-event-loop) |
 //! | measure CPU time and peak memory | [`SharedChild::usage`] | [cost](guide::cookbook#cpu-time-and-memory-of-a-child) |
 //!
-//! The guide has five pages: the [cookbook](guide::cookbook); [migration](guide::migration) from shared_child 1.1, std,
-//! duct, wait-timeout, process-wrap and tokio; the [traps](guide::traps) around child processes; the
+//! The guide has six pages: the [cookbook](guide::cookbook); [migration](guide::migration) from other crates; the
+//! [traps](guide::traps) around child processes; a [comparison](guide::comparison) with other crates in hostile cases; the
 //! [costs](guide::costs); and the [guarantees](guide::guarantees) with the mechanisms behind them, platform by platform.
 //!
 //! # Features
