@@ -54,6 +54,8 @@
 //!
 //! Each of these steps happens once in a child's life:
 //!
+#![cfg_attr(doc, doc = include_str!("../guide/mechanism.svg"))]
+//!
 //! 1. **Notice.** A mechanism that does not reap the child reports its exit: a pidfd on Linux, a kqueue on macOS and the
 //!    BSDs, the process handle on Windows, and otherwise a helper thread in `waitid` with `WNOWAIT`. No lock is held
 //!    meanwhile, and no waiter depends on another.
