@@ -27,6 +27,8 @@ struct Piece {
     bytes: Vec<u8>,
     /// How many of the bytes were delivered.
     start: usize,
+    /// The file of the stream has received the bytes.
+    is_spilled: bool,
 }
 
 impl Output {
@@ -54,7 +56,7 @@ impl Output {
     pub(super) fn appended(&mut self, stream: Stream, count: usize, accepted: usize) {
         if let Some(buffer) = self.kept[stream as usize].all().filter(|_| accepted < count) {
             let rest = buffer.split_off(buffer.len() - (count - accepted));
-            self.pieces.push_back(Piece { stream, bytes: rest, start: 0 });
+            self.pieces.push_back(Piece { stream, bytes: rest, start: 0, is_spilled: false });
         }
         self.order.push(stream, accepted);
     }
@@ -62,10 +64,11 @@ impl Output {
     /// Accepts bytes, of which only the first `accepted` belong to this chunk.
     pub(super) fn push(&mut self, stream: Stream, bytes: &[u8], accepted: usize) {
         let (first, rest) = bytes.split_at(accepted);
-        self.keep(stream, first);
+        self.keep(stream, first, false);
         self.order.push(stream, accepted);
         if !rest.is_empty() {
-            self.pieces.push_back(Piece { stream, bytes: rest.to_vec(), start: 0 });
+            let bytes = rest.to_vec();
+            self.pieces.push_back(Piece { stream, bytes, start: 0, is_spilled: false });
         }
     }
 
@@ -79,7 +82,7 @@ impl Output {
         while let Some(mut piece) = self.pieces.pop_front() {
             let bytes = &piece.bytes[piece.start..];
             let (accepted, ends) = find(piece.stream, bytes);
-            self.keep(piece.stream, &bytes[..accepted]);
+            self.keep(piece.stream, &bytes[..accepted], piece.is_spilled);
             self.order.push(piece.stream, accepted);
             piece.start += accepted;
             if piece.start < piece.bytes.len() {
@@ -96,7 +99,9 @@ impl Output {
         let (streams, order) = self.take_kept([StreamEnd::Open; 2]);
         let mut parts = VecDeque::new();
         for (stream, bytes) in order.parts(streams.each_ref()) {
-            parts.push_back(Piece { stream, bytes: bytes.to_vec(), start: 0 });
+            let spill = self.spills[stream as usize].as_ref();
+            let is_spilled = spill.is_some_and(Spill::has_begun);
+            parts.push_back(Piece { stream, bytes: bytes.to_vec(), start: 0, is_spilled });
         }
         parts.append(&mut self.pieces);
         self.pieces = parts;
@@ -129,8 +134,9 @@ impl Output {
         spills.filter_map(|spill| spill.poll(is_over, deadline)).min()
     }
 
-    fn keep(&mut self, stream: Stream, bytes: &[u8]) {
-        self.kept[stream as usize].push(bytes, self.spills[stream as usize].as_mut());
+    fn keep(&mut self, stream: Stream, bytes: &[u8], is_spilled: bool) {
+        let spill = self.spills[stream as usize].as_mut().filter(|_| !is_spilled);
+        self.kept[stream as usize].push(bytes, spill);
     }
 
     fn take_kept(&mut self, mut ends: [StreamEnd; 2]) -> ([CapturedStream; 2], Order) {

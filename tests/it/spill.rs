@@ -1,12 +1,15 @@
 //! Promise: a stream that exceeds its limit is whole in a file, and the file fails neither the command nor a deadline.
 
 use crate::common::captures::{bounded, run};
+use crate::common::executor::{WakeCounter, poll};
 use crate::common::*;
 use shared_child::seam::Backend;
 use shared_child::{CaptureOptions, Captured, Limit, SpawnOptions, Spilled, Stream, Until};
 use std::fs::{self, File};
 use std::io::ErrorKind;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
 use std::time::Instant;
 
 const MIB: usize = 1 << 20;
@@ -244,6 +247,36 @@ fn stream_that_is_read_in_the_background_is_whole_in_the_file() {
         assert!(fs::read(directory.file()).unwrap() == written(4 * MIB));
         fs::remove_file(directory.file()).unwrap();
     });
+}
+
+#[test]
+fn bytes_that_a_dropped_read_has_received_are_in_the_file_once() {
+    watchdog!();
+    let directory = Directory::new(function_name!());
+    let (show, shown) = mpsc::channel();
+    let mut capture = limited(Limit::head(10));
+    capture.stdin_open().spill(Stream::Stdout, directory.file(), ALL).on_output(|_, bytes| {
+        let _ = show.send(bytes.len());
+        ControlFlow::Continue(())
+    });
+    let mut command = helper(&["write", "100", "echo"]);
+    let capture = SpawnOptions::new().begin_capture(&mut command, &mut capture).unwrap();
+    let soon = |until: Until| until.or(Until::timeout(LONG));
+    assert!(capture.read(soon(Until::bytes(100))).stdout.spilled.is_some());
+    capture.write(b"x\ny\n").unwrap();
+    let mut count: usize = shown.try_iter().sum();
+    let mut read = Box::pin(capture.read_async(soon(Until::pattern("never"))));
+    let counter = Arc::new(WakeCounter::default());
+    until("the read has received the lines", || {
+        assert!(poll(&mut read, &counter).is_pending());
+        count += shown.try_iter().sum::<usize>();
+        count == 104
+    });
+    drop(read);
+    assert_eq!(capture.read(soon(Until::line())).stdout.text(), "x\n");
+    assert_eq!(capture.finish().stdout.text(), "y\n");
+    let file = fs::read(directory.file()).unwrap();
+    assert_eq!(file, [&written(100)[..], b"x\ny\n"].concat());
 }
 
 #[cfg(unix)]
