@@ -34,6 +34,7 @@ use crate::child::ChildRef;
 use crate::stop::{DYING, Phase, Stop};
 use crate::sys::{Alarm, ExitDescriptor, Notice, PipeEvent, Ready, Request, Wait};
 use std::io;
+use std::ops::ControlFlow;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -485,7 +486,6 @@ impl<'a> Engine<'a> {
         }
         let has_reached = self.has_reached();
         self.scratch.clear();
-        // A callback that panics must not leave bytes that are not counted.
         let is_direct = !has_reached && self.callbacks.is_empty();
         let direct = if is_direct { self.output.buffer(stream) } else { None };
         let is_direct = direct.is_some();
@@ -495,7 +495,6 @@ impl<'a> Engine<'a> {
             Ok(None) => return None,
             Ok(Some(count @ 1..)) => {
                 let new = &buffer[before..];
-                let flow = self.callbacks.show(stream, new);
                 let accepted = match &mut self.reading {
                     None => count,
                     Some(_) if has_reached => 0,
@@ -503,10 +502,12 @@ impl<'a> Engine<'a> {
                 };
                 if is_direct {
                     self.output.appended(stream, count, accepted);
+                    (count, ControlFlow::Continue(()))
                 } else {
                     self.output.push(stream, &self.scratch, accepted);
+                    // A callback may panic: the bytes are counted by now.
+                    (count, self.callbacks.show(stream, &self.scratch))
                 }
-                (count, flow)
             }
             ended => {
                 self.ends[stream as usize] =
@@ -581,10 +582,14 @@ impl<'a> Engine<'a> {
             if !self.output.is_empty() {
                 self.output.split();
             }
-            self.output.deliver_pieces(|stream, bytes| {
-                let accepted = reading.find(stream, bytes);
-                (accepted, reading.reached.is_some())
-            });
+            if reading.finder.seeks_no_byte() {
+                reading.reached = Some(Reached::Bytes);
+            } else {
+                self.output.deliver_pieces(|stream, bytes| {
+                    let accepted = reading.find(stream, bytes);
+                    (accepted, reading.reached.is_some())
+                });
+            }
         }
         self.reading = Some(reading);
         self.count_idle_time();

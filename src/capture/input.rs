@@ -71,15 +71,17 @@ impl<'a> Feed<'a> {
     }
 }
 
-/// Leaves the buffer empty if the reader is at its end, or fails.
+/// Leaves the buffer empty if the reader is at its end, fails or panics.
 fn refill(reader: &mut dyn Read, buffer: &mut Vec<u8>) -> io::Result<()> {
-    buffer.resize(CHUNK, 0);
-    let read = loop {
-        match reader.read(buffer) {
+    let mut bytes = std::mem::take(buffer);
+    bytes.resize(CHUNK, 0);
+    let count = loop {
+        match reader.read(&mut bytes) {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            read => break read,
+            read => break read?,
         }
     };
-    buffer.truncate(*read.as_ref().unwrap_or(&0));
-    read.map(drop)
+    bytes.truncate(count);
+    *buffer = bytes;
+    Ok(())
 }

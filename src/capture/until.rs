@@ -90,7 +90,7 @@ impl Until {
         Self { patterns: vec![bytes.into()], ..Self::default() }
     }
 
-    /// Returns a condition that is met by this number of bytes.
+    /// Returns a condition that is met by this number of bytes: at once if it is zero.
     ///
     /// # Examples
     ///
@@ -247,6 +247,11 @@ impl Finder {
     /// Returns whether the read can end within the output.
     pub(super) fn seeks(&self) -> bool {
         self.lines.is_some() || !self.patterns.is_empty() || self.bytes.is_some()
+    }
+
+    /// Returns whether the read has its number of bytes before it begins.
+    pub(super) fn seeks_no_byte(&self) -> bool {
+        self.bytes == Some(0)
     }
 
     /// Returns how many of these bytes belong to the read, and what ends it, if it ends within them.

@@ -9,7 +9,7 @@ use shared_child::{
     StreamEnd, Until,
 };
 use std::collections::BTreeSet;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind, Read};
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
@@ -575,6 +575,62 @@ fn panic_of_a_callback_leaves_the_capture_usable() {
             assert_ne!(panicked[0], panicked[1]);
         });
         assert!(way.finish(&capture).success());
+    });
+}
+
+#[test]
+fn output_whose_callback_panics_is_returned_once() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let mut options = bounded();
+        options.stdin_open().on_output(|_, bytes| {
+            assert!(!bytes.starts_with(b"panic"), "as planned");
+            ControlFlow::Continue(())
+        });
+        let capture = begin_with(backend, &["echo"], &mut options);
+        capture.write(b"panic\n").unwrap();
+        let read = || capture.read(soon(Until::line()));
+        assert!(catch_unwind(AssertUnwindSafe(read)).is_err());
+        capture.write(b"next\n").unwrap();
+        assert_eq!(capture.read(soon(Until::line())).stdout.text(), "panic\n");
+        assert_eq!(capture.finish().stdout.text(), "next\n");
+    });
+}
+
+#[test]
+fn reader_that_panics_adds_nothing_to_the_input() {
+    struct Panicking(usize);
+    impl Read for Panicking {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.0 += 1;
+            assert_ne!(self.0, 2, "as planned");
+            match self.0 {
+                1 => (&b"one\n"[..]).read(buffer),
+                3 => (&b"two\n"[..]).read(buffer),
+                _ => Ok(0),
+            }
+        }
+    }
+    watchdog!();
+    on_every_backend(|backend| {
+        let mut options = bounded();
+        let capture = begin_with(backend, &["echo"], options.stdin_from(Panicking(0)));
+        let read = || capture.read(soon(Until::end()));
+        assert!(catch_unwind(AssertUnwindSafe(read)).is_err());
+        assert_eq!(capture.finish().stdout.text(), "one\ntwo\n");
+    });
+}
+
+#[test]
+fn read_of_no_byte_returns_at_once() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let capture = begin(backend, &["say", "x", "sleep"]);
+        let none = || capture.read(soon(Until::bytes(0)));
+        assert_eq!((none().reached, none().stdout.total), (Reached::Bytes, 0));
+        let line = capture.read(soon(Until::line()));
+        assert_eq!((text(&line), line.reached), ("x\n".to_owned(), Reached::Line));
+        assert_eq!(none().reached, Reached::Bytes);
     });
 }
 
