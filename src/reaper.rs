@@ -426,14 +426,16 @@ impl Due {
         // A task may await the child again while its old registration exists: the new registration copies the
         // descriptor.
         drop((self.children, self.pipes));
-        for waker in self.wakers {
-            // A panic of one waker must not harm other tasks.
-            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
-                // The payload may panic when it is dropped.
-                let dropped = catch_unwind(AssertUnwindSafe(|| drop(payload)));
-                dropped.unwrap_or_else(std::mem::forget);
-            }
-        }
+        self.wakers.into_iter().for_each(wake);
+    }
+}
+
+/// Wakes a task. A panic of its waker must not harm other tasks.
+pub(crate) fn wake(waker: Waker) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
+        // The payload may panic when it is dropped.
+        let dropped = catch_unwind(AssertUnwindSafe(|| drop(payload)));
+        dropped.unwrap_or_else(std::mem::forget);
     }
 }
 

@@ -7,6 +7,7 @@
 
 use super::engine::{Engine, Step};
 use crate::backoff::{Backoff, LONGEST, earlier, left};
+use crate::reaper;
 use crate::sync::{Mutex, MutexGuard, imp::Condvar};
 use crate::sys::{Alarm, Ready};
 use std::io;
@@ -197,11 +198,17 @@ pub(super) struct Woken(Vec<Waker>);
 
 impl Drop for Woken {
     fn drop(&mut self) {
-        self.0.drain(..).for_each(Waker::wake);
+        self.0.drain(..).for_each(reaper::wake);
     }
 }
 
 impl State<'_> {
+    /// Removes a task. Its waker must be dropped after the mutex is released: that may run the code of the caller.
+    pub(super) fn remove_task(&mut self, id: u64) -> Option<(u64, Waker)> {
+        let index = self.tasks.iter().position(|(task, _)| *task == id)?;
+        Some(self.tasks.swap_remove(index))
+    }
+
     /// Has the driver wait for standard input too, if an operation that follows requires it.
     pub(super) fn join(&mut self) {
         if self.engine.has_input() && self.driver == (Driver::Waits { for_stdin: false }) {

@@ -66,13 +66,14 @@ impl<'d, 'a> Task<'d, 'a> {
             }
             state.engine.polled();
         };
-        state.tasks.retain(|(id, _)| *id != self.id);
+        let former = state.remove_task(self.id);
         state.tasks.push((self.id, waker));
         let drives = has_turn && state.driver == Driver::None;
         state.join();
         let (notice, pipes) = if drives { state.engine.events() } else { (None, Vec::new()) };
         let polls_exit = drives && state.engine.polls_exit();
         drop(state);
+        drop(former);
         // A registration for other events must not keep a pipe open.
         let mut wake = self.wake.take();
         if until.is_none() && notice.is_none() && pipes.is_empty() && !polls_exit {
@@ -126,12 +127,8 @@ impl Drop for Task<'_, '_> {
         if self.driven.is_copied() {
             return;
         }
-        let mut removed = None;
         let mut state = self.driven.lock();
-        if let Some(index) = state.tasks.iter().position(|(id, _)| *id == self.id) {
-            removed = Some(state.tasks.swap_remove(index));
-        }
-        // The waker may run the caller's code when it is dropped.
+        let removed = state.remove_task(self.id);
         drop(state);
         drop(removed);
     }

@@ -1,7 +1,9 @@
 //! Promise: a capture in a task does what a capture on a thread does, on any executor, and a dropped future loses no byte.
 
 use crate::common::captures::{bounded, piped};
-use crate::common::executor::{WakeCounter, block_on, finish, poll, run_all};
+use crate::common::executor::{
+    WakeCounter, block_on, finish, on_drop, on_wake, poll, poll_by, run_all,
+};
 #[cfg(target_os = "linux")]
 use crate::common::linux::{Deny, NoDescriptors, When, deny};
 use crate::common::*;
@@ -13,7 +15,7 @@ use shared_child::{
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -414,6 +416,44 @@ fn wait_where_epoll_refuses(changes: &[std::ffi::c_int]) {
     finish(&mut write).unwrap();
     let captured = block_on(other.finish_async());
     assert!(captured.success() && captured.stdout.bytes == input && captured.stderr.bytes == input);
+}
+
+#[test]
+fn panic_of_a_waker_harms_neither_the_caller_nor_other_tasks() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let capture = begin(backend, &["read"]);
+        let counter = Arc::new(WakeCounter::default());
+        let mut reads = [(); 2].map(|()| Box::pin(capture.read_async(soon(Until::line()))));
+        let panicking = on_wake(|| panic!("as planned"));
+        assert!(poll_by(&mut reads[0], &panicking).is_pending());
+        assert!(poll(&mut reads[1], &counter).is_pending());
+        // This wakes both.
+        capture.write(b"x").unwrap();
+        counter.wait_beyond(0);
+    });
+}
+
+#[test]
+fn waker_may_use_the_capture_when_it_is_dropped() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let capture = Arc::new(begin(backend, &["sleep"]));
+        let (drop_waker, dropped) = mpsc::channel();
+        let mut reads = [(); 2].map(|()| Box::pin(capture.read_async(Until::line())));
+        let counter = Arc::new(WakeCounter::default());
+        assert!(poll(&mut reads[0], &counter).is_pending());
+        let its = Arc::clone(&capture);
+        let waker = on_drop(move || {
+            its.close_stdin();
+            drop_waker.send(()).unwrap();
+        });
+        // It waits for its turn. Only the capture has the waker.
+        assert!(poll_by(&mut reads[1], &waker).is_pending());
+        drop(waker);
+        assert!(poll(&mut reads[1], &counter).is_pending());
+        dropped.recv_timeout(LONG).unwrap();
+    });
 }
 
 #[cfg(unix)]
