@@ -150,6 +150,7 @@ impl<'a> Driven<'a> {
             drop(state);
             let exited = child.exit_by(until);
             let mut state = self.is_back(woken);
+            state.engine.polled();
             state.engine.exited(exited);
             return state;
         }

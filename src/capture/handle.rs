@@ -541,7 +541,13 @@ impl<'d, 'a, 'b> Write<'d, 'a, 'b> {
             }
             match engine.write_step(left) {
                 Err(error) => break Err(error),
-                Ok(Step::Done(count)) => self.written += count,
+                Ok(Step::Done(count)) => {
+                    self.written += count;
+                    // A child that reads without pause must not keep the write here.
+                    if has_passed(self.deadline) {
+                        break Ok(self.written);
+                    }
+                }
                 Ok(_) if has_passed(self.deadline) => {
                     break engine.cancel_write().map(|count| self.written + count);
                 }

@@ -169,6 +169,23 @@ fn capture_with_no_descriptor_or_thread_to_spare_sees_the_exit() {
     capture_until_exit(&second);
 }
 
+/// Nothing but polls can end the wait.
+#[cfg(target_os = "linux")]
+#[test]
+fn capture_without_pipes_and_descriptors_keeps_its_deadline() {
+    use crate::common::linux::NoDescriptors;
+    use std::process::Stdio;
+    alone!();
+    watchdog!();
+    let mut command = helper(&["sleep"]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let child = Backend::Thread.spawn(&mut command).unwrap();
+    let _descriptors = NoDescriptors::left();
+    let mut capture = shared_child::CaptureOptions::new();
+    let captured = child.capture(capture.timeout(Duration::from_millis(50))).unwrap();
+    assert_eq!(captured.stopped_by, Some(shared_child::StoppedBy::Deadline), "{captured:?}");
+}
+
 /// The child reads a line of its input, and exits with 7.
 #[cfg(target_os = "linux")]
 fn capture_until_exit(child: &SharedChild) {
