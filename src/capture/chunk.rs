@@ -180,9 +180,10 @@ impl Order {
             let start = positions[*stream as usize];
             let end = start + length;
             positions[*stream as usize] = end;
-            // The omitted bytes stand between the head and the tail.
-            let (head, tail) = captured.bytes.split_at(captured.omitted_at);
-            let tail_start = captured.omitted_at as u64 + captured.omitted;
+            // The omitted bytes stand between the head and the tail. Without them, no part ends there.
+            let gap = if captured.omitted > 0 { captured.omitted_at } else { captured.bytes.len() };
+            let (head, tail) = captured.bytes.split_at(gap);
+            let tail_start = gap as u64 + captured.omitted;
             for (kept, from) in [(head, 0), (tail, tail_start)] {
                 let index = |position: u64| position.saturating_sub(from).min(kept.len() as u64);
                 let part = &kept[index(start) as usize..index(end) as usize];
@@ -234,6 +235,15 @@ mod tests {
         let streams = [&stream(b"abhij", 2, 5), &stream(b"xy", 2, 0)];
         let expected: [(Stream, &[u8]); 5] =
             [(Stdout, b"ab"), (Stderr, b"x"), (Stdout, b"hi"), (Stderr, b"y"), (Stdout, b"j")];
+        assert_eq!(order.parts(streams), expected);
+    }
+
+    #[test]
+    fn parts_are_not_split_where_nothing_was_omitted() {
+        let mut order = Order::default();
+        order.push(Stdout, 5);
+        let streams = [&stream(b"abcde", 2, 0), &stream(b"", 0, 0)];
+        let expected: [(Stream, &[u8]); 1] = [(Stdout, b"abcde")];
         assert_eq!(order.parts(streams), expected);
     }
 
