@@ -30,6 +30,7 @@ mod parent_death;
 mod recycled;
 mod run_example;
 mod set;
+mod shell_example;
 mod spawn_faults;
 mod spill;
 mod statuses;
