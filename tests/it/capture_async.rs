@@ -1,9 +1,7 @@
 //! Promise: a capture in a task does what a capture on a thread does, on any executor, and a dropped future loses no byte.
 
 use crate::common::captures::{bounded, piped};
-use crate::common::executor::{
-    WakeCounter, block_on, finish, on_drop, on_wake, poll, poll_by, run_all,
-};
+use crate::common::executor::{WakeCounter, block_on, on_drop, on_wake, poll, poll_by, run_all};
 #[cfg(target_os = "linux")]
 use crate::common::linux::{Deny, NoDescriptors, When, deny};
 use crate::common::*;
@@ -381,6 +379,7 @@ fn registrations_of_a_waiting_task_are_rearmed_or_replaced() {
 
 #[cfg(target_os = "linux")]
 fn wait_where_epoll_refuses(changes: &[std::ffi::c_int]) {
+    use crate::common::executor::finish;
     use std::io::Write;
 
     let child = Arc::new(piped(Backend::Best, &["echo"]));

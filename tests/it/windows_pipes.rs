@@ -2,16 +2,20 @@
 
 #![cfg(windows)]
 
-use crate::common::captures::{bounded, run};
+use crate::common::captures::{Way, bounded, in_every_way, run};
 use crate::common::windows::leaks_no_handle_on_any_backend;
 use crate::common::*;
 use shared_child::seam::Backend;
-use shared_child::{CaptureOptions, Captured, SharedChild, StoppedBy, StreamEnd};
+use shared_child::{
+    Capture, CaptureOptions, Captured, ChildState, Reached, SharedChild, StoppedBy, StreamEnd,
+    Until,
+};
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
 use std::process::{ChildStdin, ChildStdout, Stdio};
 use std::ptr::null_mut;
+use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use windows_sys::Win32::System::Pipes::{CreatePipe, PeekNamedPipe};
 
 const SHORT: Duration = Duration::from_millis(50);
@@ -56,6 +60,7 @@ fn merged(backend: Backend, parts: &[&str], written: usize) -> (SharedChild, Chi
 /// everything that waits for it.
 #[track_caller]
 fn capture_with(
+    way: Way,
     child: &SharedChild,
     stdin: ChildStdin,
     capture: &mut CaptureOptions<'_>,
@@ -66,7 +71,7 @@ fn capture_with(
             let _ = is_over.recv_timeout(LONG);
             drop(stdin);
         });
-        let captured = child.capture(capture);
+        let captured = way.capture(child, capture);
         drop(over);
         captured
     });
@@ -78,10 +83,10 @@ fn capture_with(
 #[test]
 fn capture_of_a_synchronous_pipe_held_by_a_grandchild_keeps_its_deadline() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         let parts = ["spawn", "1", "read", "say", "first", "complain", "second", "sleep"];
         let (child, stdin) = merged(backend, &parts, "child \nfirst\nsecond\n".len() + 1);
-        let captured = capture_with(&child, stdin, CaptureOptions::new().timeout(SHORT));
+        let captured = capture_with(way, &child, stdin, CaptureOptions::new().timeout(SHORT));
         assert_eq!(captured.stopped_by, Some(StoppedBy::Deadline));
         assert_eq!(captured.status.unwrap().code(), Some(1), "it is killed");
         assert_eq!(captured.stdout.end, StreamEnd::HeldOpen);
@@ -95,9 +100,9 @@ fn capture_of_a_synchronous_pipe_held_by_a_grandchild_keeps_its_deadline() {
 #[test]
 fn capture_of_a_quiet_synchronous_pipe_keeps_its_deadline() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         let (child, stdin) = merged(backend, &["read", "sleep"], 0);
-        let captured = capture_with(&child, stdin, CaptureOptions::new().timeout(SHORT));
+        let captured = capture_with(way, &child, stdin, CaptureOptions::new().timeout(SHORT));
         assert_eq!(captured.stopped_by, Some(StoppedBy::Deadline));
         assert_eq!((captured.stdout.total, captured.stdout.end), (0, StreamEnd::Closed));
     });
@@ -107,11 +112,11 @@ fn capture_of_a_quiet_synchronous_pipe_keeps_its_deadline() {
 #[test]
 fn capture_after_the_exit_has_all_that_is_in_a_synchronous_pipe() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         let parts = ["spawn", "1", "read", "write", "3000", "complain", "end", "exit", "7"];
         let (child, stdin) = merged(backend, &parts, 3000);
         assert_eq!(wait(&child).code(), Some(7));
-        let captured = capture_with(&child, stdin, bounded().drain(Duration::ZERO));
+        let captured = capture_with(way, &child, stdin, bounded().drain(Duration::ZERO));
         assert_eq!(captured.status.unwrap().code(), Some(7), "it is not killed");
         assert_eq!((captured.stopped_by, captured.stdout.end), (None, StreamEnd::HeldOpen));
         assert!(captured.stdout.text().trim_end().ends_with("end"), "{captured:?}");
@@ -119,17 +124,37 @@ fn capture_after_the_exit_has_all_that_is_in_a_synchronous_pipe() {
     });
 }
 
+/// The thread of the pipe is in a read when each deadline passes.
+#[test]
+fn reads_of_a_synchronous_pipe_keep_their_deadlines() {
+    watchdog!();
+    in_every_way(|backend, way| {
+        let (child, stdin) = merged(backend, &["read", "say", "late", "exit", "7"], 0);
+        let capture = Capture::new(Arc::new(child), &mut bounded()).unwrap();
+        for _ in 0..2 {
+            let start = Instant::now();
+            let chunk = way.read(&capture, Until::line().or(Until::timeout(SHORT)));
+            assert_eq!((chunk.reached, chunk.state), (Reached::Deadline, ChildState::Running));
+            assert!(start.elapsed() < LONG / 2);
+        }
+        drop(stdin);
+        let chunk = way.read(&capture, Until::line().or(Until::timeout(LONG)));
+        assert_eq!((chunk.stdout.text().trim_end(), chunk.reached), ("late", Reached::Line));
+        assert_eq!(way.finish(&capture).status.unwrap().code(), Some(7));
+    });
+}
+
 #[test]
 fn outputs_merged_by_a_synchronous_pipe_keep_their_order() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         let numbers: Vec<String> = (0..100).map(|number| number.to_string()).collect();
         let mut parts = Vec::new();
         for pair in numbers.chunks(2) {
             parts.extend(["say", &pair[0], "complain", &pair[1]]);
         }
         let (child, stdin) = merged(backend, &parts, 0);
-        let captured = capture_with(&child, stdin, &mut bounded());
+        let captured = capture_with(way, &child, stdin, &mut bounded());
         assert!(captured.success(), "{captured:?}");
         assert_eq!(captured.stdout.text().lines().collect::<Vec<_>>(), numbers);
         assert_eq!(captured.stdout.end, StreamEnd::Closed);
@@ -139,10 +164,10 @@ fn outputs_merged_by_a_synchronous_pipe_keep_their_order() {
 #[test]
 fn capture_of_much_through_a_synchronous_pipe_is_whole() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         const COUNT: usize = 4 << 20;
         let (child, stdin) = merged(backend, &["write", &COUNT.to_string()], 1);
-        let captured = capture_with(&child, stdin, &mut bounded());
+        let captured = capture_with(way, &child, stdin, &mut bounded());
         assert!(captured.success(), "{captured:?}");
         let mut expected = Vec::from_iter(0..251).repeat(COUNT.div_ceil(251));
         expected.truncate(COUNT);
@@ -150,7 +175,7 @@ fn capture_of_much_through_a_synchronous_pipe_is_whole() {
         // A child that never stops writing blocks on the full pipe, and is stopped.
         let (child, stdin) = merged(backend, &["flood"], 1);
         let mut capture = bounded();
-        let captured = capture_with(&child, stdin, capture.limit(1000).stop_at_limit(true));
+        let captured = capture_with(way, &child, stdin, capture.limit(1000).stop_at_limit(true));
         assert_eq!(captured.stdout.bytes.len(), 1000);
         assert!(matches!(captured.stopped_by, Some(StoppedBy::Limit(_))), "{captured:?}");
     });
@@ -168,14 +193,14 @@ fn fed(backend: Backend, parts: &[&str]) -> SharedChild {
 #[test]
 fn input_through_a_synchronous_pipe_arrives_whole() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         let input: Vec<u8> = (0..251).cycle().take(1 << 20).collect();
         let child = fed(backend, &["echo"]);
-        let captured = child.capture(bounded().stdin(&input[..])).unwrap();
+        let captured = way.capture(&child, bounded().stdin(&input[..])).unwrap();
         assert!(captured.success() && captured.stdout.bytes == input, "{captured:?}");
         // A child that does not read its input.
         let child = fed(backend, &["exit", "7"]);
-        let captured = child.capture(bounded().stdin(input)).unwrap();
+        let captured = way.capture(&child, bounded().stdin(input)).unwrap();
         assert_eq!(captured.status.unwrap().code(), Some(7));
         assert!(captured.error.is_none(), "{captured:?}");
     });
@@ -184,12 +209,12 @@ fn input_through_a_synchronous_pipe_arrives_whole() {
 #[test]
 fn capture_with_unread_input_in_a_synchronous_pipe_keeps_its_deadline() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         // The grandchild holds the pipe beyond the child's death. It ends when its output is closed.
         let child = fed(backend, &["spawn", "1", "flood", "sleep"]);
         let mut capture = CaptureOptions::new();
         capture.stdin(vec![0; 1 << 20]).limit(1000).timeout(4 * SHORT);
-        let captured = child.capture(&mut capture).unwrap();
+        let captured = way.capture(&child, &mut capture).unwrap();
         assert!(captured.elapsed < LONG / 2, "{captured:?}");
         assert_eq!(captured.stopped_by, Some(StoppedBy::Deadline));
         assert!(captured.error.is_none(), "{captured:?}");
@@ -205,7 +230,10 @@ fn file_as_standard_output_is_captured_to_its_end() {
         let length = file.metadata().unwrap().len();
         let mut child = helper(&["exit", "0"]).spawn().unwrap();
         child.stdout = Some(ChildStdout::from(OwnedHandle::from(file)));
-        let captured = backend.share(child).unwrap().capture(bounded().limit(1000)).unwrap();
+        // The child has exited, so the drain time bounds how long the file is read.
+        let mut capture = bounded();
+        let capture = capture.limit(1000).drain(LONG);
+        let captured = backend.share(child).unwrap().capture(capture).unwrap();
         assert_eq!((captured.stdout.end, captured.stdout.total), (StreamEnd::Closed, length));
         assert!(captured.success(), "{captured:?}");
     });
@@ -218,7 +246,7 @@ fn threads_and_handles_of_synchronous_pipes_end_with_the_capture() {
     watchdog!();
     leaks_no_handle_on_any_backend(|backend| {
         let (child, stdin) = merged(backend, &["spawn", "1", "read", "exit", "7"], 1);
-        let captured = capture_with(&child, stdin, bounded().drain(Duration::ZERO));
+        let captured = capture_with(Way::Blocking, &child, stdin, bounded().drain(Duration::ZERO));
         assert_eq!(captured.stdout.end, StreamEnd::HeldOpen);
         let child = fed(backend, &["sleep"]);
         child.capture(CaptureOptions::new().stdin(vec![0; 1 << 20]).timeout(SHORT)).unwrap();
