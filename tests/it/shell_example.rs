@@ -457,9 +457,7 @@ fn wrong_requests_are_answered_with_the_operation_and_the_remedy() {
         (json!({ "op": "start" }), "cannot serve `start`: `command` is missing; use a line"),
         (json!({ "op": "start", "command": [] }), "`command` is invalid; use a line"),
         (json!({ "op": "start", "command": ["a", 1] }), "`command` is invalid; use a line"),
-        (json!({ "op": "start", "command": ["/no/such"] }), "; check `command` and `directory`"),
         (json!({ "op": "start", "command": "a\0b" }), "; check `command` and `directory`"),
-        (json!({ "op": "start", "command": "exit", "directory": "/no/such" }), "check `command`"),
         (json!({ "op": "start", "command": "exit", "environment": [] }), "use an object of texts"),
         (
             json!({ "op": "start", "command": "exit", "limit": 1_u64 << 40 }),
@@ -504,6 +502,22 @@ fn wrong_requests_are_answered_with_the_operation_and_the_remedy() {
     assert_eq!(listed["children"].as_array().expect("a list").len(), 1);
     server.capture.close_stdin();
     server.ends(0);
+}
+
+#[test]
+fn command_that_cannot_be_run_is_answered() {
+    watchdog!();
+    let mut server = Server::start();
+    for request in [
+        json!({ "op": "start", "command": ["/no/such/program"] }),
+        json!({ "op": "start", "command": ["/"] }),
+        json!({ "op": "start", "command": "exit", "directory": "/no/such" }),
+    ] {
+        let error = server.error(request);
+        assert!(error.starts_with("cannot serve `start`: "), "{error}");
+        assert!(error.ends_with("; check `command` and `directory`"), "{error}");
+    }
+    assert_eq!(server.request(json!({ "op": "list" })), json!({ "children": [] }));
 }
 
 #[test]
