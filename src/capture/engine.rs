@@ -33,6 +33,7 @@ use crate::backoff::earlier;
 use crate::child::ChildRef;
 use crate::stop::{DYING, Phase, Stop};
 use crate::sys::{Alarm, ExitDescriptor, Notice, PipeEvent, Ready, Request, Wait};
+use crate::watchlist::next_token;
 use std::io;
 use std::ops::ControlFlow;
 use std::process::ExitStatus;
@@ -57,7 +58,8 @@ pub(super) struct Engine<'a> {
     is_writing: bool,
     /// It has found no room.
     is_write_blocked: bool,
-    is_finishing: bool,
+    /// How many calls wait for the end.
+    finishes: usize,
     is_in_background: bool,
     callbacks: Callbacks<'a>,
     ends: [StreamEnd; 2],
@@ -85,6 +87,9 @@ pub(super) struct Engine<'a> {
 }
 
 struct Reading {
+    turn: u64,
+    /// Nothing makes sure that the task is polled soon.
+    is_task: bool,
     until: Until,
     finder: Finder,
     /// The condition that was met.
@@ -180,7 +185,7 @@ impl<'a> Engine<'a> {
             feed: Feed::new(input),
             is_writing: false,
             is_write_blocked: false,
-            is_finishing: false,
+            finishes: 0,
             is_in_background: false,
             callbacks: Callbacks::new(on_output, on_line),
             ends,
@@ -335,7 +340,7 @@ impl<'a> Engine<'a> {
         if self.idle.is_none() {
             return;
         }
-        let is_called = self.reading.is_some() || self.is_writing || self.is_finishing;
+        let is_called = self.reading.is_some() || self.is_writing || self.finishes > 0;
         let counts = (is_called || self.is_in_background) && !self.paused().contains(&true);
         self.idle.iter_mut().for_each(|idle| idle.set_counting(counts));
     }
@@ -564,15 +569,18 @@ impl<'a> Engine<'a> {
         }
     }
 
-    pub(super) fn is_reading(&self) -> bool {
-        self.reading.is_some()
+    /// Returns the turn of the read in progress.
+    pub(super) fn turn(&self) -> Option<u64> {
+        self.reading.as_ref().map(|reading| reading.turn)
     }
 
-    /// Begins a read. Only one is in progress at a time.
-    pub(super) fn begin_read(&mut self, mut until: Until) {
+    /// Begins a read, and returns its turn. Only one is in progress at a time.
+    pub(super) fn begin_read(&mut self, mut until: Until, is_task: bool) -> u64 {
+        let turn = next_token();
         let finder = Finder::new(&mut until);
         let began = Instant::now();
-        let mut reading = Reading { until, finder, reached: None, began, has_polled: false };
+        let (reached, has_polled) = (None, false);
+        let mut reading = Reading { turn, is_task, until, finder, reached, began, has_polled };
         if !reading.finder.seeks() {
             self.output.keep_pieces();
         } else if Stream::BOTH.iter().any(|stream| self.output.is_over_limit(*stream)) {
@@ -593,10 +601,17 @@ impl<'a> Engine<'a> {
         }
         self.reading = Some(reading);
         self.count_idle_time();
+        turn
     }
 
-    /// Ends a read. If it had no result, the next read returns what this one would have returned.
-    pub(super) fn end_read(&mut self) {
+    /// Ends a read without a result, if it is in progress. The next read returns what this one would have returned.
+    pub(super) fn give_up_read(&mut self, turn: u64) {
+        if self.turn() == Some(turn) {
+            self.end_read();
+        }
+    }
+
+    fn end_read(&mut self) {
         self.reading = None;
         self.count_idle_time();
     }
@@ -716,13 +731,30 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Returns what was captured, once the capture is over.
-    pub(super) fn finish_step(&mut self) -> Step<Captured> {
-        self.is_finishing = true;
+    pub(super) fn begin_finish(&mut self) {
+        self.finishes += 1;
         self.count_idle_time();
+    }
+
+    pub(super) fn end_finish(&mut self) {
+        self.finishes -= 1;
+        self.count_idle_time();
+    }
+
+    /// Returns what was captured, once the capture is over. A thread that reads gets what it has read. A task may never be
+    /// polled again, and its read must not delay the end.
+    pub(super) fn finish_step(&mut self) -> Step<Captured> {
+        let is_read_by_task = self.reading.as_ref().is_some_and(|reading| reading.is_task);
+        if is_read_by_task && self.has_reached() {
+            self.end_read();
+        }
         if let Next::Wait(until) = self.next() {
             return Step::Wait(until);
         }
+        if self.reading.is_some() && !is_read_by_task {
+            return Step::WaitForTurn(None);
+        }
+        self.end_read();
         if let Some(Err(error)) = self.stop.take().map(Stop::result) {
             self.failed(error);
         }

@@ -30,6 +30,9 @@ use std::time::{Duration, Instant};
 /// ([`Until`]). Reads of several threads take turns, and each keeps its own deadline. Each byte is returned once.
 /// [`finish`](Self::finish) waits for the end, and returns what no read has returned.
 ///
+/// A future that was polled has its turn until it returns or is dropped. A read that is neither polled nor dropped delays
+/// other reads, but not `finish`. Such a write delays other writes, and keeps standard input open if it found no room.
+///
 /// Between these calls nothing is read, except after [`read_in_background`](Self::read_in_background): the child can
 /// write until the pipe is full (64 KiB on Linux), and then waits. No memory is used, and no deadline is kept. During a
 /// [`write`](Self::write), output is read into memory, so that the child does not wait for this process while this
@@ -204,7 +207,7 @@ impl<'a> Capture<'a> {
     /// ```
     pub fn read(&self, until: Until) -> Chunk {
         let mut read = Read::new(&self.driven, until);
-        self.run(Self::read_of_a_copy, |engine| read.step(engine))
+        self.run(Self::read_of_a_copy, |engine| read.step(engine, false))
     }
 
     /// Does what [`read`](Self::read) does without blocking a thread, on any executor.
@@ -233,7 +236,7 @@ impl<'a> Capture<'a> {
     /// ```
     pub async fn read_async(&self, until: Until) -> Chunk {
         let mut read = Read::new(&self.driven, until);
-        self.run_async(Self::read_of_a_copy, |engine| read.step(engine)).await
+        self.run_async(Self::read_of_a_copy, |engine| read.step(engine, true)).await
     }
 
     /// Writes these bytes to the child's standard input. Blocks until the system has taken all of them.
@@ -379,7 +382,8 @@ impl<'a> Capture<'a> {
     /// ```
     pub fn finish(&self) -> Captured {
         self.close_stdin();
-        self.run(Self::finish_of_a_copy, finish)
+        let mut finish = Finish::new(&self.driven);
+        self.run(Self::finish_of_a_copy, |engine| finish.step(engine))
     }
 
     /// Does what [`finish`](Self::finish) does without blocking a thread, on any executor. A future that is dropped
@@ -403,7 +407,8 @@ impl<'a> Capture<'a> {
     /// ```
     pub async fn finish_async(&self) -> Captured {
         self.close_stdin();
-        self.run_async(Self::finish_of_a_copy, finish).await
+        let mut finish = Finish::new(&self.driven);
+        self.run_async(Self::finish_of_a_copy, |engine| finish.step(engine)).await
     }
 
     /// Takes the steps of an operation on this thread. `of_a_copy` returns the result in the child of a fork.
@@ -456,14 +461,6 @@ impl<'a> Capture<'a> {
     }
 }
 
-fn finish(engine: &mut Engine<'_>) -> Step<Captured> {
-    match engine.is_reading() {
-        // The read in progress returns what it has got.
-        true => Step::WaitForTurn(None),
-        false => engine.finish_step(),
-    }
-}
-
 impl fmt::Debug for Capture<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Capture").field("child", &*self.child).finish_non_exhaustive()
@@ -473,30 +470,30 @@ impl fmt::Debug for Capture<'_> {
 /// A read, and its turn.
 struct Read<'d, 'a> {
     driven: &'d Driven<'a>,
-    /// `None` from the beginning of the turn.
-    until: Option<Until>,
-    deadline: Option<Instant>,
-    has_turn: bool,
+    until: Until,
+    /// `None` without a turn. A call of `finish` may end the turn of a task.
+    turn: Option<u64>,
 }
 
 impl<'d, 'a> Read<'d, 'a> {
     fn new(driven: &'d Driven<'a>, until: Until) -> Self {
-        Self { driven, deadline: until.deadline, until: Some(until), has_turn: false }
+        Self { driven, until, turn: None }
     }
 
-    fn step(&mut self, engine: &mut Engine<'a>) -> Step<Chunk> {
-        if !self.has_turn {
-            if engine.is_reading() {
-                return match has_passed(self.deadline) {
-                    true => Step::Done(engine.chunk_of_nothing(Reached::Deadline)),
-                    false => Step::WaitForTurn(self.deadline),
-                };
-            }
-            engine.begin_read(self.until.take().unwrap_or_default());
-            self.has_turn = true;
+    fn step(&mut self, engine: &mut Engine<'a>, is_task: bool) -> Step<Chunk> {
+        let current = engine.turn();
+        if current.is_none() {
+            self.turn = Some(engine.begin_read(self.until.clone(), is_task));
+        } else if current != self.turn {
+            return match has_passed(self.until.deadline) {
+                true => Step::Done(engine.chunk_of_nothing(Reached::Deadline)),
+                false => Step::WaitForTurn(self.until.deadline),
+            };
         }
         let step = engine.read_step();
-        self.has_turn = !matches!(step, Step::Done(_));
+        if let Step::Done(_) = step {
+            self.turn = None;
+        }
         step
     }
 }
@@ -504,8 +501,42 @@ impl<'d, 'a> Read<'d, 'a> {
 /// Ends the turn if a future is dropped, or if a callback panics.
 impl Drop for Read<'_, '_> {
     fn drop(&mut self) {
-        if self.has_turn {
-            self.driven.change(Engine::end_read);
+        if let Some(turn) = self.turn {
+            self.driven.change(|engine| engine.give_up_read(turn));
+        }
+    }
+}
+
+/// A wait for the end of the capture.
+struct Finish<'d, 'a> {
+    driven: &'d Driven<'a>,
+    has_begun: bool,
+}
+
+impl<'d, 'a> Finish<'d, 'a> {
+    fn new(driven: &'d Driven<'a>) -> Self {
+        Self { driven, has_begun: false }
+    }
+
+    fn step(&mut self, engine: &mut Engine<'a>) -> Step<Captured> {
+        if !self.has_begun {
+            engine.begin_finish();
+            self.has_begun = true;
+        }
+        let step = engine.finish_step();
+        if let Step::Done(_) = step {
+            engine.end_finish();
+            self.has_begun = false;
+        }
+        step
+    }
+}
+
+/// Notes that a future is dropped, or that a callback panics.
+impl Drop for Finish<'_, '_> {
+    fn drop(&mut self) {
+        if self.has_begun {
+            self.driven.change(Engine::end_finish);
         }
     }
 }

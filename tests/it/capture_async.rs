@@ -418,6 +418,35 @@ fn wait_where_epoll_refuses(changes: &[std::ffi::c_int]) {
 }
 
 #[test]
+fn read_that_is_not_polled_does_not_delay_the_end() {
+    watchdog!();
+    on_every_backend(|backend| {
+        for is_task in [false, true] {
+            // A read that waits, and one that finds its line while the child has more to write.
+            for (parts, timeout, total) in
+                [(&["sleep"][..], SHORT, 0), (&["write", "1000000"], LONG, 1_000_000)]
+            {
+                let mut options = CaptureOptions::new();
+                let capture = begin_with(backend, parts, options.timeout(timeout));
+                let mut read = Box::pin(capture.read_async(Until::line()));
+                let first = match poll(&mut read, &Arc::new(WakeCounter::default())) {
+                    Poll::Ready(chunk) => chunk.stdout.total,
+                    Poll::Pending => 0,
+                };
+                let captured = match is_task {
+                    true => block_on(capture.finish_async()),
+                    false => capture.finish(),
+                };
+                assert_eq!(first + captured.stdout.total, total, "{captured:?}");
+                if first == 0 {
+                    assert_eq!(block_on(read).reached, Reached::End);
+                }
+            }
+        }
+    });
+}
+
+#[test]
 fn panic_of_a_waker_harms_neither_the_caller_nor_other_tasks() {
     watchdog!();
     on_every_backend(|backend| {

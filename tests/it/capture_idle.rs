@@ -1,11 +1,15 @@
 //! Promise: an idle timeout stops a child that does nothing, and no other.
 
 use crate::common::captures::{Way, bounded, in_every_way, piped};
+use crate::common::executor::{WakeCounter, poll};
 use crate::common::*;
 use shared_child::seam::Backend;
-use shared_child::{CaptureOptions, Reached, SharedChild, SpawnOptions, StoppedBy, Until};
+use shared_child::{
+    CaptureOptions, ChildState, Reached, SharedChild, SpawnOptions, StoppedBy, Until,
+};
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -93,6 +97,23 @@ fn time_between_calls_is_not_idle_time() {
         }
         assert!(began.elapsed() >= timeout);
         assert_eq!(way.finish(&capture).stopped_by, Some(StoppedBy::Idle));
+    });
+}
+
+#[test]
+fn dropped_wait_for_the_end_is_no_call() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let child = piped(backend, &["sleep"]);
+        let timeout = Duration::from_millis(500);
+        let capture = child.begin_capture(&mut with_idle(timeout)).unwrap();
+        let mut finish = Box::pin(capture.finish_async());
+        assert!(poll(&mut finish, &Arc::new(WakeCounter::default())).is_pending());
+        drop(finish);
+        thread::sleep(timeout + SHORT);
+        let chunk = capture.read(Until::deadline(Instant::now()));
+        assert_eq!((chunk.reached, chunk.state), (Reached::Deadline, ChildState::Running));
+        kill_and_wait(&child);
     });
 }
 
