@@ -69,8 +69,6 @@ pub(super) struct Engine<'a> {
     idle: Option<Idle>,
     /// The read in progress.
     reading: Option<Reading>,
-    /// The last bytes that were read of a stream of which not everything is kept.
-    scratch: Vec<u8>,
     bounds: Bounds,
     began: Instant,
     deadline: Option<Instant>,
@@ -193,7 +191,6 @@ impl<'a> Engine<'a> {
             last_output: began,
             idle,
             reading: None,
-            scratch: Vec::new(),
             deadline: earlier(timeout, bounds.deadline),
             bounds,
             began,
@@ -406,6 +403,7 @@ impl<'a> Engine<'a> {
             }
         }
         let mut moved = false;
+        let mut scratch = Vec::new();
         for stream in Stream::BOTH.into_iter().filter(|stream| ready.outputs[*stream as usize]) {
             // A read that finds nothing costs less than one more wait. But a child that writes without end must not
             // keep the engine here.
@@ -413,7 +411,7 @@ impl<'a> Engine<'a> {
                 if !self.pipes.is_open(stream)
                     || self.has_reached()
                     || self.output.is_full(stream)
-                    || self.read(stream).is_none()
+                    || self.read(stream, &mut scratch).is_none()
                 {
                     break;
                 }
@@ -484,17 +482,18 @@ impl<'a> Engine<'a> {
         });
     }
 
-    /// Reads once. Returns how many bytes there were, 0 at the end, or `None` if there is nothing to read now.
-    fn read(&mut self, stream: Stream) -> Option<usize> {
+    /// Reads once. Returns how many bytes there were, 0 at the end, or `None` if there is nothing to read now. Bytes of
+    /// which not all are kept are in `scratch`.
+    fn read(&mut self, stream: Stream, scratch: &mut Vec<u8>) -> Option<usize> {
         if self.reading.is_none() {
             self.output.keep_pieces();
         }
         let has_reached = self.has_reached();
-        self.scratch.clear();
+        scratch.clear();
         let is_direct = !has_reached && self.callbacks.is_empty();
         let direct = if is_direct { self.output.buffer(stream) } else { None };
         let is_direct = direct.is_some();
-        let buffer = direct.unwrap_or(&mut self.scratch);
+        let buffer = direct.unwrap_or(scratch);
         let before = buffer.len();
         let (count, flow) = match self.pipes.read(stream, buffer) {
             Ok(None) => return None,
@@ -509,9 +508,9 @@ impl<'a> Engine<'a> {
                     self.output.appended(stream, count, accepted);
                     (count, ControlFlow::Continue(()))
                 } else {
-                    self.output.push(stream, &self.scratch, accepted);
+                    self.output.push(stream, scratch, accepted);
                     // A callback may panic: the bytes are counted by now.
-                    (count, self.callbacks.show(stream, &self.scratch))
+                    (count, self.callbacks.show(stream, scratch))
                 }
             }
             ended => {
@@ -554,8 +553,9 @@ impl<'a> Engine<'a> {
     /// Reads what is in the pipe now, and no more: another process may write all the time.
     fn read_the_rest(&mut self, stream: Stream) {
         let mut left = self.pipes.available(stream);
+        let mut scratch = Vec::new();
         while self.pipes.is_open(stream) {
-            match self.read(stream) {
+            match self.read(stream, &mut scratch) {
                 Some(count) if count as u64 <= left => left -= count as u64,
                 _ => break,
             }

@@ -2,7 +2,7 @@
 
 use crate::common::*;
 use shared_child::seam::Backend;
-use shared_child::{CaptureOptions, Limit, SpawnOptions, Stream};
+use shared_child::{CaptureOptions, Limit, SpawnOptions, Stream, Until};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -97,5 +97,36 @@ fn memory_of_a_spill_is_bounded_by_the_limit() {
         std::fs::remove_file(&path).unwrap();
         let most = 2 * (head + tail) + (768 << 10);
         assert!(peak <= most, "{peak} bytes with a limit of {head} and {tail}");
+    }
+}
+
+/// On Windows the system writes to a buffer per pipe.
+#[cfg(unix)]
+#[test]
+fn open_idle_capture_holds_little_memory() {
+    alone!();
+    watchdog!();
+    for backend in Backend::ALL {
+        for limit in [None, Some(Limit::head(1 << 20))] {
+            // The first capture makes the library allocate what it needs once per process.
+            let [_, held] = [(); 2].map(|()| {
+                let mut options = CaptureOptions::new();
+                options.timeout(LONG).stdin_open();
+                limit.map(|limit| options.limit(limit));
+                let before = NOW.load(Ordering::Relaxed);
+                let mut spawn = SpawnOptions::new();
+                spawn.kill_on_drop(true);
+                let capture =
+                    backend.begin_capture(&spawn, &mut helper(&["echo"]), &mut options).unwrap();
+                for length in [1, 60_000] {
+                    let line = "x".repeat(length) + "\n";
+                    capture.write(line.as_bytes()).unwrap();
+                    let chunk = capture.read(Until::line());
+                    assert!(chunk.stdout.bytes == line.as_bytes(), "{:?}", chunk.reached);
+                }
+                NOW.load(Ordering::Relaxed) - before
+            });
+            assert!(held <= 8 << 10, "{held} bytes with {limit:?}");
+        }
     }
 }

@@ -13,9 +13,13 @@ use crate::fork_guard::ForkGuard;
 use crate::sys::{CHUNK, Ready};
 use std::ffi::c_int;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
+
+/// How much is read onto the stack. It must be small beside the smallest usual stack of a thread, 128 KiB.
+const FIRST: usize = 16 * 1024;
 
 /// This process's end of a child's pipe.
 pub(crate) struct Pipe {
@@ -36,9 +40,22 @@ impl Pipe {
     }
 
     /// Appends what there is to read. Returns `None` if there is nothing now, 0 at the end.
+    ///
+    /// Room for a whole chunk is reserved after a read that has found much. Little output takes little memory, and the end
+    /// of the pipe takes none.
     pub(crate) fn read(&mut self, into: &mut Vec<u8>) -> io::Result<Option<usize>> {
-        into.reserve(CHUNK);
-        attempt(|| syscall::read(&self.fd, into))
+        if into.capacity() - into.len() >= CHUNK {
+            return attempt(|| syscall::read(&self.fd, into));
+        }
+        let mut first = [MaybeUninit::uninit(); FIRST];
+        attempt(|| {
+            let bytes = syscall::read_into(&self.fd, &mut first)?;
+            into.extend_from_slice(bytes);
+            if bytes.len() == FIRST {
+                into.reserve(CHUNK);
+            }
+            Ok(bytes.len())
+        })
     }
 
     /// Writes what there is room for. Returns `None` if there is no room now: the same bytes are to be written later.
@@ -106,7 +123,7 @@ impl Alarm {
     }
 
     pub(crate) fn clear(&self) {
-        let _ = syscall::read(&self.0, &mut Vec::with_capacity(1));
+        let _ = syscall::read_into(&self.0, &mut [MaybeUninit::uninit()]);
     }
 }
 

@@ -15,7 +15,9 @@ use crate::backoff::{DAY, left};
 use std::ffi::{c_int, c_short};
 use std::io;
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::slice;
 use std::time::{Duration, Instant};
 
 /// Converts the result of a call that returns -1 if it fails.
@@ -158,13 +160,22 @@ pub(crate) fn readable_bytes(fd: &OwnedFd) -> io::Result<u64> {
 
 /// Appends to the vector, into its spare capacity, what one read returns.
 pub(crate) fn read(fd: &OwnedFd, into: &mut Vec<u8>) -> io::Result<usize> {
-    let room = into.spare_capacity_mut();
-    // SAFETY: the call writes to `room`, at most as many bytes as it has.
-    let count = unsafe { libc::read(fd.as_raw_fd(), room.as_mut_ptr().cast(), room.len()) };
-    let Ok(count) = usize::try_from(count) else { return Err(io::Error::last_os_error()) };
+    let count = read_into(fd, into.spare_capacity_mut())?.len();
     // SAFETY: as many bytes were written after the vector's, within its capacity.
     unsafe { into.set_len(into.len() + count) };
     Ok(count)
+}
+
+/// Makes one read. Returns the bytes.
+pub(crate) fn read_into<'a>(
+    fd: &OwnedFd,
+    buffer: &'a mut [MaybeUninit<u8>],
+) -> io::Result<&'a [u8]> {
+    // SAFETY: the call writes to the buffer, at most as many bytes as it has.
+    let count = unsafe { libc::read(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
+    let Ok(count) = usize::try_from(count) else { return Err(io::Error::last_os_error()) };
+    // SAFETY: as many bytes were written, and they are borrowed like the buffer.
+    Ok(unsafe { slice::from_raw_parts(buffer.as_ptr().cast(), count) })
 }
 
 /// Makes one write.
