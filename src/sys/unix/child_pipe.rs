@@ -148,18 +148,15 @@ impl Wait {
 
     /// Blocks until something can be done, or until the deadline. Polls at least once.
     ///
-    /// Fails with EINVAL if RLIMIT_NOFILE is lower than the number of descriptors, as some sandboxes set it, or with ENOMEM.
+    /// Fails with EINVAL if RLIMIT_NOFILE is lower than five, as some sandboxes set it, or with ENOMEM.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> io::Result<Ready> {
         let [stdout, stderr, stdin] =
             self.pipes.each_ref().map(|pipe| pipe.as_ref().map(AsFd::as_fd));
         let exit = self.exit.as_ref().map(AsFd::as_fd);
         let alarm = self.alarm.as_ref().map(|alarm| alarm.0.as_fd());
-        let all = [stdout, stderr, stdin, exit, alarm];
-        let mut fds = Vec::with_capacity(all.len());
-        for (index, fd) in all.iter().enumerate() {
-            let events = if index == 2 { libc::POLLOUT } else { libc::POLLIN };
-            fds.extend(fd.map(|fd| PollFd::new(fd, events)));
-        }
+        let [stdout, stderr, exit, alarm] =
+            [stdout, stderr, exit, alarm].map(|fd| PollFd::new(fd, libc::POLLIN));
+        let mut fds = [stdout, stderr, exit, alarm, PollFd::new(stdin, libc::POLLOUT)];
         loop {
             match syscall::poll(&mut fds, deadline.map(left)) {
                 // `left` returns at most a day.
@@ -170,9 +167,7 @@ impl Wait {
             }
         }
         // Any event counts, even an error or a hang-up: the attempt returns it.
-        let mut ready = fds.iter().map(PollFd::is_ready);
-        let [stdout, stderr, stdin, exit, _] =
-            all.map(|fd| fd.is_some() && ready.next().unwrap_or_default());
+        let [stdout, stderr, exit, _, stdin] = fds.map(|fd| fd.is_ready());
         Ok(Ready { stdin, outputs: [stdout, stderr], exit })
     }
 }

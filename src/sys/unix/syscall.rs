@@ -59,8 +59,11 @@ pub(crate) fn milliseconds(timeout: Option<Duration>) -> c_int {
 pub(crate) struct PollFd<'a>(libc::pollfd, PhantomData<BorrowedFd<'a>>);
 
 impl<'a> PollFd<'a> {
-    pub(crate) fn new(fd: BorrowedFd<'a>, events: c_short) -> Self {
-        Self(libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 }, PhantomData)
+    /// Without a descriptor there are no events.
+    pub(crate) fn new(fd: Option<BorrowedFd<'a>>, events: c_short) -> Self {
+        // The system ignores negative numbers.
+        let fd = fd.map_or(-1, |fd| fd.as_raw_fd());
+        Self(libc::pollfd { fd, events, revents: 0 }, PhantomData)
     }
 
     /// Returns whether the last poll has reported an event, an error or a hang-up.
@@ -107,7 +110,7 @@ pub(crate) fn poll_readable(fd: BorrowedFd<'_>, deadline: Option<Instant>) -> bo
 
 /// Does the same. Returns the error if the system refuses `poll`.
 pub(crate) fn try_poll_readable(fd: BorrowedFd<'_>, deadline: Option<Instant>) -> io::Result<bool> {
-    let mut fds = [PollFd::new(fd, libc::POLLIN)];
+    let mut fds = [PollFd::new(Some(fd), libc::POLLIN)];
     loop {
         match poll(&mut fds, deadline.map(left)) {
             // One timeout is at most a day, so it may end before the deadline.
