@@ -41,6 +41,8 @@ impl<'d, 'a> Task<'d, 'a> {
         let mut woken = Woken::default();
         let mut state = self.driven.lock();
         let mut turns = 0;
+        // Nothing was ready. What becomes ready meanwhile is reported as soon as it is registered.
+        let mut has_found_nothing = false;
         let (has_turn, until) = loop {
             let (has_turn, until) = match step(&mut state.engine) {
                 Step::Done(value) => {
@@ -58,9 +60,12 @@ impl<'d, 'a> Task<'d, 'a> {
             }
             turns += 1;
             let has_changed = match state.driver {
-                Driver::None if has_turn => self.advance(&mut state, until, &mut woken),
+                Driver::None if has_turn && !has_found_nothing => {
+                    self.advance(&mut state, until, &mut woken)
+                }
                 _ => false,
             };
+            has_found_nothing = !has_changed;
             if !has_changed && (!has_turn || !has_passed(until)) {
                 break (has_turn, until);
             }
