@@ -25,13 +25,25 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Clone, Default)]
 #[must_use = "this does nothing unless it is passed to a read"]
 pub struct Until {
-    stream: Option<Stream>,
-    line: bool,
-    patterns: Vec<Vec<u8>>,
-    bytes: Option<usize>,
+    sought: Vec<Sought>,
     pub(super) quiet: Option<Duration>,
     pub(super) silent: Option<Duration>,
     pub(super) deadline: Option<Instant>,
+}
+
+/// What ends a read within the output.
+#[derive(Debug, Clone)]
+struct Sought {
+    /// Both streams if `None`.
+    stream: Option<Stream>,
+    what: What,
+}
+
+#[derive(Debug, Clone)]
+enum What {
+    Line,
+    Pattern(Vec<u8>),
+    Bytes(usize),
 }
 
 impl Until {
@@ -69,7 +81,7 @@ impl Until {
     /// # let _ = line;
     /// ```
     pub fn line() -> Self {
-        Self { line: true, ..Self::default() }
+        Self::seeking(What::Line)
     }
 
     /// Returns a condition that is met at the end of these bytes, within one stream. The chunk ends with them.
@@ -87,7 +99,7 @@ impl Until {
     /// # let _ = prompts;
     /// ```
     pub fn pattern(bytes: impl Into<Vec<u8>>) -> Self {
-        Self { patterns: vec![bytes.into()], ..Self::default() }
+        Self::seeking(What::Pattern(bytes.into()))
     }
 
     /// Returns a condition that is met by this number of bytes: at once if it is zero.
@@ -103,7 +115,11 @@ impl Until {
     /// # let _ = message;
     /// ```
     pub fn bytes(count: usize) -> Self {
-        Self { bytes: Some(count), ..Self::default() }
+        Self::seeking(What::Bytes(count))
+    }
+
+    fn seeking(what: What) -> Self {
+        Self { sought: vec![Sought { stream: None, what }], ..Self::default() }
     }
 
     /// Returns a condition that is met when there is output, and no more for this time.
@@ -181,8 +197,7 @@ impl Until {
 
     /// Adds the conditions of `other`: the read returns at the first that is met.
     ///
-    /// The smaller of two numbers or times counts, and the earlier of two deadlines. The read ends at the first line or
-    /// pattern.
+    /// The smaller of two times counts, and the earlier of two deadlines.
     ///
     /// # Examples
     ///
@@ -193,28 +208,28 @@ impl Until {
     /// let until = Until::line().or(Until::timeout(Duration::from_secs(1)));
     /// ```
     pub fn or(mut self, other: Self) -> Self {
-        self.stream = self.stream.or(other.stream);
-        self.line |= other.line;
-        self.patterns.extend(other.patterns);
-        self.bytes = smaller(self.bytes, other.bytes);
+        self.sought.extend(other.sought);
         self.quiet = smaller(self.quiet, other.quiet);
         self.silent = smaller(self.silent, other.silent);
         self.deadline = smaller(self.deadline, other.deadline);
         self
     }
 
-    /// Seeks lines, patterns and the number of bytes in one stream alone. The chunk has the bytes of both. Other
-    /// conditions concern both streams.
+    /// Seeks the lines, patterns and numbers of bytes of these conditions in one stream alone. The chunk has the bytes of
+    /// both. Other conditions concern both streams.
     ///
     /// # Examples
     ///
     /// ```
     /// use shared_child::{Stream, Until};
     ///
-    /// let until = Until::line().of(Stream::Stdout);
+    /// let answer = Until::line().of(Stream::Stdout);
+    /// let until = answer.or(Until::pattern("error").of(Stream::Stderr));
     /// ```
     pub fn of(mut self, stream: Stream) -> Self {
-        self.stream = Some(stream);
+        for sought in &mut self.sought {
+            sought.stream = Some(stream);
+        }
         self
     }
 }
@@ -224,57 +239,72 @@ fn smaller<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
 }
 
 /// Finds where a read ends, in bytes that arrive in pieces.
-pub(super) struct Finder {
+pub(super) struct Finder(Vec<Seeker>);
+
+struct Seeker {
     stream: Option<Stream>,
-    /// Those of the two streams, if a line is sought.
-    lines: Option<[LineSplitter; 2]>,
-    patterns: Vec<Pattern>,
+    progress: Progress,
+}
+
+enum Progress {
+    /// Those of the two streams.
+    Lines([LineSplitter; 2]),
+    Pattern(Pattern),
     /// How many bytes are left until the number.
-    bytes: Option<usize>,
+    Bytes(usize),
 }
 
 impl Finder {
     pub(super) fn new(until: &mut Until) -> Self {
-        let patterns = std::mem::take(&mut until.patterns);
-        Self {
-            stream: until.stream,
-            lines: until.line.then(Default::default),
-            patterns: patterns.into_iter().map(Pattern::new).collect(),
-            bytes: until.bytes,
+        let mut seekers = Vec::with_capacity(until.sought.len());
+        for Sought { stream, what } in std::mem::take(&mut until.sought) {
+            let progress = match what {
+                What::Line => Progress::Lines(Default::default()),
+                What::Pattern(bytes) => Progress::Pattern(Pattern::new(bytes)),
+                What::Bytes(count) => Progress::Bytes(count),
+            };
+            seekers.push(Seeker { stream, progress });
         }
+        Self(seekers)
     }
 
     /// Returns whether the read can end within the output.
     pub(super) fn seeks(&self) -> bool {
-        self.lines.is_some() || !self.patterns.is_empty() || self.bytes.is_some()
+        !self.0.is_empty()
     }
 
     /// Returns whether the read has its number of bytes before it begins.
     pub(super) fn seeks_no_byte(&self) -> bool {
-        self.bytes == Some(0)
+        self.0.iter().any(|seeker| matches!(seeker.progress, Progress::Bytes(0)))
     }
 
     /// Returns how many of these bytes belong to the read, and what ends it, if it ends within them.
     pub(super) fn find(&mut self, stream: Stream, bytes: &[u8]) -> (usize, Option<Reached>) {
         let mut found = (bytes.len(), None);
-        if self.stream.is_some_and(|sought| sought != stream) {
-            return found;
-        }
-        if let Some(lines) = &mut self.lines {
-            if let Some(LineEnd { length, goes_on }) = lines[stream as usize].next(bytes) {
-                found = (length, Some(if goes_on { Reached::LinePiece } else { Reached::Line }));
+        for seeker in &mut self.0 {
+            if seeker.stream.is_some_and(|sought| sought != stream) {
+                continue;
             }
-        }
-        for pattern in &mut self.patterns {
-            if let Some(end) = pattern.find(stream, &bytes[..found.0]) {
-                found = (end, Some(Reached::Pattern));
+            let window = &bytes[..found.0];
+            let end = match &mut seeker.progress {
+                Progress::Lines(lines) => {
+                    let end = lines[stream as usize].next(window);
+                    end.map(|LineEnd { length, goes_on }| {
+                        (length, if goes_on { Reached::LinePiece } else { Reached::Line })
+                    })
+                }
+                Progress::Pattern(pattern) => {
+                    pattern.find(stream, window).map(|end| (end, Reached::Pattern))
+                }
+                Progress::Bytes(left) if *left <= window.len() => Some((*left, Reached::Bytes)),
+                Progress::Bytes(left) => {
+                    *left -= window.len();
+                    None
+                }
+            };
+            if let Some((length, reached)) = end {
+                found = (length, Some(reached));
             }
-        }
-        if let Some(left) = &mut self.bytes {
-            if *left <= found.0 {
-                found = (*left, Some(Reached::Bytes));
-            }
-            *left -= found.0;
         }
         found
     }
@@ -425,6 +455,25 @@ mod tests {
         assert_eq!(finder.find(Stdout, b"a"), (1, None));
         assert_eq!(finder.find(Stderr, b"b"), (1, None));
         assert_eq!(finder.find(Stdout, b"b"), (1, Some(Reached::Pattern)));
+    }
+
+    #[test]
+    fn each_condition_is_sought_in_its_stream() {
+        let until = || {
+            let line = Until::line().of(Stdout);
+            line.or(Until::pattern("\n!").of(Stderr)).or(Until::bytes(6))
+        };
+        let mut finder = Finder::new(&mut until());
+        assert_eq!(finder.find(Stderr, b"a\n"), (2, None));
+        assert_eq!(finder.find(Stdout, b"!"), (1, None));
+        assert_eq!(finder.find(Stderr, b"!?"), (1, Some(Reached::Pattern)));
+        let mut finder = Finder::new(&mut until());
+        assert_eq!(finder.find(Stderr, b"a\n"), (2, None));
+        assert_eq!(finder.find(Stdout, b"b\n"), (2, Some(Reached::Line)));
+        // A number without a stream counts the bytes of both.
+        let mut finder = Finder::new(&mut until());
+        assert_eq!(finder.find(Stderr, b"abcd"), (4, None));
+        assert_eq!(finder.find(Stdout, b"efg\n"), (2, Some(Reached::Bytes)));
     }
 
     #[test]
