@@ -150,9 +150,12 @@ impl Lines {
             if self.unfinished.is_empty() {
                 show(Line { bytes: without_end(last), goes_on })?;
             } else {
-                self.unfinished.extend_from_slice(last);
-                show(Line { bytes: without_end(&self.unfinished), goes_on })?;
-                self.unfinished.clear();
+                // After a panic of the callback, the line is not shown again.
+                let mut line = std::mem::take(&mut self.unfinished);
+                line.extend_from_slice(last);
+                show(Line { bytes: without_end(&line), goes_on })?;
+                line.clear();
+                self.unfinished = line;
             }
         }
         self.unfinished.extend_from_slice(new);
@@ -302,6 +305,20 @@ mod tests {
                 assert!(shown(&pieces) == expected, "in parts of {size}");
             }
         }
+    }
+
+    #[test]
+    fn line_whose_callback_panics_is_not_shown_again() {
+        use std::panic::{AssertUnwindSafe, catch_unwind};
+        let mut lines = Lines::default();
+        assert!(lines.push(b"o", &mut |_| unreachable!()).is_continue());
+        let panics = || lines.push(b"ne\n", &mut |_| panic!("as planned"));
+        assert!(catch_unwind(AssertUnwindSafe(panics)).is_err());
+        let mut show = |line: Line<'_>| {
+            assert_eq!(line.as_bytes(), b"two");
+            ControlFlow::Continue(())
+        };
+        assert!(lines.push(b"two\n", &mut show).is_continue());
     }
 
     #[test]

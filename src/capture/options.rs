@@ -476,8 +476,9 @@ impl<'a> CaptureOptions<'a> {
     /// returns [`ControlFlow::Break`], the child is stopped, and no callback is called again.
     ///
     /// The callback runs on the calling thread: while it blocks, no output is read and no deadline is kept. If it
-    /// panics, the pipes are closed, and a child that [`SpawnOptions::capture`](crate::SpawnOptions::capture) spawned
-    /// is killed.
+    /// panics, the call of the capture panics. A child that [`SpawnOptions::capture`](crate::SpawnOptions::capture)
+    /// spawned is then killed. A [`Capture`](super::Capture) can go on: its next read returns the output, which is not
+    /// shown again.
     ///
     /// # Examples
     ///
