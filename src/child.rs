@@ -365,8 +365,8 @@ impl SharedChild {
         self.cpu_time().is_none() && matches!(self.try_wait(), Ok(None))
     }
 
-    /// Returns a number that changes when the child, or a member of its tree, uses CPU time. `None` if the system does not report
-    /// it, or if the child has been reaped.
+    /// Returns a number that changes when the child, or a member of its tree, uses CPU time. `None` if the system does
+    /// not report it, or if the child has been reaped.
     pub(crate) fn cpu_time(&self) -> Option<u64> {
         match self.tree() {
             Some(tree) => tree.cpu_time(),

@@ -282,7 +282,8 @@ impl<'a> CaptureOptions<'a> {
     /// The capture reads the CPU time eight times per idle timeout, so the child is stopped up to an eighth of the
     /// timeout later. The time comes from the cgroup or the job object of the tree. Otherwise each read costs a search
     /// for the members: a few milliseconds on a machine with many processes. On Linux, less than 10 ms of CPU time may
-    /// then remain unnoticed. The end of a member counts as use.
+    /// then remain unnoticed, but a process that waits for a processor counts as busy. The end of a member counts as
+    /// use.
     ///
     /// A capture with both options is [`Unsupported`](std::io::ErrorKind::Unsupported) where the system does not report
     /// the CPU times of running processes: OpenBSD, DragonFly, illumos, Solaris, Haiku, and Linux without `/proc`.

@@ -42,13 +42,22 @@ impl ProcessTable for Procfs {
         Ok(stat(id)?.map(|stat| stat.record))
     }
 
-    /// Returns clock ticks. The kernel counts in nanoseconds and rounds down.
+    /// Returns a number that changes with the clock ticks of the process, which the kernel rounds down, and while the
+    /// process can run.
     fn cpu_time(&self, id: i32) -> Option<u64> {
         let mut buffer = [0; 1024];
         let text = read_once(path(id, b"/stat").path(), &mut buffer).ok()?;
-        let (_, fields) = fields(text)?;
+        let (state, fields) = fields(text)?;
         // In user mode and in the kernel: of the process, and of the children that it has reaped.
-        Some(fields[14..18].iter().fold(0, |sum, time| sum.wrapping_add(*time)))
+        let mut sum: u64 = 0;
+        for time in &fields[14..18] {
+            sum = sum.wrapping_add(*time);
+        }
+        // On a busy machine a process may wait for a processor for any time. Then the number changes, too.
+        if state == b"R" {
+            sum = sum.wrapping_add(syscall::clock(libc::CLOCK_MONOTONIC).as_nanos() as u64);
+        }
+        Some(sum)
     }
 
     fn list(&self, groups: &Groups, since: Time, new: Option<(i32, i32)>) -> io::Result<Listing> {
@@ -436,6 +445,15 @@ mod tests {
         }
         std::fs::remove_file(path.to_str().unwrap()).unwrap();
         assert!(each_variable(&path, &mut [0; 32], &mut |_| ()).is_err());
+    }
+
+    /// The thread runs, so the number changes before the next clock tick.
+    #[test]
+    fn cpu_time_of_a_runnable_task_changes() {
+        // SAFETY: it takes no arguments, and cannot fail.
+        let thread = unsafe { libc::gettid() };
+        let read = || Procfs.cpu_time(thread).expect("a number");
+        assert!((0..5).all(|_| read() != read()));
     }
 
     #[test]
