@@ -88,7 +88,6 @@ page!(
     "../guide/costs.md",
     "../plots/spawn.svg",
     "../plots/waiters.svg",
-    "../plots/idle.svg",
     "../plots/children.svg",
     "../plots/trees.svg",
     "../plots/capture.svg",

@@ -56,7 +56,7 @@ pub fn run() -> Result<()> {
         // A failed measurement does not stop the others.
         run.measure(name, measure).unwrap_or_else(|error| errors.push(format!("{name}: {error}")));
     }
-    let (machine, versions) = (machine::Machine::detect(), machine::versions());
+    let (machine, versions) = (machine::describe(), machine::versions());
     let results = Results { machine, quick, rows: run.finish(), versions };
     println!("{}", results.table());
     if words.is_empty() && !quick {

@@ -32,11 +32,11 @@ impl Helpers {
         Ok(self.output.try_clone()?.into())
     }
 
-    /// Returns a command for a leader and its members, which run for five minutes. The members run `prefix`.
-    pub(crate) fn leader(&self, prefix: &str, members: usize) -> io::Result<Command> {
-        let script = "for i in $(seq $1); do $2 sleep 300 & echo $!; done; echo $$; exec sleep 300";
+    /// Returns a command for a leader and its members, which run for five minutes.
+    pub(crate) fn leader(&self, members: usize) -> io::Result<Command> {
+        let script = "for i in $(seq $1); do sleep 300 & echo $!; done; echo $$; exec sleep 300";
         let mut command = Command::new("sh");
-        command.args(["-c", script, "sh", &members.to_string(), prefix]);
+        command.args(["-c", script, "sh", &members.to_string()]);
         command.stdin(Stdio::null()).stdout(self.output()?);
         Ok(command)
     }

@@ -1,6 +1,5 @@
 //! The machine of a run, and the versions of the packages.
 
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::process::Command;
 use std::{fs, thread};
@@ -8,33 +7,16 @@ use std::{fs, thread};
 /// The packages with a version in the results. There are two versions of shared_child.
 const PACKAGES: [&str; 5] = ["duct", "process-wrap", "shared_child", "subprocess", "tokio"];
 
-#[derive(Serialize, Deserialize)]
-pub(crate) struct Machine {
-    cores: usize,
-    cpu: String,
-    kernel: String,
-    memory: String,
-    rustc: String,
-}
-
-impl Machine {
-    pub(crate) fn detect() -> Self {
-        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease");
-        let rustc = Command::new("rustc").arg("--version").output();
-        let rustc = rustc.map(|output| output.stdout).unwrap_or_default();
-        Self {
-            cores: thread::available_parallelism().map_or(0, |cores| cores.get()),
-            cpu: field("/proc/cpuinfo", "model name").unwrap_or_default(),
-            kernel: kernel.unwrap_or_default().trim().to_owned(),
-            memory: field("/proc/meminfo", "MemTotal").unwrap_or_default(),
-            rustc: String::from_utf8_lossy(&rustc).trim().to_owned(),
-        }
-    }
-
-    pub(crate) fn describe(&self) -> String {
-        let Self { cores, cpu, kernel, memory, rustc } = self;
-        format!("{cpu}, {cores} cores, {memory}, Linux {kernel}, {rustc}")
-    }
+/// Describes the machine.
+pub(crate) fn describe() -> String {
+    let cores = thread::available_parallelism().map_or(0, |cores| cores.get());
+    let cpu = field("/proc/cpuinfo", "model name").unwrap_or_default();
+    let memory = field("/proc/meminfo", "MemTotal").unwrap_or_default();
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let rustc = Command::new("rustc").arg("--version").output();
+    let rustc = rustc.map(|output| output.stdout).unwrap_or_default();
+    let (kernel, rustc) = (kernel.trim(), String::from_utf8_lossy(&rustc));
+    format!("{cpu}, {cores} cores, {memory}, Linux {kernel}, {}", rustc.trim())
 }
 
 /// Returns the value of a line `name: value`.

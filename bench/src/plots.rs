@@ -11,14 +11,13 @@ use std::path::Path;
 /// A file, its title, its measurements, and what the x axis of its curves shows. Without an axis it has bars.
 type Plot = (&'static str, &'static str, &'static [&'static str], Option<&'static str>);
 
-const PLOTS: [Plot; 7] = [
+const PLOTS: [Plot; 6] = [
     ("spawn", "Run a program that does nothing, and wait", &["spawn", "timed", "wake"], None),
     ("waiters", "CPU time of a child beside timed waits", &["waiters"], Some("timed waits")),
     ("children", "CPU time of an exit, when many children exit", &["set"], Some("children")),
-    ("trees", "Spawn a tree, and kill one", &["tree_spawn", "tree_kill", "cgroup_kill"], None),
+    ("trees", "Spawn a tree, and kill one", &["tree_spawn", "tree_kill"], None),
     ("capture", "Capture the output of a command", &["capture"], None),
     ("heap", "Run a program from a process with much memory", &["heap"], None),
-    ("idle", "CPU time of timed waits while nothing happens", &["idle"], None),
 ];
 
 const WIDTH: u32 = 860;
@@ -40,7 +39,7 @@ pub(crate) fn render(results: &Results, directory: &Path) -> Result<()> {
             let root = SVGBackend::with_string(&mut svg, (WIDTH, height + 60)).into_drawing_area();
             root.fill(&WHITE)?;
             let (mut plot, foot) = root.titled(title, font(20))?.split_vertically(height);
-            text(&foot, &format!("Medians, on {}", results.machine.describe()), (14, 14))?;
+            text(&foot, &format!("Medians, on {}", results.machine), (14, 14))?;
             match axis {
                 Some(axis) => curves(&plot, axis, &rows, results)?,
                 None => {

@@ -1,13 +1,12 @@
 //! The results of a run: as a table, and as JSON.
 
-use crate::machine::Machine;
 use crate::peers::Contender;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Results {
-    pub(crate) machine: Machine,
+    pub(crate) machine: String,
     pub(crate) quick: bool,
     pub(crate) rows: Vec<Row>,
     pub(crate) versions: BTreeMap<String, String>,
@@ -83,6 +82,12 @@ impl Row {
         Self { name, unit, compared_by, reference, about, figures, ..Self::default() }
     }
 
+    /// Returns a row of one figure, which is measured once and compared with nothing: a bar is for the figure itself.
+    pub(crate) fn once(name: &str, unit: &str, who: Contender, value: f64) -> Self {
+        let figure = Figure::once(who, value, Some(value));
+        Self::new(name, unit, Compare::Nothing, who, vec![figure]).about(who)
+    }
+
     pub(crate) fn only(mut self, contenders: &[Contender]) -> Self {
         self.figures.retain(|figure| contenders.iter().any(|it| it.name() == figure.who));
         self
@@ -138,7 +143,7 @@ impl Results {
     pub(crate) fn table(&self) -> String {
         let columns = ["measurement", "reference", "this crate", "against it", "bar", "others"];
         let rows = self.rows.iter().map(Row::cells);
-        format!("{}\nMedians, on {}.", table(&columns, rows), self.machine.describe())
+        format!("{}\nMedians, on {}.", table(&columns, rows), self.machine)
     }
 }
 

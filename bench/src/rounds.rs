@@ -85,12 +85,6 @@ impl Rounds {
         Row::new(name, unit, Compare::Ratio, reference, figures)
     }
 
-    /// Compares nothing: a bar is for this crate's figure itself.
-    pub(crate) fn row_of_figures(&self, name: &str, unit: &str, reference: Contender) -> Row {
-        let figures = self.figures(|contender| Some(interval(&self.medians(contender))));
-        Row::new(name, unit, Compare::Nothing, reference, figures)
-    }
-
     fn figures(&self, against: impl Fn(Contender) -> Option<[f64; 3]>) -> Vec<Figure> {
         let figures = self.0.iter().map(|(contender, rounds)| {
             let all: Vec<f64> = rounds.iter().flatten().copied().collect();

@@ -8,7 +8,7 @@ mod cases;
 mod system;
 
 use crate::cli::Result;
-use crate::machine::{Machine, versions};
+use crate::machine::{self, versions};
 use crate::peers::{Contender, Contender::*, is_not_offered, use_worker_threads};
 use crate::report::table;
 use cases::{ALONE, Case, TOPICS, cases};
@@ -64,7 +64,7 @@ pub fn run() -> Result<()> {
         });
         println!("# {topic}\n\n{}", table(&columns, rows));
     }
-    println!("{:?}, {}", versions(), Machine::detect().describe());
+    println!("{:?}, {}", versions(), machine::describe());
     Ok(())
 }
 

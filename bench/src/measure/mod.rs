@@ -16,19 +16,16 @@ use crate::worker::{self, Sampler};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-pub(crate) const ALL: [(&str, Measure); 17] = [
+pub(crate) const ALL: [(&str, Measure); 14] = [
     ("spawn", one_child::measure_spawn),
     ("timed", one_child::measure_timed),
     ("wake", wake::measure),
     ("waiters", waiters::measure),
-    ("idle", waiters::measure_idle),
     ("try_wait", one_child::measure_try_wait),
     ("handle", one_child::measure_handle),
     ("capture", one_child::measure_capture),
     ("tree_spawn", one_child::measure_tree),
     ("tree_kill", trees::measure_kill),
-    ("scan", trees::measure_scan),
-    ("cgroup_kill", trees::measure_cgroup),
     ("many_trees", trees::measure_many),
     ("set", set::measure),
     ("set_memory", set::measure_memory),

@@ -1,8 +1,8 @@
-//! Many timed waits: what they cost while other children start and exit, and while nothing happens.
+//! Many timed waits: what they cost while other children start and exit.
 //!
 //! Each contender waits in one process, for children that keep running, with a thread per wait; tokio has a task per wait,
-//! on one worker thread. For the churn, this process spawns other children with std, one after the other, and the figure
-//! is its CPU time per child. The idle figure is the CPU time of the process itself.
+//! on one worker thread. Meanwhile this process spawns other children with std, one after the other, and the figure is its
+//! CPU time per child.
 
 use super::*;
 use crate::system::until_others_sleep;
@@ -34,7 +34,7 @@ pub(super) fn measure(run: &Run) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// The sampler returns the CPU time of this process per child, or without children per second, in microseconds.
+/// The sampler returns the CPU time of this process per child, in microseconds.
 pub(super) fn sampler(contender: Contender, waits: usize) -> Result<Sampler> {
     let waiters = Waiters::start(contender, waits)?;
     Ok(Box::new(move |children| {
@@ -47,20 +47,11 @@ pub(super) fn sampler(contender: Contender, waits: usize) -> Result<Sampler> {
         }
         // Waiters that were woken need time to block again. Polling ones would spend that time as well.
         let rest = if contender == Polling { 0 } else { 50 };
-        thread::sleep(Duration::from_millis(if children == 0 { 1000 } else { rest }));
+        thread::sleep(Duration::from_millis(rest));
         let spent = cpu_time() - start;
         waiters.check()?;
-        Ok(vec![spent.as_secs_f64() * 1e6 / children.max(1) as f64])
+        Ok(vec![spent.as_secs_f64() * 1e6 / children as f64])
     }))
-}
-
-pub(super) fn measure_idle(run: &Run) -> Result<Vec<Row>> {
-    let contenders = [&[Polling][..], &Contender::TIMED].concat();
-    let rounds = Rounds::run(run, &contenders, (0, run.pick(1, MIN_ROUNDS)), |contender| {
-        worker::Worker::start("waiters", contender, 100)?.sample(0)
-    })?;
-    let name = "CPU time a second, of 100 timed waits while nothing happens";
-    Ok(vec![rounds.row_of_figures(name, "µs", Polling)])
 }
 
 /// Timed waits that last until this is dropped.
