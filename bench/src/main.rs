@@ -1,8 +1,4 @@
-//! Measures this crate, other libraries, std and plain system calls:
-//!
-//! ```text
-//! cargo run --release -p bench [-- --help]
-//! ```
+//! Measures this crate, other libraries, std and plain system calls.
 
 #[cfg(target_os = "linux")]
 fn main() -> bench::Result<()> {

@@ -42,10 +42,11 @@ pub(crate) fn nanoseconds() -> u64 {
     now.unwrap_or_default().as_nanos() as u64
 }
 
-/// Raises the limit of descriptors to the maximum.
-pub(crate) fn allow_descriptors() -> io::Result<()> {
+/// Raises the limit of descriptors to the maximum, and returns it.
+pub(crate) fn allow_descriptors() -> io::Result<usize> {
     let maximum = getrlimit(Resource::Nofile).maximum;
-    Ok(setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?)
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
+    Ok(maximum.map_or(usize::MAX, |maximum| maximum as usize))
 }
 
 pub(crate) fn pid(id: u32) -> io::Result<Pid> {

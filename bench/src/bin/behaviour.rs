@@ -1,8 +1,4 @@
-//! Prints how this crate and other libraries behave in hostile cases, as tables:
-//!
-//! ```text
-//! cargo run --release -p bench --bin behaviour [-- CASE…]
-//! ```
+//! Prints how this crate and other libraries behave in hostile cases, as tables.
 
 #[cfg(target_os = "linux")]
 fn main() -> bench::Result<()> {

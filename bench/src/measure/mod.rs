@@ -1,5 +1,6 @@
 //! The measurements.
 
+mod capture;
 mod one_child;
 mod set;
 mod trees;
@@ -16,14 +17,17 @@ use crate::worker::{self, Sampler};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-pub(crate) const ALL: [(&str, Measure); 14] = [
+pub(crate) const ALL: [(&str, Measure); 17] = [
     ("spawn", one_child::measure_spawn),
     ("timed", one_child::measure_timed),
     ("wake", wake::measure),
     ("waiters", waiters::measure),
     ("try_wait", one_child::measure_try_wait),
     ("handle", one_child::measure_handle),
-    ("capture", one_child::measure_capture),
+    ("capture", capture::measure),
+    ("capture_tasks", capture::measure_tasks),
+    ("round_trip", capture::measure_round_trip),
+    ("capture_memory", capture::measure_memory),
     ("tree_spawn", one_child::measure_tree),
     ("tree_kill", trees::measure_kill),
     ("many_trees", trees::measure_many),
@@ -42,8 +46,10 @@ pub(crate) fn sampler(kind: &str, contender: Contender, parameter: usize) -> Res
         "timed" => one_child::spawn_sampler(contender, Unit::Child, true)?,
         "try_wait" => one_child::try_wait_sampler(contender)?,
         "handle" => Box::new(move |children| one_child::handle_cost(contender, children)),
-        "capture much" => Box::new(move |mib| one_child::capture_much(contender, mib)),
-        "capture many" => Box::new(move |commands| one_child::capture_many(contender, commands)),
+        "capture much" => Box::new(move |mib| capture::much(contender, mib)),
+        "capture many" => Box::new(move |commands| capture::many(contender, commands)),
+        "capture_tasks" => Box::new(move |captures| capture::tasks_cost(contender, captures)),
+        "round_trip" => capture::round_trip_sampler(contender)?,
         "wake" => Box::new(move |count| wake::latencies(contender, count)),
         "futures" => Box::new(move |count| wake::task_latencies(contender, count)),
         "waiters" => waiters::sampler(contender, parameter)?,

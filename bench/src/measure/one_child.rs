@@ -1,8 +1,8 @@
-//! A spawn and a wait, a handle, and a capture.
+//! A spawn and a wait, and a handle.
 
 use super::*;
 use crate::ALLOCATOR;
-use crate::peers::{Demand, Killed, Program, output};
+use crate::peers::{Killed, Program};
 use crate::system::count;
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use std::hint::black_box;
@@ -16,8 +16,7 @@ const LIBRARIES: [Contender; 8] =
 const IN_A_ROW: usize = 20;
 
 pub(super) fn measure_spawn(run: &Run) -> Result<Vec<Row>> {
-    let contenders = [Std, ThisCrate, Fallback, SharedChild1, Duct, Subprocess, ProcessWrap, Tokio];
-    let rounds = worker::rounds(run, "spawn", &contenders, run.pick(15, 200), IN_A_ROW)?;
+    let rounds = worker::rounds(run, "spawn", &LIBRARIES, run.pick(15, 200), IN_A_ROW)?;
     Ok(vec![rounds.row("spawn and wait", "µs", Std).bar(1.03)])
 }
 
@@ -70,7 +69,7 @@ pub(super) fn measure_heap(run: &Run) -> Result<Vec<Row>> {
 }
 
 /// Returns the microseconds per program.
-fn in_a_row(
+pub(super) fn in_a_row(
     programs: usize,
     mut spawn_and_wait: impl FnMut() -> io::Result<ExitStatus>,
 ) -> Result<Vec<f64>> {
@@ -156,31 +155,4 @@ pub(super) fn handle_cost(contender: Contender, children: usize) -> Result<Vec<f
 pub(super) fn heap_bytes() -> usize {
     let stats = ALLOCATOR.stats();
     stats.bytes_allocated - stats.bytes_deallocated
-}
-
-pub(super) fn measure_capture(run: &Run) -> Result<Vec<Row>> {
-    let contenders = [Std, ThisCrate, Fallback, Duct, Subprocess, ProcessWrap, Tokio];
-    let (mib, commands, rounds) = (run.pick(16, 256), run.pick(20, 200), run.pick(2, 40));
-    let much = worker::rounds(run, "capture much", &contenders, rounds, mib)?;
-    let many = worker::rounds(run, "capture many", &contenders, rounds, commands)?;
-    Ok(vec![
-        much.row(&format!("capture {mib} MiB"), "ms", Std).bar(1.05),
-        many.row(&format!("capture {commands} short commands"), "ms", Std).bar(1.05),
-    ])
-}
-
-/// In the worker: captures this many mebibytes from one command, and returns milliseconds.
-pub(super) fn capture_much(contender: Contender, mib: usize) -> Result<Vec<f64>> {
-    let bytes = mib << 20;
-    let program = Program::new(["/usr/bin/head", "-c", &bytes.to_string(), "/dev/zero"]);
-    let start = Instant::now();
-    let output = output(program, contender, Demand::All)?;
-    let time = start.elapsed().as_secs_f64() * 1e3;
-    if output.stdout.len() == bytes { Ok(vec![time]) } else { Err("output is missing".into()) }
-}
-
-/// In the worker: captures the output of this many commands in a row, and returns milliseconds.
-pub(super) fn capture_many(contender: Contender, commands: usize) -> Result<Vec<f64>> {
-    let capture = || Ok(output(short_lived(), contender, Demand::All)?.status);
-    Ok(in_a_row(commands, capture)?.into_iter().map(|each| each * commands as f64 / 1e3).collect())
 }
