@@ -1,6 +1,6 @@
 //! Promise: a capture returns all of a child's output, within every bound, and never hangs.
 
-use crate::common::captures::{Failing, bounded, piped, run};
+use crate::common::captures::{Failing, bounded, in_every_way, piped, run};
 use crate::common::*;
 use shared_child::{CaptureOptions, Limit, SpawnOptions, StoppedBy, Stream, StreamEnd};
 use std::io::{self, ErrorKind, Read, Write};
@@ -94,16 +94,16 @@ fn much_output_of_one_stream_then_the_other_is_complete() {
 #[test]
 fn input_that_the_child_does_not_read_is_no_error() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         for parts in [&["exit", "0"][..], &["close-stdin", "say", "on"], &["hear", "say", "on"]] {
             let mut capture = bounded();
-            let captured = run(backend, parts, capture.stdin(vec![b'\n'; 8 * MIB]));
+            let captured = way.run(backend, parts, capture.stdin(vec![b'\n'; 8 * MIB]));
             assert!(captured.success(), "{captured:?}");
             assert!(captured.error.is_none(), "{captured:?}");
         }
         // The child never reads its input, and keeps running.
         let mut capture = CaptureOptions::new();
-        let captured = run(backend, &["sleep"], capture.stdin(vec![0; 8 * MIB]).timeout(SHORT));
+        let captured = way.run(backend, &["sleep"], capture.stdin(vec![0; 8 * MIB]).timeout(SHORT));
         assert_eq!(captured.stopped_by, Some(StoppedBy::Deadline));
         assert!(captured.error.is_none(), "{captured:?}");
     });
@@ -153,10 +153,10 @@ fn options_can_be_used_again() {
 #[test]
 fn input_that_fails_stops_the_child_before_it_sees_an_end() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         let mut capture = bounded();
         let reader = (&b"half of it"[..]).chain(Failing);
-        let captured = run(backend, &["read", "say", "taken"], capture.stdin_from(reader));
+        let captured = way.run(backend, &["read", "say", "taken"], capture.stdin_from(reader));
         assert_eq!(captured.stopped_by, Some(StoppedBy::Input));
         assert_eq!(captured.error.as_ref().unwrap().to_string(), "the disk has failed");
         assert_eq!(captured.stdout.text(), "");
@@ -181,9 +181,9 @@ fn input_that_comes_in_small_parts_is_written() {
         }
     }
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         let reader = Drops(b"a!b!!c".repeat(100));
-        let captured = run(backend, &["echo"], bounded().stdin_from(reader));
+        let captured = way.run(backend, &["echo"], bounded().stdin_from(reader));
         assert_eq!(captured.stdout.text(), "cba".repeat(100), "{captured:?}");
     });
 }
@@ -274,7 +274,7 @@ fn held_pipe_is_read_to_its_end_with_an_unlimited_drain() {
 #[test]
 fn pipe_flooded_after_the_exit_is_left_at_the_drain_or_timeout() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         for drain in [SHORT, Duration::MAX] {
             let child = piped(backend, &["spawn", "2", "hear", "flood"]);
             wait(&child);
@@ -287,7 +287,8 @@ fn pipe_flooded_after_the_exit_is_left_at_the_drain_or_timeout() {
             });
             // One of the two bounds ends the capture.
             let timeout = if drain == SHORT { LONG } else { 4 * SHORT };
-            let captured = child.capture(capture.drain(drain).timeout(timeout).limit(10)).unwrap();
+            let captured =
+                way.capture(&child, capture.drain(drain).timeout(timeout).limit(10)).unwrap();
             assert_eq!(captured.stdout.end, StreamEnd::HeldOpen);
             assert!(captured.stdout.total > 0);
             assert!(captured.success() && captured.stderr.end == StreamEnd::HeldOpen);
@@ -298,7 +299,7 @@ fn pipe_flooded_after_the_exit_is_left_at_the_drain_or_timeout() {
 #[test]
 fn deadline_is_kept_whatever_the_child_does() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         for parts in [
             &["sleep"][..],
             &["flood"],
@@ -314,7 +315,7 @@ fn deadline_is_kept_whatever_the_child_does() {
                     1 => capture.timeout(SHORT),
                     _ => capture.timeout(Duration::MAX).deadline(Instant::now() + SHORT),
                 };
-                let captured = run(backend, parts, &mut capture);
+                let captured = way.run(backend, parts, &mut capture);
                 assert_eq!(captured.stopped_by, Some(StoppedBy::Deadline), "{parts:?}");
                 assert!(captured.status.is_some() && !captured.success(), "{captured:?}");
                 assert_eq!(captured.stdout.end, StreamEnd::Closed, "{captured:?}");
@@ -327,13 +328,13 @@ fn deadline_is_kept_whatever_the_child_does() {
 #[test]
 fn deadline_is_kept_although_other_processes_have_the_pipe() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         for grace in [Duration::ZERO, 2 * LONG] {
             let child = piped(backend, &["spawn", "1", "read", "sleep"]);
             let stdin = child.take_stdin();
             let mut capture = CaptureOptions::new();
             capture.grace(grace).drain(Duration::MAX).on_line(|_, _| ControlFlow::Break(()));
-            let captured = child.capture(&mut capture).unwrap();
+            let captured = way.capture(&child, &mut capture).unwrap();
             assert!(captured.status.is_some() && !captured.success(), "{captured:?}");
             assert_eq!(captured.stdout.end, StreamEnd::HeldOpen);
             assert!(captured.elapsed < LONG);
@@ -384,11 +385,11 @@ fn capture_with_a_passed_deadline_polls_once() {
 #[test]
 fn child_that_closes_its_streams_and_runs_on_is_waited_for() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         let child = piped(backend, &["close-stdout", "close-stderr", "read", "exit", "5"]);
         let stdin = child.take_stdin();
         thread::scope(|scope| {
-            let capturing = scope.spawn(|| child.capture(&mut bounded()).unwrap());
+            let capturing = scope.spawn(|| way.capture(&child, &mut bounded()).unwrap());
             assert!(child.wait_timeout(SHORT).unwrap().is_none());
             assert!(!capturing.is_finished());
             drop(stdin);
@@ -479,17 +480,18 @@ fn limits_keep_the_head_and_the_tail() {
 #[test]
 fn limit_may_stop_the_child() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         let mut capture = bounded();
-        let captured = run(backend, &["flood"], capture.limit(100_000).stop_at_limit(true));
+        let captured = way.run(backend, &["flood"], capture.limit(100_000).stop_at_limit(true));
         assert_eq!(captured.stopped_by, Some(StoppedBy::Limit(Stream::Stdout)));
         assert_eq!(captured.stdout.bytes.len(), 100_000);
         assert!(!captured.success());
         // Output of exactly the limit does not exceed it.
         let mut capture = bounded();
-        let captured = run(backend, &["write", "1000"], capture.limit(1000).stop_at_limit(true));
+        let captured =
+            way.run(backend, &["write", "1000"], capture.limit(1000).stop_at_limit(true));
         assert!(captured.success(), "{captured:?}");
-        let captured = run(backend, &["write-err", "1001"], &mut capture);
+        let captured = way.run(backend, &["write-err", "1001"], &mut capture);
         assert_eq!(captured.stopped_by, Some(StoppedBy::Limit(Stream::Stderr)));
         assert_eq!(captured.stderr.bytes, written(1000));
     });
@@ -526,7 +528,7 @@ fn output_is_shown_as_it_arrives() {
 #[test]
 fn callback_that_breaks_stops_the_child() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         for by_line in [false, true] {
             let mut count = 0;
             let mut capture = bounded();
@@ -542,7 +544,7 @@ fn callback_that_breaks_stops_the_child() {
                 });
             }
             let parts = ["say", "one", "say", "two", "flood"];
-            let captured = run(backend, &parts, capture.limit(1000));
+            let captured = way.run(backend, &parts, capture.limit(1000));
             drop(capture);
             assert_eq!(captured.stopped_by, Some(StoppedBy::Callback));
             assert!(!captured.success());
@@ -556,14 +558,14 @@ fn callback_that_breaks_stops_the_child() {
 #[test]
 fn lines_are_reported_one_by_one() {
     watchdog!();
-    on_every_backend(|backend| {
+    in_every_way(|backend, way| {
         let mut lines = Vec::new();
         let mut capture = bounded();
         capture.stdin("one\r\n\n\u{20ac}\nno end").on_line(|stream, line| {
             lines.push((stream, line.to_string()));
             ControlFlow::Continue(())
         });
-        let captured = run(backend, &["echo"], &mut capture);
+        let captured = way.run(backend, &["echo"], &mut capture);
         drop(capture);
         assert!(captured.success());
         let expected = ["one", "", "\u{20ac}", "no end"];

@@ -3,7 +3,9 @@
 use crate::common::captures::{bounded, in_every_way};
 use crate::common::*;
 use shared_child::seam::Backend;
-use shared_child::{Capture, CaptureOptions, Limit, Reached, SpawnOptions, StoppedBy, Until};
+use shared_child::{
+    Capture, CaptureOptions, Limit, Reached, SpawnOptions, StoppedBy, StreamEnd, Until,
+};
 use std::io::{self, ErrorKind};
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -65,6 +67,20 @@ fn bounds_on_time_are_kept_between_calls() {
             assert!(!wait(capture.child()).success());
             assert_eq!(way.finish(&capture).stopped_by, Some(expected));
         }
+    });
+}
+
+/// The process that floods the pipe ends when the capture closes it.
+#[test]
+fn pipe_that_a_descendant_floods_does_not_delay_the_end() {
+    watchdog!();
+    in_every_way(|backend, way| {
+        let parts = ["spawn", "1", "flood", "exit", "7"];
+        let capture = begin(backend, &parts, bounded().limit(1000).drain(SHORT));
+        assert_eq!(wait(capture.child()).code(), Some(7));
+        let captured = way.finish(&capture);
+        assert_eq!(captured.status.unwrap().code(), Some(7));
+        assert_eq!((captured.stdout.end, captured.stopped_by), (StreamEnd::HeldOpen, None));
     });
 }
 

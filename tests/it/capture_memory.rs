@@ -2,7 +2,7 @@
 
 use crate::common::*;
 use shared_child::seam::Backend;
-use shared_child::{CaptureOptions, Limit, SpawnOptions, Stream, Until};
+use shared_child::{CaptureOptions, Limit, SpawnOptions, Stream};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -121,7 +121,7 @@ fn open_idle_capture_holds_little_memory() {
                 for length in [1, 60_000] {
                     let line = "x".repeat(length) + "\n";
                     capture.write(line.as_bytes()).unwrap();
-                    let chunk = capture.read(Until::line());
+                    let chunk = capture.read(shared_child::Until::line());
                     assert!(chunk.stdout.bytes == line.as_bytes(), "{:?}", chunk.reached);
                 }
                 NOW.load(Ordering::Relaxed) - before

@@ -92,6 +92,22 @@ impl Way {
         }
     }
 
+    pub(crate) fn run(
+        self,
+        backend: Backend,
+        parts: &[impl AsRef<OsStr>],
+        capture: &mut CaptureOptions<'_>,
+    ) -> Captured {
+        match self {
+            Self::Blocking => run(backend, parts, capture),
+            Self::InTask => {
+                let (options, mut command) = (SpawnOptions::new(), helper(parts));
+                let capture = backend.begin_capture(&options, &mut command, capture);
+                block_on(capture.expect("to begin").finish_async())
+            }
+        }
+    }
+
     pub(crate) fn capture(
         self,
         child: &SharedChild,
