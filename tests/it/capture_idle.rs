@@ -138,14 +138,22 @@ fn has_done_its_work(
     Some(captured.stdout.text().trim_end() == "done")
 }
 
+/// Returns whether one of several attempts succeeds. On a busy machine a child may get no CPU time for as long as `BUSY`.
+fn one_of_five(attempt: impl Fn() -> bool) -> bool {
+    (0..5).any(|_| attempt())
+}
+
 #[test]
 fn busy_child_is_not_idle() {
     watchdog!();
     let parts = ["burn", "1000", "say", "done", "sleep"];
     in_every_way(|backend, way| {
-        let child = piped(backend, &parts);
-        let was_busy = has_done_its_work(way, &child, with_idle(BUSY).idle_unless_busy(true));
-        assert!(was_busy.unwrap_or(true), "it was stopped while it was busy");
+        let does_its_work = || {
+            let mut capture = with_idle(BUSY);
+            capture.idle_unless_busy(true);
+            has_done_its_work(way, &piped(backend, &parts), &mut capture).unwrap_or(true)
+        };
+        assert!(one_of_five(does_its_work), "it was stopped while it was busy");
     });
     let child = piped(Backend::Best, &parts);
     assert_eq!(has_done_its_work(Way::Blocking, &child, &mut with_idle(BUSY)), Some(false));
@@ -159,11 +167,14 @@ fn tree_with_a_busy_member_is_not_idle() {
 
     watchdog!();
     for kind in Kind::all(function_name!()) {
-        let mut command = helper(&["run", "2", "burn", "1000", "say", "done", "sleep"]);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let child = kind.spawn(SpawnOptions::new().kill_on_drop(true), &mut command);
-        let was_busy =
-            has_done_its_work(Way::Blocking, &child, with_idle(BUSY).idle_unless_busy(true));
-        assert!(was_busy.unwrap_or(true), "{kind:?} was stopped while a member was busy");
+        let does_its_work = || {
+            let mut command = helper(&["run", "2", "burn", "1000", "say", "done", "sleep"]);
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            let child = kind.spawn(SpawnOptions::new().kill_on_drop(true), &mut command);
+            let mut capture = with_idle(BUSY);
+            capture.idle_unless_busy(true);
+            has_done_its_work(Way::Blocking, &child, &mut capture).unwrap_or(true)
+        };
+        assert!(one_of_five(does_its_work), "{kind:?} was stopped while a member was busy");
     }
 }

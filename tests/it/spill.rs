@@ -387,9 +387,9 @@ mod unix_only {
         assert_eq!(spilled(&captured).bytes, MIB as u64);
         assert!(fs::read(directory.file()).unwrap() == written(MIB));
 
-        let (read_end, write_end) = std::io::pipe().unwrap();
-        drop(read_end);
-        capture.spill_to(Stream::Stdout, File::from(OwnedFd::from(write_end)), ALL);
+        let (closed, file) = std::os::unix::net::UnixStream::pair().unwrap();
+        drop(closed);
+        capture.spill_to(Stream::Stdout, File::from(OwnedFd::from(file)), ALL);
         let captured = run(Backend::Best, &["write", "8000000"], &mut capture);
         assert!(captured.success(), "{captured:?}");
         assert_eq!(error_kind(&captured), Some(ErrorKind::BrokenPipe), "{captured:?}");
