@@ -9,6 +9,7 @@ use super::task::Task;
 use crate::fork_guard::{ForkGuard, PerProcess};
 use crate::sync::{Mutex, imp::Condvar};
 use crate::sys::spawn_thread;
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
@@ -49,6 +50,12 @@ struct Job {
     future: Mutex<Option<Pin<Box<dyn Future<Output = ()> + Send>>>>,
     /// It is in the list of ready jobs.
     is_ready: AtomicBool,
+    /// Its capture was dropped in a poll, by a waker.
+    is_over: AtomicBool,
+}
+
+thread_local! {
+    static IS_READER: Cell<bool> = const { Cell::new(false) };
 }
 
 /// A capture that the thread reads. A drop ends that, after a poll in progress.
@@ -70,7 +77,11 @@ impl Background {
             poll_fn(|cx| task.poll(cx, Engine::background_step)).await;
         };
         let future = Mutex::new(Some(Box::pin(future) as Pin<Box<_>>));
-        let job = Arc::new(Job { future, is_ready: AtomicBool::new(false) });
+        let job = Arc::new(Job {
+            future,
+            is_ready: AtomicBool::new(false),
+            is_over: AtomicBool::new(false),
+        });
         Arc::clone(&job).wake();
         Ok(Self(ForkGuard::new(job)))
     }
@@ -79,8 +90,15 @@ impl Background {
 impl Drop for Background {
     fn drop(&mut self) {
         // In the child of a fork, the lock may stay locked.
-        if !self.0.is_copied() {
+        if self.0.is_copied() {
+            return;
+        }
+        // A waker may drop a capture. This may be the one that the thread polls, so the job ends after the poll.
+        self.0.is_over.store(true, Ordering::Relaxed);
+        if !IS_READER.get() {
             self.0.end();
+        } else {
+            Arc::clone(&self.0).wake();
         }
     }
 }
@@ -99,6 +117,7 @@ impl Job {
     fn poll(self: &Arc<Self>) -> Poll<()> {
         let waker = Waker::from(Arc::clone(self));
         match &mut *self.future.lock() {
+            _ if self.is_over.load(Ordering::Relaxed) => Poll::Ready(()),
             Some(future) => future.as_mut().poll(&mut Context::from_waker(&waker)),
             None => Poll::Ready(()),
         }
@@ -147,6 +166,7 @@ impl Queue {
 }
 
 fn run_thread(queue: &Queue) {
+    IS_READER.set(true);
     while let Some(job) = queue.next() {
         job.is_ready.store(false, Ordering::Release);
         // The poll may wake a task, whose waker may panic. That must not harm other captures.

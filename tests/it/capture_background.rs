@@ -1,6 +1,7 @@
 //! Promise: a capture in the background reads on while the program makes no call, within its bounds, on one thread for all.
 
 use crate::common::captures::{bounded, in_every_way};
+use crate::common::executor::{on_wake, poll, poll_by};
 use crate::common::*;
 use shared_child::seam::Backend;
 use shared_child::{
@@ -8,6 +9,7 @@ use shared_child::{
 };
 use std::io::{self, ErrorKind};
 use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 const MIB: usize = 1 << 20;
@@ -113,6 +115,38 @@ fn dropped_capture_kills_its_child() {
             drop(capture);
             until("the child is reaped", || !unix::children().contains(&id));
         }
+    });
+}
+
+/// An executor may drop a task when it is woken.
+#[test]
+fn waker_may_drop_the_capture_that_is_read() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let capture = Arc::new(begin(backend, &["drip"], &mut bounded()));
+        let id = capture.child().id();
+        let mut reads = [(); 2].map(|()| {
+            let capture = Arc::clone(&capture);
+            Box::pin(async move { capture.read_async(Until::line()).await })
+        });
+        assert!(poll(&mut reads[0], &Arc::default()).is_pending());
+        let tasks = Arc::new(Mutex::new(None));
+        let (drop_tasks, dropped) = mpsc::channel();
+        let its = Arc::clone(&tasks);
+        let waker = on_wake(move || {
+            drop(its.lock().unwrap().take());
+            drop_tasks.send(()).unwrap();
+        });
+        let mut tasks = tasks.lock().unwrap();
+        // This read waits for its turn: only the thread that reads in the background wakes it.
+        assert!(poll_by(&mut reads[1], &waker).is_pending());
+        *tasks = Some((reads, capture));
+        drop(tasks);
+        dropped.recv_timeout(LONG).unwrap();
+        #[cfg(unix)]
+        until("the child is reaped", || !unix::children().contains(&id));
+        #[cfg(windows)]
+        let _ = id;
     });
 }
 
