@@ -485,12 +485,13 @@ impl<'a> Engine<'a> {
     /// Reads once. Returns how many bytes there were, 0 at the end, or `None` if there is nothing to read now. Bytes of
     /// which not all are kept are in `scratch`.
     fn read(&mut self, stream: Stream, scratch: &mut Vec<u8>) -> Option<usize> {
-        if self.reading.is_none() {
-            self.output.keep_pieces();
-        }
-        let has_reached = self.has_reached();
+        // The bytes are for a later read.
+        let is_later = match self.reading {
+            None => self.output.between_reads(),
+            Some(_) => self.has_reached(),
+        };
         scratch.clear();
-        let is_direct = !has_reached && self.callbacks.is_empty();
+        let is_direct = !is_later && self.callbacks.is_empty();
         let direct = if is_direct { self.output.buffer(stream) } else { None };
         let is_direct = direct.is_some();
         let buffer = direct.unwrap_or(scratch);
@@ -500,8 +501,8 @@ impl<'a> Engine<'a> {
             Ok(Some(count @ 1..)) => {
                 let new = &buffer[before..];
                 let accepted = match &mut self.reading {
+                    _ if is_later => 0,
                     None => count,
-                    Some(_) if has_reached => 0,
                     Some(reading) => reading.find(stream, new),
                 };
                 if is_direct {

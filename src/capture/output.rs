@@ -6,6 +6,7 @@ use super::options::{Limits, Spills};
 use super::retention::Retention;
 use super::spill::Spill;
 use super::{Stream, StreamEnd};
+use crate::sys::CHUNK;
 use std::collections::VecDeque;
 use std::time::Instant;
 
@@ -66,10 +67,28 @@ impl Output {
         let (first, rest) = bytes.split_at(accepted);
         self.keep(stream, first, false);
         self.order.push(stream, accepted);
-        if !rest.is_empty() {
-            let bytes = rest.to_vec();
-            self.pieces.push_back(Piece { stream, bytes, start: 0, is_spilled: false });
+        if rest.is_empty() {
+            return;
         }
+        match self.pieces.back_mut() {
+            // A piece has a bounded length, since it is freed as a whole.
+            Some(last) if last.stream == stream && !last.is_spilled && last.bytes.len() < CHUNK => {
+                last.bytes.extend_from_slice(rest);
+            }
+            _ => {
+                let bytes = rest.to_vec();
+                self.pieces.push_back(Piece { stream, bytes, start: 0, is_spilled: false });
+            }
+        }
+    }
+
+    /// Prepares for bytes that arrive between two reads. Returns whether they become pieces too, so that reads of lines do
+    /// not copy all that is left each time. With a limit they do not, since pieces do not count.
+    pub(super) fn between_reads(&mut self) -> bool {
+        if self.limits != [None; 2] {
+            self.keep_pieces();
+        }
+        !self.pieces.is_empty()
     }
 
     /// Keeps the pieces, for a read that ends at no byte.
@@ -147,5 +166,33 @@ impl Output {
         let mut ends = ends.into_iter();
         let streams = kept.map(|kept| kept.finish(ends.next().unwrap_or(StreamEnd::Open)));
         (streams, std::mem::take(&mut self.order))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Stream::{Stderr, Stdout};
+
+    #[test]
+    fn bytes_between_reads_of_lines_are_not_moved_again() {
+        for limits in [[None; 2], [Some(1000.into()); 2]] {
+            let mut output = Output::new(limits, [None, None]);
+            output.push(Stdout, b"one\ntwo\n", 4);
+            let ([line, _], _) = output.take([StreamEnd::Open; 2]);
+            assert_eq!(line.bytes, b"one\n");
+            // Between the reads.
+            let is_later = output.between_reads();
+            assert_eq!(is_later, limits == [None; 2]);
+            for (stream, bytes) in [(Stdout, &b"three"[..]), (Stderr, b"err"), (Stdout, b"\n")] {
+                output.push(stream, bytes, if is_later { 0 } else { bytes.len() });
+            }
+            assert_eq!(output.is_empty(), is_later);
+            output.keep_pieces();
+            let (streams, order) = output.take([StreamEnd::Open; 2]);
+            let expected: [(Stream, &[u8]); 3] =
+                [(Stdout, b"two\nthree"), (Stderr, b"err"), (Stdout, b"\n")];
+            assert_eq!(order.parts(streams.each_ref()), expected);
+        }
     }
 }
