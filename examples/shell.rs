@@ -42,10 +42,10 @@
 //! the end, when the command and its output have ended. A line, a pattern or a number of bytes ends exactly there, and what
 //! follows is for the next read; with `stream`, `stdout` or `stderr`, they are sought there alone.
 //!
-//! In the result, `reached` is `line`, `pattern`, `bytes`, `quiet`, `deadline`, `end`, or `omitted` if output was omitted before
-//! the read, so that no line is complete. If `running` is false, `status` has a `code` or a `signal`, and a `text`. At the
-//! end, `stopped_by` says why the server stopped the command (`timeout`, `idle`), and `held_open` whether another process
-//! still has its output open.
+//! In the result, `reached` is `line`, `pattern`, `bytes`, `quiet`, `deadline`, `end`, `line_piece` if the line is longer
+//! than 64 KiB, or `omitted` if output was omitted before the read, so that no line is complete. If `running` is false,
+//! `status` has a `code` or a `signal`, and a `text`. At the end, `stopped_by` says why the server stopped the command
+//! (`timeout`, `idle`), and `held_open` whether another process still has its output open.
 //!
 //! **Output** is a list of parts, in the order of their arrival as far as the system reports it. A part that is not UTF-8 has
 //! the exact bytes in `hex`, and U+FFFD in their places in `text`. (A read can end within a character.) Where an answer would
@@ -517,6 +517,7 @@ fn name(reached: Reached) -> &'static str {
     match reached {
         Reached::End => "end",
         Reached::Line => "line",
+        Reached::LinePiece => "line_piece",
         Reached::Pattern => "pattern",
         Reached::Bytes => "bytes",
         Reached::Quiet => "quiet",
