@@ -42,9 +42,10 @@ pub struct Captured {
     pub stopped_by: Option<StoppedBy>,
     /// What [`SharedChild::usage`](crate::SharedChild::usage) returns at the end of the capture.
     pub usage: Option<Usage>,
-    /// The time since the capture began, including the spawn if the capture spawned the child.
+    /// The time from the beginning of the capture to its end, including the spawn if the capture spawned the child. The
+    /// capture ends in one of its calls, or [in the background](super::Capture::read_in_background).
     pub elapsed: Duration,
-    /// The first error, if any: the status is lost, because another part of the program has reaped the child
+    /// The error, if any, of which a lost status is first: the status is lost, because another part of the program has reaped the child
     /// (`unix::ReapedElsewhere`); the child was killed and has not ended ([`TimedOut`](io::ErrorKind::TimedOut)); a
     /// process could not be killed, or the tree could not be scanned; a read or a write failed.
     pub error: Option<io::Error>,

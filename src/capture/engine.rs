@@ -29,10 +29,11 @@ use super::output::Output;
 use super::pipes::Pipes;
 use super::until::{Finder, Until};
 use super::{Captured, StoppedBy, Stream, StreamEnd};
+use crate::Usage;
 use crate::backoff::earlier;
 use crate::child::ChildRef;
 use crate::stop::{DYING, Phase, Stop};
-use crate::sys::{Alarm, ExitDescriptor, Notice, PipeEvent, Ready, Request, Wait};
+use crate::sys::{Alarm, ExitDescriptor, Notice, PipeEvent, Ready, Request, Wait, copy_error};
 use crate::watchlist::next_token;
 use std::io;
 use std::ops::ControlFlow;
@@ -82,6 +83,8 @@ pub(super) struct Engine<'a> {
     next_tree_poll: Option<Instant>,
     stopped_by: Option<StoppedBy>,
     error: Option<io::Error>,
+    /// `None` until the capture is over.
+    end: Option<End>,
 }
 
 struct Reading {
@@ -100,6 +103,13 @@ struct ChildExit {
     at: Instant,
     /// `None` if another part of the program has reaped the child.
     status: Option<ExitStatus>,
+}
+
+/// What is known at the end of the capture, and every finish returns.
+#[derive(Clone, Copy)]
+struct End {
+    elapsed: Duration,
+    usage: Option<Usage>,
 }
 
 /// What the driver does next.
@@ -202,6 +212,7 @@ impl<'a> Engine<'a> {
             next_tree_poll: None,
             stopped_by: None,
             error: None,
+            end: None,
         })
     }
 
@@ -254,10 +265,34 @@ impl<'a> Engine<'a> {
         let next = self.next_but_spills();
         let is_over = matches!(next, Next::Finish);
         match (next, self.output.poll_spills(is_over, self.deadline)) {
-            (Next::Finish, None) => Next::Finish,
+            (Next::Finish, None) => {
+                self.end();
+                Next::Finish
+            }
             (Next::Finish, spill) => Next::Wait(spill),
             (Next::Wait(until), spill) => Next::Wait(earlier(until, spill)),
         }
+    }
+
+    /// Notes the end of the capture.
+    fn end(&mut self) {
+        if self.end.is_some() {
+            return;
+        }
+        if let Some(Err(error)) = self.stop.take().map(Stop::result) {
+            self.failed(error);
+        }
+        if self.exit.is_none() {
+            let message = format!(
+                "process {} was killed, but has not ended within {:?}",
+                self.child.id(),
+                DYING
+            );
+            self.failed(io::Error::new(io::ErrorKind::TimedOut, message));
+        }
+        // An error is that of the status, which is reported already.
+        let usage = self.child.usage().unwrap_or(None);
+        self.end = Some(End { elapsed: self.began.elapsed(), usage });
     }
 
     fn next_but_spills(&mut self) -> Next {
@@ -756,17 +791,7 @@ impl<'a> Engine<'a> {
             return Step::WaitForTurn(None);
         }
         self.end_read();
-        if let Some(Err(error)) = self.stop.take().map(Stop::result) {
-            self.failed(error);
-        }
-        if self.exit.is_none() {
-            let message = format!(
-                "process {} was killed, but has not ended within {:?}",
-                self.child.id(),
-                DYING
-            );
-            self.failed(io::Error::new(io::ErrorKind::TimedOut, message));
-        }
+        let Some(End { elapsed, usage }) = self.end else { return Step::Wait(None) };
         self.output.keep_pieces();
         let ([stdout, stderr], _) = self.output.take(self.ends);
         Step::Done(Captured {
@@ -774,12 +799,23 @@ impl<'a> Engine<'a> {
             stdout,
             stderr,
             stopped_by: self.stopped_by,
-            // An error is that of the status, which is reported already.
-            usage: self.child.usage().unwrap_or(None),
-            elapsed: self.began.elapsed(),
-            error: self.error.take(),
+            usage,
+            elapsed,
+            error: self.error(),
             command: self.child.description(),
         })
+    }
+
+    /// Returns the error of a lost status, or else the first error.
+    fn error(&self) -> Option<io::Error> {
+        let first = self.error.as_ref()?;
+        if let Some(ChildExit { status: None, .. }) = self.exit {
+            // A copy of an error lacks its source. Every wait returns this error anew.
+            if let Err(error) = self.child.try_wait() {
+                return Some(error);
+            }
+        }
+        Some(copy_error(first))
     }
 }
 

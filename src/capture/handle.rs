@@ -364,7 +364,8 @@ impl<'a> Capture<'a> {
     /// returned.
     ///
     /// This takes as long as [`SharedChild::capture`] would take from here:
-    /// [how long a capture takes](CaptureOptions#how-long-a-capture-takes).
+    /// [how long a capture takes](CaptureOptions#how-long-a-capture-takes). Another call returns the same without the
+    /// output, of which each byte is returned once. So after [`Reached::End`] it returns how the capture ended.
     ///
     /// # Examples
     ///

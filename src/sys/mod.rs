@@ -318,6 +318,14 @@ impl fmt::Debug for KillWithParent {
     }
 }
 
+/// Returns an error with the same code, or with the same kind and text.
+pub(crate) fn copy_error(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
+}
+
 /// How much one read or write of a pipe moves at most. A pipe mostly holds as much.
 pub(crate) const CHUNK: usize = 64 * 1024;
 

@@ -1,12 +1,12 @@
 //! Promise: a capture that goes on returns each byte once, ends each read exactly at its condition, keeps every deadline,
 //! and never deadlocks with the child, on threads and in tasks.
 
-use crate::common::captures::{bounded, in_every_way, piped};
+use crate::common::captures::{Failing, bounded, in_every_way, piped};
 use crate::common::*;
 use shared_child::seam::Backend;
 use shared_child::{
-    Capture, CaptureOptions, ChildState, Chunk, Limit, Reached, SpawnOptions, StoppedBy, Stream,
-    StreamEnd, Until,
+    Capture, CaptureOptions, Captured, ChildState, Chunk, Limit, Reached, SpawnOptions, StoppedBy,
+    Stream, StreamEnd, Until,
 };
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind, Read};
@@ -650,6 +650,40 @@ fn second_capture_of_a_child_is_refused() {
         assert!(child.begin_capture(&mut bounded()).is_err());
         // `capture` still returns the status.
         assert!(child.capture(&mut bounded()).unwrap().success());
+    });
+}
+
+#[test]
+fn second_finish_returns_the_same_without_the_output() {
+    watchdog!();
+    in_every_way(|backend, way| {
+        let child = piped(backend, &["sleep"]);
+        let capture = child.begin_capture(bounded().stdin_from(Failing)).unwrap();
+        assert_eq!(way.read(&capture, soon(Until::end())).reached, Reached::End);
+        thread::sleep(SHORT);
+        let (first, second) = (way.finish(&capture), way.finish(&capture));
+        assert_eq!(first.stopped_by, Some(StoppedBy::Input));
+        let facts = |captured: &Captured| {
+            let error = captured.error.as_ref().expect("the input failed");
+            let Captured { status, stopped_by, elapsed, .. } = *captured;
+            (status, stopped_by, elapsed, error.kind(), error.to_string())
+        };
+        assert_eq!(facts(&first), facts(&second));
+        assert_eq!((first.usage, first.stdout.end), (second.usage, second.stdout.end));
+    });
+}
+
+#[test]
+fn capture_that_ends_in_the_background_counts_no_later_time() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let capture = begin(backend, &["say", "x"]);
+        let start = Instant::now();
+        capture.read_in_background().unwrap();
+        wait(capture.child());
+        thread::sleep(8 * SHORT);
+        let elapsed = capture.finish().elapsed;
+        assert!(elapsed < start.elapsed() - 4 * SHORT, "{elapsed:?} of {:?}", start.elapsed());
     });
 }
 

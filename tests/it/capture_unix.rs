@@ -391,6 +391,23 @@ fn capture_of_a_child_reaped_elsewhere_returns_its_output() {
 }
 
 #[test]
+fn each_finish_returns_the_cause_of_a_lost_status() {
+    alone!();
+    watchdog!();
+    on_every_backend(|backend| {
+        let child = piped(backend, &SpawnOptions::new(), &["say", "x"]);
+        let capture = child.begin_capture(&mut bounded()).unwrap();
+        unix::reap(child.id());
+        for captured in [capture.finish(), capture.finish()] {
+            if captured.status.is_none() {
+                let error = captured.error.unwrap();
+                assert!(error.get_ref().unwrap().is::<ReapedElsewhere>(), "{error}");
+            }
+        }
+    });
+}
+
+#[test]
 fn child_that_terminates_within_the_grace_is_not_killed() {
     watchdog!();
     on_every_backend(|backend| {

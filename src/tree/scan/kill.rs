@@ -1,11 +1,12 @@
 //! Signals all members of a batch of trees once, or kills them until none is left.
 
 use super::pass::{Batch, Found, Pass};
-use super::{BRIEF_PATIENCE, Target, copy, first_after, is_among, put};
+use super::{BRIEF_PATIENCE, Target, first_after, is_among, put};
 use crate::backoff::Backoff;
 use crate::fork_guard::PerProcess;
 use crate::sort::{missing, search, sort};
 use crate::sync::Mutex;
+use crate::sys::copy_error;
 use crate::tree::processes::{
     self, AT_ONCE, Environment, PASSES, Record, signal_each, signal_processes,
 };
@@ -35,7 +36,7 @@ pub(in crate::tree) fn signal_unlisted(
     for (tree, target) in targets.iter().enumerate() {
         results.push(match &pass {
             Ok(pass) => signal_found(*target, &pass.trees[tree], &listed[tree], numbers),
-            Err(error) => Err(copy(error)),
+            Err(error) => Err(copy_error(error)),
         });
     }
     results
@@ -170,7 +171,7 @@ impl Batch<'_> {
             for (process, trees) in self.settle(&mut waiting)? {
                 if let Err(error) = signal_processes(&[process], numbers) {
                     for i in trees {
-                        put(&mut results[i], Err(copy(&error)));
+                        put(&mut results[i], Err(copy_error(&error)));
                     }
                 }
             }
@@ -279,7 +280,7 @@ impl Batch<'_> {
 fn or_all(mut results: Vec<io::Result<()>>, all: io::Result<()>) -> Vec<io::Result<()>> {
     if let Err(error) = all {
         for result in &mut results {
-            put(result, Err(copy(&error)));
+            put(result, Err(copy_error(&error)));
         }
     }
     results

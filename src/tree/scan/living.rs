@@ -1,8 +1,9 @@
 //! Finds the living members of a batch of trees, and waits for their end.
 
 use super::pass::{Batch, Found};
-use super::{Target, copy, first_after, is_among};
+use super::{Target, first_after, is_among};
 use crate::sort::{missing, sort};
+use crate::sys::copy_error;
 use crate::tree::processes::{self, AT_ONCE, Environment, Held, PASSES, Process, Record};
 use std::io;
 use std::time::{Duration, Instant};
@@ -144,7 +145,7 @@ impl Batch<'_> {
             }
             let pass = match Batch::of(&targets).find(after) {
                 Ok(pass) => pass,
-                Err(error) => return self.each_fails(&mut |_| copy(&error)),
+                Err(error) => return self.each_fails(&mut |_| copy_error(&error)),
             };
             let mut found_ended = Vec::new();
             for (n, found) in pass.trees.into_iter().enumerate() {

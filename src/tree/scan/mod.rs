@@ -245,11 +245,3 @@ fn put(result: &mut io::Result<()>, next: io::Result<()>) {
         *result = next;
     }
 }
-
-/// Returns the same error for another tree of a batch.
-fn copy(error: &io::Error) -> io::Error {
-    match error.raw_os_error() {
-        Some(code) => io::Error::from_raw_os_error(code),
-        None => io::Error::new(error.kind(), error.to_string()),
-    }
-}
