@@ -84,7 +84,7 @@ use std::collections::BTreeMap;
 use std::io::{self, BufRead, Read, Write};
 use std::process::{self, Command, ExitStatus};
 use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use std::{fmt, thread};
 
@@ -222,8 +222,6 @@ struct Child {
     capture: Capture<'static>,
     /// To the thread that writes. `None` without an input.
     writes: Option<Sender<Job>>,
-    /// What a read returns at the end.
-    end: OnceLock<Value>,
 }
 
 impl Server {
@@ -400,8 +398,7 @@ impl Server {
         self.trees.insert(number, Arc::clone(&process));
         let result = json!({ "child": number, "pid": process.id() });
         let command = request.fields["command"].clone();
-        let end = OnceLock::new();
-        let child = Child { number, command, process, capture, writes, end };
+        let child = Child { number, command, process, capture, writes };
         state.children.insert(number, Arc::new(child));
         Ok(result)
     }
@@ -446,28 +443,19 @@ impl Child {
             result["status"] = describe_status(status);
         }
         if chunk.reached == Reached::End {
-            let end = self.end.get_or_init(|| self.describe_end());
-            for (name, value) in end.as_object().into_iter().flatten() {
-                result[name] = value.clone();
+            result["stopped_by"] = json!(chunk.stopped_by.map(|why| match why {
+                StoppedBy::Deadline => "timeout".to_owned(),
+                StoppedBy::Idle => "idle".to_owned(),
+                other => other.to_string(),
+            }));
+            let ends = [chunk.stdout.end, chunk.stderr.end];
+            result["held_open"] = json!(ends.contains(&StreamEnd::HeldOpen));
+            // The capture is over, so this does not wait.
+            if let Some(error) = self.capture.finish().error {
+                result["failure"] = json!(error.to_string());
             }
         }
         result
-    }
-
-    /// Requires that a read has returned the end, so this does not wait, and there is no more output.
-    fn describe_end(&self) -> Value {
-        let captured = self.capture.finish();
-        let stopped_by = captured.stopped_by.map(|why| match why {
-            StoppedBy::Deadline => "timeout".to_owned(),
-            StoppedBy::Idle => "idle".to_owned(),
-            other => other.to_string(),
-        });
-        let held_open = [captured.stdout.end, captured.stderr.end].contains(&StreamEnd::HeldOpen);
-        let mut end = json!({ "stopped_by": stopped_by, "held_open": held_open });
-        if let Some(error) = captured.error {
-            end["failure"] = json!(error.to_string());
-        }
-        end
     }
 
     fn close_stdin(&self) -> Answer {

@@ -1,6 +1,6 @@
 //! What one read of a capture returns.
 
-use super::{CapturedStream, Stream};
+use super::{CapturedStream, StoppedBy, Stream};
 use std::process::ExitStatus;
 
 /// What a child has written since the last [read](super::Capture::read).
@@ -32,6 +32,9 @@ pub struct Chunk {
     pub reached: Reached,
     /// Whether the child runs.
     pub state: ChildState,
+    /// Why the capture stops the child, or has stopped it, if it does: as in
+    /// [`Captured::stopped_by`](super::Captured::stopped_by).
+    pub stopped_by: Option<StoppedBy>,
     pub(super) order: Order,
 }
 

@@ -130,7 +130,7 @@ pub(super) enum Step<T> {
 /// Returns a chunk without output or state.
 pub(super) fn chunk_of_nothing(reached: Reached, end: StreamEnd) -> Chunk {
     let ([stdout, stderr], order) = Output::new([None; 2], [None, None]).take([end; 2]);
-    Chunk { stdout, stderr, reached, state: ChildState::Ended(None), order }
+    Chunk { stdout, stderr, reached, state: ChildState::Ended(None), stopped_by: None, order }
 }
 
 pub(super) fn has_passed(deadline: Option<Instant>) -> bool {
@@ -676,12 +676,14 @@ impl<'a> Engine<'a> {
             }
         }
         let ([stdout, stderr], order) = self.output.take(ends);
-        Chunk { stdout, stderr, reached, state: self.child_state(), order }
+        let (state, stopped_by) = (self.child_state(), self.stopped_by);
+        Chunk { stdout, stderr, reached, state, stopped_by, order }
     }
 
     /// Returns a chunk without output, for a read that has had no turn.
     pub(super) fn chunk_of_nothing(&self, reached: Reached) -> Chunk {
-        Chunk { state: self.child_state(), ..chunk_of_nothing(reached, StreamEnd::Open) }
+        let (state, stopped_by) = (self.child_state(), self.stopped_by);
+        Chunk { state, stopped_by, ..chunk_of_nothing(reached, StreamEnd::Open) }
     }
 
     fn child_state(&self) -> ChildState {

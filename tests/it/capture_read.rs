@@ -654,6 +654,24 @@ fn second_capture_of_a_child_is_refused() {
 }
 
 #[test]
+fn chunk_has_the_reason_of_the_stop() {
+    watchdog!();
+    in_every_way(|backend, way| {
+        let parts = ["say", "x", "sleep"];
+        let mut options = CaptureOptions::new();
+        let capture = begin_with(backend, &parts, options.timeout(LONG).stdin_open());
+        let line = way.read(&capture, soon(Until::line()));
+        assert_eq!((line.state, line.stopped_by), (ChildState::Running, None));
+
+        let capture = begin_with(backend, &parts, options.timeout(4 * SHORT));
+        let end = way.read(&capture, soon(Until::end()));
+        assert_eq!((end.reached, end.stopped_by), (Reached::End, Some(StoppedBy::Deadline)));
+        // Each later read returns it too.
+        assert_eq!(way.read(&capture, Until::end()).stopped_by, end.stopped_by);
+    });
+}
+
+#[test]
 fn second_finish_returns_the_same_without_the_output() {
     watchdog!();
     in_every_way(|backend, way| {
