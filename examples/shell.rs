@@ -77,7 +77,7 @@ use common::duration;
 use lexopt::{Arg, Parser, ValueExt};
 use serde_json::{Map, Value, json};
 use shared_child::{
-    Capture, CaptureOptions, ChildSet, ChildState, Chunk, Limit, Reached, SharedChild,
+    Capture, CaptureOptions, ChildSet, ChildState, Chunk, Limit, Part, Reached, SharedChild,
     SpawnOptions, StoppedBy, Stream, StreamEnd, Until,
 };
 use std::collections::BTreeMap;
@@ -517,27 +517,18 @@ fn name(reached: Reached) -> &'static str {
 
 /// Returns the parts of a chunk, and its gaps.
 fn output(chunk: &Chunk) -> Vec<Value> {
-    let mut output = Vec::new();
-    // How many bytes of each stream precede the next part.
-    let mut before = [(Stream::Stdout, 0), (Stream::Stderr, 0)];
-    let gap = |(stream, before): (Stream, usize)| {
-        let captured = chunk.stream(stream);
-        let is_here = captured.omitted > 0 && before == captured.omitted_at;
-        is_here.then(|| json!({ "stream": stream.to_string(), "omitted": captured.omitted }))
-    };
-    for (stream, bytes) in chunk.parts() {
-        let Some(before) = before.iter_mut().find(|(other, _)| *other == stream) else { continue };
-        output.extend(gap(*before));
-        before.1 += bytes.len();
-        let mut part =
-            json!({ "stream": stream.to_string(), "text": String::from_utf8_lossy(bytes) });
-        if std::str::from_utf8(bytes).is_err() {
-            part["hex"] = json!(to_hex(bytes));
+    let parts = chunk.parts().map(|part| match part {
+        Part::Omitted(stream, count) => json!({ "stream": stream.to_string(), "omitted": count }),
+        Part::Bytes(stream, bytes) => {
+            let text = String::from_utf8_lossy(bytes);
+            let mut part = json!({ "stream": stream.to_string(), "text": text });
+            if std::str::from_utf8(bytes).is_err() {
+                part["hex"] = json!(to_hex(bytes));
+            }
+            part
         }
-        output.push(part);
-    }
-    output.extend(before.into_iter().filter_map(gap));
-    output
+    });
+    parts.collect()
 }
 
 fn describe_status(status: Option<ExitStatus>) -> Value {

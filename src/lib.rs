@@ -173,7 +173,7 @@ pub mod windows;
 
 pub use capture::{
     Capture, CaptureOptions, Captured, CapturedStream, ChildState, Chunk, CommandFailed, Limit,
-    Line, Reached, Spilled, StoppedBy, Stream, StreamEnd, Until,
+    Line, Part, Reached, Spilled, StoppedBy, Stream, StreamEnd, Until,
 };
 pub use child::SharedChild;
 pub use exit_notice::ExitNotice;

@@ -1,6 +1,7 @@
 //! What one read of a capture returns.
 
 use super::{CapturedStream, StoppedBy, Stream};
+use std::fmt;
 use std::process::ExitStatus;
 
 /// What a child has written since the last [read](super::Capture::read).
@@ -8,14 +9,17 @@ use std::process::ExitStatus;
 /// # Examples
 ///
 /// ```
-/// # use {shared_child::{CaptureOptions, SpawnOptions, Until}, std::process::Command};
+/// # use {shared_child::{CaptureOptions, Part, SpawnOptions, Until}, std::process::Command};
 /// # fn main() -> std::io::Result<()> {
 /// let mut command = Command::new("rustc");
 /// command.arg("--version");
 /// let capture = SpawnOptions::new().begin_capture(&mut command, &mut CaptureOptions::new())?;
 /// let chunk = capture.read(Until::end());
-/// for (stream, bytes) in chunk.parts() {
-///     println!("{stream}: {:?}", String::from_utf8_lossy(bytes));
+/// for part in chunk.parts() {
+///     match part {
+///         Part::Bytes(stream, bytes) => println!("{stream}: {:?}", String::from_utf8_lossy(bytes)),
+///         Part::Omitted(stream, count) => println!("{stream}: {count} bytes omitted"),
+///     }
 /// }
 /// assert!(chunk.stdout.text().starts_with("rustc"));
 /// # Ok(())
@@ -39,7 +43,8 @@ pub struct Chunk {
 }
 
 impl Chunk {
-    /// Returns the bytes of both streams in the order of their arrival.
+    /// Returns the bytes of both streams in the order of their arrival, and where bytes were omitted because of a
+    /// [limit](super::CaptureOptions::limit).
     ///
     /// Two pipes do not preserve the order of writes to one and to the other: what was written to both between two
     /// moments at which the capture read is returned stream by stream. The exact order requires
@@ -49,15 +54,18 @@ impl Chunk {
     /// # Examples
     ///
     /// ```
-    /// use shared_child::Chunk;
-    /// use std::io::Write;
+    /// use shared_child::{Chunk, Part};
+    /// use std::io::{self, Write};
     ///
-    /// fn show(chunk: &Chunk) -> std::io::Result<()> {
-    ///     chunk.parts().try_for_each(|(_, bytes)| std::io::stdout().write_all(bytes))
+    /// fn show(chunk: &Chunk) -> io::Result<()> {
+    ///     chunk.parts().try_for_each(|part| match part {
+    ///         Part::Bytes(_, bytes) => io::stdout().write_all(bytes),
+    ///         Part::Omitted(_, count) => writeln!(io::stdout(), "[… {count} bytes omitted …]"),
+    ///     })
     /// }
     /// # let _ = show;
     /// ```
-    pub fn parts(&self) -> impl Iterator<Item = (Stream, &[u8])> {
+    pub fn parts(&self) -> impl Iterator<Item = Part<'_>> {
         self.order.parts([&self.stdout, &self.stderr]).into_iter()
     }
 
@@ -80,6 +88,20 @@ impl Chunk {
             Stream::Stderr => &self.stderr,
         }
     }
+}
+
+/// A part of the output of a child: from [`Chunk::parts`] or [`Captured::parts`](super::Captured::parts).
+///
+/// # Examples
+///
+/// See [`Chunk`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part<'a> {
+    /// Bytes of one stream. There is at least one.
+    Bytes(Stream, &'a [u8]),
+    /// The number of bytes of a stream that were omitted. A stream lacks the bytes of one place, and this stands where
+    /// they begin.
+    Omitted(Stream, u64),
 }
 
 /// Why a read of a capture returned.
@@ -142,11 +164,10 @@ pub enum ChildState {
 }
 
 /// The order in which bytes arrived.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Order(Vec<Run>);
 
 /// Bytes of one stream in sequence.
-#[derive(Debug)]
 struct Run {
     stream: Stream,
     length: u64,
@@ -174,8 +195,8 @@ impl Order {
         self.0.push(Run { stream, length: count as u64 });
     }
 
-    /// Returns the bytes that are kept of each run.
-    pub(super) fn parts<'c>(&self, streams: [&'c CapturedStream; 2]) -> Vec<(Stream, &'c [u8])> {
+    /// Returns the bytes that are kept of each run, and the gaps.
+    pub(super) fn parts<'c>(&self, streams: [&'c CapturedStream; 2]) -> Vec<Part<'c>> {
         let mut parts = Vec::with_capacity(self.0.len());
         let mut positions = [0_u64; 2];
         for Run { stream, length } in &self.0 {
@@ -185,17 +206,30 @@ impl Order {
             positions[*stream as usize] = end;
             // The omitted bytes stand between the head and the tail. Without them, no part ends there.
             let gap = if captured.omitted > 0 { captured.omitted_at } else { captured.bytes.len() };
-            let (head, tail) = captured.bytes.split_at(gap);
-            let tail_start = gap as u64 + captured.omitted;
-            for (kept, from) in [(head, 0), (tail, tail_start)] {
+            // The program may have changed the bytes.
+            let (head, tail) = captured.bytes.split_at(gap.min(captured.bytes.len()));
+            let gap_start = gap as u64;
+            let push_kept = |parts: &mut Vec<Part<'c>>, kept: &'c [u8], from: u64| {
                 let index = |position: u64| position.saturating_sub(from).min(kept.len() as u64);
-                let part = &kept[index(start) as usize..index(end) as usize];
-                if !part.is_empty() {
-                    parts.push((*stream, part));
+                let bytes = &kept[index(start) as usize..index(end) as usize];
+                if !bytes.is_empty() {
+                    parts.push(Part::Bytes(*stream, bytes));
                 }
+            };
+            push_kept(&mut parts, head, 0);
+            if captured.omitted > 0 && (start..end).contains(&gap_start) {
+                parts.push(Part::Omitted(*stream, captured.omitted));
             }
+            push_kept(&mut parts, tail, gap_start + captured.omitted);
         }
         parts
+    }
+}
+
+/// The runs are of no use in a log.
+impl fmt::Debug for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Order").finish_non_exhaustive()
     }
 }
 
@@ -203,6 +237,7 @@ impl Order {
 mod tests {
     use super::*;
     use crate::StreamEnd;
+    use Part::{Bytes, Omitted};
     use Stream::{Stderr, Stdout};
 
     fn stream(bytes: &[u8], omitted_at: usize, omitted: u64) -> CapturedStream {
@@ -224,20 +259,34 @@ mod tests {
             order.push(stream, count);
         }
         let streams = [&stream(b"abcde", 5, 0), &stream(b"xyz", 3, 0)];
-        let expected: [(Stream, &[u8]); 3] = [(Stdout, b"abc"), (Stderr, b"xyz"), (Stdout, b"de")];
+        let expected = [Bytes(Stdout, b"abc"), Bytes(Stderr, b"xyz"), Bytes(Stdout, b"de")];
         assert_eq!(order.parts(streams), expected);
     }
 
     #[test]
-    fn parts_lack_the_omitted_bytes() {
+    fn parts_have_a_gap_where_the_omitted_bytes_begin() {
         let mut order = Order::default();
         for (stream, count) in [(Stdout, 3), (Stderr, 1), (Stdout, 6), (Stderr, 1), (Stdout, 1)] {
             order.push(stream, count);
         }
         // Of 10 bytes, the first 2 and the last 3 are kept.
         let streams = [&stream(b"abhij", 2, 5), &stream(b"xy", 2, 0)];
-        let expected: [(Stream, &[u8]); 5] =
-            [(Stdout, b"ab"), (Stderr, b"x"), (Stdout, b"hi"), (Stderr, b"y"), (Stdout, b"j")];
+        let expected = [
+            Bytes(Stdout, b"ab"),
+            Omitted(Stdout, 5),
+            Bytes(Stderr, b"x"),
+            Bytes(Stdout, b"hi"),
+            Bytes(Stderr, b"y"),
+            Bytes(Stdout, b"j"),
+        ];
+        assert_eq!(order.parts(streams), expected);
+        // Nothing is kept, only the beginning, only the end.
+        let streams = [&stream(b"", 0, 10), &stream(b"x", 1, 1)];
+        let expected = [Omitted(Stdout, 10), Bytes(Stderr, b"x"), Omitted(Stderr, 1)];
+        assert_eq!(order.parts(streams), expected);
+        let streams = [&stream(b"abc", 3, 7), &stream(b"y", 0, 1)];
+        let expected =
+            [Bytes(Stdout, b"abc"), Omitted(Stderr, 1), Omitted(Stdout, 7), Bytes(Stderr, b"y")];
         assert_eq!(order.parts(streams), expected);
     }
 
@@ -246,8 +295,7 @@ mod tests {
         let mut order = Order::default();
         order.push(Stdout, 5);
         let streams = [&stream(b"abcde", 2, 0), &stream(b"", 0, 0)];
-        let expected: [(Stream, &[u8]); 1] = [(Stdout, b"abcde")];
-        assert_eq!(order.parts(streams), expected);
+        assert_eq!(order.parts(streams), [Bytes(Stdout, b"abcde")]);
     }
 
     #[test]
@@ -260,7 +308,10 @@ mod tests {
         assert!(order.0.len() <= RUNS);
         let bytes = vec![b'x'; 10 * RUNS];
         let streams = [&stream(&bytes, bytes.len(), 0), &stream(&bytes, bytes.len(), 0)];
-        let count: usize = order.parts(streams).iter().map(|(_, part)| part.len()).sum();
-        assert_eq!(count, 20 * RUNS);
+        let bytes = order.parts(streams).into_iter().map(|part| match part {
+            Bytes(_, bytes) => bytes.len(),
+            Omitted(..) => 0,
+        });
+        assert_eq!(bytes.sum::<usize>(), 20 * RUNS);
     }
 }

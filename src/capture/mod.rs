@@ -23,7 +23,7 @@ mod task;
 mod until;
 
 pub use captured::{Captured, CapturedStream, StoppedBy, StreamEnd};
-pub use chunk::{ChildState, Chunk, Reached};
+pub use chunk::{ChildState, Chunk, Part, Reached};
 pub use command_failed::CommandFailed;
 pub use handle::Capture;
 pub use lines::Line;

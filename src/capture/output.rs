@@ -1,7 +1,7 @@
 //! Output between its arrival and its delivery to the program.
 
 use super::captured::CapturedStream;
-use super::chunk::Order;
+use super::chunk::{Order, Part};
 use super::options::{Limits, Spills};
 use super::retention::Retention;
 use super::spill::Spill;
@@ -117,7 +117,8 @@ impl Output {
     pub(super) fn split(&mut self) {
         let (streams, order) = self.take_kept([StreamEnd::Open; 2]);
         let mut parts = VecDeque::new();
-        for (stream, bytes) in order.parts(streams.each_ref()) {
+        for part in order.parts(streams.each_ref()) {
+            let Part::Bytes(stream, bytes) = part else { continue };
             let spill = self.spills[stream as usize].as_ref();
             let is_spilled = spill.is_some_and(Spill::has_begun);
             parts.push_back(Piece { stream, bytes: bytes.to_vec(), start: 0, is_spilled });
