@@ -27,7 +27,7 @@
 //! | `close_stdin` | `child` | nothing |
 //! | `signal` | `child`, `signal`: a name such as `INT`, or a number | nothing |
 //! | `stop` | `child`, `grace_ms` (default: `--grace`) | that of a last `read` |
-//! | `list` | | `children`: a list of `child`, `command`, `pid`, `running`, `status` and `processes` |
+//! | `list` | | `children`: a list of `child`, `command`, `pid`, `running`, `status`, `processes`, `stdin`, `unread` |
 //!
 //! **A start** has a `command`, which is a line for the shell, or a list of a program and its arguments. Its options:
 //!
@@ -54,7 +54,8 @@
 //!
 //! **Between reads** the output is read on, and kept within the limit, so the command need not wait for the agent. With
 //! `"background":false` it waits when its pipe is full, except during a `write`. So reads of at most `limit` `bytes` lack
-//! nothing.
+//! nothing. In a `list`, `unread` is the number of bytes that no read has returned, and `stdin` is whether the command has an
+//! open input.
 //!
 //! **Order**: requests are served at the same time, and answered in any order. Only `start` is served before the next request
 //! is read, and the writes of a child (with `close_stdin`) are served in their order. Where order matters otherwise, await the
@@ -484,6 +485,8 @@ impl Child {
             "running": false,
             "status": null,
             "processes": processes,
+            "stdin": self.capture.is_stdin_open(),
+            "unread": self.capture.unread(),
         });
         match self.process.try_wait() {
             Ok(None) => child["running"] = json!(true),

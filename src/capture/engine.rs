@@ -707,6 +707,11 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
+    /// Returns how many bytes the next read can return without a wait, with those that were omitted.
+    pub(super) fn unread(&self) -> u64 {
+        self.output.total()
+    }
+
     /// Takes a step of reading while the program makes no call.
     pub(super) fn background_step(&mut self) -> Step<()> {
         self.is_in_background = true;
@@ -733,7 +738,7 @@ impl<'a> Engine<'a> {
     /// Writes what there is room for.
     pub(super) fn write_step(&mut self, bytes: &[u8]) -> io::Result<Step<usize>> {
         let next = self.next();
-        if self.feed.is_some() || !self.pipes.has_stdin() {
+        if !self.is_stdin_open() {
             let (kind, cause) = match next {
                 Next::Finish => (io::ErrorKind::BrokenPipe, "the capture is over"),
                 Next::Wait(_) => {
@@ -759,6 +764,11 @@ impl<'a> Engine<'a> {
     /// Gives up a write that was blocked. Returns how many more bytes were written.
     pub(super) fn cancel_write(&mut self) -> io::Result<usize> {
         self.pipes.cancel_write()
+    }
+
+    /// Returns whether standard input is open for writes.
+    pub(super) fn is_stdin_open(&self) -> bool {
+        self.feed.is_none() && self.pipes.has_stdin()
     }
 
     /// Closes standard input, unless the options have input for it.

@@ -360,6 +360,48 @@ impl<'a> Capture<'a> {
         self.driven.change(Engine::close_stdin);
     }
 
+    /// Returns whether the child's standard input is open for [writes](Self::write): not before
+    /// [`CaptureOptions::stdin_open`], and not after [`close_stdin`](Self::close_stdin) or the end of the capture.
+    ///
+    /// The child may have closed its end nevertheless: only a write shows that.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use shared_child::Capture;
+    ///
+    /// fn answer(capture: &Capture<'_>) -> std::io::Result<()> {
+    ///     if capture.is_stdin_open() { capture.write(b"yes\n") } else { Ok(()) }
+    /// }
+    /// # let _ = answer;
+    /// ```
+    pub fn is_stdin_open(&self) -> bool {
+        !self.driven.is_copied() && self.driven.lock().engine.is_stdin_open()
+    }
+
+    /// Returns how many bytes the capture has in memory, or has omitted, that no [`read`](Self::read) has returned.
+    ///
+    /// Bytes in the pipes do not count. So without [`read_in_background`](Self::read_in_background) this is zero, unless
+    /// a read ended within the bytes that had arrived, or a write has read output.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use shared_child::{Capture, Until};
+    /// use std::time::Instant;
+    ///
+    /// /// Requires that the capture is read in the background.
+    /// fn print_news(capture: &Capture<'_>) {
+    ///     if capture.unread() > 0 {
+    ///         print!("{}", capture.read(Until::deadline(Instant::now())).stdout.text());
+    ///     }
+    /// }
+    /// # let _ = print_news;
+    /// ```
+    pub fn unread(&self) -> u64 {
+        if self.driven.is_copied() { 0 } else { self.driven.lock().engine.unread() }
+    }
+
     /// Closes the child's standard input, blocks until the child has ended, and returns its status and what no read has
     /// returned.
     ///

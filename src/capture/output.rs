@@ -43,6 +43,18 @@ impl Output {
         self.order.is_empty()
     }
 
+    /// Returns the number of all bytes that have arrived.
+    pub(super) fn total(&self) -> u64 {
+        let mut total = 0;
+        for kept in &self.kept {
+            total += kept.total();
+        }
+        for piece in &self.pieces {
+            total += (piece.bytes.len() - piece.start) as u64;
+        }
+        total
+    }
+
     /// Returns whether bytes were omitted because of a limit.
     pub(super) fn is_over_limit(&self, stream: Stream) -> bool {
         self.kept[stream as usize].omitted > 0

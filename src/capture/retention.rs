@@ -91,6 +91,10 @@ impl Retention {
         Self { limit, bytes: Vec::new(), turn: 0, omitted: 0 }
     }
 
+    pub(super) fn total(&self) -> u64 {
+        self.bytes.len() as u64 + self.omitted
+    }
+
     /// Returns the buffer to append to directly, if everything is kept.
     pub(super) fn all(&mut self) -> Option<&mut Vec<u8>> {
         self.limit.is_none().then_some(&mut self.bytes)
@@ -145,8 +149,8 @@ impl Retention {
         if self.bytes.len() <= self.bytes.capacity() / 4 {
             self.bytes.shrink_to_fit();
         }
+        let total = self.total();
         let (bytes, omitted) = (self.bytes, self.omitted);
-        let total = bytes.len() as u64 + omitted;
         CapturedStream { bytes, omitted, omitted_at, total, end, spilled: None }
     }
 }

@@ -36,6 +36,13 @@ fn begin(backend: Backend, parts: &[&str]) -> Capture<'static> {
     begin_with(backend, parts, bounded().stdin_open())
 }
 
+/// Waits until this many bytes have arrived. A watchdog ends the wait.
+fn await_unread(capture: &Capture<'_>, count: u64) {
+    while capture.unread() < count {
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// The condition, or a deadline that fails the test.
 fn soon(until: Until) -> Until {
     until.or(Until::timeout(LONG))
@@ -655,6 +662,56 @@ fn second_capture_of_a_child_is_refused() {
         assert!(child.begin_capture(&mut bounded()).is_err());
         // `capture` still returns the status.
         assert!(child.capture(&mut bounded()).unwrap().success());
+    });
+}
+
+#[test]
+fn input_is_open_until_it_is_closed_or_the_capture_ends() {
+    watchdog!();
+    in_every_way(|backend, way| {
+        let is_open = |parts: &[&str], mut options: CaptureOptions<'_>| {
+            let capture = begin_with(backend, parts, &mut options);
+            let was_open = capture.is_stdin_open();
+            way.read(&capture, soon(Until::end()));
+            assert!(!capture.is_stdin_open());
+            was_open
+        };
+        assert!(!is_open(&[], bounded()));
+        let mut options = bounded();
+        options.stdin("x");
+        assert!(!is_open(&["echo"], options));
+        let mut options = bounded();
+        options.stdin_open();
+        assert!(is_open(&[], options));
+
+        let capture = begin(backend, &["echo"]);
+        way.write(&capture, b"x\n").unwrap();
+        assert!(capture.is_stdin_open());
+        capture.close_stdin();
+        assert!(!capture.is_stdin_open());
+    });
+}
+
+#[test]
+fn unread_output_is_counted_with_what_was_omitted() {
+    watchdog!();
+    in_every_way(|backend, way| {
+        let mut options = bounded();
+        options.limit(10).stdin_open();
+        let capture = begin_with(backend, &["echo-both"], &mut options);
+        assert_eq!(capture.unread(), 0);
+        capture.read_in_background().unwrap();
+        way.write(&capture, format!("{}\n", "x".repeat(49)).as_bytes()).unwrap();
+        await_unread(&capture, 100);
+        assert_eq!(way.read(&capture, Until::deadline(Instant::now())).stdout.omitted, 40);
+        assert_eq!(capture.unread(), 0);
+        // A read that ends within the bytes that have arrived leaves the others.
+        way.write(&capture, b"abc\n").unwrap();
+        await_unread(&capture, 8);
+        way.read(&capture, soon(Until::bytes(3)));
+        assert_eq!(capture.unread(), 5);
+        way.finish(&capture);
+        assert_eq!(capture.unread(), 0);
     });
 }
 

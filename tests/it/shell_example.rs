@@ -560,14 +560,14 @@ fn list_shows_the_children_until_they_are_stopped() {
         json!({
             "child": 1, "pid": ended["pid"], "command": "echo out; exit 3", "running": false,
             "status": { "code": 3, "signal": null, "text": "exit status: 3" },
-            "processes": processes(&[]),
+            "processes": processes(&[]), "stdin": false, "unread": 0,
         })
     );
     assert_eq!(
         listed["children"][1],
         json!({
             "child": 2, "pid": pid, "command": [HELPER, "pid", "read"], "running": true,
-            "status": null, "processes": processes(&[pid]),
+            "status": null, "processes": processes(&[pid]), "stdin": true, "unread": 0,
         })
     );
     // A stop returns what no read has returned, and the child is not listed any more.
