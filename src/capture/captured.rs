@@ -1,6 +1,7 @@
 //! The result of a capture.
 
 use super::Stream;
+use super::chunk::{Order, Part};
 use super::lines::unfinished_character;
 use super::spill::Spilled;
 use crate::Usage;
@@ -51,6 +52,7 @@ pub struct Captured {
     pub error: Option<io::Error>,
     /// The command in backquotes, or the process ID, for messages.
     pub(super) command: String,
+    pub(super) order: Order,
 }
 
 impl Captured {
@@ -93,6 +95,29 @@ impl Captured {
             Stream::Stdout => &self.stdout,
             Stream::Stderr => &self.stderr,
         }
+    }
+
+    /// Returns the bytes of both streams in the order of their arrival, and where bytes were omitted, like
+    /// [`Chunk::parts`](super::Chunk::parts).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {shared_child::{CaptureOptions, Part, SpawnOptions}, std::process::Command};
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut command = Command::new("rustc");
+    /// let captured = SpawnOptions::new().capture(command.arg("--version"), &mut CaptureOptions::new())?;
+    /// for part in captured.parts() {
+    ///     match part {
+    ///         Part::Bytes(stream, bytes) => println!("{stream}: {} bytes", bytes.len()),
+    ///         Part::Omitted(stream, count) => println!("{stream}: {count} bytes omitted"),
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn parts(&self) -> impl Iterator<Item = Part<'_>> {
+        self.order.parts([&self.stdout, &self.stderr]).into_iter()
     }
 }
 

@@ -171,6 +171,7 @@ fn write_escaped(f: &mut fmt::Formatter<'_>, line: &str) -> fmt::Result {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capture::chunk::Order;
     use crate::capture::{CapturedStream, StreamEnd};
     use std::time::Duration;
 
@@ -192,6 +193,7 @@ mod tests {
             elapsed: Duration::ZERO,
             error,
             command: "`true`".to_owned(),
+            order: Order::default(),
         }
     }
 

@@ -805,7 +805,7 @@ impl<'a> Engine<'a> {
         self.end_read();
         let Some(End { elapsed, usage }) = self.end else { return Step::Wait(None) };
         self.output.keep_pieces();
-        let ([stdout, stderr], _) = self.output.take(self.ends);
+        let ([stdout, stderr], order) = self.output.take(self.ends);
         Step::Done(Captured {
             status: self.exit.as_ref().and_then(|exit| exit.status),
             stdout,
@@ -815,6 +815,7 @@ impl<'a> Engine<'a> {
             elapsed,
             error: self.error(),
             command: self.child.description(),
+            order,
         })
     }
 

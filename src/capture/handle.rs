@@ -482,7 +482,7 @@ impl<'a> Capture<'a> {
     }
 
     fn finish_of_a_copy(&self) -> Captured {
-        let Chunk { stdout, stderr, .. } = self.read_of_a_copy();
+        let Chunk { stdout, stderr, order, .. } = self.read_of_a_copy();
         Captured {
             status: None,
             stdout,
@@ -492,6 +492,7 @@ impl<'a> Capture<'a> {
             elapsed: Duration::ZERO,
             error: Some(self.error_of_a_copy()),
             command: self.child.description(),
+            order,
         }
     }
 

@@ -716,6 +716,31 @@ fn unread_output_is_counted_with_what_was_omitted() {
 }
 
 #[test]
+fn finish_returns_the_parts_in_their_order_with_the_gaps() {
+    watchdog!();
+    in_every_way(|backend, way| {
+        let mut options = bounded();
+        options.limit(Limit::head_and_tail(1, 1)).stdin_open();
+        let parts = ["say", "abc", "hear", "complain", "d", "hear", "say", "e", "hear"];
+        let capture = begin_with(backend, &parts, &mut options);
+        capture.read_in_background().unwrap();
+        for arrived in [4, 6] {
+            await_unread(&capture, arrived);
+            way.write(&capture, b"\n").unwrap();
+        }
+        let captured = way.finish(&capture);
+        let expected = [
+            Part::Bytes(Stream::Stdout, b"a"),
+            Part::Omitted(Stream::Stdout, 4),
+            Part::Bytes(Stream::Stderr, b"d\n"),
+            Part::Bytes(Stream::Stdout, b"\n"),
+        ];
+        assert!(captured.parts().eq(expected), "{:?}", captured.parts().collect::<Vec<_>>());
+        assert_eq!(way.finish(&capture).parts().next(), None);
+    });
+}
+
+#[test]
 fn chunk_has_the_reason_of_the_stop() {
     watchdog!();
     in_every_way(|backend, way| {
