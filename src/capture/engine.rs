@@ -27,6 +27,7 @@ use super::input::{Fed, Feed};
 use super::options::{Bounds, CaptureOptions, DRAIN, Input};
 use super::output::Output;
 use super::pipes::Pipes;
+use super::turns::Turns;
 use super::until::{Finder, Until};
 use super::{Captured, StoppedBy, Stream, StreamEnd};
 use crate::Usage;
@@ -70,6 +71,8 @@ pub(super) struct Engine<'a> {
     idle: Option<Idle>,
     /// The read in progress.
     reading: Option<Reading>,
+    pub(super) reads: Turns,
+    pub(super) writes: Turns,
     bounds: Bounds,
     began: Instant,
     deadline: Option<Instant>,
@@ -201,6 +204,8 @@ impl<'a> Engine<'a> {
             last_output: began,
             idle,
             reading: None,
+            reads: Turns::default(),
+            writes: Turns::default(),
             deadline: earlier(timeout, bounds.deadline),
             bounds,
             began,
@@ -610,8 +615,17 @@ impl<'a> Engine<'a> {
         self.reading.as_ref().map(|reading| reading.turn)
     }
 
-    /// Begins a read, and returns its turn. Only one is in progress at a time.
-    pub(super) fn begin_read(&mut self, mut until: Until, is_task: bool) -> u64 {
+    /// Begins a read and returns its turn, unless another is in progress or comes first.
+    pub(super) fn begin_read(
+        &mut self,
+        place: &mut Option<u64>,
+        until: &Until,
+        is_task: bool,
+    ) -> Option<u64> {
+        if !self.reads.take(place, self.reading.is_none()) {
+            return None;
+        }
+        let mut until = until.clone();
         let turn = next_token();
         let finder = Finder::new(&mut until);
         let began = Instant::now();
@@ -637,7 +651,7 @@ impl<'a> Engine<'a> {
         }
         self.reading = Some(reading);
         self.count_idle_time();
-        turn
+        Some(turn)
     }
 
     /// Ends a read without a result, if it is in progress. The next read returns what this one would have returned.
@@ -722,11 +736,12 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Begins a write, unless another is in progress.
-    pub(super) fn begin_write(&mut self) -> bool {
-        let had_begun = std::mem::replace(&mut self.is_writing, true);
+    /// Begins a write, unless another is in progress or comes first.
+    pub(super) fn begin_write(&mut self, place: &mut Option<u64>) -> bool {
+        let has_turn = self.writes.take(place, !self.is_writing);
+        self.is_writing |= has_turn;
         self.count_idle_time();
-        !had_begun
+        has_turn
     }
 
     pub(super) fn end_write(&mut self) {

@@ -27,11 +27,12 @@ use std::time::{Duration, Instant};
 /// # Reads
 ///
 /// [`read`](Self::read) returns what the child has written since the last read, at the first of some conditions
-/// ([`Until`]). Reads of several threads take turns, and each keeps its own deadline. Each byte is returned once.
-/// [`finish`](Self::finish) waits for the end, and returns what no read has returned.
+/// ([`Until`]). Reads of several threads and tasks take turns in the order of the calls, and each keeps its own deadline.
+/// Each byte is returned once. [`finish`](Self::finish) waits for the end, and returns what no read has returned.
 ///
-/// A future that was polled has its turn until it returns or is dropped. A read that is neither polled nor dropped delays
-/// other reads, but not `finish`. Such a write delays other writes, and keeps standard input open if it found no room.
+/// A future calls with its first poll, and keeps its place and its turn until it returns or is dropped. A read that is
+/// neither polled nor dropped delays later reads, but not `finish`. Such a write delays later writes, and keeps standard
+/// input open if it found no room.
 ///
 /// Between these calls nothing is read, except after [`read_in_background`](Self::read_in_background): the child can
 /// write until the pipe is full (64 KiB on Linux), and then waits. No memory is used, and no deadline is kept. During a
@@ -242,7 +243,7 @@ impl<'a> Capture<'a> {
     /// Writes these bytes to the child's standard input. Blocks until the system has taken all of them.
     ///
     /// Meanwhile this reads what the child writes, for the next [`read`](Self::read). Requires
-    /// [`CaptureOptions::stdin_open`]. Writes of several threads take turns.
+    /// [`CaptureOptions::stdin_open`]. Writes of several threads and tasks take turns in the order of the calls.
     ///
     /// # Errors
     ///
@@ -517,22 +518,25 @@ struct Read<'d, 'a> {
     until: Until,
     /// `None` without a turn. A call of `finish` may end the turn of a task.
     turn: Option<u64>,
+    /// `None` unless it waits for its turn.
+    place: Option<u64>,
 }
 
 impl<'d, 'a> Read<'d, 'a> {
     fn new(driven: &'d Driven<'a>, until: Until) -> Self {
-        Self { driven, until, turn: None }
+        Self { driven, until, turn: None, place: None }
     }
 
     fn step(&mut self, engine: &mut Engine<'a>, is_task: bool) -> Step<Chunk> {
-        let current = engine.turn();
-        if current.is_none() {
-            self.turn = Some(engine.begin_read(self.until.clone(), is_task));
-        } else if current != self.turn {
-            return match has_passed(self.until.deadline) {
-                true => Step::Done(engine.chunk_of_nothing(Reached::Deadline)),
-                false => Step::WaitForTurn(self.until.deadline),
-            };
+        if self.turn.is_none() || engine.turn() != self.turn {
+            self.turn = engine.begin_read(&mut self.place, &self.until, is_task);
+        }
+        if self.turn.is_none() {
+            if !has_passed(self.until.deadline) {
+                return Step::WaitForTurn(self.until.deadline);
+            }
+            engine.reads.leave(&mut self.place);
+            return Step::Done(engine.chunk_of_nothing(Reached::Deadline));
         }
         let step = engine.read_step();
         if let Step::Done(_) = step {
@@ -542,12 +546,18 @@ impl<'d, 'a> Read<'d, 'a> {
     }
 }
 
-/// Ends the turn if a future is dropped, or if a callback panics.
+/// Ends the turn, or the wait for it, if a future is dropped, or if a callback panics.
 impl Drop for Read<'_, '_> {
     fn drop(&mut self) {
-        if let Some(turn) = self.turn {
-            self.driven.change(|engine| engine.give_up_read(turn));
+        if self.turn.is_none() && self.place.is_none() {
+            return;
         }
+        self.driven.change(|engine| {
+            engine.reads.leave(&mut self.place);
+            if let Some(turn) = self.turn {
+                engine.give_up_read(turn);
+            }
+        });
     }
 }
 
@@ -592,22 +602,25 @@ struct Write<'d, 'a, 'b> {
     written: usize,
     deadline: Option<Instant>,
     has_turn: bool,
+    /// `None` unless it waits for its turn.
+    place: Option<u64>,
 }
 
 impl<'d, 'a, 'b> Write<'d, 'a, 'b> {
     fn new(driven: &'d Driven<'a>, bytes: &'b [u8], deadline: Option<Instant>) -> Self {
-        Self { driven, bytes, written: 0, deadline, has_turn: false }
+        Self { driven, bytes, written: 0, deadline, has_turn: false, place: None }
     }
 
     fn step(&mut self, engine: &mut Engine<'a>) -> Step<io::Result<usize>> {
         if !self.has_turn {
-            if !engine.begin_write() {
-                return match has_passed(self.deadline) {
-                    true => Step::Done(Ok(0)),
-                    false => Step::WaitForTurn(self.deadline),
-                };
+            self.has_turn = engine.begin_write(&mut self.place);
+        }
+        if !self.has_turn {
+            if !has_passed(self.deadline) {
+                return Step::WaitForTurn(self.deadline);
             }
-            self.has_turn = true;
+            engine.writes.leave(&mut self.place);
+            return Step::Done(Ok(0));
         }
         let result = loop {
             let left = &self.bytes[self.written..];
@@ -637,14 +650,18 @@ impl<'d, 'a, 'b> Write<'d, 'a, 'b> {
     }
 }
 
-/// Ends the turn if a future is dropped, or if a callback panics.
+/// Ends the turn, or the wait for it, if a future is dropped, or if a callback panics.
 impl Drop for Write<'_, '_, '_> {
     fn drop(&mut self) {
-        if self.has_turn {
-            self.driven.change(|engine| {
+        if !self.has_turn && self.place.is_none() {
+            return;
+        }
+        self.driven.change(|engine| {
+            engine.writes.leave(&mut self.place);
+            if self.has_turn {
                 let _ = engine.cancel_write();
                 engine.end_write();
-            });
-        }
+            }
+        });
     }
 }

@@ -20,6 +20,7 @@ mod pipes;
 mod retention;
 mod spill;
 mod task;
+mod turns;
 mod until;
 
 pub use captured::{Captured, CapturedStream, StoppedBy, StreamEnd};

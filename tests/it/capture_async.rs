@@ -484,6 +484,72 @@ fn waker_may_use_the_capture_when_it_is_dropped() {
     });
 }
 
+/// Polls the futures, the last one first, until all have returned.
+fn run_backwards<T>(futures: Vec<impl Future<Output = T> + Unpin>) -> Vec<T> {
+    let counter = Arc::new(WakeCounter::default());
+    let mut pending: Vec<_> = futures.into_iter().enumerate().collect();
+    let mut results = Vec::new();
+    while !pending.is_empty() {
+        let seen = counter.count();
+        for index in (0..pending.len()).rev() {
+            if let Poll::Ready(result) = poll(&mut pending[index].1, &counter) {
+                results.push((pending.remove(index).0, result));
+            }
+        }
+        if !pending.is_empty() {
+            counter.wait_beyond(seen);
+        }
+    }
+    results.sort_by_key(|(index, _)| *index);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+#[test]
+fn reads_have_their_turns_in_the_order_of_the_calls() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let capture = begin(backend, &["echo"]);
+        let counter = Arc::new(WakeCounter::default());
+        let mut reads = Vec::new();
+        for _ in 0..5 {
+            let mut read = Box::pin(capture.read_async(soon(Until::line())));
+            assert!(poll(&mut read, &counter).is_pending());
+            reads.push(read);
+        }
+        // One in the middle gives up its place, and the first its turn.
+        drop(reads.remove(2));
+        drop(reads.remove(0));
+        capture.write(b"0\n1\n2\n3\n").unwrap();
+        // A call that comes later does not overtake those that wait, though no read is in progress.
+        assert_eq!(capture.read(Until::timeout(SHORT)).stdout.total, 0);
+        let lines = run_backwards(reads).into_iter().map(|chunk| chunk.stdout.bytes);
+        assert!(lines.eq([b"0\n", b"1\n", b"2\n"]));
+        assert_eq!(capture.read(soon(Until::line())).stdout.bytes, b"3\n");
+    });
+}
+
+#[test]
+fn writes_have_their_turns_in_the_order_of_the_calls() {
+    watchdog!();
+    on_every_backend(|backend| {
+        let capture = begin(backend, &["echo"]);
+        let counter = Arc::new(WakeCounter::default());
+        // One poll moves at most 8 MiB and what the pipes hold.
+        let inputs = [(b'a', 16), (b'b', 1), (b'c', 1), (b'd', 1), (b'e', 1)]
+            .map(|(byte, size)| vec![byte; size * MIB]);
+        let mut writes = Vec::new();
+        for input in &inputs {
+            let mut write = Box::pin(capture.write_async(input));
+            assert!(poll(&mut write, &counter).is_pending());
+            writes.push(write);
+        }
+        drop(writes.remove(2));
+        assert!(run_backwards(writes).iter().all(Result::is_ok));
+        let expected = [&inputs[..2], &inputs[3..]].concat().concat();
+        assert!(block_on(capture.finish_async()).stdout.bytes == expected);
+    });
+}
+
 #[cfg(unix)]
 #[test]
 fn dropped_capture_of_a_command_kills_its_child() {

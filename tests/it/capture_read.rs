@@ -36,11 +36,9 @@ fn begin(backend: Backend, parts: &[&str]) -> Capture<'static> {
     begin_with(backend, parts, bounded().stdin_open())
 }
 
-/// Waits until this many bytes have arrived. A watchdog ends the wait.
+/// Waits until this many bytes have arrived.
 fn await_unread(capture: &Capture<'_>, count: u64) {
-    while capture.unread() < count {
-        thread::sleep(Duration::from_millis(1));
-    }
+    until("the output has arrived", || capture.unread() >= count);
 }
 
 /// The condition, or a deadline that fails the test.
