@@ -108,7 +108,7 @@ struct ChildExit {
     status: Option<ExitStatus>,
 }
 
-/// What is known at the end of the capture, and every finish returns.
+/// The facts that every finish returns, from the end of the capture on.
 #[derive(Clone, Copy)]
 struct End {
     elapsed: Duration,
@@ -721,7 +721,7 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
-    /// Returns how many bytes the next read can return without a wait, with those that were omitted.
+    /// Returns how many bytes have arrived, kept or omitted, that no read has returned.
     pub(super) fn unread(&self) -> u64 {
         self.output.total()
     }

@@ -520,7 +520,7 @@ fn reads_have_their_turns_in_the_order_of_the_calls() {
         drop(reads.remove(2));
         drop(reads.remove(0));
         capture.write(b"0\n1\n2\n3\n").unwrap();
-        // A call that comes later does not overtake those that wait, though no read is in progress.
+        // A later call does not overtake the waiting ones, even if no read is in progress.
         assert_eq!(capture.read(Until::timeout(SHORT)).stdout.total, 0);
         let lines = run_backwards(reads).into_iter().map(|chunk| chunk.stdout.bytes);
         assert!(lines.eq([b"0\n", b"1\n", b"2\n"]));
