@@ -1,8 +1,8 @@
 //! The result of a capture.
 
 use super::Stream;
-use super::chunk::{Order, Part};
 use super::lines::unfinished_character;
+use super::order::{Kept, Order, Part};
 use super::spill::Spilled;
 use crate::Usage;
 use std::borrow::Cow;
@@ -117,7 +117,7 @@ impl Captured {
     /// # }
     /// ```
     pub fn parts(&self) -> impl Iterator<Item = Part<'_>> {
-        self.order.parts([&self.stdout, &self.stderr]).into_iter()
+        self.order.parts([self.stdout.kept(), self.stderr.kept()]).into_iter()
     }
 }
 
@@ -224,6 +224,10 @@ impl CapturedStream {
     #[must_use]
     pub fn text(&self) -> Cow<'_, str> {
         text(&self.bytes, self.omitted_at, self.omitted)
+    }
+
+    pub(super) fn kept(&self) -> Kept<'_> {
+        Kept::new(&self.bytes, self.omitted_at, self.omitted)
     }
 
     /// Returns the last lines: at most ten, and at most 2 KiB. A mark shows where a line was cut.

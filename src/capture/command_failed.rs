@@ -171,7 +171,7 @@ fn write_escaped(f: &mut fmt::Formatter<'_>, line: &str) -> fmt::Result {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capture::chunk::Order;
+    use crate::capture::order::Order;
     use crate::capture::{CapturedStream, StreamEnd};
     use std::time::Duration;
 

@@ -1,8 +1,8 @@
 //! Output between its arrival and its delivery to the program.
 
 use super::captured::CapturedStream;
-use super::chunk::{Order, Part};
 use super::options::{Limits, Spills};
+use super::order::{Order, Part};
 use super::retention::Retention;
 use super::spill::Spill;
 use super::{Stream, StreamEnd};
@@ -129,7 +129,7 @@ impl Output {
     pub(super) fn split(&mut self) {
         let (streams, order) = self.take_kept([StreamEnd::Open; 2]);
         let mut parts = VecDeque::new();
-        for part in order.parts(streams.each_ref()) {
+        for part in order.parts(streams.each_ref().map(CapturedStream::kept)) {
             let Part::Bytes(stream, bytes) = part else { continue };
             let spill = self.spills[stream as usize].as_ref();
             let is_spilled = spill.is_some_and(Spill::has_begun);
