@@ -203,9 +203,12 @@ mod tests {
             assert_eq!(output.is_empty(), is_later);
             output.keep_pieces();
             let (streams, order) = output.take([StreamEnd::Open; 2]);
-            let expected: [(Stream, &[u8]); 3] =
-                [(Stdout, b"two\nthree"), (Stderr, b"err"), (Stdout, b"\n")];
-            assert_eq!(order.parts(streams.each_ref()), expected);
+            let expected = [
+                Part::Bytes(Stdout, b"two\nthree"),
+                Part::Bytes(Stderr, b"err"),
+                Part::Bytes(Stdout, b"\n"),
+            ];
+            assert_eq!(order.parts(streams.each_ref().map(CapturedStream::kept)), expected);
         }
     }
 }
