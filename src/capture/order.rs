@@ -3,11 +3,12 @@
 use super::Stream;
 use std::fmt;
 
-/// A part of the output of a child: from [`Chunk::parts`] or [`Captured::parts`](super::Captured::parts).
+/// A part of the output of a child: from [`Chunk::parts`](super::Chunk::parts) or
+/// [`Captured::parts`](super::Captured::parts).
 ///
 /// # Examples
 ///
-/// See [`Chunk`].
+/// See [`Chunk`](super::Chunk).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part<'a> {
     /// Bytes of one stream. There is at least one.
@@ -70,13 +71,13 @@ impl Order {
     }
 }
 
-/// Returns the bytes that have these positions in their stream, of those that begin at `first`.
+/// Returns the bytes that have these positions in their stream, among bytes that begin at `first`.
 fn between(start: u64, end: u64, bytes: &[u8], first: u64) -> &[u8] {
     let index = |position: u64| position.saturating_sub(first).min(bytes.len() as u64) as usize;
     &bytes[index(start)..index(end)]
 }
 
-/// What is kept of a stream: the bytes before those that were omitted, and the bytes after them.
+/// The bytes that are kept of a stream: before the gap, and after it.
 #[derive(Clone, Copy)]
 pub(super) struct Kept<'c> {
     head: &'c [u8],
