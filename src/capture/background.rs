@@ -3,6 +3,9 @@
 //! One thread runs the futures of all such captures of the process. It starts for the first capture, and ends a second
 //! after the last. A future takes its turn like that of any task (`task.rs`).
 
+// Clippy does not see that `IS_READER` is constant where std allocates such values.
+#![allow(clippy::missing_const_for_thread_local)]
+
 use super::blocking::Driven;
 use super::engine::Engine;
 use super::task::Task;
@@ -95,10 +98,10 @@ impl Drop for Background {
         }
         // A waker may drop a capture. This may be the one that the thread polls, so the job ends after the poll.
         self.0.is_over.store(true, Ordering::Relaxed);
-        if !IS_READER.get() {
-            self.0.end();
-        } else {
+        if IS_READER.try_with(Cell::get).unwrap_or(false) {
             Arc::clone(&self.0).wake();
+        } else {
+            self.0.end();
         }
     }
 }
