@@ -58,8 +58,6 @@ struct Job {
 }
 
 thread_local! {
-    // Clippy does not see the `const` where the macro expands to keys of the system.
-    #[allow(clippy::missing_const_for_thread_local)]
     static IS_READER: Cell<bool> = const { Cell::new(false) };
 }
 
