@@ -22,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The queue is full from this length. It grows longer by one read, and by what is kept in memory when it begins.
 const FULL: usize = 128 * 1024;
+const LONGEST_READ: usize = 64 * 1024;
 
 /// At most this much is written by one system call, so that progress is visible.
 const AT_ONCE: usize = 128 * 1024;
@@ -156,6 +157,9 @@ impl Spill {
         self.left -= count as u64;
         let mut queue = writer.shared.queue.lock();
         if queue.result.is_none() {
+            // At once, since a vector that grows has its bytes in memory twice.
+            let room = (FULL + LONGEST_READ).saturating_sub(queue.bytes.len());
+            queue.bytes.reserve_exact(room.max(count));
             queue.bytes.extend_from_slice(&bytes[..count]);
         }
         queue.is_closed |= self.left == 0;
