@@ -58,7 +58,6 @@ struct Job {
 }
 
 thread_local! {
-    #[allow(clippy::missing_const_for_thread_local, reason = "older versions do not see that it is const")]
     static IS_READER: Cell<bool> = const { Cell::new(false) };
 }
 

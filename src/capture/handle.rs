@@ -28,7 +28,8 @@ use std::time::{Duration, Instant};
 ///
 /// [`read`](Self::read) returns what the child has written since the last read, at the first of some conditions
 /// ([`Until`]). Reads of several threads and tasks take turns in the order of the calls, and each keeps its own deadline.
-/// Each byte is returned once, or counted as omitted. [`finish`](Self::finish) waits for the end, and returns what no read has returned.
+/// Each byte is returned once, or counted as omitted. [`finish`](Self::finish) waits for the end, and returns what no
+/// read has returned.
 ///
 /// A future calls with its first poll, and keeps its place and its turn until it returns or is dropped. A read that is
 /// neither polled nor dropped delays later reads, but not `finish`. Such a write delays later writes, and keeps standard
@@ -36,8 +37,8 @@ use std::time::{Duration, Instant};
 ///
 /// Between these calls nothing is read, except after [`read_in_background`](Self::read_in_background): the child can
 /// write until the pipe is full (64 KiB on Linux), and then waits. No memory is used, and no deadline is kept. During a
-/// [`write`](Self::write), output is read into memory, within the limits, so that the child does not wait for this process while this
-/// process waits for it.
+/// [`write`](Self::write), output is read into memory, within the limits, so that the child does not wait for this
+/// process while this process waits for it.
 ///
 /// # Bounds
 ///
