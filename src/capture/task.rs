@@ -37,9 +37,12 @@ impl<'d, 'a> Task<'d, 'a> {
         mut step: impl FnMut(&mut Engine<'a>) -> Step<T>,
     ) -> Poll<T> {
         let waker = cx.waker().clone();
-        // Dropped after the mutex is released.
+        // Both are dropped after the mutex is released.
         let mut woken = Woken::default();
+        let _former;
         let mut state = self.driven.lock();
+        // What this poll changes must not wake its own task.
+        _former = state.remove_task(self.id);
         let mut turns = 0;
         // Nothing was ready. What becomes ready meanwhile is reported as soon as it is registered.
         let mut has_found_nothing = false;
@@ -71,14 +74,12 @@ impl<'d, 'a> Task<'d, 'a> {
             }
             state.engine.polled();
         };
-        let former = state.remove_task(self.id);
         state.tasks.push((self.id, waker));
         let drives = has_turn && state.driver == Driver::None;
         state.join();
         let (notice, pipes) = if drives { state.engine.events() } else { (None, Vec::new()) };
         let polls_exit = drives && state.engine.polls_exit();
         drop(state);
-        drop(former);
         // A registration for other events must not keep a pipe open.
         let mut wake = self.wake.take();
         if until.is_none() && notice.is_none() && pipes.is_empty() && !polls_exit {
