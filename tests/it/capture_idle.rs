@@ -117,8 +117,9 @@ fn dropped_wait_for_the_end_is_no_call() {
     });
 }
 
-/// Less CPU time than "burn" uses.
-const BUSY: Duration = Duration::from_millis(500);
+/// Longer than a program needs to start, which is slow under wine, and half of the CPU time that `BURN` uses.
+const BUSY: Duration = Duration::from_millis(if cfg!(windows) { 2500 } else { 500 });
+const BURN: &str = if cfg!(windows) { "5000" } else { "1000" };
 
 /// Captures a child that says "done" after its work, until it is idle. Returns whether it has said so. `None` if the system
 /// does not report CPU times.
@@ -146,7 +147,7 @@ fn one_of_five(attempt: impl Fn() -> bool) -> bool {
 #[test]
 fn busy_child_is_not_idle() {
     watchdog!();
-    let parts = ["burn", "1000", "say", "done", "sleep"];
+    let parts = ["burn", BURN, "say", "done", "sleep"];
     in_every_way(|backend, way| {
         let does_its_work = || {
             let mut capture = with_idle(BUSY);
@@ -168,7 +169,7 @@ fn tree_with_a_busy_member_is_not_idle() {
     watchdog!();
     for kind in Kind::all(function_name!()) {
         let does_its_work = || {
-            let mut command = helper(&["run", "2", "burn", "1000", "say", "done", "sleep"]);
+            let mut command = helper(&["run", "2", "burn", BURN, "say", "done", "sleep"]);
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
             let child = kind.spawn(SpawnOptions::new().kill_on_drop(true), &mut command);
             let mut capture = with_idle(BUSY);
