@@ -335,9 +335,11 @@ mod unix {
     pub(crate) fn signal_self(signal: c_int) {
         // No core files from the tests.
         let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        // SAFETY: both calls take integers, or a struct that outlives them.
+        // SAFETY: the calls take integers, or a struct that outlives them, and install no handler.
         unsafe {
             libc::setrlimit(libc::RLIMIT_CORE, &raw const none);
+            // The program that runs the tests may ignore it.
+            libc::signal(signal, libc::SIG_DFL);
             libc::kill(libc::getpid(), signal);
         }
     }
