@@ -118,8 +118,8 @@ fn dropped_wait_for_the_end_is_no_call() {
 }
 
 /// Longer than a program needs to start, which is slow under wine, and half of the CPU time that `BURN` uses.
-const BUSY: Duration = Duration::from_millis(if cfg!(windows) { 2500 } else { 500 });
-const BURN: &str = if cfg!(windows) { "5000" } else { "1000" };
+const BUSY: Duration = Duration::from_millis(if cfg!(windows) { 1500 } else { 500 });
+const BURN: &str = if cfg!(windows) { "3000" } else { "1000" };
 
 /// Captures a child that says "done" after its work, until it is idle. Returns whether it has said so. `None` if the system
 /// does not report CPU times.
