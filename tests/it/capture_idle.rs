@@ -1,13 +1,10 @@
 //! Promise: an idle timeout stops a child that does nothing, and no other.
 
-use crate::common::captures::{Way, bounded, in_every_way, piped};
+use crate::common::captures::{bounded, in_every_way, piped};
 use crate::common::executor::{WakeCounter, poll};
 use crate::common::*;
 use shared_child::seam::Backend;
-use shared_child::{
-    CaptureOptions, ChildState, Reached, SharedChild, SpawnOptions, StoppedBy, Until,
-};
-use std::io::ErrorKind;
+use shared_child::{CaptureOptions, ChildState, Reached, SpawnOptions, StoppedBy, Until};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::thread;
@@ -117,65 +114,71 @@ fn dropped_wait_for_the_end_is_no_call() {
     });
 }
 
-/// Longer than a program needs to start, which is slow under wine, and half of the CPU time that `BURN` uses.
-const BUSY: Duration = Duration::from_millis(if cfg!(windows) { 1500 } else { 500 });
-const BURN: &str = if cfg!(windows) { "3000" } else { "1000" };
-
-/// Captures a child that says "done" after its work, until it is idle. Returns whether it has said so. `None` if the system
-/// does not report CPU times.
-fn has_done_its_work(
-    way: Way,
-    child: &SharedChild,
-    capture: &mut CaptureOptions<'_>,
-) -> Option<bool> {
-    let captured = match way.capture(child, capture) {
-        Err(error) if error.kind() == ErrorKind::Unsupported => {
-            eprintln!("skipped: {error}");
-            return None;
-        }
-        captured => captured.unwrap(),
-    };
-    assert_eq!(captured.stopped_by, Some(StoppedBy::Idle), "{captured:?}");
-    Some(captured.stdout.text().trim_end() == "done")
-}
-
-/// Returns whether one of several attempts succeeds. On a busy machine a child may get no CPU time for as long as `BUSY`.
-fn one_of_five(attempt: impl Fn() -> bool) -> bool {
-    (0..5).any(|_| attempt())
-}
-
-#[test]
-fn busy_child_is_not_idle() {
-    watchdog!();
-    let parts = ["burn", BURN, "say", "done", "sleep"];
-    in_every_way(|backend, way| {
-        let does_its_work = || {
-            let mut capture = with_idle(BUSY);
-            capture.idle_unless_busy(true);
-            has_done_its_work(way, &piped(backend, &parts), &mut capture).unwrap_or(true)
-        };
-        assert!(one_of_five(does_its_work), "it was stopped while it was busy");
-    });
-    let child = piped(Backend::Best, &parts);
-    assert_eq!(has_done_its_work(Way::Blocking, &child, &mut with_idle(BUSY)), Some(false));
-}
-
+/// Not on Windows, since wine returns the CPU times of the caller for every process.
 #[cfg(unix)]
-#[test]
-fn tree_with_a_busy_member_is_not_idle() {
+mod busy {
+    use super::*;
+    use crate::common::captures::Way;
     use crate::common::stage::Kind;
+    use shared_child::SharedChild;
+    use std::io::ErrorKind;
     use std::process::Stdio;
 
-    watchdog!();
-    for kind in Kind::all(function_name!()) {
-        let does_its_work = || {
-            let mut command = helper(&["run", "2", "burn", BURN, "say", "done", "sleep"]);
-            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-            let child = kind.spawn(SpawnOptions::new().kill_on_drop(true), &mut command);
-            let mut capture = with_idle(BUSY);
-            capture.idle_unless_busy(true);
-            has_done_its_work(Way::Blocking, &child, &mut capture).unwrap_or(true)
+    /// Less CPU time than "burn" uses.
+    const BUSY: Duration = Duration::from_millis(500);
+
+    /// Captures a child that says "done" after its work, until it is idle. Returns whether it has said so. `None` if the system
+    /// does not report CPU times.
+    fn has_done_its_work(
+        way: Way,
+        child: &SharedChild,
+        capture: &mut CaptureOptions<'_>,
+    ) -> Option<bool> {
+        let captured = match way.capture(child, capture) {
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                eprintln!("skipped: {error}");
+                return None;
+            }
+            captured => captured.unwrap(),
         };
-        assert!(one_of_five(does_its_work), "{kind:?} was stopped while a member was busy");
+        assert_eq!(captured.stopped_by, Some(StoppedBy::Idle), "{captured:?}");
+        Some(captured.stdout.text().trim_end() == "done")
+    }
+
+    /// Returns whether one of several attempts succeeds. On a busy machine a child may get no CPU time for as long as `BUSY`.
+    fn one_of_five(attempt: impl Fn() -> bool) -> bool {
+        (0..5).any(|_| attempt())
+    }
+
+    #[test]
+    fn busy_child_is_not_idle() {
+        watchdog!();
+        let parts = ["burn", "1000", "say", "done", "sleep"];
+        in_every_way(|backend, way| {
+            let does_its_work = || {
+                let mut capture = with_idle(BUSY);
+                capture.idle_unless_busy(true);
+                has_done_its_work(way, &piped(backend, &parts), &mut capture).unwrap_or(true)
+            };
+            assert!(one_of_five(does_its_work), "it was stopped while it was busy");
+        });
+        let child = piped(Backend::Best, &parts);
+        assert_eq!(has_done_its_work(Way::Blocking, &child, &mut with_idle(BUSY)), Some(false));
+    }
+
+    #[test]
+    fn tree_with_a_busy_member_is_not_idle() {
+        watchdog!();
+        for kind in Kind::all(function_name!()) {
+            let does_its_work = || {
+                let mut command = helper(&["run", "2", "burn", "1000", "say", "done", "sleep"]);
+                command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+                let child = kind.spawn(SpawnOptions::new().kill_on_drop(true), &mut command);
+                let mut capture = with_idle(BUSY);
+                capture.idle_unless_busy(true);
+                has_done_its_work(Way::Blocking, &child, &mut capture).unwrap_or(true)
+            };
+            assert!(one_of_five(does_its_work), "{kind:?} was stopped while a member was busy");
+        }
     }
 }
