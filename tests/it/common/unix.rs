@@ -41,11 +41,28 @@ mod by_proc {
         line.split(|byte| *byte == 0).take(2).any(|argument| argument == program.as_bytes())
     }
 
+    /// Returns the folders of this process's threads. The kernel ends a listing early if a thread exits meanwhile, so
+    /// two in a row must agree.
+    fn tasks() -> Vec<std::path::PathBuf> {
+        let list = || {
+            let entries = fs::read_dir("/proc/self/task").expect("/proc").flatten();
+            entries.map(|entry| entry.path()).collect::<Vec<_>>()
+        };
+        let mut tasks = list();
+        loop {
+            let again = list();
+            if again == tasks {
+                return tasks;
+            }
+            tasks = again;
+        }
+    }
+
     /// All children of this process, of all its threads.
     pub(crate) fn children() -> Vec<u32> {
         let mut children = Vec::new();
-        for task in fs::read_dir("/proc/self/task").expect("/proc").flatten() {
-            let list = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        for task in tasks() {
+            let list = fs::read_to_string(task.join("children")).unwrap_or_default();
             children.extend(list.split_whitespace().map(|pid| pid.parse::<u32>().expect("a pid")));
         }
         children
@@ -57,9 +74,9 @@ mod by_proc {
 
     /// The names of our own threads that are running.
     pub(crate) fn helper_threads() -> Vec<String> {
-        let tasks = fs::read_dir("/proc/self/task").expect("/proc").flatten();
-        let names = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
+        let names = tasks().into_iter();
         names
+            .filter_map(|task| fs::read_to_string(task.join("comm")).ok())
             .map(|name| name.trim_end().to_owned())
             .filter(|name| name.starts_with("child-"))
             .collect()
