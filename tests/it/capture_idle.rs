@@ -3,7 +3,6 @@
 use crate::common::captures::{bounded, in_every_way, piped};
 use crate::common::executor::{WakeCounter, poll};
 use crate::common::*;
-use shared_child::seam::Backend;
 use shared_child::{CaptureOptions, ChildState, Reached, SpawnOptions, StoppedBy, Until};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -121,6 +120,7 @@ mod busy {
     use crate::common::captures::Way;
     use crate::common::stage::Kind;
     use shared_child::SharedChild;
+    use shared_child::seam::Backend;
     use std::io::ErrorKind;
     use std::process::Stdio;
 
